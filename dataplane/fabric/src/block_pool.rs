@@ -1,0 +1,252 @@
+//! A fixed number of equally sized, page-aligned buffers, allocated once.
+//!
+//! A [`BlockBuf`] is written by one owner; [`BlockBuf::freeze`] turns it into a [`SharedBlock`] that any number of readers
+//! share, and [`SharedBlock::slice`] lends parts of it as `bytes::Bytes` without a copy. The slot returns to the pool when
+//! the last of them drops: the permit travels with the block.
+
+use std::ops::{Deref, DerefMut, Range};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::queue::ArrayQueue;
+
+/// Alignment of every slot, bytes: what O_DIRECT and registered io_uring buffers ask for.
+pub const SLOT_ALIGN: usize = 4096;
+
+/// Why a pool could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PoolError {
+    /// Zero slots, zero bytes, or more than the address space.
+    #[error("a block pool of {slots} slots of {slot_bytes} bytes cannot be made; both must be above zero")]
+    Size {
+        /// Slots asked for.
+        slots: usize,
+        /// Bytes a slot asked for.
+        slot_bytes: usize,
+    },
+    /// The kernel gave no memory.
+    #[error("cannot map {bytes} bytes for the block pool: {source}; lower the pool size or free memory")]
+    Map {
+        /// Bytes asked for.
+        bytes: usize,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+#[derive(Debug)]
+struct Region {
+    base: NonNull<u8>,
+    bytes: usize,
+    slot_bytes: usize,
+    free: ArrayQueue<u32>,
+    returned: AtomicU64,
+}
+
+// SAFETY: the region is plain anonymous memory; a slot is reachable only through the one handle that took its index from
+// `free` (or the shared, read-only handles frozen from it), so threads never alias mutably.
+unsafe impl Send for Region {}
+// SAFETY: as above; `free` and `returned` are themselves thread-safe.
+unsafe impl Sync for Region {}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: base and bytes are what mmap returned, and no handle is left: each holds an Arc of this region.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// The pool. Clones share it.
+#[derive(Clone, Debug)]
+pub struct BlockPool(Arc<Region>);
+
+impl BlockPool {
+    /// Maps `slots` buffers of `slot_bytes` bytes, rounded up to [`SLOT_ALIGN`]; asks for transparent huge pages.
+    /// Pages are touched by their first use, not here.
+    ///
+    /// # Errors
+    /// [`PoolError::Size`] for zero sizes or overflow, [`PoolError::Map`] when the kernel refuses.
+    pub fn new(slots: usize, slot_bytes: usize) -> Result<Self, PoolError> {
+        let size = || PoolError::Size { slots, slot_bytes };
+        let count = u32::try_from(slots).map_err(|_| size())?;
+        let slot_bytes = slot_bytes.checked_next_multiple_of(SLOT_ALIGN).ok_or_else(size)?;
+        let bytes = slot_bytes.checked_mul(slots).filter(|&bytes| bytes > 0).ok_or_else(size)?;
+        // SAFETY: an anonymous private mapping with no address hint touches no existing memory.
+        let base = unsafe {
+            libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+        };
+        if base == libc::MAP_FAILED {
+            return Err(PoolError::Map { bytes, source: std::io::Error::last_os_error() });
+        }
+        // SAFETY: the range was mapped just now; the advice is only a hint and its failure harmless.
+        unsafe { libc::madvise(base, bytes, libc::MADV_HUGEPAGE) };
+        let Some(base) = NonNull::new(base.cast::<u8>()) else {
+            return Err(PoolError::Map { bytes, source: std::io::Error::other("mapped at address zero") });
+        };
+        let free = ArrayQueue::new(slots);
+        for index in 0..count {
+            let _ = free.push(index);
+        }
+        Ok(Self(Arc::new(Region { base, bytes, slot_bytes, free, returned: AtomicU64::new(0) })))
+    }
+
+    /// Takes a slot, or `None` when all are in use. The contents are whatever the last user left.
+    #[must_use]
+    pub fn take(&self) -> Option<BlockBuf> {
+        self.0.free.pop().map(|index| BlockBuf { region: Arc::clone(&self.0), index })
+    }
+
+    /// Slots that are free now.
+    #[must_use]
+    pub fn available(&self) -> usize {
+        self.0.free.len()
+    }
+
+    /// Slots in all.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.0.free.capacity()
+    }
+
+    /// Bytes of a slot.
+    #[must_use]
+    pub fn slot_bytes(&self) -> usize {
+        self.0.slot_bytes
+    }
+
+    /// How many slots have been given back since the pool was made.
+    #[must_use]
+    pub fn returned(&self) -> u64 {
+        self.0.returned.load(Ordering::Relaxed)
+    }
+}
+
+/// A slot with one owner, who may write it.
+#[derive(Debug)]
+pub struct BlockBuf {
+    region: Arc<Region>,
+    index: u32,
+}
+
+impl BlockBuf {
+    fn pointer(&self) -> NonNull<u8> {
+        // SAFETY: index came from the free list, so the slot lies inside the mapping.
+        unsafe { self.region.base.add(self.index as usize * self.region.slot_bytes) }
+    }
+
+    /// Ends writing: the first `len` bytes (at most the slot) become readable by many.
+    #[must_use]
+    pub fn freeze(self, len: usize) -> SharedBlock {
+        let len = len.min(self.region.slot_bytes);
+        SharedBlock(Arc::new(Frozen { buf: self, len }))
+    }
+}
+
+impl Deref for BlockBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the slot is mapped for the life of `region`, and this handle is its only owner.
+        unsafe { std::slice::from_raw_parts(self.pointer().as_ptr(), self.region.slot_bytes) }
+    }
+}
+
+impl DerefMut for BlockBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` makes the borrow exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer().as_ptr(), self.region.slot_bytes) }
+    }
+}
+
+impl Drop for BlockBuf {
+    fn drop(&mut self) {
+        self.region.returned.fetch_add(1, Ordering::Relaxed);
+        let _ = self.region.free.push(self.index);
+    }
+}
+
+#[derive(Debug)]
+struct Frozen {
+    buf: BlockBuf,
+    len: usize,
+}
+
+/// A slot that is no longer written, shared by any number of readers.
+#[derive(Clone, Debug)]
+pub struct SharedBlock(Arc<Frozen>);
+
+impl SharedBlock {
+    /// A part of the block that keeps the whole slot alive; `None` when `range` does not lie inside it.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Option<BlockSlice> {
+        (range.start <= range.end && range.end <= self.0.len).then(|| BlockSlice { block: self.clone(), range })
+    }
+}
+
+impl Deref for SharedBlock {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0.buf[..self.0.len]
+    }
+}
+
+/// A part of a [`SharedBlock`].
+#[derive(Clone, Debug)]
+pub struct BlockSlice {
+    block: SharedBlock,
+    range: Range<usize>,
+}
+
+impl BlockSlice {
+    /// The same bytes as `Bytes`, without a copy; the slot returns to the pool when the last clone drops.
+    #[must_use]
+    pub fn into_bytes(self) -> bytes::Bytes {
+        bytes::Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for BlockSlice {
+    fn as_ref(&self) -> &[u8] {
+        &self.block[self.range.clone()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_comes_back_when_its_last_reader_drops() {
+        let pool = BlockPool::new(2, 5000).unwrap();
+        assert_eq!(pool.slot_bytes(), 8192);
+        let mut block = pool.take().unwrap();
+        block[..3].copy_from_slice(b"abc");
+        let shared = block.freeze(3);
+        let bytes = shared.slice(1..3).unwrap().into_bytes();
+        drop(shared);
+        assert_eq!(pool.available(), 1);
+        assert_eq!(&bytes[..], b"bc");
+        let again = bytes.clone();
+        drop(bytes);
+        assert_eq!(pool.available(), 1);
+        drop(again);
+        assert_eq!(pool.available(), 2);
+    }
+
+    #[test]
+    fn an_empty_pool_gives_nothing_and_slices_stay_inside() {
+        let pool = BlockPool::new(1, 4096).unwrap();
+        let only = pool.take().unwrap();
+        assert!(pool.take().is_none());
+        let shared = only.freeze(10);
+        assert!(shared.slice(0..10).is_some());
+        assert!(shared.slice(0..11).is_none());
+        #[expect(clippy::reversed_empty_ranges, reason = "the reversed range is what is being refused")]
+        let reversed = shared.slice(5..4);
+        assert!(reversed.is_none());
+        assert!(matches!(BlockPool::new(0, 4096), Err(PoolError::Size { .. })));
+    }
+}
