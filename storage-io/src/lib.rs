@@ -1,1 +1,29 @@
-//! Skeleton.
+//! From blocks to objects: part planning, assembling, uploading, and the stores behind it.
+//!
+//! The receiving end of a transfer hands complete blocks to an [`Uploader`] in any order. It assembles them into parts
+//! (runs of bytes of one file), derives the checksums of parts and whole objects from the checksums of the pieces, and
+//! drives a [`Store`]: S3 and what speaks like it ([`S3Store`]), or a directory ([`LocalStore`]). This crate never sees a
+//! packet and knows nothing of the wire: the engine converts a block's table into a [`ReadyBlock`].
+//!
+//! Payload is never copied here: a part's body is the pool slots of its blocks, lent as `bytes::Bytes`; a slot returns to its
+//! pool when the store has acknowledged every byte of it.
+
+#![forbid(unsafe_code)]
+
+mod checksum;
+mod error;
+mod local;
+mod plan;
+mod retry;
+mod s3;
+mod store;
+mod upload;
+
+pub use checksum::Crc64;
+pub use error::{StoreError, UploadError};
+pub use local::LocalStore;
+pub use plan::{PartPlan, PoolNeed};
+pub use retry::{Deadlines, RetryPolicy};
+pub use s3::{Credentials, Dialect, S3Config, S3Store};
+pub use store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, Part, PartReceipt, Store, StoredObject, Upload, check_destination};
+pub use upload::{FileMeta, Piece, ReadyBlock, StatsSnapshot, UploadEvent, UploadStats, Uploader, UploaderConfig};

@@ -1,1 +1,17 @@
-//! Skeleton.
+//! The sending end of a transfer as a library: reads files, cuts blocks, sends them over one lane by kernel UDP.
+//!
+//! [`Upload::run`] blocks the calling thread, which becomes the lane's worker; a second thread reads the sources.
+#![forbid(unsafe_code)]
+
+mod error;
+mod progress;
+mod source;
+mod upload;
+mod worker;
+
+pub use error::{SourceError, UploadError};
+pub use progress::{Progress, UploadReport};
+pub use source::Source;
+pub use tradewind_proto::crypto::CipherSuite as Cipher;
+pub use tradewind_proto::rate::Policy;
+pub use upload::{LaneOffer, RateOptions, Upload};

@@ -6,10 +6,8 @@
 
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use crossbeam::queue::ArrayQueue;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Alignment of every slot, bytes: what O_DIRECT and registered io_uring buffers ask for.
 pub const SLOT_ALIGN: usize = 4096;
@@ -41,7 +39,9 @@ struct Region {
     base: NonNull<u8>,
     bytes: usize,
     slot_bytes: usize,
-    free: ArrayQueue<u32>,
+    /// Last in, first out: a slot that is warm in the cache is used again first, and a lightly used pool touches little memory.
+    free: Mutex<Vec<u32>>,
+    slots: usize,
     returned: AtomicU64,
 }
 
@@ -50,6 +50,13 @@ struct Region {
 unsafe impl Send for Region {}
 // SAFETY: as above; `free` and `returned` are themselves thread-safe.
 unsafe impl Sync for Region {}
+
+impl Region {
+    fn free(&self) -> MutexGuard<'_, Vec<u32>> {
+        // A panic between lock and unlock cannot leave the list half changed: push and pop are one step each.
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Drop for Region {
     fn drop(&mut self) {
@@ -85,29 +92,26 @@ impl BlockPool {
         let Some(base) = NonNull::new(base.cast::<u8>()) else {
             return Err(PoolError::Map { bytes, source: std::io::Error::other("mapped at address zero") });
         };
-        let free = ArrayQueue::new(slots);
-        for index in 0..count {
-            let _ = free.push(index);
-        }
-        Ok(Self(Arc::new(Region { base, bytes, slot_bytes, free, returned: AtomicU64::new(0) })))
+        let free = Mutex::new((0..count).rev().collect());
+        Ok(Self(Arc::new(Region { base, bytes, slot_bytes, free, slots, returned: AtomicU64::new(0) })))
     }
 
     /// Takes a slot, or `None` when all are in use. The contents are whatever the last user left.
     #[must_use]
     pub fn take(&self) -> Option<BlockBuf> {
-        self.0.free.pop().map(|index| BlockBuf { region: Arc::clone(&self.0), index })
+        self.0.free().pop().map(|index| BlockBuf { region: Arc::clone(&self.0), index })
     }
 
     /// Slots that are free now.
     #[must_use]
     pub fn available(&self) -> usize {
-        self.0.free.len()
+        self.0.free().len()
     }
 
     /// Slots in all.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.0.free.capacity()
+        self.0.slots
     }
 
     /// Bytes of a slot.
@@ -144,6 +148,18 @@ impl BlockBuf {
     }
 }
 
+impl AsRef<[u8]> for BlockBuf {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl AsMut<[u8]> for BlockBuf {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
 impl Deref for BlockBuf {
     type Target = [u8];
 
@@ -163,7 +179,7 @@ impl DerefMut for BlockBuf {
 impl Drop for BlockBuf {
     fn drop(&mut self) {
         self.region.returned.fetch_add(1, Ordering::Relaxed);
-        let _ = self.region.free.push(self.index);
+        self.region.free().push(self.index);
     }
 }
 
@@ -182,6 +198,12 @@ impl SharedBlock {
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Option<BlockSlice> {
         (range.start <= range.end && range.end <= self.0.len).then(|| BlockSlice { block: self.clone(), range })
+    }
+}
+
+impl AsRef<[u8]> for SharedBlock {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 

@@ -4,5 +4,6 @@ pub mod affinity;
 pub mod block_pool;
 pub mod clock;
 pub mod counters;
+pub mod wake;
 
 pub use block_pool::{BlockBuf, BlockPool, BlockSlice, PoolError, SharedBlock};

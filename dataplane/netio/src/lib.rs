@@ -3,6 +3,7 @@
 //! A [`Link`] moves UDP datagrams in batches. A transmit lets the caller write straight into the memory that leaves
 //! (a GSO buffer, an AF_XDP frame); a receive lends the caller the memory that the packet arrived in, so that the
 //! caller can decrypt straight into a block. Nothing here knows lanes, files or keys.
+#![deny(unsafe_code)]
 
 pub mod memory;
 pub mod path;

@@ -1,0 +1,374 @@
+//! The messages. Change [`PROTOCOL_VERSION`] with any change of meaning here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ErrorCode, LaneSecret, SecretText};
+
+/// Version of this set of messages. Both processes come from one release, so the rule is plain: equal or refused.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Which process speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// `tradewindd`.
+    Control,
+    /// `tradewind-engine`.
+    Engine,
+}
+
+/// First frame in each direction. Unknown fields are ignored here, and only here, so that any two versions can name each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`] of the sender.
+    pub protocol: u32,
+    /// Which process this is.
+    pub role: Role,
+    /// Name and release, for messages to people: `tradewind-engine 0.1.0`.
+    pub software: String,
+}
+
+/// Control process → engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ToEngine {
+    /// Announce a lane. Answered by [`FromEngine::LaneOpened`] or [`FromEngine::LaneRefused`] with the same lane id.
+    OpenLane(Box<OpenLane>),
+    /// End a lane and abandon what it has not finished. Answered by [`FromEngine::LaneFailed`] with the same code, unless the
+    /// lane ended by itself meanwhile.
+    CloseLane(LaneClosed),
+    /// Take no new lanes, finish those that run, then exit with status 0.
+    Drain,
+    /// Answer with [`FromEngine::Stats`].
+    StatsRequest,
+}
+
+/// Engine → control process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum FromEngine {
+    /// Sent once after the hello, when sockets, XDP program and workers are up.
+    Ready(Ready),
+    /// The lane exists; packets may come.
+    LaneOpened(LaneAccepted),
+    /// The lane was not opened: the destination or a limit forbids it.
+    LaneRefused(LaneClosed),
+    /// How far a lane is; about twice a second while it runs.
+    Progress(Progress),
+    /// One file is durable at its destination.
+    FileDone(FileDone),
+    /// The lane ended well: every file is durable. Its last message.
+    LaneDone(LaneReceipt),
+    /// The lane ended without. Its last message.
+    LaneFailed(LaneClosed),
+    /// Answer to [`ToEngine::StatsRequest`].
+    Stats(Stats),
+}
+
+/// AEAD of a lane's packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cipher {
+    /// AES-128-GCM, the default.
+    #[default]
+    #[serde(rename = "aes-128-gcm")]
+    Aes128Gcm,
+    /// AES-256-GCM, by policy.
+    #[serde(rename = "aes-256-gcm")]
+    Aes256Gcm,
+}
+
+impl fmt::Display for Cipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Aes128Gcm => "aes-128-gcm",
+            Self::Aes256Gcm => "aes-256-gcm",
+        })
+    }
+}
+
+/// A lane to be opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenLane {
+    /// Transfer this lane belongs to; for logs.
+    pub transfer_id: String,
+    /// 64 random bits, chosen by the control process.
+    pub lane_id: u64,
+    /// Root of the lane's packet keys.
+    pub secret: LaneSecret,
+    /// AEAD of its packets.
+    pub cipher: Cipher,
+    /// Size limit of a block's payload, bytes: 64 KiB to 4 MiB.
+    pub block_bytes: u32,
+    /// Payload bytes of a DATA packet; 0 lets the engine derive it from its interface's MTU.
+    pub chunk_bytes: u32,
+    /// Blocks the sender may have open at the same time; 0 lets the engine choose.
+    pub credit_blocks: u32,
+    /// Where the files go.
+    pub destination: Destination,
+    /// Replace what is there.
+    pub overwrite: bool,
+}
+
+/// A store and a place in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Destination {
+    /// Which store, with what it takes to use it.
+    pub store: Store,
+    /// Names of the files there.
+    pub name: DestinationName,
+}
+
+/// A store with its credentials.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Store {
+    /// A directory of the server. Nothing outside it is ever written.
+    Local {
+        /// Absolute path of the directory.
+        root: PathBuf,
+    },
+    /// A bucket behind an S3 API.
+    S3(S3Store),
+}
+
+/// A bucket and how to reach it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3Store {
+    /// URL of the endpoint; `None` for AWS itself, found by region.
+    pub endpoint: Option<String>,
+    /// Region, `us-east-1` where the store has none.
+    pub region: String,
+    /// Bucket.
+    pub bucket: String,
+    /// Access key id; `None` uses the engine's environment.
+    pub access_key: Option<String>,
+    /// Secret of the access key.
+    pub secret_key: Option<SecretText>,
+    /// Token of temporary credentials.
+    pub session_token: Option<SecretText>,
+    /// Bucket in the path rather than in the host name; right for nearly every endpoint that is not AWS.
+    pub path_style: bool,
+    /// What this server of the S3 API can do.
+    pub dialect: Dialect,
+}
+
+/// What a server of the S3 API can do (storage.md, "Dialects").
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dialect {
+    /// Everything that AWS does; SeaweedFS, MinIO.
+    #[default]
+    Aws,
+    /// No checksums, trailers, conditional complete: Ceph 16, IBM COS, HGST, StorageGRID.
+    Legacy,
+    /// Refuses what it does not know: Garage.
+    Strict,
+    /// Google's XML API.
+    GcsXml,
+}
+
+/// What the files are called at the destination, relative to the store's root. No leading slash, `/` between components.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum DestinationName {
+    /// Files keep their names below this prefix: empty, or ending in `/`.
+    Into(String),
+    /// The one file of the transfer gets exactly this key.
+    Exact(String),
+}
+
+/// A lane and why it ended, or should end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaneClosed {
+    /// Which lane.
+    pub lane_id: u64,
+    /// Why, for programs.
+    pub code: ErrorCode,
+    /// Why, for people: what happened, where.
+    pub text: String,
+}
+
+/// The engine is up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ready {
+    /// Release of the engine, `0.1.0`.
+    pub version: String,
+    /// Where it takes packets. An unspecified address (`0.0.0.0`) means every address of the machine.
+    pub endpoints: Vec<DataEndpoint>,
+    /// How packets come in.
+    pub xdp: XdpStatus,
+    /// Number of pinned workers.
+    pub workers: u32,
+    /// Size of the block pool, bytes.
+    pub pool_bytes: u64,
+}
+
+/// An address on which the engine takes packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataEndpoint {
+    /// IP address and UDP port.
+    pub address: SocketAddr,
+}
+
+/// Whether AF_XDP is in use, and if not, why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct XdpStatus {
+    /// Attach mode.
+    pub mode: XdpMode,
+    /// Why AF_XDP is not used, or why not in a better mode.
+    pub reason: Option<String>,
+    /// The driver moves frames without a copy.
+    pub zero_copy: bool,
+}
+
+/// How the XDP program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum XdpMode {
+    /// In the driver.
+    Driver,
+    /// In the kernel's generic receive path.
+    Generic,
+    /// Not at all: kernel UDP.
+    None,
+}
+
+impl fmt::Display for XdpMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Driver => "driver",
+            Self::Generic => "generic",
+            Self::None => "none",
+        })
+    }
+}
+
+/// The lane's final parameters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaneAccepted {
+    /// Which lane.
+    pub lane_id: u64,
+    /// Payload bytes of a DATA packet, never 0.
+    pub chunk_bytes: u32,
+    /// Blocks the sender may open at first, never 0.
+    pub credit_blocks: u32,
+}
+
+/// Sums of a lane since it was opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaneTotals {
+    /// Payload bytes of distinct chunks received.
+    pub bytes_received: u64,
+    /// File bytes that the store has confirmed.
+    pub bytes_durable: u64,
+    /// Authenticated packets that came through AF_XDP.
+    pub packets_afxdp: u64,
+    /// Authenticated packets that came through the kernel's UDP socket.
+    pub packets_kernel: u64,
+    /// Authenticated DATA packets whose chunk was there already.
+    pub packets_duplicate: u64,
+    /// Packet numbers reported missing in feedback.
+    pub packets_lost: u64,
+    /// Packets that did not authenticate.
+    pub packets_rejected: u64,
+    /// Blocks received whole.
+    pub blocks_complete: u64,
+    /// Blocks the store has confirmed.
+    pub blocks_durable: u64,
+    /// Files durable.
+    pub files_durable: u64,
+}
+
+/// How far a lane is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// Which lane.
+    pub lane_id: u64,
+    /// Sums so far.
+    pub totals: LaneTotals,
+}
+
+/// A file that is durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileDone {
+    /// Which lane.
+    pub lane_id: u64,
+    /// Key or path, relative to the store's root.
+    pub path: String,
+    /// Size, bytes.
+    pub size: u64,
+    /// CRC-64/NVME of the whole file.
+    pub crc64: u64,
+    /// Entity tag the store gave it, if it gives any.
+    pub etag: Option<String>,
+}
+
+/// A lane that ended well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaneReceipt {
+    /// Which lane.
+    pub lane_id: u64,
+    /// Number of files.
+    pub files: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// From the first authenticated packet to the last confirmation, milliseconds.
+    pub elapsed_ms: u64,
+    /// Final sums.
+    pub totals: LaneTotals,
+}
+
+/// The engine's own figures.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stats {
+    /// Lanes open now.
+    pub lanes_open: u32,
+    /// Bytes of the block pool in use.
+    pub pool_bytes_used: u64,
+    /// CPU time of the process, seconds.
+    pub cpu_user_seconds: f64,
+    /// CPU time the kernel spent for the process, seconds.
+    pub cpu_system_seconds: f64,
+    /// Counters since start, by name: every drop point has one.
+    pub counters: BTreeMap<String, u64>,
+    /// Latencies by stage.
+    pub latencies: Vec<StageLatency>,
+}
+
+/// Latency distribution of one stage since the last report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageLatency {
+    /// Stage of the loop: `receive_to_open`, `block_complete_to_durable`, ….
+    pub stage: String,
+    /// Samples.
+    pub count: u64,
+    /// Median, microseconds.
+    pub p50_us: f64,
+    /// 90th percentile, microseconds.
+    pub p90_us: f64,
+    /// 99th percentile, microseconds.
+    pub p99_us: f64,
+    /// 99.9th percentile, microseconds.
+    pub p999_us: f64,
+    /// Largest, microseconds.
+    pub max_us: f64,
+}

@@ -1,0 +1,187 @@
+//! One upload, from sources to the receiver's word that everything is durable.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tradewind_fabric::BlockPool;
+use tradewind_netio::udp::{UdpConfig, UdpLink};
+use tradewind_proto::block::BlockWriter;
+use tradewind_proto::crypto::{LaneSecret, Provider};
+use tradewind_proto::rate::{Policy, RateConfig};
+use tradewind_proto::sender::{Sender, SenderConfig};
+use tradewind_wire::LaneId;
+use tradewind_wire::limits::{
+    BLOCK_PAYLOAD_MAX, BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, DATA_OVERHEAD_BYTES, IPV4_UDP_BYTES, IPV6_UDP_BYTES,
+};
+
+use crate::error::{SourceError, UploadError};
+use crate::progress::{Progress, UploadReport};
+use crate::source::{self, ReadError, Reader, Source};
+use crate::worker::Worker;
+use crate::Cipher;
+
+/// Most memory that blocks on their way may take, bytes, whatever the receiver would allow.
+const POOL_BYTES_MAX: usize = 512 << 20;
+/// Blocks read ahead of the network.
+const BLOCKS_AHEAD: usize = 4;
+/// Fewest blocks with which reading, sending and waiting for verdicts overlap.
+const POOL_BLOCKS_MIN: usize = BLOCKS_AHEAD + 4;
+
+/// What the server's control process said of the lane.
+#[derive(Clone, Debug)]
+pub struct LaneOffer {
+    /// The lane.
+    pub lane_id: u64,
+    /// Its 32-byte secret.
+    pub secret: [u8; 32],
+    /// Where to send packets; the first is used.
+    pub endpoints: Vec<SocketAddr>,
+    /// Payload bytes of a block.
+    pub block_bytes: u32,
+    /// Payload bytes of a DATA packet.
+    pub chunk_bytes: u32,
+    /// Blocks that may be opened at first.
+    pub credit_blocks: u32,
+    /// The cipher.
+    pub cipher: Cipher,
+}
+
+/// How fast to send.
+#[derive(Clone, Copy, Debug)]
+pub struct RateOptions {
+    /// The policy.
+    pub policy: Policy,
+    /// Cap, bytes/s of IP packets; `None`: as fast as the path takes. `Policy::Fixed` needs it.
+    pub target_bytes_per_s: Option<u64>,
+    /// Never slower than this, bytes/s of IP packets.
+    pub minimum_bytes_per_s: Option<u64>,
+    /// Round-trip time as the set-up over HTTPS saw it, if it did.
+    pub initial_round_trip: Option<Duration>,
+}
+
+/// An upload that has been agreed with the server.
+#[derive(Debug)]
+pub struct Upload {
+    /// The lane.
+    pub lane: LaneOffer,
+    /// What to send.
+    pub sources: Vec<Source>,
+    /// How fast.
+    pub rate: RateOptions,
+    /// Set it to stop.
+    pub cancel: Arc<AtomicBool>,
+    /// Silence of the receiver after which the transfer fails.
+    pub idle_timeout: Duration,
+}
+
+impl Upload {
+    /// Sum of the sources' sizes, bytes; also finds out early that one is missing.
+    ///
+    /// # Errors
+    /// [`SourceError`] of the first source that is not a readable file.
+    pub fn bytes_total(sources: &[Source]) -> Result<u64, SourceError> {
+        sources.iter().try_fold(0u64, |sum, source| Ok(sum.saturating_add(source::size(&source.path)?)))
+    }
+
+    /// Sends everything and waits until it is durable; blocks the calling thread. `progress` is called about five times a
+    /// second.
+    ///
+    /// # Errors
+    /// [`UploadError`]; the receiver has been told then, as far as it could be reached, and stores nothing half.
+    pub fn run(self, progress: impl FnMut(&Progress)) -> Result<UploadReport, UploadError> {
+        let endpoint = *self.lane.endpoints.first().ok_or_else(|| UploadError::Offer("it names no address".to_owned()))?;
+        let chunk_bytes = self.check_offer()?;
+        let bytes_total = Self::bytes_total(&self.sources)?;
+        let payload_max = self.lane.block_bytes as usize;
+        let pool = block_pool(payload_max, self.lane.credit_blocks)?;
+        let link = open_link(endpoint, usize::from(chunk_bytes))?;
+        let sender = Sender::new(self.sender_config(chunk_bytes, endpoint), tradewind_fabric::clock::now_ns());
+        let (blocks, ready) = crossbeam::channel::bounded(BLOCKS_AHEAD);
+        let stop = Arc::new(AtomicBool::new(false));
+        let waker = link.waker();
+        let reader = Reader { pool, payload_max, blocks, on_block: Box::new(move || waker.wake()), stop: Arc::clone(&stop) };
+        let sources = self.sources;
+        let files = sources.len() as u64;
+        let end_of_sources = link.waker();
+        let reading = thread::Builder::new()
+            .name("source-reader".to_owned())
+            .spawn(move || {
+                let result = reader.run(&sources);
+                drop(reader);
+                end_of_sources.wake();
+                result
+            })
+            .map_err(|source| UploadError::Local { what: "cannot start the reading thread", source: source.into() })?;
+        let worker = Worker { link, sender, ready, reading: Some(reading), endpoint, bytes_total, files, cancel: self.cancel, payload_max };
+        let result = worker.run(progress, self.idle_timeout);
+        stop.store(true, Ordering::Relaxed);
+        result
+    }
+
+    fn check_offer(&self) -> Result<u16, UploadError> {
+        let (block, chunk) = (self.lane.block_bytes as usize, self.lane.chunk_bytes as usize);
+        if !(BLOCK_PAYLOAD_MIN..=BLOCK_PAYLOAD_MAX).contains(&block) {
+            return Err(UploadError::Offer(format!("blocks of {block} bytes are outside {BLOCK_PAYLOAD_MIN} to {BLOCK_PAYLOAD_MAX}")));
+        }
+        if !(CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&chunk) {
+            return Err(UploadError::Offer(format!("chunks of {chunk} bytes are outside {CHUNK_BYTES_MIN} to {CHUNK_BYTES_MAX}")));
+        }
+        if self.lane.credit_blocks == 0 {
+            return Err(UploadError::Offer("it allows no blocks".to_owned()));
+        }
+        u16::try_from(chunk).map_err(|_| UploadError::Offer("chunk size".to_owned()))
+    }
+
+    fn sender_config(&self, chunk_bytes: u16, endpoint: SocketAddr) -> SenderConfig {
+        let headers = if endpoint.is_ipv6() { IPV6_UDP_BYTES } else { IPV4_UDP_BYTES };
+        let rate = RateConfig {
+            policy: self.rate.policy,
+            target_bytes_per_s: self.rate.target_bytes_per_s.unwrap_or(u64::MAX),
+            minimum_bytes_per_s: self.rate.minimum_bytes_per_s.unwrap_or(0),
+            packet_bytes: u32::from(chunk_bytes) + (DATA_OVERHEAD_BYTES + headers) as u32,
+            seed: self.lane.lane_id,
+            initial_rtt_ns: self.rate.initial_round_trip.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(0)),
+        };
+        SenderConfig {
+            lane: LaneId(self.lane.lane_id),
+            secret: LaneSecret(self.lane.secret),
+            suite: self.lane.cipher,
+            provider: Provider::AwsLc,
+            chunk_bytes,
+            blocks_allowed: self.lane.credit_blocks,
+            tail_copies: rate.policy != Policy::Low,
+            rate,
+            idle_timeout_ns: u64::try_from(self.idle_timeout.as_nanos()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+fn block_pool(payload_max: usize, credit_blocks: u32) -> Result<BlockPool, UploadError> {
+    let slot = BlockWriter::image_bytes_max(payload_max);
+    let slots = (credit_blocks as usize + BLOCKS_AHEAD).min(POOL_BYTES_MAX / slot).max(POOL_BLOCKS_MIN);
+    BlockPool::new(slots, slot).map_err(|source| UploadError::Local { what: "cannot set up memory for blocks", source: source.into() })
+}
+
+fn open_link(endpoint: SocketAddr, chunk_bytes: usize) -> Result<UdpLink, UploadError> {
+    let any: SocketAddr = if endpoint.is_ipv6() { ([0u16; 8], 0).into() } else { ([0u8; 4], 0).into() };
+    let headers = if endpoint.is_ipv6() { IPV6_UDP_BYTES } else { IPV4_UDP_BYTES };
+    let config = UdpConfig { mtu_bytes: chunk_bytes + DATA_OVERHEAD_BYTES + headers, ..UdpConfig::new(any) };
+    let (link, warnings) =
+        UdpLink::bind(&config).map_err(|source| UploadError::Local { what: "cannot open a UDP socket", source: source.into() })?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(link)
+}
+
+/// What the reading thread left behind.
+pub(crate) fn reader_result(reading: thread::JoinHandle<Result<(), ReadError>>) -> Result<(), UploadError> {
+    match reading.join() {
+        Ok(Ok(()) | Err(ReadError::Stopped)) => Ok(()),
+        Ok(Err(ReadError::Source(error))) => Err(error.into()),
+        Err(_) => Err(UploadError::Local { what: "the reading thread panicked", source: "see the message above".into() }),
+    }
+}

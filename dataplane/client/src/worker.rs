@@ -1,0 +1,213 @@
+//! The loop that drives one sender over one link.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, TryRecvError};
+use tradewind_fabric::SharedBlock;
+use tradewind_fabric::clock::now_ns;
+use tradewind_netio::udp::{UdpLink, precise_timers};
+use tradewind_netio::{Link, LinkError, Path, Transmit};
+use tradewind_proto::sender::{Sender, SenderEvent};
+use tradewind_wire::control::close;
+
+use crate::error::UploadError;
+use crate::progress::{Progress, UploadReport, limiter_name, share};
+use crate::source::ReadError;
+use crate::upload::reader_result;
+
+/// Datagrams taken or sent before the other side of the loop gets its turn.
+const BATCH: usize = 64;
+const PROGRESS_INTERVAL_NS: u64 = 200_000_000;
+/// Longest sleep: cancellation is noticed this late.
+const SLEEP_MAX_NS: u64 = 100_000_000;
+/// A wait shorter than this is not worth a system call.
+const SLEEP_MIN_NS: u64 = 20_000;
+/// How long the last CLOSE packets may take to leave.
+const LINGER_NS: u64 = 200_000_000;
+
+pub(crate) struct Worker {
+    pub(crate) link: UdpLink,
+    pub(crate) sender: Sender<SharedBlock>,
+    pub(crate) ready: Receiver<SharedBlock>,
+    pub(crate) reading: Option<JoinHandle<Result<(), ReadError>>>,
+    pub(crate) endpoint: SocketAddr,
+    pub(crate) bytes_total: u64,
+    pub(crate) files: u64,
+    pub(crate) cancel: Arc<AtomicBool>,
+    pub(crate) payload_max: usize,
+}
+
+/// How the lane ended.
+enum End {
+    Done { receipt: u64 },
+    Failed(UploadError),
+}
+
+impl Worker {
+    pub(crate) fn run(mut self, mut progress: impl FnMut(&Progress), idle_timeout: Duration) -> Result<UploadReport, UploadError> {
+        // A refusal only makes pacing coarser.
+        let _ = precise_timers();
+        let started_ns = now_ns();
+        let mut next_progress_ns = started_ns;
+        let mut ignored = 0;
+        loop {
+            let now = now_ns();
+            if self.cancel.load(Ordering::Relaxed) {
+                self.say_goodbye(close::CANCELLED, "cancelled by the sender");
+                return Err(UploadError::Cancelled);
+            }
+            let Self { link, sender, .. } = &mut self;
+            link.receive(now, BATCH, &mut |_, datagram| ignored += u64::from(sender.handle_datagram(now, datagram).is_err()))
+                .map_err(local)?;
+            match self.handle_events(idle_timeout) {
+                Some(End::Done { receipt }) => {
+                    let elapsed_ns = now_ns() - started_ns;
+                    self.flush_closing();
+                    progress(&self.progress(elapsed_ns));
+                    return Ok(self.report(elapsed_ns, receipt, ignored));
+                }
+                Some(End::Failed(error)) => return Err(error),
+                None => {}
+            }
+            if let Err(error) = self.open_blocks(now) {
+                self.say_goodbye(close::SOURCE, "a source could not be read");
+                return Err(error);
+            }
+            let full = self.transmit(now).map_err(local)?;
+            if now >= next_progress_ns {
+                next_progress_ns = now + PROGRESS_INTERVAL_NS;
+                progress(&self.progress(now - started_ns));
+            }
+            self.sleep(full)?;
+        }
+    }
+
+    fn handle_events(&mut self, idle_timeout: Duration) -> Option<End> {
+        while let Some(event) = self.sender.poll_event() {
+            match event {
+                SenderEvent::BlockReceived { image, .. } => drop(image),
+                SenderEvent::Done { receipt } => return Some(End::Done { receipt }),
+                SenderEvent::Closed { code, text } => {
+                    let endpoint = self.endpoint;
+                    let heard = self.sender.statistics().feedback_received > 0;
+                    return Some(End::Failed(match code {
+                        close::TIMEOUT if !heard => UploadError::NoAnswer { endpoint, seconds: idle_timeout.as_secs() },
+                        close::TIMEOUT => UploadError::Lost { endpoint, text },
+                        _ => UploadError::Refused { code, text },
+                    }));
+                }
+            }
+        }
+        None
+    }
+
+    /// Moves blocks from the reader to the sender while the sender has use for them.
+    fn open_blocks(&mut self, now: u64) -> Result<(), UploadError> {
+        while self.sender.wants_block() {
+            match self.ready.try_recv() {
+                // An image that fits its slot always fits the lane, so nothing comes back.
+                Ok(image) => drop(self.sender.open_block(now, image)),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    if let Some(reading) = self.reading.take() {
+                        reader_result(reading)?;
+                        self.sender.finish();
+                    }
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is due; `true` when the link had no room for more.
+    fn transmit(&mut self, now: u64) -> Result<bool, LinkError> {
+        let path = Path { local: unspecified(self.endpoint), remote: self.endpoint, link: None };
+        let capacity = self.sender.datagram_bytes_max();
+        let mut full = false;
+        for _ in 0..BATCH {
+            let Self { link, sender, .. } = self;
+            match link.transmit(&path, capacity, |out| sender.poll_transmit(now, out))? {
+                Transmit::Queued => {}
+                Transmit::Nothing => break,
+                Transmit::Full => {
+                    full = true;
+                    break;
+                }
+            }
+        }
+        self.link.flush()?;
+        Ok(full)
+    }
+
+    fn sleep(&mut self, full: bool) -> Result<(), UploadError> {
+        let now = now_ns();
+        let wake_ns = if full { now + SLEEP_MIN_NS * 10 } else { self.sender.poll_timeout(now) };
+        let wait_ns = wake_ns.saturating_sub(now).min(SLEEP_MAX_NS);
+        if wait_ns >= SLEEP_MIN_NS {
+            self.link.wait(Duration::from_nanos(wait_ns)).map_err(local)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the receiver that this end gives up.
+    fn say_goodbye(&mut self, code: u16, text: &'static str) {
+        self.sender.close(code, text);
+        self.flush_closing();
+    }
+
+    /// Lets the CLOSE packets leave; the lane is over, so a link that fails now changes nothing.
+    fn flush_closing(&mut self) {
+        let deadline = now_ns() + LINGER_NS;
+        while !self.sender.is_closed() && now_ns() < deadline {
+            if self.transmit(now_ns()).is_err() {
+                break;
+            }
+        }
+    }
+
+    fn progress(&self, elapsed_ns: u64) -> Progress {
+        let statistics = self.sender.statistics();
+        let durable = u64::from(statistics.blocks_durable) * self.payload_max as u64;
+        Progress {
+            bytes_total: self.bytes_total,
+            bytes_sent: statistics.bytes_received.min(self.bytes_total),
+            bytes_durable: durable.min(self.bytes_total),
+            rate_bps: statistics.rate_bytes_per_s.saturating_mul(8),
+            rtt_ms: statistics.round_trip_ns as f64 / 1e6,
+            loss: share(statistics.packets_lost, statistics.packets_sent),
+            retransmitted_share: share(statistics.data_packets_again, statistics.data_packets_sent),
+            limiter: limiter_name(statistics.limiter),
+            elapsed: Duration::from_nanos(elapsed_ns),
+        }
+    }
+
+    fn report(&self, elapsed_ns: u64, receipt: u64, packets_ignored: u64) -> UploadReport {
+        let statistics = self.sender.statistics();
+        UploadReport {
+            bytes: self.bytes_total,
+            files: self.files,
+            elapsed: Duration::from_nanos(elapsed_ns),
+            packets_sent: statistics.packets_sent,
+            data_packets_sent: statistics.data_packets_sent,
+            retransmitted_share: share(statistics.data_packets_again, statistics.data_packets_sent),
+            loss: share(statistics.packets_lost, statistics.packets_sent),
+            rtt_ms: statistics.round_trip_ns as f64 / 1e6,
+            receipt,
+            packets_ignored,
+            statistics,
+        }
+    }
+}
+
+fn unspecified(endpoint: SocketAddr) -> SocketAddr {
+    if endpoint.is_ipv6() { ([0u16; 8], 0).into() } else { ([0u8; 4], 0).into() }
+}
+
+fn local(error: LinkError) -> UploadError {
+    UploadError::Local { what: "the network link failed", source: error.into() }
+}

@@ -1,0 +1,68 @@
+//! Blocks: payload, a table that says which bytes of which files it holds, and a fixed footer.
+//!
+//! ```text
+//! image  = payload | table | footer
+//! table  = files u32, files * { file u32, size u64, mtime_ns i64, mode u32, path_bytes u16, path }
+//!          extents u32, extents * { file u32, file_offset u64, length u32, crc64_nvme u64 }
+//! footer = payload_bytes u32 | table_bytes u32 | crc64_nvme of table and the 8 bytes before u64 | version u32 | magic "TWBK"
+//! ```
+//! Extents lie in the payload one behind the other. Every file that an extent names has its record in the same block, so
+//! any single block can be stored without having seen another.
+
+mod cut;
+mod path;
+mod table;
+
+pub use cut::{BlockWriter, CutError};
+pub use path::{PathError, check_path};
+pub use table::{BlockTable, TableError};
+pub use tradewind_wire::FileId;
+
+/// Bytes of the footer at the end of every image.
+pub const FOOTER_BYTES: usize = 24;
+/// Bytes of an extent in the table.
+pub(crate) const EXTENT_BYTES: usize = 24;
+/// Bytes of a file record without its path.
+pub(crate) const RECORD_BYTES: usize = 26;
+/// Bytes of the two counts.
+pub(crate) const COUNTS_BYTES: usize = 8;
+/// Version of the table's layout.
+pub(crate) const TABLE_VERSION: u32 = 1;
+/// Last four bytes of an image.
+pub(crate) const MAGIC: [u8; 4] = *b"TWBK";
+
+/// What a receiver has to know of a file to store it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileRecord {
+    /// Number of the file in its transfer.
+    pub file: FileId,
+    /// Relative path, components separated by `/`; any bytes but NUL. See [`check_path`].
+    pub path: Vec<u8>,
+    /// Size of the whole file, bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// A run of bytes of one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The file.
+    pub file: FileId,
+    /// Where in the file, bytes.
+    pub file_offset: u64,
+    /// How many bytes.
+    pub length: u32,
+    /// Where in the block's payload, bytes; not on the wire, extents are adjacent.
+    pub payload_offset: u32,
+    /// CRC-64/NVME of the bytes, computed where the source was read.
+    pub crc64_nvme: u64,
+}
+
+/// CRC-64/NVME, the checksum of S3's `x-amz-checksum-crc64nvme`.
+#[must_use]
+pub fn crc64_nvme(bytes: &[u8]) -> u64 {
+    crc_fast::crc64_nvme(bytes)
+}

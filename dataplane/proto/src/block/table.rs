@@ -1,0 +1,250 @@
+//! Reading a block's table: the receiver's side. Every byte may be hostile.
+
+use tradewind_wire::limits::{EXTENTS_PER_BLOCK_MAX, PATH_BYTES_MAX};
+
+use super::{EXTENT_BYTES, Extent, FOOTER_BYTES, FileId, FileRecord, MAGIC, RECORD_BYTES, TABLE_VERSION, check_path, crc64_nvme};
+
+/// Why an image is not a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TableError {
+    /// Too short, or lengths that do not add up.
+    #[error("the block's lengths do not add up")]
+    Length,
+    /// Not one of ours, or of another version.
+    #[error("the block's footer is of another format or version")]
+    Version,
+    /// The table was damaged between the sender's memory and ours.
+    #[error("the block table's checksum does not match")]
+    Checksum,
+    /// More extents or longer paths than the format allows.
+    #[error("the block table exceeds a limit")]
+    Limit,
+    /// A path that could leave the destination.
+    #[error("a path in the block table is refused: {0}")]
+    Path(#[from] super::PathError),
+    /// An extent of a file whose record is missing, or that ends behind the file.
+    #[error("an extent in the block table does not fit its file")]
+    Extent,
+    /// The payload is not what the source's checksum says.
+    #[error("the payload of extent {extent} does not match the checksum taken at the source")]
+    Payload {
+        /// Index of the extent in the table.
+        extent: usize,
+    },
+}
+
+/// A checked block table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockTable {
+    /// Payload bytes at the start of the image.
+    pub payload_bytes: u32,
+    /// Records of the files that the extents name.
+    pub files: Vec<FileRecord>,
+    /// Extents, in the order of their payload.
+    pub extents: Vec<Extent>,
+}
+
+impl BlockTable {
+    /// Reads and checks the table of a whole image.
+    ///
+    /// # Errors
+    /// [`TableError`]; any input is answered with one, none panics or allocates more than the image's size.
+    pub fn parse(image: &[u8]) -> Result<Self, TableError> {
+        let (body, footer) = image.split_at_checked(image.len().wrapping_sub(FOOTER_BYTES)).ok_or(TableError::Length)?;
+        let mut footer = Fields(footer);
+        let (payload, table) = (footer.u32()? as usize, footer.u32()? as usize);
+        let crc = footer.u64()?;
+        if footer.u32()? != TABLE_VERSION || footer.0 != MAGIC {
+            return Err(TableError::Version);
+        }
+        if payload.checked_add(table) != Some(body.len()) {
+            return Err(TableError::Length);
+        }
+        if crc64_nvme(&image[payload..body.len() + 8]) != crc {
+            return Err(TableError::Checksum);
+        }
+        let mut fields = Fields(&body[payload..]);
+        let files = read_files(&mut fields)?;
+        let extents = read_extents(&mut fields, &files)?;
+        let total: u64 = extents.iter().map(|extent| u64::from(extent.length)).sum();
+        if !fields.0.is_empty() || total != payload as u64 {
+            return Err(TableError::Length);
+        }
+        Ok(Self { payload_bytes: payload as u32, files, extents })
+    }
+
+    /// Recomputes every extent's checksum over the image's payload.
+    ///
+    /// # Errors
+    /// [`TableError::Payload`] names the first extent that differs.
+    pub fn verify_payload(&self, image: &[u8]) -> Result<(), TableError> {
+        for (index, extent) in self.extents.iter().enumerate() {
+            let start = extent.payload_offset as usize;
+            let bytes = image.get(start..start + extent.length as usize).ok_or(TableError::Length)?;
+            if crc64_nvme(bytes) != extent.crc64_nvme {
+                return Err(TableError::Payload { extent: index });
+            }
+        }
+        Ok(())
+    }
+
+    /// The record of a file that one of this table's extents names.
+    #[must_use]
+    pub fn record(&self, file: FileId) -> Option<&FileRecord> {
+        self.files.iter().find(|record| record.file == file)
+    }
+}
+
+fn read_files(fields: &mut Fields<'_>) -> Result<Vec<FileRecord>, TableError> {
+    let count = fields.u32()? as usize;
+    if count > EXTENTS_PER_BLOCK_MAX || count > fields.0.len() / RECORD_BYTES {
+        return Err(TableError::Limit);
+    }
+    let mut files: Vec<FileRecord> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let file = FileId(fields.u32()?);
+        let size = fields.u64()?;
+        let mtime_ns = fields.u64()? as i64;
+        let mode = fields.u32()?;
+        let length = usize::from(fields.u16()?);
+        if length > PATH_BYTES_MAX {
+            return Err(TableError::Limit);
+        }
+        let path = fields.take(length)?;
+        check_path(path)?;
+        files.push(FileRecord { file, path: path.to_vec(), size, mtime_ns, mode });
+    }
+    Ok(files)
+}
+
+/// Extents stand in the order of their files' records, so one pass finds each record.
+fn read_extents(fields: &mut Fields<'_>, files: &[FileRecord]) -> Result<Vec<Extent>, TableError> {
+    let count = fields.u32()? as usize;
+    if count > EXTENTS_PER_BLOCK_MAX || count > fields.0.len() / EXTENT_BYTES {
+        return Err(TableError::Limit);
+    }
+    let mut extents = Vec::with_capacity(count);
+    let mut payload_offset = 0u32;
+    let mut records = files.iter();
+    let mut record = records.next();
+    for _ in 0..count {
+        let file = FileId(fields.u32()?);
+        let file_offset = fields.u64()?;
+        let length = fields.u32()?;
+        let crc64_nvme = fields.u64()?;
+        while record.is_some_and(|record| record.file != file) {
+            record = records.next();
+        }
+        let size = record.ok_or(TableError::Extent)?.size;
+        if file_offset.checked_add(u64::from(length)).is_none_or(|end| end > size) {
+            return Err(TableError::Extent);
+        }
+        extents.push(Extent { file, file_offset, length, payload_offset, crc64_nvme });
+        payload_offset = payload_offset.checked_add(length).ok_or(TableError::Limit)?;
+    }
+    Ok(extents)
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], TableError> {
+        let (head, tail) = self.0.split_at_checked(count).ok_or(TableError::Length)?;
+        self.0 = tail;
+        Ok(head)
+    }
+
+    fn uint(&mut self, count: usize) -> Result<u64, TableError> {
+        Ok(self.take(count)?.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+    }
+
+    fn u16(&mut self) -> Result<u16, TableError> {
+        Ok(self.uint(2)? as u16)
+    }
+
+    fn u32(&mut self) -> Result<u32, TableError> {
+        Ok(self.uint(4)? as u32)
+    }
+
+    fn u64(&mut self) -> Result<u64, TableError> {
+        self.uint(8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::BlockWriter;
+    use super::*;
+
+    fn record(file: u32, path: &str, size: u64) -> FileRecord {
+        FileRecord { file: FileId(file), path: path.into(), size, mtime_ns: -5, mode: 0o644 }
+    }
+
+    fn sample() -> Vec<u8> {
+        let mut slot = vec![0; BlockWriter::image_bytes_max(65_536)];
+        let mut writer = BlockWriter::new(65_536);
+        for (file, path, text) in [(0, "a", "hello"), (1, "d/empty", ""), (2, "d/b", "world!")] {
+            let at = writer.payload_bytes();
+            slot[at..at + text.len()].copy_from_slice(text.as_bytes());
+            let record = record(file, path, text.len() as u64);
+            writer.add(&record, 0, text.len() as u32, crc64_nvme(text.as_bytes())).unwrap();
+        }
+        let length = writer.finish(&mut slot);
+        slot.truncate(length);
+        slot
+    }
+
+    #[test]
+    fn what_was_cut_is_read_back() {
+        let image = sample();
+        let table = BlockTable::parse(&image).unwrap();
+        assert_eq!(table.payload_bytes, 11);
+        assert_eq!(table.files.len(), 3);
+        assert_eq!(table.extents[2].payload_offset, 5);
+        assert_eq!(table.record(FileId(2)).unwrap().path, b"d/b");
+        table.verify_payload(&image).unwrap();
+        let mut damaged = image.clone();
+        damaged[7] ^= 1;
+        assert_eq!(BlockTable::parse(&damaged).unwrap().verify_payload(&damaged), Err(TableError::Payload { extent: 2 }));
+    }
+
+    #[test]
+    fn every_truncation_and_every_flipped_table_byte_is_refused() {
+        let image = sample();
+        for length in 0..image.len() {
+            assert!(BlockTable::parse(&image[..length]).is_err(), "{length}");
+        }
+        for at in 11..image.len() {
+            let mut damaged = image.clone();
+            damaged[at] ^= 0x40;
+            assert!(BlockTable::parse(&damaged).is_err(), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_full_table_ends_a_block_before_its_payload_is_full() {
+        let mut writer = BlockWriter::new(1 << 20);
+        let mut added = 0u32;
+        loop {
+            let record = record(added, &format!("{added:0200}"), 1);
+            if writer.room(&record).is_none() {
+                assert_eq!(writer.add(&record, 0, 1, 0), Err(super::super::CutError::Full));
+                break;
+            }
+            writer.add(&record, 0, 1, 0).unwrap();
+            added += 1;
+        }
+        let mut slot = vec![0; BlockWriter::image_bytes_max(1 << 20)];
+        let length = writer.finish(&mut slot);
+        assert_eq!(BlockTable::parse(&slot[..length]).unwrap().files.len() as u32, added);
+        assert!(added > 200);
+    }
+
+    #[test]
+    fn an_extent_must_stay_inside_its_file() {
+        let mut writer = BlockWriter::new(65_536);
+        assert!(writer.add(&record(0, "a", 10), 5, 5, 0).is_ok());
+        assert!(matches!(writer.add(&record(0, "a", 10), 5, 6, 0), Err(super::super::CutError::BeyondEnd { .. })));
+        assert!(matches!(writer.add(&record(0, "a", 10), u64::MAX, 6, 0), Err(super::super::CutError::BeyondEnd { .. })));
+    }
+}

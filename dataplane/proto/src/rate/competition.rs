@@ -1,0 +1,136 @@
+//! Sharing a queue with somebody who keeps it full (CUBIC, BBR): when to stop giving way and how much to take.
+
+use super::units::{SECOND_NS, within};
+
+/// Shortest time between two dips that look for a competitor (transport-study §3.3).
+pub(super) const EXTRA_DIP_NS: u64 = 2 * SECOND_NS;
+
+/// Half of the time over which the highest queue is remembered (transport-study §3.3, qmax over 10 s).
+const PEAK_WINDOW_NS: u64 = 5 * SECOND_NS;
+
+/// Share of the highest queue above which loss is taken for overflow.
+const NEAR_FULL: f64 = 0.6;
+
+/// Factor on overflow, and the largest step towards the share aimed at (transport-study §3.3, comp()).
+const CUT: f64 = 0.8;
+const STEP_MOST: f64 = 0.06;
+
+/// Share of the queue at which we are taken to be alone.
+const ALONE: f64 = 0.85;
+
+/// A queue that stays although we cut.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Watch {
+    since_ns: Option<u64>,
+    rate_at_onset: f64,
+}
+
+impl Watch {
+    /// Takes in the queue after an update; returns whether a dip should look what is behind a queue that has stood for `patience_ns`.
+    pub(super) fn observe(&mut self, now_ns: u64, high: bool, rate: f64, patience_ns: u64) -> bool {
+        if !high {
+            self.since_ns = None;
+            return false;
+        }
+        match self.since_ns {
+            None => {
+                self.since_ns = Some(now_ns);
+                self.rate_at_onset = rate;
+                false
+            }
+            Some(since) if now_ns.saturating_sub(since) > patience_ns => {
+                self.since_ns = Some(now_ns);
+                true
+            }
+            Some(_) => false,
+        }
+    }
+
+    /// Whether a high queue is being watched, and the rate when it rose.
+    pub(super) fn onset(&self) -> Option<f64> {
+        self.since_ns.map(|_| self.rate_at_onset)
+    }
+
+    /// When the queue was last found high without a dip having explained it.
+    pub(super) fn since_ns(&self) -> Option<u64> {
+        self.since_ns
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.since_ns = None;
+    }
+}
+
+/// State of the share mode.
+#[derive(Clone, Debug)]
+pub(super) struct Competition {
+    peak_s: [f64; 2],
+    peak_start_ns: u64,
+    cut_ns: u64,
+    high_ns: u64,
+}
+
+/// One round in share mode.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Round {
+    /// Rate that arrived, queue and its usual set point (seconds), our share of the queue and the share aimed at.
+    pub(super) arrival_rate: f64,
+    pub(super) queue_s: f64,
+    pub(super) high_queue_s: f64,
+    pub(super) set_point_s: f64,
+    pub(super) share: f64,
+    pub(super) share_is_known: bool,
+    pub(super) aim: f64,
+    /// Packets sent and the share lost, and the random level.
+    pub(super) packets: f64,
+    pub(super) loss: f64,
+    pub(super) random_loss: f64,
+    pub(super) rtt_ns: u64,
+}
+
+/// What a round in share mode decides.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decision {
+    /// The new rate, if it changes.
+    pub(super) rate: Option<f64>,
+    /// The queue was not near full: the loss of this round is random.
+    pub(super) loss_is_random: bool,
+    /// There is nobody left to share with.
+    pub(super) leave: bool,
+}
+
+impl Competition {
+    pub(super) fn new(now_ns: u64) -> Self {
+        Self { peak_s: [0.0; 2], peak_start_ns: now_ns, cut_ns: now_ns, high_ns: now_ns }
+    }
+
+    /// Decides on a round.
+    pub(super) fn round(&mut self, now_ns: u64, round: &Round) -> Decision {
+        let window_ns = PEAK_WINDOW_NS.max(round.rtt_ns.saturating_mul(10));
+        if now_ns.saturating_sub(self.peak_start_ns) > window_ns {
+            self.peak_s = [0.0, self.peak_s[0]];
+            self.peak_start_ns = now_ns;
+        }
+        self.peak_s[0] = self.peak_s[0].max(round.queue_s);
+        let peak_s = self.peak_s[0].max(self.peak_s[1]);
+        let near_full = peak_s > round.high_queue_s && round.queue_s > NEAR_FULL * peak_s;
+        let lost = (round.loss - round.random_loss) * round.packets;
+        let chance = (round.random_loss.max(1.0 / round.packets) * round.packets).sqrt();
+        let overflow = near_full && lost >= (3.0 * chance).max(2.0);
+        if round.queue_s > round.set_point_s {
+            self.high_ns = now_ns;
+        }
+        let since_cut_ns = now_ns.saturating_sub(self.cut_ns);
+        let rate = if overflow && since_cut_ns > round.rtt_ns.max(SECOND_NS / 10) {
+            self.cut_ns = now_ns;
+            Some(round.arrival_rate * CUT)
+        } else if since_cut_ns > round.rtt_ns {
+            Some(round.arrival_rate * (1.0 + within(STEP_MOST * (1.0 - round.share / round.aim), -STEP_MOST, STEP_MOST)))
+        } else {
+            None
+        };
+        let low_for_ns = now_ns.saturating_sub(self.high_ns);
+        let leave = (round.share > ALONE && round.share_is_known) || low_for_ns > (3 * round.rtt_ns).max(SECOND_NS);
+        Decision { rate, loss_is_random: !near_full, leave }
+    }
+}

@@ -1,0 +1,186 @@
+//! Start-up by short trains: the spacing of a few packets sent fast says what the path carries, long before a queue stands in it.
+
+use super::delay::BaseDelay;
+use super::trains::Train;
+use super::units::{median, within};
+
+/// Rate at which a lane begins, bytes/s: 10 Mbit/s (transport-study §3.2, R0).
+pub(super) const FIRST_RATE: f64 = 1.25e6;
+
+/// Peak of a pulse over the mean rate, at first and when start-up is entered again from cruise (transport-study §3.2, K and K_re).
+const GAIN_FIRST: f64 = 8.0;
+const GAIN_AGAIN: f64 = 2.0;
+
+/// Time at the mean rate that a pulse's packets take, seconds, and its fewest packets (transport-study §3.2, P_fill).
+const PULSE_S: f64 = 0.010;
+const PULSE_PACKETS: f64 = 8.0;
+
+/// A pulse lasts at least this long at its peak, seconds: receivers stamp arrivals when they wake up, 0.1–1 ms late, and a span must stand out of
+/// that (the study's 1.25 ms needed stamps better than 0.1 ms, its §3.7).
+const PULSE_SPAN_S: f64 = 0.003;
+
+/// Fewest and most pulses of one step; in between, as many as fit a quarter of a round trip (transport-study §3.3, m).
+const PULSES_LEAST: usize = 3;
+const PULSES_MOST: usize = 12;
+
+/// Pulses that must be in before loss alone may end start-up (transport-study §3.3).
+const PULSES_FOR_LOSS: usize = 8;
+
+/// Arrivals at this share of the peak count as keeping up, and the rate taken then (transport-study §3.3).
+const KEEPS_UP: f64 = 0.8;
+const VALIDATED: f64 = 0.95;
+
+/// Share of a measured bottleneck rate with which cruise begins (transport-study §3.3).
+const FOUND: f64 = 0.98;
+
+/// What a step of start-up found out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Verdict {
+    /// Not enough pulses yet.
+    Measuring,
+    /// The path kept up with the peak: this mean rate is known to work.
+    Faster { rate: f64 },
+    /// Arrivals were stretched: the bottleneck's rate, less a little, and the queue that the pulses made (seconds).
+    Found { rate: f64, queue_s: f64 },
+    /// More was sent than arrives: what does arrive.
+    Saturated { rate: f64 },
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Pulse {
+    ratio: f64,
+    rate: f64,
+    queue_s: f64,
+    loss: f64,
+}
+
+/// The pulses of the present step and what earlier steps established.
+#[derive(Clone, Debug)]
+pub(super) struct StartUp {
+    gain: f64,
+    pulses: [Pulse; PULSES_MOST],
+    count: usize,
+    sent: f64,
+    received: f64,
+    /// Lowest upper bound of the loss over all steps: loss that was there at a rate that the path carried is random.
+    loss_bound: Option<f64>,
+    /// Mean rate and delivered rate of the step before.
+    delivered: Option<(f64, f64)>,
+    /// Random loss as seen by the present step.
+    random_loss: f64,
+}
+
+impl StartUp {
+    /// The first start of a lane.
+    pub(super) fn first() -> Self {
+        Self {
+            gain: GAIN_FIRST,
+            pulses: [Pulse::default(); PULSES_MOST],
+            count: 0,
+            sent: 0.0,
+            received: 0.0,
+            loss_bound: None,
+            delivered: None,
+            random_loss: 0.0,
+        }
+    }
+
+    /// Start-up from a rate that is known to work, with its random loss.
+    pub(super) fn again(rate: f64, random_loss: f64) -> Self {
+        Self {
+            gain: GAIN_AGAIN,
+            loss_bound: Some(random_loss + 0.02),
+            delivered: Some((rate, rate * (1.0 - random_loss))),
+            random_loss,
+            ..Self::first()
+        }
+    }
+
+    /// Peak rate of the next pulse around a mean `rate`, below `cap`.
+    pub(super) fn peak(&self, rate: f64, cap: f64) -> f64 {
+        (rate * self.gain).min(cap)
+    }
+
+    /// Packets of the next pulse.
+    pub(super) fn packets(&self, rate: f64, peak: f64, packet_bytes: f64) -> u32 {
+        let bytes = (rate * PULSE_S).max(peak * PULSE_SPAN_S);
+        within((bytes / packet_bytes).round(), PULSE_PACKETS, 1e6) as u32
+    }
+
+    /// Random loss as far as start-up knows.
+    pub(super) fn random_loss(&self) -> f64 {
+        self.random_loss
+    }
+
+    /// Takes in a final pulse of the present step.
+    pub(super) fn on_pulse(&mut self, train: &Train, rate: f64, rtt_s: f64, base: &BaseDelay) -> Verdict {
+        let (Some(arrival), Some(loss)) = (train.arrival, train.loss()) else { return Verdict::Measuring };
+        if self.count < PULSES_MOST {
+            let packets = (arrival.last_packet - arrival.first_packet) as f64;
+            let bytes = packets * train.packet_bytes();
+            // A burst may leave faster than the peak: it must arrive in the time that the peak allows, not in the time that the burst took.
+            let span_s = arrival.send_span_s.max(bytes / train.rate);
+            let arrived = bytes / arrival.arrival_span_s.max(1e-6);
+            let measured = packets >= 3.0 && !train.disturbed;
+            if measured {
+                self.pulses[self.count] = Pulse {
+                    ratio: (span_s / arrival.arrival_span_s.max(1e-6)).min(1.0),
+                    rate: arrived.min(train.rate),
+                    queue_s: base.excess_s(arrival.first_delay_s).max(0.0),
+                    loss,
+                };
+                self.count += 1;
+            }
+        }
+        self.sent += f64::from(train.sent);
+        self.received += f64::from(arrival.received);
+        let pulse_s = (rate * PULSE_S).max(train.rate * PULSE_SPAN_S) / rate;
+        let needed = ((rtt_s / (4.0 * pulse_s)) as usize).clamp(PULSES_LEAST, PULSES_MOST);
+        if self.count < needed { Verdict::Measuring } else { self.judge(rate, train.rate) }
+    }
+
+    fn judge(&mut self, rate: f64, peak: f64) -> Verdict {
+        let mean_loss = (1.0 - self.received / self.sent).max(0.0);
+        let loss = self.middle(|pulse| pulse.loss).min(mean_loss);
+        let random = self.loss_bound.unwrap_or(0.0).min(super::loss::RANDOM_LOSS_MOST);
+        let least = 1.0 / self.sent;
+        let deviation = (loss.max(least) * (1.0 - loss).max(least) / self.sent).sqrt();
+        let delivered = rate * (1.0 - loss);
+        let saturated = match self.delivered {
+            Some((rate_before, delivered_before)) => {
+                delivered < 0.6 * delivered_before * rate / rate_before || loss - random > 0.1 + 4.0 * deviation
+            }
+            None => loss > 0.4,
+        };
+        if saturated {
+            if self.count < PULSES_FOR_LOSS && self.sent < 2_000.0 {
+                return Verdict::Measuring;
+            }
+            self.random_loss = random;
+            let carried = self.delivered.map_or(0.0, |(rate_before, _)| rate_before);
+            return Verdict::Saturated { rate: (delivered / (1.0 - random)).max(carried) };
+        }
+        self.delivered = Some((rate, delivered));
+        let bound = (mean_loss + 2.0 * deviation).min(1.0);
+        let bound = self.loss_bound.map_or(bound, |known| known.min(bound));
+        self.loss_bound = Some(bound);
+        self.random_loss = mean_loss.min(bound);
+        let verdict = if self.middle(|pulse| pulse.ratio) >= KEEPS_UP {
+            Verdict::Faster { rate: (VALIDATED * peak).max(rate) }
+        } else {
+            Verdict::Found { rate: FOUND * self.middle(|pulse| pulse.rate), queue_s: self.middle(|pulse| pulse.queue_s) }
+        };
+        self.count = 0;
+        self.sent = 0.0;
+        self.received = 0.0;
+        verdict
+    }
+
+    fn middle(&self, value: impl Fn(&Pulse) -> f64) -> f64 {
+        let mut values = [0.0; PULSES_MOST];
+        for (slot, pulse) in values.iter_mut().zip(&self.pulses[..self.count]) {
+            *slot = value(pulse);
+        }
+        median(&mut values[..self.count])
+    }
+}

@@ -1,0 +1,149 @@
+//! What a worker and the control side tell each other about a lane.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use crossbeam::queue::ArrayQueue;
+use tradewind_fabric::SharedBlock;
+use tradewind_fabric::wake::Waker;
+use tradewind_proto::block::BlockTable;
+use tradewind_proto::receiver::ReceiverConfig;
+use tradewind_wire::{BlockId, LaneId};
+
+/// Commands that may wait for a worker: two for each lane that an engine can have.
+const COMMANDS_MAX: usize = 2 * tradewind_wire::limits::LANES_MAX;
+
+/// Control side to worker.
+pub enum Command {
+    /// A lane may be claimed by its first authentic packet.
+    Open(Box<LaneOpening>),
+    /// Everything of the lane is durable.
+    Finish {
+        /// The lane.
+        lane: LaneId,
+        /// Number of the receipt.
+        receipt: u64,
+    },
+    /// Tell the peer why, and end.
+    Close {
+        /// The lane.
+        lane: LaneId,
+        /// Code of CLOSE.
+        code: u16,
+        /// For people.
+        text: String,
+    },
+    /// Close all lanes with the given reason and stop.
+    Stop,
+}
+
+/// What a worker needs to take a lane over.
+pub struct LaneOpening {
+    /// Protocol parameters.
+    pub config: ReceiverConfig,
+    /// State shared with the control side.
+    pub shared: Arc<LaneShared>,
+    /// Where blocks and news of the lane go.
+    pub events: tokio::sync::mpsc::UnboundedSender<LaneEvent>,
+}
+
+/// Worker to the lane's task on the control side. The channel is unbounded by type; credits bound the blocks in it.
+pub enum LaneEvent {
+    /// A whole, verified block.
+    Block {
+        /// The block.
+        block: BlockId,
+        /// Its image.
+        image: SharedBlock,
+        /// Its table.
+        table: BlockTable,
+        /// When it was whole, nanoseconds.
+        complete_ns: u64,
+    },
+    /// There are so many blocks in all.
+    Fin {
+        /// Blocks of the lane.
+        blocks: u32,
+    },
+    /// A block whose table or payload is not what its checksums say.
+    Corrupt {
+        /// What is wrong.
+        text: String,
+    },
+    /// The lane is over on the network's side.
+    Closed {
+        /// Code of CLOSE.
+        code: u16,
+        /// For people.
+        text: String,
+    },
+}
+
+/// Figures of a lane, readable by both sides.
+#[derive(Debug, Default)]
+pub struct LaneShared {
+    /// Set by the worker that received the first authentic packet.
+    pub claimed: AtomicBool,
+    /// Blocks that the store has whole; credits follow it.
+    pub blocks_durable: AtomicU32,
+    /// Blocks that the sender may have open at once.
+    pub window_blocks: AtomicU32,
+    /// How fast the store takes data, kbit/s.
+    pub storage_kbps: AtomicU32,
+    /// Payload bytes put into blocks.
+    pub bytes_received: AtomicU64,
+    /// Authentic packets through AF_XDP.
+    pub packets_afxdp: AtomicU64,
+    /// Authentic packets through the kernel's socket.
+    pub packets_kernel: AtomicU64,
+    /// DATA packets whose chunk was here already.
+    pub packets_duplicate: AtomicU64,
+    /// Packets that were ignored: not authentic, replayed, malformed.
+    pub packets_rejected: AtomicU64,
+    /// Blocks received whole.
+    pub blocks_complete: AtomicU32,
+    /// When the first authentic packet came, nanoseconds; 0: none yet.
+    pub first_packet_ns: AtomicU64,
+}
+
+impl LaneShared {
+    /// Makes this worker the lane's owner; `false` if another one is.
+    pub fn claim(&self, now_ns: u64) -> bool {
+        let first = !self.claimed.swap(true, Ordering::AcqRel);
+        if first {
+            self.first_packet_ns.store(now_ns, Ordering::Relaxed);
+        }
+        first
+    }
+}
+
+/// A bounded way to a worker, and the bell that wakes it.
+#[derive(Clone)]
+pub struct Mailbox {
+    queue: Arc<ArrayQueue<Command>>,
+    waker: Waker,
+}
+
+impl Mailbox {
+    /// An empty mailbox.
+    #[must_use]
+    pub fn new(waker: Waker) -> Self {
+        Self { queue: Arc::new(ArrayQueue::new(COMMANDS_MAX)), waker }
+    }
+
+    /// Hands a command over and wakes the worker; `false` if the worker is hopelessly behind.
+    pub fn send(&self, command: Command) -> bool {
+        let taken = self.queue.push(command).is_ok();
+        self.waker.wake();
+        taken
+    }
+
+    /// Wakes the worker: shared figures have changed.
+    pub fn ring(&self) {
+        self.waker.wake();
+    }
+
+    pub(crate) fn take(&self) -> Option<Command> {
+        self.queue.pop()
+    }
+}

@@ -1,0 +1,275 @@
+//! The loop of a pinned worker: receive, open, session, deliver, transmit, commands, housekeeping, sleep.
+
+use std::collections::{BTreeMap, BinaryHeap};
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tradewind_fabric::BlockPool;
+use tradewind_fabric::clock::now_ns;
+use tradewind_netio::{Link, LinkError, Meta, Transmit};
+use tradewind_proto::receiver::DropReason;
+use tradewind_wire::control::close;
+use tradewind_wire::{Header, LaneId};
+
+use crate::lane::{Lane, Taken};
+use crate::shared::{Command, Mailbox};
+use crate::statistics::{Ignored, Stage, WorkerStatistics};
+
+/// Datagrams received before the other stages get their turn.
+const BATCH: usize = 64;
+/// Packets one lane may send before the next lane gets its turn.
+const TRANSMIT_MAX: usize = 32;
+/// Longest sleep: figures are published this often.
+const SLEEP_MAX_NS: u64 = 50_000_000;
+/// How long the worker spins after the last packet before it sleeps. On two cores shared with storage and control a long
+/// spin takes from those who make progress; a sleep costs a wake-up of some 10 µs.
+const SPIN_NS: u64 = 20_000;
+/// How often every lane's shared figures are looked at.
+const REFRESH_NS: u64 = 5_000_000;
+/// Room for any feedback.
+const DATAGRAM_BYTES: usize = 1_400;
+
+/// A worker: owns its link and its lanes.
+pub(crate) struct Worker<L> {
+    link: L,
+    pool: BlockPool,
+    mailbox: Mailbox,
+    statistics: Arc<WorkerStatistics>,
+    lanes: BTreeMap<u64, Lane>,
+    timers: BinaryHeap<Reverse<(u64, u64)>>,
+    touched: Vec<u64>,
+    refreshed_ns: u64,
+    busy_ns: u64,
+    stopping: bool,
+}
+
+impl<L: Link> Worker<L> {
+    pub(crate) fn new(link: L, pool: BlockPool, mailbox: Mailbox, statistics: Arc<WorkerStatistics>) -> Self {
+        Self {
+            link,
+            pool,
+            mailbox,
+            statistics,
+            lanes: BTreeMap::new(),
+            timers: BinaryHeap::with_capacity(1024),
+            touched: Vec::with_capacity(BATCH),
+            refreshed_ns: 0,
+            busy_ns: 0,
+            stopping: false,
+        }
+    }
+
+    /// Runs until told to stop and all lanes have said goodbye.
+    ///
+    /// # Errors
+    /// When the link breaks.
+    pub(crate) fn run(mut self, mut publish: impl FnMut(&L)) -> Result<(), LinkError> {
+        while !(self.stopping && self.lanes.is_empty()) {
+            let now = now_ns();
+            let received = self.receive(now)?;
+            self.deliver(now);
+            let commands = self.run_commands(now);
+            self.refresh(now, &mut publish);
+            self.transmit(now)?;
+            if received > 0 || commands > 0 {
+                self.busy_ns = now;
+            }
+            self.sleep(now)?;
+        }
+        Ok(())
+    }
+
+    /// Receive, open, session.
+    fn receive(&mut self, now: u64) -> Result<usize, LinkError> {
+        self.touched.clear();
+        let Self { link, lanes, pool, statistics, touched, .. } = self;
+        let mut moved = Vec::new();
+        let count = link.receive(now, BATCH, &mut |meta, datagram| {
+            let Some(id) = take(lanes, pool, statistics, now, meta, datagram) else { return };
+            match id {
+                Ok(id) => {
+                    if touched.last() != Some(&id) && !touched.contains(&id) {
+                        touched.push(id);
+                    }
+                }
+                Err(id) => moved.push(id),
+            }
+        })?;
+        for id in moved {
+            lanes.remove(&id);
+        }
+        if count > 0 {
+            statistics.record(Stage::Receive, now_ns().saturating_sub(now) / count as u64);
+        }
+        Ok(count)
+    }
+
+    fn deliver(&mut self, now: u64) {
+        for index in 0..self.touched.len() {
+            let id = self.touched[index];
+            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            if lane.deliver(now) > 0 {
+                self.statistics.record(Stage::Deliver, now_ns().saturating_sub(now));
+            }
+            self.schedule(id);
+        }
+    }
+
+    fn run_commands(&mut self, now: u64) -> usize {
+        let mut count = 0;
+        while let Some(command) = self.mailbox.take() {
+            count += 1;
+            let id = match command {
+                Command::Open(opening) => {
+                    let id = opening.config.lane.0;
+                    self.lanes.insert(id, Lane::new(*opening));
+                    id
+                }
+                Command::Finish { lane: LaneId(id), receipt } => {
+                    if let Some(lane) = self.lanes.get_mut(&id) {
+                        lane.finish(now, receipt);
+                    }
+                    id
+                }
+                Command::Close { lane: LaneId(id), code, text } => {
+                    match self.lanes.get_mut(&id) {
+                        Some(lane) if lane.path().is_some() => lane.close(code, &text),
+                        // Nobody to tell.
+                        _ => drop(self.lanes.remove(&id)),
+                    }
+                    id
+                }
+                Command::Stop => {
+                    self.stop();
+                    continue;
+                }
+            };
+            self.schedule(id);
+        }
+        count
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        self.lanes.retain(|_, lane| lane.path().is_some());
+        for lane in self.lanes.values_mut() {
+            lane.close(close::SHUTDOWN, "the server is shutting down");
+        }
+        let ids: Vec<u64> = self.lanes.keys().copied().collect();
+        for id in ids {
+            self.schedule(id);
+        }
+    }
+
+    /// Housekeeping: credits from storage to the lanes, figures from the lanes to the control side.
+    fn refresh(&mut self, now: u64, publish: &mut impl FnMut(&L)) {
+        if now.saturating_sub(self.refreshed_ns) < REFRESH_NS {
+            return;
+        }
+        self.refreshed_ns = now;
+        self.touched.clear();
+        for (&id, lane) in &mut self.lanes {
+            lane.refresh(now);
+            if lane.poll_timeout() < lane.timer_ns {
+                self.touched.push(id);
+            }
+        }
+        for index in 0..self.touched.len() {
+            self.schedule(self.touched[index]);
+        }
+        publish(&self.link);
+    }
+
+    /// Puts the lane's next deadline into the timer queue, unless an earlier one stands there.
+    fn schedule(&mut self, id: u64) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let at = lane.poll_timeout();
+        if at < lane.timer_ns {
+            lane.timer_ns = at;
+            self.timers.push(Reverse((at, id)));
+        }
+    }
+
+    /// Transmit: lanes whose deadline has come send what they have.
+    fn transmit(&mut self, now: u64) -> Result<(), LinkError> {
+        while let Some(&Reverse((at, id))) = self.timers.peek() {
+            if at > now {
+                break;
+            }
+            self.timers.pop();
+            let Self { link, lanes, .. } = self;
+            let Some(lane) = lanes.get_mut(&id).filter(|lane| lane.timer_ns == at) else { continue };
+            lane.timer_ns = u64::MAX;
+            let mut full = false;
+            if let Some(path) = lane.path() {
+                for _ in 0..TRANSMIT_MAX {
+                    match link.transmit(&path, DATAGRAM_BYTES, |out| lane.poll_transmit(now, out))? {
+                        Transmit::Queued => {}
+                        Transmit::Nothing => break,
+                        Transmit::Full => {
+                            full = true;
+                            break;
+                        }
+                    }
+                }
+            }
+            lane.deliver(now);
+            if lane.is_closed() {
+                lanes.remove(&id);
+            } else if full {
+                lane.timer_ns = now + 1;
+                self.timers.push(Reverse((now + 1, id)));
+                break;
+            } else {
+                self.schedule(id);
+            }
+        }
+        self.link.flush()
+    }
+
+    /// Spins for a moment after work, then sleeps until a packet, a command or a deadline.
+    fn sleep(&mut self, now: u64) -> Result<(), LinkError> {
+        if now.saturating_sub(self.busy_ns) < SPIN_NS {
+            std::hint::spin_loop();
+            return Ok(());
+        }
+        let deadline = self.timers.peek().map_or(u64::MAX, |&Reverse((at, _))| at);
+        let wait = deadline.saturating_sub(now_ns()).min(SLEEP_MAX_NS);
+        if wait > 0 { self.link.wait(Duration::from_nanos(wait)) } else { Ok(()) }
+    }
+}
+
+/// Finds the packet's lane and gives it the packet. `Some(Ok)`: the lane has news; `Some(Err)`: another worker owns it.
+fn take(
+    lanes: &mut BTreeMap<u64, Lane>,
+    pool: &BlockPool,
+    statistics: &WorkerStatistics,
+    now: u64,
+    meta: &Meta,
+    datagram: &[u8],
+) -> Option<Result<u64, u64>> {
+    let Ok(header) = Header::parse(datagram) else {
+        statistics.drop_packet(Ignored::Packet(DropReason::Malformed));
+        return None;
+    };
+    let id = header.lane.0;
+    let Some(lane) = lanes.get_mut(&id) else {
+        statistics.drop_packet(Ignored::Packet(DropReason::UnknownLane));
+        return None;
+    };
+    match lane.receive(now, meta, datagram, pool) {
+        Taken::Yes => {
+            statistics.authentic.add(1);
+            Some(Ok(id))
+        }
+        Taken::No(reason) => {
+            statistics.drop_packet(Ignored::Packet(reason));
+            None
+        }
+        Taken::Elsewhere => {
+            statistics.drop_packet(Ignored::Elsewhere);
+            Some(Err(id))
+        }
+    }
+}

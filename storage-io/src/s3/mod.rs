@@ -1,0 +1,375 @@
+//! S3 and what speaks like it, by aws-sdk-s3.
+//!
+//! Payload is neither hashed nor signed nor copied here: requests carry `UNSIGNED-PAYLOAD`, the CRC-64/NVME that was computed
+//! at the source, and the pool slots as body. What the SDK would do by itself and must not (measured in storage.md): its own
+//! checksums, payload signing, chunked trailers that old servers refuse, stalled-stream protection that kills a
+//! back-pressured upload, retries below ours.
+
+mod body;
+mod config;
+mod errors;
+mod probe;
+mod upload;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType};
+use tokio::sync::OnceCell;
+
+pub use config::{Credentials, Dialect, S3Config};
+
+use crate::checksum::Crc64;
+use crate::error::StoreError;
+use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, Store, StoredObject, Upload};
+use errors::Asked;
+use upload::S3Upload;
+
+const MIB: u64 = 1 << 20;
+
+/// Limits of S3 (User Guide, "Amazon S3 multipart upload limits"). The object limit is what the part limits allow; stores that
+/// take less say so when the upload is completed.
+pub const LIMITS: Limits = Limits {
+    part_bytes_min: 5 * MIB,
+    part_bytes_max: 5 * 1024 * MIB,
+    part_bytes_default: 16 * MIB,
+    parts_max: 10_000,
+    object_bytes_max: 10_000 * 5 * 1024 * MIB,
+};
+
+/// Longest key, bytes (User Guide, "Naming Amazon S3 objects").
+const KEY_BYTES_MAX: usize = 1024;
+
+/// How long setting up a connection may take. An answer's deadline is set by the retry policy.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Metadata name of an object's token, see [`ObjectMeta::token`].
+const TOKEN: &str = "tradewind-upload";
+
+/// A bucket.
+#[derive(Clone, Debug)]
+pub struct S3Store(Arc<Bucket>);
+
+#[derive(Debug)]
+struct Bucket {
+    client: Client,
+    name: String,
+    place: String,
+    dialect: Dialect,
+    /// Whether the server verifies CRC-64/NVME; known after the first probe.
+    checksums: OnceCell<bool>,
+    /// Whether conditional writes are worth trying; cleared when the server says that it has none.
+    conditional: AtomicBool,
+}
+
+impl S3Store {
+    /// Prepares a client; sends nothing. One store should serve all transfers to its bucket: it keeps the connections and what
+    /// the probe found.
+    ///
+    /// # Errors
+    /// [`StoreError::Configuration`] when the description is not usable.
+    pub fn open(config: &S3Config) -> Result<Self, StoreError> {
+        config.validate()?;
+        let credentials = &config.credentials;
+        let token = credentials.session_token.as_ref().map(|token| token.to_string());
+        let keys = aws_sdk_s3::config::Credentials::new(&credentials.access_key, credentials.secret_key.as_str(), token, None, "tradewind");
+        let mut sdk = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(config.region.clone()))
+            .credentials_provider(keys)
+            .force_path_style(config.path_style.unwrap_or(config.endpoint.is_some()))
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_DEADLINE).build())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        if let Some(endpoint) = &config.endpoint {
+            sdk = sdk.endpoint_url(endpoint);
+        }
+        let checksums = match config.dialect {
+            Dialect::Auto => OnceCell::new(),
+            Dialect::Aws => OnceCell::new_with(Some(true)),
+            Dialect::Legacy => OnceCell::new_with(Some(false)),
+        };
+        Ok(Self(Arc::new(Bucket {
+            client: Client::from_conf(sdk.build()),
+            name: config.bucket.clone(),
+            place: config.place(),
+            dialect: config.dialect,
+            checksums,
+            conditional: AtomicBool::new(config.dialect != Dialect::Legacy),
+        })))
+    }
+
+    /// Whether this server verifies checksums, once it is known: at once with an explicit dialect, else after the first
+    /// [`Store::check`] or write.
+    #[must_use]
+    pub fn verifies_checksums(&self) -> Option<bool> {
+        self.0.checksums.get().copied()
+    }
+}
+
+/// What a look at an object found.
+struct Found {
+    info: ObjectInfo,
+    token: Option<String>,
+}
+
+impl Found {
+    fn is_ours(&self, meta: &ObjectMeta) -> bool {
+        self.info.size == meta.size && self.token.as_deref() == Some(&token_text(meta.token))
+    }
+}
+
+impl Bucket {
+    fn asked<'a>(&'a self, action: &'static str, object: &'a str, bytes: u64) -> Asked<'a> {
+        Asked { place: &self.place, action, object, bytes }
+    }
+
+    async fn look(&self, key: &str) -> Result<Option<Found>, StoreError> {
+        let request = self.client.head_object().bucket(&self.name).key(key).checksum_mode(ChecksumMode::Enabled);
+        match request.send().await {
+            Ok(object) => Ok(Some(Found {
+                info: ObjectInfo {
+                    size: object.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+                    etag: object.e_tag().map(bare),
+                    crc: full_object_crc(object.checksum_type(), object.checksum_crc64_nvme()),
+                },
+                token: object.metadata().and_then(|metadata| metadata.get(TOKEN)).cloned(),
+            })),
+            Err(error) if error.as_service_error().is_some_and(|error| error.is_not_found()) => Ok(None),
+            Err(error) => Err(self.asked("look for an object", key, 0).map(&error)),
+        }
+    }
+
+    /// Looks before writing. `Ok(Some)` means that an earlier try of ours has stored the object already.
+    async fn make_way(&self, key: &str, meta: &ObjectMeta) -> Result<Option<StoredObject>, StoreError> {
+        if meta.overwrite {
+            return Ok(None);
+        }
+        match self.look(key).await {
+            Ok(None) => Ok(None),
+            Ok(Some(found)) if found.is_ours(meta) => Ok(Some(stored(found, Crc64::default()))),
+            Ok(Some(_)) => Err(StoreError::DestinationExists { object: key.to_owned() }),
+            // Whoever may not list a bucket is told 403 for an object that is not there; the conditional write still decides.
+            Err(StoreError::AccessDenied { .. }) if self.conditional() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// After a refusal that our own earlier, unacknowledged try would also explain: is the object there, and ours?
+    async fn settle(&self, key: &str, meta: &ObjectMeta, crc: Crc64, error: StoreError) -> Result<StoredObject, StoreError> {
+        if !matches!(error, StoreError::DestinationExists { .. } | StoreError::UploadGone { .. }) {
+            return Err(error);
+        }
+        match self.look(key).await {
+            Ok(Some(found)) if found.is_ours(meta) => Ok(stored(found, crc)),
+            Err(looking) if looking.is_retryable() => Err(looking),
+            _ => Err(error),
+        }
+    }
+
+    fn conditional(&self) -> bool {
+        self.conditional.load(Ordering::Relaxed)
+    }
+
+    /// The condition to send: only where overwriting is not wanted and the server has conditions.
+    fn condition(&self, meta: &ObjectMeta) -> Option<String> {
+        (!meta.overwrite && self.conditional()).then(|| "*".to_owned())
+    }
+
+    /// Notes that the server has no conditional writes. True if that may explain the error and it is worth trying without.
+    fn drops_condition(&self, sent: bool, error: &StoreError) -> bool {
+        let drop = sent && self.dialect == Dialect::Auto && matches!(error, StoreError::NotSupported { .. });
+        if drop {
+            tracing::warn!(place = self.place, "the store has no conditional writes; existing objects are found by looking only");
+            self.conditional.store(false, Ordering::Relaxed);
+        }
+        drop
+    }
+
+    async fn put_once(&self, key: &str, meta: &ObjectMeta, body: &Body, condition: Option<String>) -> Result<StoredObject, StoreError> {
+        let checksums = self.checksums(key).await?;
+        let answer = self
+            .client
+            .put_object()
+            .bucket(&self.name)
+            .key(key)
+            .content_length(signed(body.len()))
+            .body(body::sdk_body(body))
+            .set_metadata(Some(metadata(meta)))
+            .set_checksum_crc64_nvme(checksums.then(|| body.crc().to_base64()))
+            .set_if_none_match(condition)
+            .customize()
+            .disable_payload_signing()
+            .send()
+            .await
+            .map_err(|error| self.asked("put an object", key, body.len()).map(&error))?;
+        check_answer(key, answer.checksum_crc64_nvme(), body.crc())?;
+        Ok(StoredObject { etag: answer.e_tag().map(bare), crc: body.crc(), verified_by_store: checksums })
+    }
+}
+
+#[async_trait]
+impl Store for S3Store {
+    fn place(&self) -> String {
+        self.0.place.clone()
+    }
+
+    fn limits(&self) -> Limits {
+        LIMITS
+    }
+
+    async fn check(&self, prefix: &str) -> Result<(), StoreError> {
+        self.0.check(prefix).await
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, StoreError> {
+        Ok(self.0.look(&text_key(key)?).await?.map(|found| found.info))
+    }
+
+    async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError> {
+        let key = text_key(key)?;
+        if let Some(done) = self.0.make_way(&key, &meta).await? {
+            return Ok(StoredObject { crc: body.crc(), ..done });
+        }
+        let condition = self.0.condition(&meta);
+        let conditional = condition.is_some();
+        let mut result = self.0.put_once(&key, &meta, &body, condition).await;
+        if let Err(error) = &result
+            && self.0.drops_condition(conditional, error)
+        {
+            result = self.0.put_once(&key, &meta, &body, None).await;
+        }
+        match result {
+            Ok(done) => Ok(done),
+            Err(error) => self.0.settle(&key, &meta, body.crc(), error).await,
+        }
+    }
+
+    async fn begin(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Arc<dyn Upload>, StoreError> {
+        let key = text_key(key)?;
+        self.0.make_way(&key, &meta).await?;
+        let checksums = self.0.checksums(&key).await?;
+        let id = self.0.create(&key, Some(&meta), checksums).await?;
+        Ok(Arc::new(S3Upload { bucket: Arc::clone(&self.0), key, id, meta, checksums }))
+    }
+}
+
+impl Bucket {
+    /// Begins a multipart upload and returns its id.
+    async fn create(&self, key: &str, meta: Option<&ObjectMeta>, checksums: bool) -> Result<String, StoreError> {
+        let asked = self.asked("begin a multipart upload", key, 0);
+        let answer = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.name)
+            .key(key)
+            .set_metadata(meta.map(metadata))
+            .set_checksum_algorithm(checksums.then_some(ChecksumAlgorithm::Crc64Nvme))
+            .set_checksum_type(checksums.then_some(ChecksumType::FullObject))
+            .send()
+            .await
+            .map_err(|error| asked.map(&error))?;
+        answer.upload_id().filter(|id| !id.is_empty()).map(str::to_owned).ok_or_else(|| StoreError::Unavailable {
+            place: self.place.clone(),
+            detail: "a multipart upload was begun but its id is missing in the answer".to_owned(),
+        })
+    }
+
+    /// Ends a multipart upload without an object.
+    async fn abort(&self, key: &str, id: &str) -> Result<(), StoreError> {
+        let request = self.client.abort_multipart_upload().bucket(&self.name).key(key).upload_id(id);
+        match request.send().await.map_err(|error| self.asked("abort a multipart upload", key, 0).map(&error)) {
+            Ok(_) | Err(StoreError::UploadGone { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn stored(found: Found, crc: Crc64) -> StoredObject {
+    StoredObject { etag: found.info.etag, crc, verified_by_store: found.info.crc == Some(crc) }
+}
+
+/// The store's checksum covers the whole object only when it says so or says nothing (single puts).
+fn full_object_crc(kind: Option<&ChecksumType>, text: Option<&str>) -> Option<Crc64> {
+    if kind == Some(&ChecksumType::Composite) { None } else { text.and_then(Crc64::from_base64) }
+}
+
+/// If the answer names a checksum, it must be ours.
+fn check_answer(key: &str, answer: Option<&str>, ours: Crc64) -> Result<(), StoreError> {
+    match answer.map(|text| (text, Crc64::from_base64(text))) {
+        Some((text, theirs)) if theirs != Some(ours) => {
+            let detail = format!("the store computed {text}, we sent {}", ours.to_base64());
+            Err(StoreError::ChecksumMismatch { object: key.to_owned(), detail })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn text_key(key: &ObjectKey) -> Result<String, StoreError> {
+    let refuse = |reason| StoreError::InvalidName { name: key.to_string(), reason };
+    let text = std::str::from_utf8(key.as_bytes()).map_err(|_| refuse("object stores take only UTF-8 names"))?;
+    if text.len() > KEY_BYTES_MAX { Err(refuse("object stores take at most 1024 bytes")) } else { Ok(text.to_owned()) }
+}
+
+/// User metadata: time and mode as rclone writes and reads them, and the token.
+fn metadata(meta: &ObjectMeta) -> HashMap<String, String> {
+    let (seconds, nanos) = (meta.mtime_ns.div_euclid(1_000_000_000), meta.mtime_ns.rem_euclid(1_000_000_000));
+    // A fraction counts away from zero in a negative decimal number, so only times since 1970 carry one.
+    let mtime = if seconds < 0 { seconds.to_string() } else { format!("{seconds}.{nanos:09}") };
+    let mut pairs = HashMap::from([("mtime".to_owned(), mtime), (TOKEN.to_owned(), token_text(meta.token))]);
+    if meta.mode != 0 {
+        pairs.insert("mode".to_owned(), format!("{:o}", 0o100_000 | (meta.mode & 0o777)));
+    }
+    pairs
+}
+
+fn token_text(token: u128) -> String {
+    format!("{token:032x}")
+}
+
+fn bare(etag: &str) -> String {
+    etag.trim_matches('"').to_owned()
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_as_rclone_reads_it() {
+        let meta = ObjectMeta { size: 1, mtime_ns: 1_700_000_000_000_000_005, mode: 0o104_755, overwrite: false, token: 255 };
+        let pairs = metadata(&meta);
+        assert_eq!(pairs["mtime"], "1700000000.000000005");
+        assert_eq!(pairs["mode"], "100755");
+        assert_eq!(pairs[TOKEN], "000000000000000000000000000000ff");
+        assert_eq!(metadata(&ObjectMeta { mtime_ns: -1, mode: 0, ..meta })["mtime"], "-1");
+    }
+
+    #[test]
+    fn keys_must_be_text_of_a_length_that_stores_take() {
+        assert!(text_key(&ObjectKey::new(&[b'k'; KEY_BYTES_MAX]).unwrap()).is_ok());
+        assert!(text_key(&ObjectKey::new(&[b'k'; KEY_BYTES_MAX + 1]).unwrap()).is_err());
+        assert!(text_key(&ObjectKey::new(b"\xff").unwrap()).is_err());
+    }
+
+    #[test]
+    fn an_answer_with_another_checksum_is_not_believed() {
+        let ours = Crc64::of(b"abc");
+        assert!(check_answer("k", None, ours).is_ok());
+        assert!(check_answer("k", Some(&ours.to_base64()), ours).is_ok());
+        assert!(matches!(check_answer("k", Some("AAAAAAAAAAA="), ours), Err(StoreError::ChecksumMismatch { .. })));
+    }
+}

@@ -1,0 +1,111 @@
+//! One multipart upload.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart};
+
+use super::{Bucket, bare, body, check_answer, full_object_crc, signed};
+use crate::checksum::Crc64;
+use crate::error::StoreError;
+use crate::store::{Body, ObjectMeta, Part, PartReceipt, StoredObject, Upload};
+
+#[derive(Debug)]
+pub(super) struct S3Upload {
+    pub(super) bucket: Arc<Bucket>,
+    pub(super) key: String,
+    pub(super) id: String,
+    pub(super) meta: ObjectMeta,
+    pub(super) checksums: bool,
+}
+
+impl Bucket {
+    /// Sends one part and returns its entity tag as the store wrote it.
+    pub(super) async fn send_part(&self, key: &str, id: &str, number: u32, body: &Body, checksum: Option<Crc64>) -> Result<String, StoreError> {
+        let answer = self
+            .client
+            .upload_part()
+            .bucket(&self.name)
+            .key(key)
+            .upload_id(id)
+            .part_number(i32::try_from(number).unwrap_or(i32::MAX))
+            .content_length(signed(body.len()))
+            .body(body::sdk_body(body))
+            .set_checksum_crc64_nvme(checksum.map(Crc64::to_base64))
+            .customize()
+            .disable_payload_signing()
+            .send()
+            .await
+            .map_err(|error| self.asked("upload a part", key, body.len()).map(&error))?;
+        if let Some(ours) = checksum {
+            check_answer(key, answer.checksum_crc64_nvme(), ours)?;
+        }
+        answer.e_tag().map(str::to_owned).ok_or_else(|| StoreError::Unavailable {
+            place: self.place.clone(),
+            detail: format!("part {number} of {key} was taken but its entity tag is missing in the answer"),
+        })
+    }
+}
+
+impl S3Upload {
+    async fn complete_once(&self, parts: &[PartReceipt], crc: Crc64, condition: Option<String>) -> Result<StoredObject, StoreError> {
+        let parts = parts.iter().map(|part| {
+            CompletedPart::builder()
+                .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
+                .set_e_tag(part.etag.clone())
+                .set_checksum_crc64_nvme(self.checksums.then(|| part.crc.to_base64()))
+                .build()
+        });
+        let answer = self
+            .bucket
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.bucket.name)
+            .key(&self.key)
+            .upload_id(&self.id)
+            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build())
+            .set_checksum_crc64_nvme(self.checksums.then(|| crc.to_base64()))
+            .set_checksum_type(self.checksums.then_some(ChecksumType::FullObject))
+            .set_mpu_object_size(self.checksums.then(|| signed(self.meta.size)))
+            .set_if_none_match(condition)
+            .send()
+            .await
+            .map_err(|error| self.bucket.asked("complete a multipart upload", &self.key, self.meta.size).map(&error))?;
+        if let Some(theirs) = full_object_crc(answer.checksum_type(), answer.checksum_crc64_nvme()).filter(|_| self.checksums) {
+            check_answer(&self.key, Some(&theirs.to_base64()), crc)?;
+        }
+        let etag = answer.e_tag().map(bare).ok_or_else(|| StoreError::Unavailable {
+            place: self.bucket.place.clone(),
+            detail: format!("the answer to completing {} is not one", self.key),
+        })?;
+        Ok(StoredObject { etag: Some(etag), crc, verified_by_store: self.checksums })
+    }
+}
+
+#[async_trait]
+impl Upload for S3Upload {
+    async fn put_part(&self, part: Part) -> Result<PartReceipt, StoreError> {
+        let crc = part.body.crc();
+        let etag = self.bucket.send_part(&self.key, &self.id, part.number, &part.body, self.checksums.then_some(crc)).await?;
+        Ok(PartReceipt { number: part.number, len: part.body.len(), crc, etag: Some(etag) })
+    }
+
+    async fn complete(&self, parts: &[PartReceipt], crc: Crc64) -> Result<StoredObject, StoreError> {
+        let condition = self.bucket.condition(&self.meta);
+        let conditional = condition.is_some();
+        let mut result = self.complete_once(parts, crc, condition).await;
+        if let Err(error) = &result
+            && self.bucket.drops_condition(conditional, error)
+        {
+            result = self.complete_once(parts, crc, None).await;
+        }
+        match result {
+            Ok(done) => Ok(done),
+            Err(error) => self.bucket.settle(&self.key, &self.meta, crc, error).await,
+        }
+    }
+
+    async fn abort(&self) -> Result<(), StoreError> {
+        self.bucket.abort(&self.key, &self.id).await
+    }
+}

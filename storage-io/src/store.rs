@@ -1,0 +1,267 @@
+//! What every store can do. The rest of the crate knows stores only by these two traits.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::checksum::Crc64;
+use crate::error::StoreError;
+use crate::retry::RetryPolicy;
+
+/// Longest key in bytes that is accepted at all. A store may take less.
+pub const KEY_BYTES_MAX: usize = 4096;
+
+/// The name of an object below its destination: relative, '/' between components, none of them empty, "." or "..".
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey(Arc<[u8]>);
+
+impl ObjectKey {
+    /// Checks and takes over a path.
+    ///
+    /// # Errors
+    /// [`StoreError::InvalidName`] when it is empty, too long, absolute, holds NUL, or has an empty, "." or ".." component.
+    pub fn new(path: &[u8]) -> Result<Self, StoreError> {
+        let refuse = |reason| Err(StoreError::InvalidName { name: String::from_utf8_lossy(path).into_owned(), reason });
+        if path.is_empty() {
+            return refuse("it is empty");
+        }
+        if path.len() > KEY_BYTES_MAX {
+            return refuse("it is longer than 4096 bytes");
+        }
+        if path.contains(&0) {
+            return refuse("it holds a NUL byte");
+        }
+        match path.split(|&byte| byte == b'/').find(|part| matches!(part, b"" | b"." | b"..")) {
+            Some(b"") => refuse("it is absolute or has an empty component"),
+            Some(_) => refuse("it has a component '.' or '..'"),
+            None => Ok(Self(path.into())),
+        }
+    }
+
+    /// The key's bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The components, first to last; at least one.
+    pub fn components(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+        self.0.split(|&byte| byte == b'/')
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+impl fmt::Debug for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(&self.0))
+    }
+}
+
+/// What is known about an object before its first byte is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Size, bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since 1970-01-01 UTC.
+    pub mtime_ns: i64,
+    /// Unix mode; only the nine permission bits are kept, and 0 means "not known".
+    pub mode: u32,
+    /// Whether an object of that name may be replaced.
+    pub overwrite: bool,
+    /// Random, and the same for every try of the same object: so a store can tell the object whose acknowledgement was lost
+    /// from somebody else's.
+    pub token: u128,
+}
+
+/// Bytes to be stored, in the buffers they arrived in. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Body {
+    chunks: Vec<Bytes>,
+    len: u64,
+    crc: Crc64,
+}
+
+impl Body {
+    /// A body out of consecutive chunks, with the checksum of all of them.
+    #[must_use]
+    pub fn new(chunks: Vec<Bytes>, crc: Crc64) -> Self {
+        let len = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        Self { chunks, len, crc }
+    }
+
+    /// The chunks in order.
+    #[must_use]
+    pub fn chunks(&self) -> &[Bytes] {
+        &self.chunks
+    }
+
+    /// Length, bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Checksum of the whole.
+    #[must_use]
+    pub fn crc(&self) -> Crc64 {
+        self.crc
+    }
+}
+
+/// A run of bytes of one object.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Number, from 1 upwards.
+    pub number: u32,
+    /// Where it begins in the object, bytes.
+    pub offset: u64,
+    /// Its bytes.
+    pub body: Body,
+}
+
+/// What remains of a part once it is stored: enough to complete the object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartReceipt {
+    /// The part's number.
+    pub number: u32,
+    /// Its length, bytes.
+    pub len: u64,
+    /// Its checksum.
+    pub crc: Crc64,
+    /// What the store calls it, if it calls it anything.
+    pub etag: Option<String>,
+}
+
+/// An object that the store has acknowledged as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredObject {
+    /// The store's entity tag, without quotes.
+    pub etag: Option<String>,
+    /// CRC-64/NVME of the object's bytes.
+    pub crc: Crc64,
+    /// Whether the store itself checked that checksum.
+    pub verified_by_store: bool,
+}
+
+/// An object that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Size, bytes.
+    pub size: u64,
+    /// The store's entity tag, without quotes.
+    pub etag: Option<String>,
+    /// CRC-64/NVME, if the store keeps it.
+    pub crc: Option<Crc64>,
+}
+
+/// What a store takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Smallest part but the last, bytes.
+    pub part_bytes_min: u64,
+    /// Largest part, bytes.
+    pub part_bytes_max: u64,
+    /// Part size that suits the store when nobody asks for another, bytes.
+    pub part_bytes_default: u64,
+    /// Most parts of one object.
+    pub parts_max: u32,
+    /// Largest object, bytes.
+    pub object_bytes_max: u64,
+}
+
+/// A place for objects.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync {
+    /// The destination in words for messages. Never holds a secret.
+    fn place(&self) -> String;
+
+    /// What it takes.
+    fn limits(&self) -> Limits;
+
+    /// Finds out whether objects whose keys begin with `prefix` can be put here: the place exists and the credentials may
+    /// write. Call it before a transfer is accepted. Leaves nothing behind. One try, see [`check_destination`].
+    ///
+    /// # Errors
+    /// Whatever [`StoreError`] describes the obstacle.
+    async fn check(&self, prefix: &str) -> Result<(), StoreError>;
+
+    /// Looks for an object.
+    ///
+    /// # Errors
+    /// [`StoreError`]; a missing object is `Ok(None)`, a missing bucket is an error.
+    async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, StoreError>;
+
+    /// Stores an object of at most one part in one go.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::DestinationExists`] when it is there and `meta.overwrite` is not set.
+    async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError>;
+
+    /// Begins an object of several parts.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    async fn begin(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Arc<dyn Upload>, StoreError>;
+}
+
+/// An object of which parts are being stored, in any order and concurrently. Nothing is to be seen under the object's name
+/// before [`Upload::complete`].
+#[async_trait]
+pub trait Upload: fmt::Debug + Send + Sync {
+    /// Stores one part. Storing the same part again is allowed and changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn put_part(&self, part: Part) -> Result<PartReceipt, StoreError>;
+
+    /// Makes the object out of its parts, which must be all of them in the order of their numbers. `crc` is the checksum of the
+    /// whole object. May be called again when the answer to the first call was lost.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn complete(&self, parts: &[PartReceipt], crc: Crc64) -> Result<StoredObject, StoreError>;
+
+    /// Gives the parts up and frees their space. An upload that the store does not know any more counts as aborted.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn abort(&self) -> Result<(), StoreError>;
+}
+
+/// [`Store::check`] with the retries and deadlines of `policy`.
+///
+/// # Errors
+/// As [`Store::check`], and [`StoreError::Timeout`].
+pub async fn check_destination(store: &dyn Store, prefix: &str, policy: &RetryPolicy) -> Result<(), StoreError> {
+    policy.run("checking the destination", 0, StoreError::is_retryable, |_| {}, || store.check(prefix)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_pass_beside_keys_that_must_not() {
+        for good in ["a", "a/b", "..a", "a./b..", "ü/ß", " "] {
+            assert_eq!(ObjectKey::new(good.as_bytes()).unwrap().as_bytes(), good.as_bytes());
+        }
+        for bad in ["", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "a/.", "./a", "a\0b"] {
+            assert!(matches!(ObjectKey::new(bad.as_bytes()), Err(StoreError::InvalidName { .. })), "{bad:?} was taken");
+        }
+        assert!(ObjectKey::new(&[b'a'; KEY_BYTES_MAX]).is_ok());
+        assert!(ObjectKey::new(&[b'a'; KEY_BYTES_MAX + 1]).is_err());
+    }
+}
