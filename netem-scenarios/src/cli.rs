@@ -200,7 +200,8 @@ fn choose_backend(backend: Backend, scenario: &Scenario, options: &EmulatorOptio
     if backend == Backend::Own {
         return Ok(None);
     }
-    let plan = tc::plan(scenario, &options.left, &options.right);
+    let mtu_bytes = options.mtu_bytes()?;
+    let plan = tc::plan(scenario, &options.left, &options.right, mtu_bytes);
     match plan.and_then(|plan| tc::probe(&plan).map(|()| plan)) {
         Ok(plan) => Ok(Some(plan)),
         Err(error) if backend == Backend::Auto => {

@@ -72,6 +72,15 @@ impl EmulatorOptions {
             parent_pid: None,
         }
     }
+
+    /// MTU of the path in bytes: the smaller one of the two interfaces.
+    ///
+    /// # Errors
+    /// [`EmulatorError::Interface`] if an interface is not there.
+    pub fn mtu_bytes(&self) -> Result<u32, EmulatorError> {
+        let mtu = read_sys_number(&self.left, "mtu")?.min(read_sys_number(&self.right, "mtu")?);
+        Ok(mtu.min(u64::from(u32::MAX)) as u32)
+    }
 }
 
 /// Why the emulator could not start or go on.
@@ -144,8 +153,7 @@ impl Lane {
             + (1 << 20);
         let socket = |source| EmulatorError::Socket { interface: input.clone(), source };
         let ring = sys::ReceiveRing::open(input, frame_bytes_max, options.ring_frames).map_err(socket)?;
-        let sender =
-            sys::PacketSender::open(output).map_err(|source| EmulatorError::Socket { interface: output.clone(), source })?;
+        let sender = sys::PacketSender::open(output).map_err(|source| EmulatorError::Socket { interface: output.clone(), source })?;
         let mut lane = Self {
             ring,
             sender,

@@ -48,7 +48,13 @@ pub fn generate(kind: Kind, seed: u64, seconds: u32) -> Result<Scenario, Scenari
                 rate_trace_period_ms: Some(f64::from(seconds) * 1000.0),
                 ..DirectionSpec::default()
             };
-            Scenario::new("lte-generated", "Cellular link: an eight-level Markov walk of the rate. Generated, not recorded.", seed, forward, None)
+            Scenario::new(
+                "lte-generated",
+                "Cellular link: an eight-level Markov walk of the rate. Generated, not recorded.",
+                seed,
+                forward,
+                None,
+            )
         }
         Kind::Leo => {
             let steps = (u64::from(seconds) * 1000).div_ceil(u64::from(LEO_STEP_MS));
@@ -74,7 +80,13 @@ pub fn generate(kind: Kind, seed: u64, seconds: u32) -> Result<Scenario, Scenari
                 outages,
                 ..DirectionSpec::default()
             };
-            Scenario::new("leo-generated", "Low-orbit satellite: another rate every 15 s, an outage at each hand-over. Generated, not recorded.", seed, forward, None)
+            Scenario::new(
+                "leo-generated",
+                "Low-orbit satellite: another rate every 15 s, an outage at each hand-over. Generated, not recorded.",
+                seed,
+                forward,
+                None,
+            )
         }
         Kind::Geo => {
             let forward = DirectionSpec {
@@ -85,7 +97,13 @@ pub fn generate(kind: Kind, seed: u64, seconds: u32) -> Result<Scenario, Scenari
                 ..DirectionSpec::default()
             };
             let reverse = DirectionSpec { rate_bps: Some(10_000_000), ..forward.clone() };
-            Scenario::new("geo-generated", "Geostationary satellite, 600 ms of round trip. Generated, not recorded.", seed, forward, Some(reverse))
+            Scenario::new(
+                "geo-generated",
+                "Geostationary satellite, 600 ms of round trip. Generated, not recorded.",
+                seed,
+                forward,
+                Some(reverse),
+            )
         }
     }
 }

@@ -11,6 +11,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod analysis;
 pub mod emulator;
 pub mod generate;
 pub mod link;
@@ -18,7 +19,10 @@ pub mod probe;
 pub mod random;
 pub mod scenario;
 pub mod stats;
-#[expect(unsafe_code, reason = "packet sockets, kernel timestamps and scheduling classes have no safe interface; all of it is in this module")]
+#[expect(
+    unsafe_code,
+    reason = "packet sockets, kernel timestamps and scheduling classes have no safe interface; all of it is in this module"
+)]
 mod sys;
 pub mod tc;
 pub mod timeline;

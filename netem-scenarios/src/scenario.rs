@@ -375,8 +375,7 @@ impl Scenario {
         let mut scenario = self.clone();
         let write_out = |spec: &mut DirectionSpec, direction: &Direction| {
             if let (Some(_), RateTimeline::Steps { segments, period_ns }) = (spec.rate_trace_file.take(), &direction.rate) {
-                spec.rate_trace =
-                    segments.iter().map(|s| RateStep { t_ms: s.start_ns as f64 / 1e6, mbps: s.bps as f64 / 1e6 }).collect();
+                spec.rate_trace = segments.iter().map(|s| RateStep { t_ms: s.start_ns as f64 / 1e6, mbps: s.bps as f64 / 1e6 }).collect();
                 spec.rate_trace_period_ms = period_ns.map(|ns| ns as f64 / 1e6);
             }
         };
@@ -529,15 +528,17 @@ impl DirectionSpec {
 
     fn check_rate(&self, name: &str, folder: &Path) -> Result<RateTimeline, ScenarioError> {
         let field = |suffix: &str| format!("{name}.{suffix}");
-        let sources = usize::from(self.rate_bps.is_some())
-            + usize::from(!self.rate_trace.is_empty())
-            + usize::from(self.rate_trace_file.is_some());
+        let sources =
+            usize::from(self.rate_bps.is_some()) + usize::from(!self.rate_trace.is_empty()) + usize::from(self.rate_trace_file.is_some());
         if sources > 1 {
             return Err(invalid(field("rate_bps"), "rate_bps, rate_trace and rate_trace_file exclude each other; keep one of them"));
         }
         if let Some(rate_bps) = self.rate_bps {
             if !(RATE_BPS_MIN..=RATE_BPS_MAX).contains(&rate_bps) {
-                return Err(invalid(field("rate_bps"), format!("{rate_bps} is not within {RATE_BPS_MIN}..={RATE_BPS_MAX} bits per second")));
+                return Err(invalid(
+                    field("rate_bps"),
+                    format!("{rate_bps} is not within {RATE_BPS_MIN}..={RATE_BPS_MAX} bits per second"),
+                ));
             }
             if self.rate_trace_period_ms.is_some() {
                 return Err(invalid(field("rate_trace_period_ms"), "needs rate_trace or rate_trace_file"));
@@ -564,9 +565,8 @@ impl DirectionSpec {
 
     fn check_queue(&self, name: &str, rate: &RateTimeline) -> Result<Option<QueueLimit>, ScenarioError> {
         let field = format!("{name}.queue_bytes");
-        let given = usize::from(self.queue_bytes.is_some())
-            + usize::from(self.queue_ms.is_some())
-            + usize::from(self.queue_packets.is_some());
+        let given =
+            usize::from(self.queue_bytes.is_some()) + usize::from(self.queue_ms.is_some()) + usize::from(self.queue_packets.is_some());
         let Some(max_bps) = rate.max_bps() else {
             if given > 0 {
                 return Err(invalid(field, "a queue needs a rate: set rate_bps or rate_trace, or remove the queue"));

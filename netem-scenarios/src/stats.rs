@@ -127,7 +127,8 @@ impl DirectionStats {
         }
         if let Some(lateness) = self.lateness {
             if lateness.p99_us > bounds.lateness_p99_us_max {
-                reasons.push(format!("{name}: release lateness p99 {:.0} µs is over {:.0} µs", lateness.p99_us, bounds.lateness_p99_us_max));
+                reasons
+                    .push(format!("{name}: release lateness p99 {:.0} µs is over {:.0} µs", lateness.p99_us, bounds.lateness_p99_us_max));
             }
             if lateness.max_us > bounds.lateness_us_max {
                 reasons.push(format!("{name}: worst release lateness {:.0} µs is over {:.0} µs", lateness.max_us, bounds.lateness_us_max));

@@ -174,7 +174,8 @@ mod tests {
         assert_eq!(queue.len(), dues.len());
         assert_eq!(queue.next_due_ns(), Some(10));
         assert!(queue.pop_due(9).is_none());
-        let order: Vec<(u64, usize)> = std::iter::from_fn(|| queue.pop_due(60)).map(|h| (h.due_ns, store.frame(&h.slot).len() - 60)).collect();
+        let order: Vec<(u64, usize)> =
+            std::iter::from_fn(|| queue.pop_due(60)).map(|h| (h.due_ns, store.frame(&h.slot).len() - 60)).collect();
         assert_eq!(order, [(10, 1), (10, 5), (50, 0), (55, 4), (60, 2), (60, 3)]);
         assert_eq!(queue.next_due_ns(), Some(90));
     }

@@ -58,7 +58,9 @@ impl RateTimeline {
         }
         let last = *segments.last().ok_or("has no steps")?;
         let period_ns = match period_ms {
-            None if last.bps == 0 => return Err("the last step's rate is 0 and nothing follows it; add a step or rate_trace_period_ms".into()),
+            None if last.bps == 0 => {
+                return Err("the last step's rate is 0 and nothing follows it; add a step or rate_trace_period_ms".into());
+            }
             None => None,
             Some(ms) if ms.is_finite() && ms * 1e6 > last.start_ns as f64 && ms <= 1e12 => Some((ms * 1e6).round() as u64),
             Some(ms) => return Err(format!("rate_trace_period_ms {ms} must be after the last step at {} ms", last.start_ns as f64 / 1e6)),
@@ -179,7 +181,10 @@ impl Outages {
         for outage in outages {
             let ok = |ms: f64| (0.0..=1e12).contains(&ms);
             if !ok(outage.start_ms) || !ok(outage.duration_ms) || outage.duration_ms == 0.0 {
-                return Err(format!("start_ms {} and duration_ms {} must be finite, the duration above 0", outage.start_ms, outage.duration_ms));
+                return Err(format!(
+                    "start_ms {} and duration_ms {} must be finite, the duration above 0",
+                    outage.start_ms, outage.duration_ms
+                ));
             }
             if let Some(every) = outage.every_ms {
                 if !ok(every) || every <= outage.duration_ms {
@@ -312,6 +317,9 @@ mod tests {
             assert_eq!(outages.contains((t_ms * 1e6) as u64), down, "{t_ms} ms");
         }
         assert!((outages.long_run_share() - 0.05).abs() < 1e-12);
-        assert_eq!(outages.switches_until(120_000_000), [(10_000_000, true), (15_000_000, false), (110_000_000, true), (115_000_000, false)]);
+        assert_eq!(
+            outages.switches_until(120_000_000),
+            [(10_000_000, true), (15_000_000, false), (110_000_000, true), (115_000_000, false)]
+        );
     }
 }

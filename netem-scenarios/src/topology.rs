@@ -280,8 +280,12 @@ impl Topology {
         command.args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let child = command.spawn().map_err(io_error("cannot run `ip netns exec`"))?;
-        let mut guard =
-            EmulatorGuard { child: Some(child), stats_file: stats_file.to_owned(), files: vec![ready_file.clone(), scenario_file], start_ns: 0 };
+        let mut guard = EmulatorGuard {
+            child: Some(child),
+            stats_file: stats_file.to_owned(),
+            files: vec![ready_file.clone(), scenario_file],
+            start_ns: 0,
+        };
         guard.wait_until_ready(&ready_file)?;
         Ok(guard)
     }
@@ -399,10 +403,9 @@ fn output<'a>(tool: &str, arguments: impl IntoIterator<Item = &'a str>) -> Resul
     let line = || format!("{command:?}").replace('"', "");
     let described = line();
     let output = command.output().map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => TopologyError::ToolMissing {
-            tool: tool.to_owned(),
-            package: if tool == "ethtool" { "ethtool" } else { "iproute2" },
-        },
+        std::io::ErrorKind::NotFound => {
+            TopologyError::ToolMissing { tool: tool.to_owned(), package: if tool == "ethtool" { "ethtool" } else { "iproute2" } }
+        }
         _ => TopologyError::Io { what: format!("cannot run `{described}`"), source },
     })?;
     if !output.status.success() {
@@ -445,8 +448,10 @@ impl EmulatorGuard {
         let deadline = Instant::now() + EMULATOR_DEADLINE;
         loop {
             if let Ok(text) = std::fs::read_to_string(ready_file) {
-                let ready: ReadyFile = serde_json::from_str(&text)
-                    .map_err(|e| TopologyError::Emulator { what: "wrote a ready file that does not parse".into(), stderr: e.to_string() })?;
+                let ready: ReadyFile = serde_json::from_str(&text).map_err(|e| TopologyError::Emulator {
+                    what: "wrote a ready file that does not parse".into(),
+                    stderr: e.to_string(),
+                })?;
                 self.start_ns = ready.start_monotonic_ns;
                 return Ok(());
             }
@@ -490,8 +495,10 @@ impl EmulatorGuard {
             return Err(TopologyError::Emulator { what: "did not end within 15 s of SIGTERM".into(), stderr: self.stderr() });
         }
         let stderr = self.stderr();
-        let text = std::fs::read_to_string(&self.stats_file)
-            .map_err(|e| TopologyError::Emulator { what: format!("left no {} ({e})", self.stats_file.display()), stderr: stderr.clone() })?;
+        let text = std::fs::read_to_string(&self.stats_file).map_err(|e| TopologyError::Emulator {
+            what: format!("left no {} ({e})", self.stats_file.display()),
+            stderr: stderr.clone(),
+        })?;
         serde_json::from_str(&text)
             .map_err(|e| TopologyError::Emulator { what: format!("left statistics that do not parse ({e})"), stderr })
     }

@@ -1,1 +1,40 @@
-//! Skeleton.
+//! The control process's REST interface, seen from both sides: request and response types, the parser of request bodies, the
+//! typed client, and the trust it puts in a server's key.
+//!
+//! | Request | Answer |
+//! |---|---|
+//! | `POST /v1/transfers` ([`SubmitRequest`]) | 201 [`SubmitResponse`] |
+//! | `GET /v1/transfers` | 200 [`TransferList`] |
+//! | `GET /v1/transfers/{id}` | 200 [`TransferStatus`] |
+//! | `DELETE /v1/transfers/{id}` | 200 [`TransferStatus`] |
+//! | `GET /healthz` | 200 or 503 [`Health`]; details only with credentials |
+//!
+//! Everything else is answered by a [`Problem`] (`application/problem+json`, RFC 9457). Credentials travel as HTTP Basic, or
+//! as `Authorization: Bearer KEY:SECRET`. TLS 1.3 only.
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod client;
+mod destination;
+mod fingerprint;
+mod known;
+pub mod limits;
+mod pin;
+mod problem;
+mod submit;
+mod types;
+
+pub use address::{AddressError, DEFAULT_PORT, ServerAddress};
+pub use client::{Client, ClientError, Credentials};
+pub use destination::{DestinationError, DestinationUrl, check_relative_name, is_store_name};
+pub use fingerprint::{Fingerprint, FingerprintError};
+pub use known::{KnownServers, KnownServersError, Trust, TrustError, Trusted, establish_trust};
+pub use pin::{pinned_tls_config, probe_fingerprint};
+pub use problem::{ApiCode, Problem, ProblemCode};
+pub use submit::{Submission, parse_submit};
+pub use tradewind_ipc::{Cipher, DestinationName, ErrorCode, LaneSecret, SecretText, XdpMode, XdpStatus, exit};
+pub use types::{
+    EngineHealth, FileStatus, Health, HealthState, LaneOffer, OfferedEndpoint, Outcome, RatePolicy, RateRequest, SubmitRequest,
+    SubmitResponse, Totals, TransferLimits, TransferList, TransferState, TransferStatus,
+};

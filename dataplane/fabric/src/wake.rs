@@ -10,7 +10,7 @@ use std::time::Duration;
 pub struct Waker(Arc<OwnedFd>);
 
 /// Most descriptors that one wait watches besides the waker's own.
-pub const WATCHED_MAX: usize = 7;
+pub const WATCHED_MAX: usize = 63;
 
 impl Waker {
     /// A waker nobody has called yet.

@@ -189,10 +189,7 @@ impl Device {
         unsafe { self.ethtool(features.as_mut_slice()) }?;
         let text: Vec<u8> = names[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
         let is_on = |feature: usize| features[2 + feature / 32 * 4 + 2] & (1 << (feature % 32)) != 0;
-        Ok((0..count)
-            .filter(|&feature| is_on(feature))
-            .map(|feature| c_text(&text[feature * STRING_BYTES..][..STRING_BYTES]))
-            .collect())
+        Ok((0..count).filter(|&feature| is_on(feature)).map(|feature| c_text(&text[feature * STRING_BYTES..][..STRING_BYTES])).collect())
     }
 
     /// What the driver declares about XDP. On kernels before 6.3, which cannot say, no feature is set.
@@ -219,6 +216,17 @@ impl Device {
     }
 }
 
+/// Opens an AF_XDP socket that is bound to nothing, to see whether the kernel has them.
+pub(crate) fn open_socket() -> io::Result<OwnedFd> {
+    // SAFETY: plain system call; the result is checked before it becomes an owned descriptor.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `fd` is open and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Asks the socket whether it was bound without a copy (`XDP_OPTIONS`).
 pub(crate) fn is_zero_copy(socket: std::os::fd::BorrowedFd<'_>) -> io::Result<bool> {
     /// `XDP_OPTIONS` and its flag of <linux/if_xdp.h>.
@@ -227,8 +235,7 @@ pub(crate) fn is_zero_copy(socket: std::os::fd::BorrowedFd<'_>) -> io::Result<bo
     let mut flags = 0_u32;
     let mut length = size_of::<u32>() as libc::socklen_t;
     // SAFETY: struct xdp_options is one u32, and the length says so.
-    let result =
-        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_XDP, XDP_OPTIONS, (&raw mut flags).cast(), &raw mut length) };
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_XDP, XDP_OPTIONS, (&raw mut flags).cast(), &raw mut length) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(flags & XDP_OPTIONS_ZEROCOPY != 0) }
 }
 

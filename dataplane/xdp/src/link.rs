@@ -327,10 +327,8 @@ impl Link for XdpLink {
         }
         let queued = self.socket.rings.untransmitted() > 0;
         let timeout = if queued { timeout.min(WAIT_WHILE_QUEUED) } else { timeout };
-        let mut set = [
-            PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(self.waker.as_fd(), PollFlags::IN),
-        ];
+        let mut set =
+            [PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN), PollFd::from_borrowed_fd(self.waker.as_fd(), PollFlags::IN)];
         // A timeout of more seconds than a timespec holds is as good as none.
         let timeout = Timespec::try_from(timeout).ok();
         match poll(&mut set, timeout.as_ref()) {

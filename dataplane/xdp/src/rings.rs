@@ -91,8 +91,7 @@ impl Memory {
             .comp_queue_size(queue_size(config.frames)?)
             .build()
             .map_err(|error| OpenError::Config(error.to_string()))?;
-        let (umem, descriptors) =
-            Umem::new(umem_config, frames, config.huge_pages).map_err(|error| OpenError::Memory(os_error(&error)))?;
+        let (umem, descriptors) = Umem::new(umem_config, frames, config.huge_pages).map_err(|error| OpenError::Memory(os_error(&error)))?;
         Ok(Self { umem, descriptors })
     }
 
@@ -135,13 +134,10 @@ impl Memory {
         let ledger = Ledger::new(descriptors.len(), config.frame_bytes);
         let for_sending = descriptors.split_off(descriptors.len() / 2);
         // Both lists may briefly hold every frame of their half and never more.
-        let frames = Frames {
-            fill: descriptors.into_iter().map(Frame::new).collect(),
-            free: for_sending.into_iter().map(Frame::new).collect(),
-        };
+        let frames =
+            Frames { fill: descriptors.into_iter().map(Frame::new).collect(), free: for_sending.into_iter().map(Frame::new).collect() };
         let scratch = [FrameDesc::default(); BATCH];
-        let rings =
-            Rings { umem: self.umem, transmit, receive, fill, completion, ledger, transmit_slots: config.frames, scratch };
+        let rings = Rings { umem: self.umem, transmit, receive, fill, completion, ledger, transmit_slots: config.frames, scratch };
         (rings, frames)
     }
 }

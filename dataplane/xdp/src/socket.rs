@@ -205,11 +205,7 @@ fn allocate(config: &mut RingsConfig<'_>, notes: &mut Vec<String>) -> Result<Mem
 }
 
 /// Binds, and tries again while the queue is busy: the kernel frees a closed socket's queue some time after the close.
-fn bind(
-    mut memory: Memory,
-    config: &RingsConfig<'_>,
-    busy_deadline: Duration,
-) -> Result<(Rings, crate::rings::Frames), XdpError> {
+fn bind(mut memory: Memory, config: &RingsConfig<'_>, busy_deadline: Duration) -> Result<(Rings, crate::rings::Frames), XdpError> {
     let started = Instant::now();
     loop {
         match memory.bind(config) {
@@ -240,9 +236,7 @@ fn describe(error: OpenError, config: &RingsConfig<'_>) -> XdpError {
             Some(libc::EPERM | libc::EACCES) => {
                 XdpError::Privilege { what: "opening an AF_XDP socket", capabilities: "cap_net_raw,cap_net_admin,cap_bpf" }
             }
-            Some(libc::EAFNOSUPPORT) => {
-                XdpError::Kernel { what: "open AF_XDP sockets", needed: "5.4", option: "CONFIG_XDP_SOCKETS" }
-            }
+            Some(libc::EAFNOSUPPORT) => XdpError::Kernel { what: "open AF_XDP sockets", needed: "5.4", option: "CONFIG_XDP_SOCKETS" },
             Some(libc::ENOBUFS | libc::ENOMEM) => XdpError::Memory { bytes, source },
             Some(libc::EINVAL) if config.multi_buffer => XdpError::Kernel {
                 what: "bind an AF_XDP socket with multi-buffer frames, or the queue does not exist",

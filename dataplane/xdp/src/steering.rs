@@ -6,6 +6,7 @@ use aya::{
     Ebpf,
     maps::{HashMap, MapData, MapError, PerCpuArray, XskMap},
     programs::{Xdp, XdpMode as AyaMode, links::FdLink},
+    util::KernelVersion,
 };
 use tradewind_ebpf::{Verdict, layout};
 
@@ -116,7 +117,7 @@ fn map_error(map: &'static str) -> impl Fn(MapError) -> XdpError {
 }
 
 /// Whether a packet of this MTU needs more than one frame of a page.
-fn needs_multi_buffer(mtu_bytes: usize) -> bool {
+pub(crate) fn needs_multi_buffer(mtu_bytes: usize) -> bool {
     mtu_bytes + LINK_BYTES_MAX > crate::socket::FRAME_BYTES_MAX as usize - HEADROOM_BYTES
 }
 
@@ -143,6 +144,9 @@ impl Steering {
             let interface = config.interface.clone();
             move |source| XdpError::Os { what, interface, source }
         };
+        if KernelVersion::current().is_ok_and(|running| running < KernelVersion::new(5, 9, 0)) {
+            return Err(XdpError::Kernel { what: "attach XDP programs by BPF link", needed: "5.9", option: "CONFIG_BPF_SYSCALL" });
+        }
         let device = Device::find(&config.interface).map_err(|_| XdpError::NoInterface(config.interface.clone()))?;
         let mtu_bytes = device.mtu().map_err(os("cannot read the MTU"))?;
         let driver = device.driver().unwrap_or_default();

@@ -126,12 +126,8 @@ impl ReceiveRing {
             return Err(io::Error::last_os_error());
         }
         let ring = Self { fd, map: map.cast(), map_bytes, frame_bytes, frames: blocks * frames_in_block, next: 0, dropped: 0 };
-        let membership = libc::packet_mreq {
-            mr_ifindex: index,
-            mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
-            mr_alen: 0,
-            mr_address: [0; 8],
-        };
+        let membership =
+            libc::packet_mreq { mr_ifindex: index, mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort, mr_alen: 0, mr_address: [0; 8] };
         set_option(raw, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, membership)?;
         bind(&ring.fd, index, libc::ETH_P_ALL as u16)?;
         Ok(ring)

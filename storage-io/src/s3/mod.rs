@@ -150,13 +150,13 @@ impl Bucket {
     }
 
     /// Looks before writing. `Ok(Some)` means that an earlier try of ours has stored the object already.
-    async fn make_way(&self, key: &str, meta: &ObjectMeta) -> Result<Option<StoredObject>, StoreError> {
+    async fn make_way(&self, key: &str, meta: &ObjectMeta, crc: Crc64) -> Result<Option<StoredObject>, StoreError> {
         if meta.overwrite {
             return Ok(None);
         }
         match self.look(key).await {
             Ok(None) => Ok(None),
-            Ok(Some(found)) if found.is_ours(meta) => Ok(Some(stored(found, Crc64::default()))),
+            Ok(Some(found)) if found.is_ours(meta) => Ok(Some(stored(found, crc))),
             Ok(Some(_)) => Err(StoreError::DestinationExists { object: key.to_owned() }),
             // Whoever may not list a bucket is told 403 for an object that is not there; the conditional write still decides.
             Err(StoreError::AccessDenied { .. }) if self.conditional() => Ok(None),
@@ -237,8 +237,8 @@ impl Store for S3Store {
 
     async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError> {
         let key = text_key(key)?;
-        if let Some(done) = self.0.make_way(&key, &meta).await? {
-            return Ok(StoredObject { crc: body.crc(), ..done });
+        if let Some(done) = self.0.make_way(&key, &meta, body.crc()).await? {
+            return Ok(done);
         }
         let condition = self.0.condition(&meta);
         let conditional = condition.is_some();
@@ -256,7 +256,7 @@ impl Store for S3Store {
 
     async fn begin(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Arc<dyn Upload>, StoreError> {
         let key = text_key(key)?;
-        self.0.make_way(&key, &meta).await?;
+        self.0.make_way(&key, &meta, Crc64::default()).await?;
         let checksums = self.0.checksums(&key).await?;
         let id = self.0.create(&key, Some(&meta), checksums).await?;
         Ok(Arc::new(S3Upload { bucket: Arc::clone(&self.0), key, id, meta, checksums }))

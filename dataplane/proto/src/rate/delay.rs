@@ -41,12 +41,6 @@ impl BaseDelay {
         }
     }
 
-    /// The path is known to have changed: forget everything before the present window and start from `offset_s`.
-    pub(super) fn restart(&mut self, now_ns: u64, offset_s: f64) {
-        self.least_s = [offset_s, f64::INFINITY];
-        self.window_start_ns = now_ns;
-    }
-
     /// The base offset, seconds; `None` before the first report.
     pub(super) fn base_s(&self) -> Option<f64> {
         let least = self.least_s[0].min(self.least_s[1]);

@@ -4,11 +4,7 @@ use proptest::prelude::*;
 const LINK: LinkLayer = LinkLayer { local: [2, 0, 0, 0, 0, 1], remote: [2, 0, 0, 0, 0, 2], vlan: None };
 
 fn path(local: &str, remote: &str, vlan: Option<u16>) -> Path {
-    Path {
-        local: local.parse().expect("address"),
-        remote: remote.parse().expect("address"),
-        link: Some(LinkLayer { vlan, ..LINK }),
-    }
+    Path { local: local.parse().expect("address"), remote: remote.parse().expect("address"), link: Some(LinkLayer { vlan, ..LINK }) }
 }
 
 /// The frame as the peer would receive it.

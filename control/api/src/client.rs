@@ -1,0 +1,269 @@
+//! The typed client.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use reqwest::{Method, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use tradewind_ipc::{SecretText, exit};
+
+use crate::limits::{RESPONSE_BODY_BYTES_MAX, TRANSFER_ID_BYTES_MAX};
+use crate::pin::{Presented, pinned_and_watched};
+use crate::problem::{ApiCode, Problem};
+use crate::types::{Health, SubmitRequest, SubmitResponse, TransferList, TransferStatus};
+use crate::{Fingerprint, ServerAddress};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than the server waits for its engine and the engine for the store's first answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Who asks.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// Access key: a name, not secret.
+    pub access_key: String,
+    /// Its secret.
+    pub secret: SecretText,
+}
+
+/// A connection to one server whose key is pinned. Cheap to clone; connections are kept and shared.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    server: ServerAddress,
+    expected: Fingerprint,
+    presented: Presented,
+    credentials: Option<Credentials>,
+}
+
+/// A request that did not lead to its answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The server holds another key than the pinned one.
+    #[error(
+        "THE KEY OF {server} HAS CHANGED: expected {expected}, found {presented}. Somebody may be intercepting the connection; \
+         nothing was sent. If the server was set up anew, compare with `tradewindd --fingerprint` on it, then {remedy}"
+    )]
+    FingerprintMismatch {
+        /// The server.
+        server: ServerAddress,
+        /// Pinned.
+        expected: Fingerprint,
+        /// Presented.
+        presented: Fingerprint,
+        /// What to do if the change is rightful.
+        remedy: String,
+    },
+    /// No connection, or it broke.
+    #[error("cannot reach {server}: {reason}; check the address, the port and that tradewindd runs")]
+    Unreachable {
+        /// The server.
+        server: ServerAddress,
+        /// Why.
+        reason: String,
+    },
+    /// No answer in time.
+    #[error("{server} did not answer within {seconds} s")]
+    Timeout {
+        /// The server.
+        server: ServerAddress,
+        /// How long was waited, seconds.
+        seconds: u64,
+    },
+    /// The server says no.
+    #[error("{0}")]
+    Refused(Problem),
+    /// The answer is none of this interface.
+    #[error("{server} answered {status} with something that is not tradewind's ({reason}); check the address and that both releases match")]
+    NotTradewind {
+        /// The server.
+        server: ServerAddress,
+        /// HTTP status.
+        status: u16,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// TLS could not be set up here.
+    #[error("TLS cannot be set up: {0}")]
+    Setup(String),
+}
+
+impl ClientError {
+    /// Exit code of the `tradewind` command.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::FingerprintMismatch { .. } => exit::FINGERPRINT,
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::NotTradewind { .. } => exit::UNREACHABLE,
+            Self::Refused(problem) => problem.code.exit_code(),
+            Self::Setup(_) => exit::INTERNAL,
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Timeout { .. } => true,
+            Self::Refused(problem) => matches!(problem.status, 408 | 429 | 503 | 504),
+            Self::FingerprintMismatch { .. } | Self::NotTradewind { .. } | Self::Setup(_) => false,
+        }
+    }
+
+    /// What to do next, where the message itself does not say it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Refused(problem) => Some(&problem.hint),
+            _ => None,
+        }
+    }
+}
+
+impl Client {
+    /// A client that speaks only to the server with this fingerprint. Connects with the first request; proxies are not used.
+    ///
+    /// # Errors
+    /// [`ClientError::Setup`].
+    pub fn new(server: ServerAddress, expected: Fingerprint, credentials: Option<Credentials>) -> Result<Self, ClientError> {
+        let (tls, presented) = pinned_and_watched(expected).map_err(|e| ClientError::Setup(e.to_string()))?;
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .https_only(true)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REQUEST_TIMEOUT)
+            .build()
+            .map_err(|e| ClientError::Setup(chain(&e)))?;
+        Ok(Self { http, server, expected, presented, credentials })
+    }
+
+    /// `POST /v1/transfers`. Also says which address answered, for [`crate::LaneOffer::socket_addresses`].
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn submit(&self, request: &SubmitRequest) -> Result<(SubmitResponse, IpAddr), ClientError> {
+        let body = serde_json::to_vec(request).map_err(|e| ClientError::Setup(e.to_string()))?;
+        let response = self.send(Method::POST, "v1/transfers", Some(body)).await?;
+        let address = response.remote_addr().map(|a| a.ip());
+        let answer = self.read(response).await?;
+        let reason = || "its address is unknown".to_owned();
+        Ok((answer, address.ok_or_else(|| ClientError::Unreachable { server: self.server.clone(), reason: reason() })?))
+    }
+
+    /// `GET /v1/transfers/{id}`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn status(&self, transfer_id: &str) -> Result<TransferStatus, ClientError> {
+        let path = transfer_path(transfer_id)?;
+        self.read(self.send(Method::GET, &path, None).await?).await
+    }
+
+    /// `GET /v1/transfers`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn list(&self) -> Result<TransferList, ClientError> {
+        self.read(self.send(Method::GET, "v1/transfers", None).await?).await
+    }
+
+    /// `DELETE /v1/transfers/{id}`: ends the transfer; what is durable stays. Ended ones stay as they are.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn cancel(&self, transfer_id: &str) -> Result<TransferStatus, ClientError> {
+        let path = transfer_path(transfer_id)?;
+        self.read(self.send(Method::DELETE, &path, None).await?).await
+    }
+
+    /// `GET /healthz`, with credentials if the client has any.
+    ///
+    /// # Errors
+    /// [`ClientError`]; a server that answers that it is not ready is no error.
+    pub async fn health(&self) -> Result<Health, ClientError> {
+        let response = self.send(Method::GET, "healthz", None).await?;
+        if response.status() != StatusCode::SERVICE_UNAVAILABLE {
+            return self.read(response).await;
+        }
+        let (status, body) = self.body(response).await?;
+        serde_json::from_slice(&body).map_err(|e| self.not_tradewind(status, e.to_string()))
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Response, ClientError> {
+        let mut request = self.http.request(method, format!("https://{}/{path}", self.server)).header(ACCEPT, "application/json");
+        if let Some(Credentials { access_key, secret }) = &self.credentials {
+            request = request.basic_auth(access_key, Some(secret.expose()));
+        }
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body);
+        }
+        request.send().await.map_err(|e| self.transport_error(&e))
+    }
+
+    fn transport_error(&self, error: &reqwest::Error) -> ClientError {
+        let server = self.server.clone();
+        match self.presented.get() {
+            Some(presented) if presented != self.expected => ClientError::FingerprintMismatch {
+                remedy: format!("remove the line of {server} from the known_servers file, or give the new one with --fingerprint"),
+                server,
+                expected: self.expected,
+                presented,
+            },
+            _ if error.is_timeout() && !error.is_connect() => ClientError::Timeout { server, seconds: REQUEST_TIMEOUT.as_secs() },
+            _ => ClientError::Unreachable { server, reason: chain(error) },
+        }
+    }
+
+    async fn body(&self, mut response: Response) -> Result<(u16, Vec<u8>), ClientError> {
+        let status = response.status().as_u16();
+        let mut body = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(|e| self.transport_error(&e))? {
+            if body.len() + piece.len() > RESPONSE_BODY_BYTES_MAX {
+                return Err(self.not_tradewind(status, format!("more than {RESPONSE_BODY_BYTES_MAX} bytes")));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok((status, body))
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, ClientError> {
+        let is_success = response.status().is_success();
+        let (status, body) = self.body(response).await?;
+        if is_success {
+            return serde_json::from_slice(&body).map_err(|e| self.not_tradewind(status, e.to_string()));
+        }
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => Err(ClientError::Refused(problem)),
+            Err(error) => Err(self.not_tradewind(status, error.to_string())),
+        }
+    }
+
+    fn not_tradewind(&self, status: u16, reason: String) -> ClientError {
+        ClientError::NotTradewind { server: self.server.clone(), status, reason }
+    }
+}
+
+/// Ids are what the server made: letters, digits and `-`. Anything else cannot exist and must not reach a URL.
+fn transfer_path(id: &str) -> Result<String, ClientError> {
+    let plausible = !id.is_empty() && id.len() <= TRANSFER_ID_BYTES_MAX && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if plausible {
+        Ok(format!("v1/transfers/{id}"))
+    } else {
+        Err(ClientError::Refused(Problem::new(
+            ApiCode::NotFound,
+            format!("'{}' is no transfer id", id.chars().take(80).collect::<String>()),
+        )))
+    }
+}
+
+/// The innermost cause says what happened; the outer ones repeat "error sending request".
+fn chain(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}

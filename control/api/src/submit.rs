@@ -1,0 +1,128 @@
+//! From the bytes of a `POST /v1/transfers` body to a request that makes sense. Used by the server and by a fuzz target.
+
+use crate::limits::{RATE_BPS_MAX, RATE_BPS_MIN, REQUEST_BODY_BYTES_MAX};
+use crate::problem::{ApiCode, Problem};
+use crate::types::{RatePolicy, RateRequest, SubmitRequest};
+use crate::{DestinationUrl, ErrorCode};
+
+/// A [`SubmitRequest`] whose values are in range and whose destination is split.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submission {
+    /// The request.
+    pub request: SubmitRequest,
+    /// Its destination.
+    pub destination: DestinationUrl,
+}
+
+/// Parses and checks a body. Whether its store exists and is allowed is not decided here.
+///
+/// # Errors
+/// [`ApiCode::BodyTooLarge`], [`ApiCode::Malformed`] with line and column, [`ApiCode::Invalid`] or
+/// [`ErrorCode::DestinationInvalid`], each with a detail that names the value.
+pub fn parse_submit(body: &[u8]) -> Result<Submission, Problem> {
+    if body.len() > REQUEST_BODY_BYTES_MAX {
+        let detail = format!("the body has more than {REQUEST_BODY_BYTES_MAX} bytes");
+        return Err(Problem::new(ApiCode::BodyTooLarge, detail));
+    }
+    let request: SubmitRequest = serde_json::from_slice(body).map_err(|e| Problem::new(ApiCode::Malformed, format!("the body: {e}")))?;
+    check_rate(request.rate)?;
+    let destination =
+        DestinationUrl::parse(&request.destination).map_err(|e| Problem::new(ErrorCode::DestinationInvalid, e.to_string()))?;
+    if destination.names_one_file() && request.files != Some(1) {
+        let detail = format!("'{destination}' names one file, but the number of files is not given as 1");
+        return Err(Problem::new(ApiCode::Invalid, detail).with_hint("end the destination with '/' to put several files below it"));
+    }
+    if request.files == Some(0) {
+        return Err(Problem::new(ApiCode::Invalid, "a transfer of no files"));
+    }
+    Ok(Submission { request, destination })
+}
+
+fn check_rate(rate: RateRequest) -> Result<(), Problem> {
+    let invalid = |detail: String| Err(Problem::new(ApiCode::Invalid, detail));
+    for (name, value) in [("target_rate_bps", rate.target_rate_bps), ("minimum_rate_bps", rate.minimum_rate_bps)] {
+        if let Some(value) = value.filter(|v| !(RATE_BPS_MIN..=RATE_BPS_MAX).contains(v)) {
+            return invalid(format!("rate.{name} is {value} bit/s, allowed are {RATE_BPS_MIN} to {RATE_BPS_MAX}"));
+        }
+    }
+    match (rate.policy, rate.target_rate_bps, rate.minimum_rate_bps) {
+        (RatePolicy::Fixed, None, _) => invalid("the fixed policy needs rate.target_rate_bps".to_owned()),
+        (_, Some(target), Some(minimum)) if minimum > target => {
+            invalid(format!("rate.minimum_rate_bps ({minimum}) is above rate.target_rate_bps ({target})"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::problem::ProblemCode;
+
+    fn code_of(body: &str) -> ProblemCode {
+        parse_submit(body.as_bytes()).unwrap_err().code
+    }
+
+    #[test]
+    fn a_short_request_has_the_documented_defaults() {
+        let submission = parse_submit(br#"{"destination":"s3://bucket/in/"}"#).unwrap();
+        assert!(!submission.request.overwrite);
+        assert_eq!(submission.request.rate, RateRequest { policy: RatePolicy::Fair, target_rate_bps: None, minimum_rate_bps: None });
+        assert_eq!(submission.request.cipher, tradewind_ipc::Cipher::Aes128Gcm);
+    }
+
+    #[test]
+    fn misspelt_and_malformed_bodies_say_where() {
+        let problem = parse_submit(b"{\"destination\":\"s3://bucket/\",\n \"overwrit\":true}").unwrap_err();
+        assert_eq!(problem.code, ApiCode::Malformed.into());
+        assert!(problem.detail.contains("overwrit") && problem.detail.contains("line 2"), "{}", problem.detail);
+        for body in ["", "{", "[]", "null", r#"{"destination":7}"#, r#"{"destination":"s3://bucket/","files":-1}"#] {
+            assert_eq!(code_of(body), ApiCode::Malformed.into(), "{body}");
+        }
+    }
+
+    #[test]
+    fn size_limit_passes_at_the_limit() {
+        let mut body = br#"{"destination":"s3://bucket/in/"}"#.to_vec();
+        body.resize(REQUEST_BODY_BYTES_MAX, b' ');
+        assert!(parse_submit(&body).is_ok());
+        body.push(b' ');
+        assert_eq!(parse_submit(&body).unwrap_err().code, ApiCode::BodyTooLarge.into());
+    }
+
+    #[test]
+    fn rates_and_counts_are_checked() {
+        let with = |rest: &str| format!(r#"{{"destination":"s3://bucket/in/",{rest}}}"#);
+        for good in [
+            format!(r#""rate":{{"target_rate_bps":{RATE_BPS_MIN}}}"#),
+            format!(r#""rate":{{"target_rate_bps":{RATE_BPS_MAX},"minimum_rate_bps":{RATE_BPS_MAX}}}"#),
+            r#""rate":{"policy":"fixed","target_rate_bps":1000000}"#.to_owned(),
+        ] {
+            assert!(parse_submit(with(&good).as_bytes()).is_ok(), "{good}");
+        }
+        for bad in [
+            format!(r#""rate":{{"target_rate_bps":{}}}"#, RATE_BPS_MIN - 1),
+            format!(r#""rate":{{"target_rate_bps":{}}}"#, RATE_BPS_MAX + 1),
+            r#""rate":{"policy":"fixed"}"#.to_owned(),
+            r#""rate":{"target_rate_bps":1000000,"minimum_rate_bps":1000001}"#.to_owned(),
+            r#""files":0"#.to_owned(),
+        ] {
+            assert_eq!(code_of(&with(&bad)), ApiCode::Invalid.into(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn one_name_is_for_one_file() {
+        assert!(parse_submit(br#"{"destination":"s3://bucket/name","files":1}"#).is_ok());
+        assert_eq!(code_of(r#"{"destination":"s3://bucket/name","files":2}"#), ApiCode::Invalid.into());
+        assert_eq!(code_of(r#"{"destination":"s3://bucket/name"}"#), ApiCode::Invalid.into());
+        assert_eq!(code_of(r#"{"destination":"s3://bucket/../name","files":1}"#), ErrorCode::DestinationInvalid.into());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic(body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..512)) {
+            let _ = parse_submit(&body);
+        }
+    }
+}

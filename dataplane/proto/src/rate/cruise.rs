@@ -1,0 +1,378 @@
+//! Cruise: keep the bottleneck full and its queue at a few milliseconds.
+
+use super::average::{RunningMean, TrimmedMean};
+use super::competition::{self, EXTRA_DIP_NS};
+use super::loss::{LossLevel, Outcome, RoundLoss};
+use super::units::{DITHER, HALF_PERIOD_S, SECOND_NS, seconds, within};
+use super::{BaseDelay, Kind, Mode, Policy, RateController, ROUND_LEAST_S, Train};
+
+/// Queue aimed at, seconds: a base, a part per halving of the rate below 10 Gbit/s (that part makes two lanes converge), and the range of the share
+/// term (transport-study §3.2, theta and delta).
+const QUEUE_S: f64 = 0.003;
+const QUEUE_PER_HALVING_S: f64 = 0.0004;
+const QUEUE_FULL_RATE: f64 = 1.25e9;
+const QUEUE_SHARE_S: f64 = 0.003;
+
+/// Jitter below this is not worth a longer queue, and the most that jitter may add (transport-study §3.2, J).
+const JITTER_FREE_S: f64 = 0.0003;
+const JITTER_MOST_S: f64 = 0.015;
+
+/// Time constant of the queue over the delay of the loop (transport-study §3.2, T).
+const DAMPING: f64 = 2.5;
+
+/// Largest growth per round (transport-study §3.3).
+const GROWTH_MOST: f64 = 0.1;
+
+/// Rounds of free growth before start-up is entered again (transport-study §3.3).
+const FREE_ROUNDS: u32 = 3;
+
+/// Fewest trains and packets of a round (transport-study §3.3).
+const ROUND_TRAINS: f64 = 2.0;
+const ROUND_PACKETS: f64 = 16.0;
+
+/// A half period counts for the response if its span reaches this share of the nominal length, and its amplitude this share of the dither.
+const MEASURABLE: f64 = 0.3;
+
+/// Pairs whose delay answered to the dither: how much of the queue is ours, and how much the path jitters.
+#[derive(Clone, Debug)]
+pub(super) struct Response {
+    share: TrimmedMean,
+    jitter: RunningMean,
+    last_least_s: Option<f64>,
+}
+
+impl Response {
+    pub(super) fn new() -> Self {
+        Self { share: TrimmedMean::starting_at(0.5), jitter: RunningMean::new(32.0), last_least_s: None }
+    }
+
+    /// Our share of the queue (study: ξ), about 0 to 1.
+    pub(super) fn share(&self) -> f64 {
+        self.share.mean()
+    }
+
+    fn on_pair(&mut self, up: &Train, down: &Train) {
+        let (Some(upper), Some(lower)) = (up.arrival, down.arrival) else { return };
+        let shortest = MEASURABLE * HALF_PERIOD_S;
+        if upper.send_span_s > shortest && lower.send_span_s > shortest {
+            let rise = (upper.last_delay_s - upper.first_delay_s) / upper.send_span_s;
+            let fall = (lower.last_delay_s - lower.first_delay_s) / lower.send_span_s;
+            self.share.add(within((rise - fall) / (2.0 * up.amplitude), -1.0, 2.0));
+        }
+        if let Some(last) = self.last_least_s.replace(upper.least_delay_s) {
+            let change = ((upper.least_delay_s - last).abs() - JITTER_FREE_S).max(0.0);
+            self.jitter.add(change.min(JITTER_MOST_S));
+        }
+    }
+}
+
+/// Sums over the trains that became final since the last update.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Round {
+    trains: f64,
+    sent: f64,
+    received: f64,
+    bytes: f64,
+    /// Sum of the trains' centre rates, weighted by 1.
+    centre: f64,
+    oldest_start_ns: Option<u64>,
+    newest_end_ns: u64,
+    dip: bool,
+    disturbed: bool,
+    limited: bool,
+    pairs: f64,
+    queue_s: f64,
+    last_up: Option<Train>,
+    /// Rise of the delay within the first pair, the only slope known before there are two pairs.
+    first_slope: f64,
+    /// Time and queue of the newest pair, and those at the update before.
+    trough: Option<(u64, f64)>,
+    trough_before: Option<(u64, f64)>,
+    /// Start of a dip and the delay at it.
+    pub(super) dip_start: Option<(u64, f64)>,
+}
+
+impl Round {
+    /// Takes in a final train.
+    pub(super) fn add(&mut self, train: &Train, response: &mut Response, loss: &mut LossLevel, base: &BaseDelay) {
+        let Some(train_loss) = train.loss() else {
+            self.last_up = None;
+            return;
+        };
+        self.trains += 1.0;
+        self.sent += f64::from(train.sent);
+        self.received += train.arrival.map_or(0.0, |arrival| f64::from(arrival.received));
+        self.bytes += train.bytes as f64;
+        self.centre += train.centre;
+        self.oldest_start_ns.get_or_insert(train.start_ns);
+        self.newest_end_ns = train.end_ns;
+        self.dip |= matches!(train.kind, Kind::Dip | Kind::DipTail);
+        self.disturbed |= train.disturbed;
+        self.limited |= train.limited;
+        loss.on_train(train_loss);
+        match train.kind {
+            Kind::Up => self.last_up = Some(*train),
+            Kind::Down => {
+                if let Some(up) = self.last_up.take()
+                    && up.sequence + 1 == train.sequence
+                {
+                    self.add_pair(&up, train, response, loss, base);
+                }
+            }
+            _ => self.last_up = None,
+        }
+    }
+
+    fn add_pair(&mut self, up: &Train, down: &Train, response: &mut Response, loss: &mut LossLevel, base: &BaseDelay) {
+        let (Some(upper), Some(lower)) = (up.arrival, down.arrival) else { return };
+        // Queue at the foot of the saw tooth: the least delay of both halves is immune against stamps that are late.
+        let least_s = base.excess_s(upper.least_delay_s.min(lower.least_delay_s));
+        let span_s = seconds(down.end_ns.saturating_sub(up.start_ns)).max(1e-3);
+        if self.pairs == 0.0 {
+            self.first_slope = (lower.last_delay_s - upper.first_delay_s) / span_s;
+        }
+        self.pairs += 1.0;
+        self.queue_s += least_s;
+        self.trough = Some((down.start_ns, least_s));
+        if up.disturbed || down.disturbed || up.limited || down.limited || up.amplitude < MEASURABLE * DITHER {
+            return;
+        }
+        response.on_pair(up, down);
+        if let (Some(upper), Some(lower)) = (up.loss(), down.loss()) {
+            loss.on_pair(upper, lower, up.amplitude);
+        }
+    }
+
+    /// Growth of the queue per second over the round.
+    fn slope(&self) -> f64 {
+        if self.disturbed || self.limited {
+            return 0.0;
+        }
+        let slope = match (self.trough_before, self.trough) {
+            (Some((then, before_s)), Some((now, after_s))) if now > then => (after_s - before_s) / seconds(now - then),
+            _ => self.first_slope,
+        };
+        within(slope, -0.5, 2.0)
+    }
+
+    /// Sums for the next round begin.
+    fn restart(&mut self) {
+        *self = Self {
+            last_up: self.last_up,
+            trough: self.trough,
+            trough_before: self.trough.or(self.trough_before),
+            dip_start: self.dip_start,
+            ..Self::default()
+        };
+    }
+}
+
+impl RateController {
+    /// Queue that cruise aims at, seconds.
+    fn set_point_s(&self) -> f64 {
+        let halvings = within((QUEUE_FULL_RATE * self.weight() / self.network.max(1.0)).log2(), 0.0, 15.0);
+        let queue_s = QUEUE_S + QUEUE_PER_HALVING_S * halvings;
+        let queue_s = if self.policy == Policy::Low { 0.5 * queue_s } else { queue_s };
+        queue_s + (2.0 * self.response.jitter.mean()).min(2.0 * JITTER_MOST_S)
+    }
+
+    /// A queue this high is not of our making.
+    fn high_queue_s(&self) -> f64 {
+        2.0 * (self.set_point_s() + QUEUE_SHARE_S)
+    }
+
+    /// Sets the rate from the trains that became final since the last update.
+    pub(super) fn update(&mut self, now_ns: u64, elapsed_s: f64) {
+        if self.round.trains < ROUND_TRAINS || self.round.sent < ROUND_PACKETS || (self.round.pairs < 1.0 && !self.round.dip) {
+            return;
+        }
+        let round = self.round.clone();
+        self.round.restart();
+        self.last_update_ns = now_ns;
+        let elapsed_s = elapsed_s.min(2.0);
+        let losses = self.loss.round(round.trains, round.sent, round.received);
+        if round.pairs > 0.0 {
+            let foot_s = round.queue_s / round.pairs;
+            self.queue_s = (foot_s + 0.5 * DITHER * HALF_PERIOD_S * within(self.response.share(), 0.0, 1.0)).max(0.0);
+        }
+        if round.dip {
+            // The queue was drained on purpose: what is left of the round says nothing about the rate.
+            self.round.trough_before = None;
+            self.round.trough = None;
+            return;
+        }
+        if let Some(test) = self.loss.experiment() {
+            if self.mode == Mode::Compete {
+                self.loss.abandon_experiment();
+            } else if round.oldest_start_ns.is_some_and(|start| start < test.start_ns) {
+                return;
+            } else {
+                match self.loss.finish_experiment(losses.loss) {
+                    Outcome::Random { rate } => {
+                        self.network = self.bounded(rate);
+                        return;
+                    }
+                    Outcome::Congestion | Outcome::Unclear => {}
+                }
+            }
+        }
+        let centre = round.centre / round.trains;
+        // The rate that arrives while the queue changes by `slope`: immune against random loss, and equal to the bottleneck's while it is full.
+        let arrival_rate = centre / (1.0 + round.slope());
+        let delivered = arrival_rate * (1.0 - losses.loss);
+        let without_congestion = delivered / (1.0 - self.loss.random());
+        if self.mode == Mode::Compete {
+            self.share(now_ns, &losses, arrival_rate * (1.0 - losses.excess));
+            return;
+        }
+        if self.loss.is_ours() {
+            let response = self.loss.response();
+            let rate =
+                if response > 0.8 { (0.6 * self.network).max(delivered) } else { (self.network * (1.0 - 0.25 * response)).min(without_congestion) };
+            self.network = self.bounded(rate.max(0.5 * self.network).min(self.network));
+            self.loss.abandon_experiment();
+            self.loss.clear_response();
+            self.hold.hit(now_ns, self.network, self.rtt_ns);
+            self.free_rounds = 0;
+            return;
+        }
+        if self.loss.holds_still(&losses) {
+            return;
+        }
+        let set_point_s = self.set_point_s();
+        let share = self.response.share();
+        let mut reference = arrival_rate;
+        if losses.significant {
+            if self.queue_s >= 0.7 * set_point_s && share < 0.5 {
+                reference = without_congestion;
+            } else {
+                let rate = self.bounded(without_congestion.min(self.network).max(0.5 * self.network));
+                self.loss.start_experiment(now_ns, losses.loss, self.network, rate, share);
+                self.network = rate;
+                self.free_rounds = 0;
+                return;
+            }
+        } else {
+            self.loss.follow(&losses, share > 0.5);
+        }
+        let change = self.change(set_point_s, share, losses.significant);
+        self.apply(now_ns, elapsed_s, &round, reference, change);
+        self.look_for_competition(now_ns);
+    }
+
+    /// Relative change of the rate that brings the queue to the set point.
+    fn change(&mut self, set_point_s: f64, share: f64, lossy: bool) -> f64 {
+        let low_queue = self.queue_s < 0.5 * set_point_s && !lossy;
+        if low_queue && share < 0.2 {
+            self.free_rounds += 1;
+            return 0.9 * GROWTH_MOST;
+        }
+        self.free_rounds = 0;
+        let loop_s = DAMPING * (self.rtt_s() + 0.5 * self.rtt_s().max(ROUND_LEAST_S));
+        let error_s = set_point_s + QUEUE_SHARE_S * within(1.0 - share / self.weight(), -1.0, 1.0) - self.queue_s;
+        let fall_most = if self.policy == Policy::Low { 0.5 } else { 0.02 + 0.4 * within(share, 0.0, 1.0) };
+        let change = within(error_s / loop_s, -fall_most, GROWTH_MOST);
+        if low_queue { change.max(0.03 * (1.0 - share)) } else { change }
+    }
+
+    fn apply(&mut self, now_ns: u64, elapsed_s: f64, round: &Round, reference: f64, change: f64) {
+        let centre = round.centre / round.trains;
+        let mut rate = reference * (1.0 + change);
+        let span_s = seconds(round.newest_end_ns.saturating_sub(round.oldest_start_ns.unwrap_or(round.newest_end_ns)));
+        let held_back = round.limited || centre < 0.9 * self.network || round.bytes < 0.75 * centre * span_s;
+        if held_back {
+            // Somebody else holds us back, so the path was not tried at our rate: it may be too high, but it may not grow.
+            self.free_rounds = 0;
+            rate = if change < 0.0 { rate.min(self.network).max(self.network * (1.0 + change)) } else { self.network };
+        }
+        rate = self.hold.bound(now_ns, rate, elapsed_s);
+        self.network = self.bounded(rate);
+        if self.free_rounds >= FREE_ROUNDS && !self.hold.is_active() && self.network < 0.9 * self.limits.cap() {
+            self.search_again(now_ns);
+        }
+    }
+
+    /// A queue that stays although we cut is looked into with an extra dip.
+    fn look_for_competition(&mut self, now_ns: u64) {
+        if self.policy == Policy::Low || self.mode != Mode::Cruise {
+            return;
+        }
+        let patience_ns = (3 * self.rtt_ns).max(SECOND_NS / 2);
+        let high = self.queue_s > self.high_queue_s();
+        if self.watch.observe(now_ns, high, self.network, patience_ns) {
+            self.phase.dip_soon(now_ns, EXTRA_DIP_NS);
+        }
+    }
+
+    /// The second part of a dip: did the queue drain with us?
+    pub(super) fn on_dip(&mut self, now_ns: u64, train: &Train) {
+        let (Some((start_ns, start_s)), Some(arrival)) = (self.round.dip_start.take(), train.arrival) else { return };
+        if self.policy == Policy::Low {
+            return;
+        }
+        let drained_s = seconds(train.end_ns.saturating_sub(start_ns)).max(1e-3);
+        let ours = (start_s - arrival.last_delay_s) / (0.7 * drained_s);
+        let before_s = self.base.excess_s(start_s);
+        let after_s = self.base.excess_s(arrival.last_delay_s);
+        let set_point_s = self.set_point_s();
+        let all_ours = ours > 0.65 || after_s < set_point_s;
+        let stays = before_s > self.high_queue_s() && after_s > set_point_s + QUEUE_SHARE_S && ours < 0.5;
+        let watched = self.watch.since_ns().is_some_and(|since| now_ns.saturating_sub(since) > 3 * self.rtt_ns);
+        if self.mode == Mode::Compete && all_ours {
+            self.stop_competing(now_ns);
+        } else if self.mode == Mode::Cruise && stays && watched {
+            self.compete(now_ns);
+        }
+    }
+
+    fn compete(&mut self, now_ns: u64) {
+        let recently_ns = (5 * SECOND_NS).max(self.rtt_ns.saturating_mul(10));
+        let rate = match (self.competed, self.watch.onset()) {
+            (Some((end_ns, rate)), _) if now_ns.saturating_sub(end_ns) < recently_ns => rate,
+            (_, Some(rate)) => 0.7 * rate,
+            _ => self.network,
+        };
+        self.network = self.bounded(rate.max(self.network));
+        self.mode = Mode::Compete;
+        self.competition = competition::Competition::new(now_ns);
+        self.hold.release();
+    }
+
+    fn stop_competing(&mut self, now_ns: u64) {
+        self.mode = Mode::Cruise;
+        self.competed = Some((now_ns, self.network));
+        self.watch.clear();
+        self.free_rounds = 0;
+        self.loss.clear_response();
+    }
+
+    /// A round in share mode.
+    fn share(&mut self, now_ns: u64, losses: &RoundLoss, arrival_rate: f64) {
+        let weight = self.weight();
+        let decision = self.competition.round(
+            now_ns,
+            &competition::Round {
+                arrival_rate,
+                queue_s: self.queue_s,
+                high_queue_s: self.high_queue_s(),
+                set_point_s: self.set_point_s(),
+                share: self.response.share(),
+                share_is_known: self.response.share.is_full(),
+                aim: weight / (weight + 1.0),
+                packets: losses.packets,
+                loss: losses.loss,
+                random_loss: self.loss.random(),
+                rtt_ns: self.rtt_ns,
+            },
+        );
+        if decision.loss_is_random {
+            self.loss.follow(losses, true);
+        }
+        if let Some(rate) = decision.rate {
+            self.network = self.bounded(rate);
+        }
+        if decision.leave {
+            self.stop_competing(now_ns);
+        }
+    }
+}

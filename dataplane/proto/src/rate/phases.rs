@@ -1,0 +1,148 @@
+//! Which train is sent next, how fast and how long: pulses, dither, dips.
+
+use super::units::{DITHER, HALF_PERIOD_S, SECOND_NS, nanoseconds, within};
+use super::{Kind, Mode, RateController, pacer};
+
+/// Spread of the half periods, so that two lanes do not dither in step: 0.8 to 1.2 of the nominal length (transport-study §3.2, h).
+const SPREAD_LEAST: f64 = 0.8;
+const SPREAD: f64 = 0.4;
+
+/// A half period holds at least this many packets (transport-study §3.2, h).
+const HALF_PERIOD_PACKETS: f64 = 8.0;
+
+/// Time between dips, and the rate in them (transport-study §3.2, dip).
+const DIP_EVERY_NS: u64 = 10 * SECOND_NS;
+const DIP_RATE: f64 = 0.3;
+
+/// Length of the first part of a dip, in which the queue drains, and of the second part: 30 packets, within bounds (same place).
+const DIP_S: f64 = 0.025;
+const DIP_TAIL_PACKETS: f64 = 30.0;
+const DIP_TAIL_LEAST_S: f64 = 0.035;
+const DIP_TAIL_MOST_S: f64 = 0.150;
+
+/// The stretch of time to which the present train belongs.
+#[derive(Clone, Debug)]
+pub(super) struct Phase {
+    kind: Kind,
+    rate: f64,
+    start_ns: u64,
+    end_ns: u64,
+    /// Packets that are left of a pulse.
+    pulse_left: u32,
+    next_dip_ns: u64,
+    wall_offset_ns: u64,
+}
+
+impl Phase {
+    pub(super) fn new(now_ns: u64) -> Self {
+        let mut phase =
+            Self { kind: Kind::Steady, rate: 0.0, start_ns: now_ns, end_ns: now_ns, pulse_left: 0, next_dip_ns: 0, wall_offset_ns: 0 };
+        phase.next_dip_ns = phase.next_multiple(now_ns, DIP_EVERY_NS);
+        phase
+    }
+
+    /// Rate of the phase before limits, bytes/s.
+    pub(super) fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    pub(super) fn end_ns(&self) -> u64 {
+        self.end_ns
+    }
+
+    /// Packets left of a pulse; `None` in any other phase.
+    pub(super) fn pulse_left(&self) -> Option<u32> {
+        (self.kind == Kind::Pulse).then_some(self.pulse_left)
+    }
+
+    /// Counts a packet of a pulse; returns whether it was the last.
+    pub(super) fn count_pulse_packet(&mut self) -> bool {
+        if self.kind != Kind::Pulse {
+            return false;
+        }
+        self.pulse_left = self.pulse_left.saturating_sub(1);
+        self.pulse_left == 0
+    }
+
+    pub(super) fn set_wall_clock_offset(&mut self, offset_ns: u64) {
+        self.wall_offset_ns = offset_ns;
+        self.next_dip_ns = self.next_multiple(self.start_ns, DIP_EVERY_NS);
+    }
+
+    /// The next time whose wall clock is a multiple of `step_ns`.
+    fn next_multiple(&self, now_ns: u64, step_ns: u64) -> u64 {
+        now_ns.saturating_add(step_ns - now_ns.wrapping_add(self.wall_offset_ns) % step_ns)
+    }
+
+    /// Asks for an earlier dip, on the grid of `step_ns`.
+    pub(super) fn dip_soon(&mut self, now_ns: u64, step_ns: u64) {
+        self.next_dip_ns = self.next_dip_ns.min(self.next_multiple(now_ns, step_ns));
+    }
+}
+
+impl RateController {
+    /// Ends phases that are over and begins the one that is due.
+    pub(super) fn move_on(&mut self, now_ns: u64) {
+        // Time that the pacer may not catch up is gone for the phases too.
+        while now_ns >= self.phase.end_ns {
+            let start_ns = self.phase.end_ns.max(now_ns.saturating_sub(pacer::CATCH_UP_NS));
+            self.begin_phase(start_ns);
+        }
+    }
+
+    /// Begins the next phase and its train at `start_ns`.
+    pub(super) fn begin_phase(&mut self, start_ns: u64) {
+        let centre = self.limits.allowed(self.network, self.packet_per_rtt()).max(1.0);
+        let packet_s = self.packet_bytes / centre;
+        let last = self.phase.kind;
+        let cruising = matches!(self.mode, Mode::Cruise | Mode::Compete);
+        let (kind, rate, length_s, amplitude) = if self.mode == Mode::StartUp {
+            self.pulse(centre)
+        } else if cruising && last == Kind::Dip {
+            let length_s = within(DIP_TAIL_PACKETS * packet_s / DIP_RATE, DIP_TAIL_LEAST_S, DIP_TAIL_MOST_S);
+            (Kind::DipTail, DIP_RATE * centre, length_s, 0.0)
+        } else if cruising && start_ns >= self.phase.next_dip_ns {
+            self.phase.next_dip_ns = self.phase.next_multiple(start_ns, DIP_EVERY_NS);
+            (Kind::Dip, DIP_RATE * centre, DIP_S, 0.0)
+        } else if cruising {
+            self.dither(centre, packet_s)
+        } else {
+            (Kind::Steady, centre, HALF_PERIOD_S.max(HALF_PERIOD_PACKETS * packet_s), 0.0)
+        };
+        let mut end_ns = start_ns.saturating_add(nanoseconds(length_s).max(1_000_000));
+        if cruising && start_ns < self.phase.next_dip_ns {
+            end_ns = end_ns.min(self.phase.next_dip_ns);
+        }
+        self.phase.kind = kind;
+        self.phase.rate = rate;
+        self.phase.start_ns = start_ns;
+        self.phase.end_ns = end_ns;
+        let generation = self.generation;
+        let train = self.trains.start();
+        train.kind = kind;
+        train.generation = generation;
+        train.rate = rate;
+        train.centre = centre;
+        train.amplitude = amplitude;
+    }
+
+    fn pulse(&mut self, centre: f64) -> (Kind, f64, f64, f64) {
+        let peak = self.startup.peak(centre, self.limits.cap()).max(1.0);
+        let packets = self.startup.packets(centre, peak, self.packet_bytes);
+        self.phase.pulse_left = packets;
+        (Kind::Pulse, peak, f64::from(packets) * self.packet_bytes / centre, 0.0)
+    }
+
+    /// The half period that follows: a lower one mirrors the upper one before it.
+    fn dither(&mut self, centre: f64, packet_s: f64) -> (Kind, f64, f64, f64) {
+        let up = (centre * (1.0 + DITHER)).min(self.limits.cap().max(centre));
+        let step = up - centre;
+        if self.phase.kind == Kind::Up {
+            let length_s = (self.phase.end_ns - self.phase.start_ns) as f64 * 1e-9;
+            (Kind::Down, centre - step, length_s, step / centre)
+        } else {
+            let length_s = HALF_PERIOD_S * (SPREAD_LEAST + SPREAD * self.random.unit());
+            (Kind::Up, up, length_s.max(HALF_PERIOD_PACKETS * packet_s), step / centre)
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The data process: pinned workers that receive packets, open them into blocks and hand the blocks to storage.
+//!
+//! `main` reads options, [`topology`] opens links and starts workers, [`control`] speaks with `tradewindd`. See README.md in
+//! this folder for the life of a packet.
+#![forbid(unsafe_code)]
+
+pub mod control;
+mod destination;
+mod lane;
+mod lane_task;
+pub mod link;
+pub mod options;
+pub mod privileges;
+pub mod probe;
+pub mod shared;
+pub mod statistics;
+pub mod topology;
+mod worker;

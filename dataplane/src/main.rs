@@ -1,0 +1,46 @@
+//! `tradewind-engine`: options, log, links, privileges, workers, control.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+use tradewind_engine::options::{LogFormat, Options};
+use tradewind_engine::{control, privileges, probe, topology};
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    start_log(options.log);
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let Some(control_fd) = options.control_fd.filter(|_| !options.probe) else {
+        println!("{}", probe::report(options.interface.as_deref()));
+        return Ok(());
+    };
+    let stream = tradewind_ipc::inherited_stream(control_fd).context("the engine is started by tradewindd")?;
+    let opened = topology::open(options)?;
+    privileges::drop_capabilities().map_err(anyhow::Error::msg).context("the engine does not run with privileges it does not need")?;
+    let ready = control::Facts::of(&opened, options);
+    let (workers, pool) = topology::start(opened)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("cannot start tokio")?;
+    runtime.block_on(control::serve(stream, workers, pool, ready))?;
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    Ok(())
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("TRADEWIND_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

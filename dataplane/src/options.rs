@@ -1,0 +1,65 @@
+//! The engine's command line. `tradewindd` writes it; people only use `--probe`.
+
+use std::net::SocketAddr;
+
+use clap::{Parser, ValueEnum};
+
+/// Whether to use AF_XDP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum XdpChoice {
+    /// If the interface and the process's capabilities allow it; in the mode that suits the driver.
+    #[default]
+    Auto,
+    /// In driver (native) mode, or not at all.
+    Driver,
+    /// In generic mode, or not at all.
+    Generic,
+    /// Never.
+    Off,
+}
+
+/// How the engine writes its log, to standard error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// The data process of Tradewind. It is started by tradewindd; run it by hand only with --probe.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "tradewind-engine", version)]
+pub struct Options {
+    /// Report what AF_XDP can do on this machine as JSON, and exit.
+    #[arg(long)]
+    pub probe: bool,
+    /// Descriptor of the socket to the control process.
+    #[arg(long, required_unless_present = "probe")]
+    pub control_fd: Option<i32>,
+    /// Address and UDP port on which packets arrive.
+    #[arg(long, default_value = "0.0.0.0:33001")]
+    pub listen: SocketAddr,
+    /// Network interface for AF_XDP.
+    #[arg(long)]
+    pub interface: Option<String>,
+    /// Whether to use AF_XDP.
+    #[arg(long, value_enum, default_value_t)]
+    pub xdp: XdpChoice,
+    /// Pinned worker threads.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub workers: u32,
+    /// Memory for blocks on their way to the store, bytes.
+    #[arg(long, default_value_t = 1 << 30)]
+    pub pool_bytes: u64,
+    /// Largest payload of a block, bytes.
+    #[arg(long, default_value_t = tradewind_wire::limits::BLOCK_PAYLOAD_DEFAULT)]
+    pub block_bytes: usize,
+    /// Silence of a sender after which its lane is given up, seconds.
+    #[arg(long, default_value_t = 60)]
+    pub idle_timeout_s: u64,
+    /// Format of the log.
+    #[arg(long, value_enum, default_value_t)]
+    pub log: LogFormat,
+}

@@ -1,0 +1,353 @@
+//! A directory as a store.
+//!
+//! An object is written as `.NAME.tradewind-partial` beside its target, made durable, and renamed: nobody sees half a file
+//! under its own name. A lock on the partial file keeps two transfers apart; what a crash left behind is taken over by the
+//! next transfer of the same file.
+
+mod walk;
+mod write;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use crate::checksum::Crc64;
+use crate::error::StoreError;
+use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, Part, PartReceipt, Store, StoredObject, Upload};
+use walk::{failed, parent};
+use write::Target;
+
+/// What a directory takes: parts are just writes at an offset, so a part is one block and nothing has to be assembled.
+const LIMITS: Limits =
+    Limits { part_bytes_min: 1, part_bytes_max: 1 << 30, part_bytes_default: 1, parts_max: u32::MAX, object_bytes_max: i64::MAX as u64 };
+
+/// Longest file name, bytes (NAME_MAX in linux/limits.h).
+const NAME_BYTES_MAX: usize = 255;
+
+const SUFFIX: &[u8] = b".tradewind-partial";
+
+/// How often a partial file that vanishes between opening and locking is opened again.
+const LOCK_TRIES_MAX: u32 = 16;
+
+/// A directory of this machine. Nothing outside it is ever written.
+#[derive(Clone, Debug)]
+pub struct LocalStore {
+    root: Arc<OwnedFd>,
+    path: PathBuf,
+}
+
+impl LocalStore {
+    /// Opens the directory, which must exist. Holds it open: renaming it later does not divert what is written.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Configuration`] for a relative path or something that is no directory,
+    /// [`StoreError::AccessDenied`], [`StoreError::Io`].
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let place = root.display().to_string();
+        if !root.is_absolute() {
+            return Err(StoreError::Configuration { detail: format!("{place} must be an absolute path") });
+        }
+        match rustix::fs::open(root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fd) => Ok(Self { root: Arc::new(fd), path: root.to_owned() }),
+            Err(Errno::NOENT) => Err(StoreError::NotFound { place }),
+            Err(Errno::NOTDIR) => Err(StoreError::Configuration { detail: format!("{place} is not a directory") }),
+            Err(Errno::ACCESS | Errno::PERM) => Err(StoreError::AccessDenied { place, action: "open", detail: "permission denied".to_owned() }),
+            Err(errno) => Err(StoreError::Io { action: "open", path: place, source: errno.into() }),
+        }
+    }
+
+    /// Runs blocking file work where it disturbs nobody.
+    async fn work<T: Send + 'static>(task: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+        tokio::task::spawn_blocking(task).await.unwrap_or_else(|error| {
+            Err(StoreError::Io { action: "finish work on", path: "a file".to_owned(), source: std::io::Error::other(error) })
+        })
+    }
+
+    fn find(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, StoreError> {
+        let Some((dir, name)) = parent(self.root.as_fd(), key, false)? else { return Ok(None) };
+        match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(ObjectInfo { size: u64::try_from(stat.st_size).unwrap_or(0), etag: None, crc: None })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(failed("look for", key, errno)),
+        }
+    }
+
+    fn create(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Partial, StoreError> {
+        if !meta.overwrite && self.find(key)?.is_some() {
+            return Err(StoreError::DestinationExists { object: key.to_string() });
+        }
+        let Some((dir, name)) = parent(self.root.as_fd(), key, true)? else {
+            return Err(failed("make the directory of", key, Errno::NOENT));
+        };
+        let temporary = temporary_name(name);
+        let fd = open_locked(&dir, &temporary, key)?;
+        let target = Target::new(fd, dir.as_fd(), &temporary, meta.size);
+        let partial = Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed: AtomicBool::new(false) };
+        partial.reserve()?;
+        Ok(partial)
+    }
+}
+
+/// `.NAME.tradewind-partial`, or the name's checksum in its place where that would be too long.
+fn temporary_name(name: &[u8]) -> Vec<u8> {
+    if name.len() + 1 + SUFFIX.len() > NAME_BYTES_MAX {
+        [format!(".{}", Crc64::of(name)).as_bytes(), SUFFIX].concat()
+    } else {
+        [b".", name, SUFFIX].concat()
+    }
+}
+
+/// Opens the partial file and locks it. Whoever held the lock before may have renamed the file to its final name in between,
+/// and that one must not be touched: so the name must still lead to what was locked.
+fn open_locked(dir: &OwnedFd, temporary: &[u8], key: &ObjectKey) -> Result<OwnedFd, StoreError> {
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    for _ in 0..LOCK_TRIES_MAX {
+        let fd = rustix::fs::openat(dir, temporary, flags, Mode::from_raw_mode(0o600)).map_err(|errno| failed("create", key, errno))?;
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOLCK | Errno::NOSYS) => {}
+            Err(Errno::AGAIN) => return Err(StoreError::Busy { object: key.to_string() }),
+            Err(errno) => return Err(failed("lock", key, errno)),
+        }
+        let locked = rustix::fs::fstat(&fd).map_err(|errno| failed("look at", key, errno))?;
+        match rustix::fs::statat(dir, temporary, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(named) if (named.st_dev, named.st_ino) == (locked.st_dev, locked.st_ino) => return Ok(fd),
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed("look at", key, errno)),
+        }
+    }
+    Err(StoreError::Busy { object: key.to_string() })
+}
+
+/// A file being written. Dropped before it is complete, it removes itself.
+#[derive(Debug)]
+struct Partial {
+    dir: OwnedFd,
+    name: Vec<u8>,
+    temporary: Vec<u8>,
+    target: Target,
+    key: ObjectKey,
+    meta: ObjectMeta,
+    renamed: AtomicBool,
+}
+
+impl Partial {
+    /// Takes the room that is needed, so that a full disk is found before the transfer and not at its end.
+    fn reserve(&self) -> Result<(), StoreError> {
+        let size = self.meta.size;
+        rustix::fs::ftruncate(self.target.fd(), 0).map_err(|errno| failed("empty", &self.key, errno))?;
+        if size == 0 {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(self.target.fd(), FallocateFlags::empty(), 0, size) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                rustix::fs::ftruncate(self.target.fd(), size).map_err(|errno| failed("size", &self.key, errno))
+            }
+            Err(Errno::NOSPC | Errno::DQUOT) => Err(StoreError::Full {
+                place: "the target file system".to_owned(),
+                detail: format!("{} needs {size} bytes", self.key),
+            }),
+            Err(errno) => Err(failed("reserve room for", &self.key, errno)),
+        }
+    }
+
+    fn write(&self, body: &Body, offset: u64) -> Result<(), StoreError> {
+        if offset.checked_add(body.len()).is_none_or(|end| end > self.meta.size) {
+            let detail = format!("{} bytes at {offset} do not fit into {} of {} bytes", body.len(), self.key, self.meta.size);
+            return Err(StoreError::Configuration { detail });
+        }
+        self.target.write(body.chunks(), offset).map_err(|errno| failed("write", &self.key, errno))
+    }
+
+    /// Mode, time, durability, name: in this order, so that whatever carries the name is complete.
+    fn publish(&self) -> Result<(), StoreError> {
+        // A repeated call after a lost answer: it is done.
+        if self.renamed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let fd = self.target.fd();
+        let mode = if self.meta.mode == 0 { 0o644 } else { self.meta.mode & 0o777 };
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)).map_err(|errno| failed("set the mode of", &self.key, errno))?;
+        let time = Timespec { tv_sec: self.meta.mtime_ns.div_euclid(1_000_000_000), tv_nsec: self.meta.mtime_ns.rem_euclid(1_000_000_000) };
+        let times = Timestamps { last_access: time, last_modification: time };
+        rustix::fs::futimens(fd, &times).map_err(|errno| failed("set the time of", &self.key, errno))?;
+        rustix::fs::fsync(fd).map_err(|errno| failed("make durable", &self.key, errno))?;
+        self.rename().map_err(|errno| failed("rename", &self.key, errno))?;
+        self.renamed.store(true, Ordering::Release);
+        rustix::fs::fsync(&self.dir).map_err(|errno| failed("make durable the directory of", &self.key, errno))
+    }
+
+    fn rename(&self) -> Result<(), Errno> {
+        let (dir, from, to) = (&self.dir, self.temporary.as_slice(), self.name.as_slice());
+        if self.meta.overwrite {
+            return rustix::fs::renameat(dir, from, dir, to);
+        }
+        match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
+            // Some file systems know no such flag; a link never replaces either.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())?;
+                rustix::fs::unlinkat(dir, from, AtFlags::empty())
+            }
+            result => result,
+        }
+    }
+
+    fn remove(&self) -> Result<(), StoreError> {
+        if self.renamed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        match rustix::fs::unlinkat(&self.dir, self.temporary.as_slice(), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(failed("remove", &self.key, errno)),
+        }
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            tracing::warn!(%error, "a partial file stays behind; the next transfer of this file takes it over");
+        }
+    }
+}
+
+#[async_trait]
+impl Store for LocalStore {
+    fn place(&self) -> String {
+        format!("directory {}", self.path.display())
+    }
+
+    fn limits(&self) -> Limits {
+        LIMITS
+    }
+
+    async fn check(&self, _prefix: &str) -> Result<(), StoreError> {
+        let store = self.clone();
+        Self::work(move || {
+            let key = ObjectKey::new(format!(".{:032x}.tradewind-probe", rand::random::<u128>()).as_bytes())?;
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            match rustix::fs::openat(&*store.root, key.as_bytes(), flags, Mode::from_raw_mode(0o600)) {
+                Ok(_) => rustix::fs::unlinkat(&*store.root, key.as_bytes(), AtFlags::empty()).map_err(|errno| failed("remove", &key, errno)),
+                Err(Errno::NOENT) => Err(StoreError::NotFound { place: store.place() }),
+                Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => {
+                    Err(StoreError::AccessDenied { place: store.place(), action: "create a file", detail: "permission denied or read-only".to_owned() })
+                }
+                Err(errno) => Err(failed("create", &key, errno)),
+            }
+        })
+        .await
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, StoreError> {
+        let (store, key) = (self.clone(), key.clone());
+        Self::work(move || store.find(&key)).await
+    }
+
+    async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError> {
+        let (store, key) = (self.clone(), key.clone());
+        Self::work(move || {
+            let partial = store.create(&key, meta)?;
+            partial.write(&body, 0)?;
+            partial.publish()?;
+            Ok(StoredObject { etag: None, crc: body.crc(), verified_by_store: false })
+        })
+        .await
+    }
+
+    async fn begin(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Arc<dyn Upload>, StoreError> {
+        let (store, key) = (self.clone(), key.clone());
+        let partial = Self::work(move || store.create(&key, meta)).await?;
+        Ok(Arc::new(LocalUpload(Arc::new(partial))))
+    }
+}
+
+#[derive(Debug)]
+struct LocalUpload(Arc<Partial>);
+
+#[async_trait]
+impl Upload for LocalUpload {
+    async fn put_part(&self, part: Part) -> Result<PartReceipt, StoreError> {
+        let partial = Arc::clone(&self.0);
+        LocalStore::work(move || {
+            partial.write(&part.body, part.offset)?;
+            Ok(PartReceipt { number: part.number, len: part.body.len(), crc: part.body.crc(), etag: None })
+        })
+        .await
+    }
+
+    async fn complete(&self, parts: &[PartReceipt], crc: Crc64) -> Result<StoredObject, StoreError> {
+        let written: u64 = parts.iter().map(|part| part.len).sum();
+        if written != self.0.meta.size {
+            let detail = format!("{} parts make {written} of {} bytes of {}", parts.len(), self.0.meta.size, self.0.key);
+            return Err(StoreError::Configuration { detail });
+        }
+        let partial = Arc::clone(&self.0);
+        LocalStore::work(move || partial.publish()).await?;
+        Ok(StoredObject { etag: None, crc, verified_by_store: false })
+    }
+
+    async fn abort(&self) -> Result<(), StoreError> {
+        let partial = Arc::clone(&self.0);
+        LocalStore::work(move || partial.remove()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn temporary_names_fit() {
+        assert_eq!(temporary_name(b"a.bin"), b".a.bin.tradewind-partial");
+        assert_eq!(temporary_name(&[b'n'; 236]).len(), NAME_BYTES_MAX);
+        let long = temporary_name(&[b'n'; 237]);
+        assert!(long.len() < 50 && long.ends_with(SUFFIX));
+        assert_ne!(long, temporary_name(&[b'm'; 237]));
+    }
+
+    #[test]
+    fn a_partial_file_belongs_to_one_transfer_and_goes_with_it() {
+        let root = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(root.path()).unwrap();
+        let key = ObjectKey::new(b"d/f").unwrap();
+        let meta = ObjectMeta { size: 10, mtime_ns: 0, mode: 0, overwrite: false, token: 0 };
+        let first = store.create(&key, meta).unwrap();
+        assert!(matches!(store.create(&key, meta), Err(StoreError::Busy { .. })));
+        drop(first);
+        assert_eq!(root.path().join("d").read_dir().unwrap().count(), 0);
+        // What a crash leaves has no lock any more.
+        std::fs::write(root.path().join("d/.f.tradewind-partial"), [1u8; 100]).unwrap();
+        let second = store.create(&key, meta).unwrap();
+        second.publish().unwrap();
+        assert_eq!(std::fs::read(root.path().join("d/f")).unwrap(), [0u8; 10]);
+        assert!(matches!(store.create(&key, meta), Err(StoreError::DestinationExists { .. })));
+    }
+
+    #[test]
+    fn a_name_taken_in_the_meantime_is_not_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(root.path()).unwrap();
+        let meta = ObjectMeta { size: 3, mtime_ns: 0, mode: 0, overwrite: false, token: 0 };
+        let partial = store.create(&ObjectKey::new(b"f").unwrap(), meta).unwrap();
+        std::fs::write(root.path().join("f"), b"theirs").unwrap();
+        assert!(matches!(partial.publish(), Err(StoreError::DestinationExists { .. })));
+        drop(partial);
+        assert_eq!(std::fs::read(root.path().join("f")).unwrap(), b"theirs");
+        assert_eq!(root.path().read_dir().unwrap().count(), 1);
+    }
+
+    #[test]
+    fn more_than_the_disk_holds_is_refused_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(root.path()).unwrap();
+        let meta = ObjectMeta { size: 1 << 50, mtime_ns: 0, mode: 0, overwrite: false, token: 0 };
+        let result = store.create(&ObjectKey::new(b"f").unwrap(), meta);
+        assert!(matches!(result, Err(StoreError::Full { .. })), "{result:?}");
+        assert_eq!(root.path().read_dir().unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,166 @@
+//! `cargo xtask test`: builds everything once, then runs the test programs one after the other. Tests that own network
+//! namespaces or measure time must not compete for two cores, so programs never run side by side, and those of
+//! [`SERIAL_PACKAGES`] run one test at a time.
+//!
+//! Two lines that a test may print mean something here (libtest keeps a passing test's output; we ask for it):
+//! - `SKIP: reason` — it could not test what it says; all of them are listed at the end;
+//! - `AFXDP-TEST-RAN name mode` — it moved packets through an AF_XDP socket. A full run fails without one where the machine
+//!   supports AF_XDP.
+
+mod afxdp;
+mod output;
+mod programs;
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{cargo, process, setup};
+use output::Tally;
+use programs::Program;
+
+/// Packages whose tests run one at a time.
+const SERIAL_PACKAGES: [&str; 4] = ["tradewind-xdp", "tradewind-netem", "tradewind-tests", "tradewind-storage"];
+
+/// Packages whose tests start programs of the whole workspace.
+const END_TO_END_PACKAGES: [&str; 4] = ["tradewind-tests", "tradewind-bench", "tradewindd", "tradewind-cli"];
+
+/// Packages with tests that go through AF_XDP: only a run of both can say that none ran.
+const AFXDP_PACKAGES: [&str; 2] = ["tradewind-xdp", "tradewind-tests"];
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Packages to test, with or without `tradewind-` (default: all)
+    packages: Vec<String>,
+    /// Arguments for the test programs, such as a part of a test's name
+    #[arg(last = true)]
+    filters: Vec<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let started = Instant::now();
+    setup::run()?;
+    let workspace = cargo::workspace()?;
+    let chosen = choose(&arguments.packages, workspace.packages.iter().map(|package| package.name.as_str()))?;
+    if chosen.iter().any(|package| END_TO_END_PACKAGES.contains(package)) {
+        // These tests start the programs themselves; they find them in TRADEWIND_BIN_DIR.
+        process::run(cargo::cargo().args(["build", "--workspace", "--bins"]))?;
+    }
+    let mut tests = programs::build(&workspace, &chosen)?;
+    tests.sort_by_key(|program| (is_serial(&program.package), program.package.clone(), program.name.clone()));
+
+    let mut tally = Tally::default();
+    for program in &tests {
+        run_program(program, arguments, &workspace, &mut tally)?;
+    }
+    if arguments.filters.is_empty() {
+        doc_tests(&workspace, &chosen, &mut tally)?;
+    }
+    let complete = arguments.filters.is_empty() && AFXDP_PACKAGES.iter().all(|package| chosen.contains(package));
+    summarise(&tally, complete, started)
+}
+
+fn is_serial(package: &str) -> bool {
+    SERIAL_PACKAGES.contains(&package)
+}
+
+/// The packages meant by `wanted`, out of `all`; all of them if nothing is wanted.
+fn choose<'a>(wanted: &[String], all: impl Iterator<Item = &'a str>) -> Result<Vec<&'a str>> {
+    let all: Vec<_> = all.collect();
+    if wanted.is_empty() {
+        return Ok(all);
+    }
+    let mut chosen = Vec::new();
+    for name in wanted {
+        let found = all.iter().find(|package| **package == name || package.strip_prefix("tradewind-") == Some(name));
+        chosen.push(*found.with_context(|| format!("there is no package {name}; there are: {}", all.join(", ")))?);
+    }
+    Ok(chosen)
+}
+
+fn run_program(program: &Program, arguments: &Arguments, workspace: &cargo::Workspace, tally: &mut Tally) -> Result<()> {
+    println!("\n== {} {}", program.package, program.name);
+    let mut command = program.command();
+    command.arg("--show-output").args(&arguments.filters);
+    if is_serial(&program.package) {
+        command.arg("--test-threads=1");
+    }
+    command.env("TRADEWIND_BIN_DIR", workspace.target_directory.join("debug"));
+    setup::point_to_programs(process::without_store_variables(&mut command))?;
+    output::run(&mut command, &format!("{} {}", program.package, program.name), tally)
+}
+
+/// Examples in documentation, which cargo alone can run.
+fn doc_tests(workspace: &cargo::Workspace, chosen: &[&str], tally: &mut Tally) -> Result<()> {
+    let mut command = cargo::cargo();
+    command.args(["test", "--doc", "--quiet"]);
+    let mut any = false;
+    for package in &workspace.packages {
+        if chosen.contains(&package.name.as_str()) && package.targets.iter().any(|(kind, _)| kind == "lib") {
+            command.args(["--package", &package.name]);
+            any = true;
+        }
+    }
+    if !any {
+        return Ok(());
+    }
+    println!("\n== examples in documentation");
+    output::run(&mut command, "doc tests", tally)
+}
+
+/// Prints what happened; an error if anything failed, nothing ran, or AF_XDP was possible and not tested.
+fn summarise(tally: &Tally, complete: bool, started: Instant) -> Result<()> {
+    println!("\n== summary");
+    for skip in &tally.skips {
+        println!("SKIP: {skip}");
+    }
+    for line in &tally.afxdp {
+        println!("through AF_XDP: {line}");
+    }
+    let mut problems: Vec<String> = tally.failures.iter().map(|failure| format!("failed: {failure}")).collect();
+    if tally.passed + tally.failed == 0 {
+        problems.push(String::from("no test ran"));
+    }
+    if complete && tally.afxdp.is_empty() {
+        match afxdp::missing() {
+            None => problems.push(String::from(
+                "this machine supports AF_XDP (root, AF_XDP sockets and veth pairs in a network namespace), but no test went through it",
+            )),
+            Some(reason) => println!("AF_XDP was not tested: {reason}"),
+        }
+    }
+    for problem in &problems {
+        println!("{problem}");
+    }
+    println!("took {} s", started.elapsed().as_secs());
+    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.ignored + tally.skips.len() as u64);
+    if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("; ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_chosen_by_short_or_full_name() {
+        let all = ["tradewind-netio", "tradewind-xdp", "tradewindd"];
+        let chosen = |wanted: &[&str]| choose(&wanted.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), all.into_iter());
+        assert_eq!(chosen(&[]).expect("all"), all);
+        assert_eq!(chosen(&["xdp", "tradewindd"]).expect("known"), ["tradewind-xdp", "tradewindd"]);
+        assert_eq!(chosen(&["tradewind-netio"]).expect("known"), ["tradewind-netio"]);
+        let error = chosen(&["net"]).expect_err("unknown").to_string();
+        assert!(error.contains("no package net") && error.contains("tradewind-xdp"), "{error}");
+    }
+
+    #[test]
+    fn failures_and_empty_runs_are_errors() {
+        let passed = Tally { passed: 1, ..Tally::default() };
+        assert!(summarise(&passed, false, Instant::now()).is_ok());
+        assert!(summarise(&Tally::default(), false, Instant::now()).is_err(), "nothing ran");
+        let failed = Tally { passed: 9, failed: 1, failures: vec![String::from("x")], ..Tally::default() };
+        assert!(summarise(&failed, false, Instant::now()).is_err());
+        let with_afxdp = Tally { passed: 1, afxdp: vec![String::from("veth copy")], ..Tally::default() };
+        assert!(summarise(&with_afxdp, true, Instant::now()).is_ok());
+        assert_eq!(summarise(&passed, true, Instant::now()).is_err(), afxdp::missing().is_none(), "an error only where it is possible");
+    }
+}

@@ -1,0 +1,196 @@
+//! Running a test program and reading what libtest prints.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::process;
+
+/// A test program that takes longer than this has hung.
+const PROGRAM_TIME_MAX: Duration = Duration::from_secs(25 * 60);
+
+/// After a program has ended, its output can be held open by something that it left behind; wait no longer for that.
+const REST_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// What happened in all programs so far.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) passed: u64,
+    pub(super) failed: u64,
+    pub(super) ignored: u64,
+    /// Tests and programs that failed.
+    pub(super) failures: Vec<String>,
+    /// Reasons given by tests that could not test, with the test's name.
+    pub(super) skips: Vec<String>,
+    /// Tests that went through AF_XDP.
+    pub(super) afxdp: Vec<String>,
+}
+
+/// Runs a test program that was told `--show-output`, prints what matters at once, and counts.
+pub(super) fn run(command: &mut Command, name: &str, tally: &mut Tally) -> Result<()> {
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start `{}`", process::line(command)))?;
+    let stdout = child.stdout.take().context("the test program has no output")?;
+    let (sender, lines) = channel();
+    // Reads on while we wait for the program to end; ends with its output.
+    std::thread::spawn(move || {
+        for line in lines_of(stdout) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let mut reader = Reader::new(name, tally);
+    let ended = follow(&mut child, &lines, &mut reader)?;
+    let failed_before = reader.failed;
+    let held_back = std::mem::take(&mut reader.held_back);
+    match ended {
+        Some(status) if status.success() => {}
+        other => {
+            for line in held_back {
+                println!("{line}");
+            }
+            let why =
+                other.map_or_else(|| format!("still running after {} s, killed", PROGRAM_TIME_MAX.as_secs()), |status| status.to_string());
+            if failed_before == 0 {
+                // It crashed or hung: no test says so.
+                tally.failed += 1;
+                tally.failures.push(format!("{name} ({why})"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn lines_of(stdout: impl Read) -> impl Iterator<Item = String> {
+    BufReader::new(stdout).split(b'\n').map_while(Result::ok).map(|line| String::from_utf8_lossy(&line).into_owned())
+}
+
+/// Hands lines to `reader` until the program has ended; `None` if it had to be killed.
+fn follow(child: &mut Child, lines: &Receiver<String>, reader: &mut Reader<'_>) -> Result<Option<std::process::ExitStatus>> {
+    let deadline = Instant::now() + PROGRAM_TIME_MAX;
+    loop {
+        match lines.recv_timeout(Duration::from_millis(200)) {
+            Ok(line) => reader.line(line),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                if child.try_wait().context("cannot wait for the test program")?.is_some() {
+                    let rest_deadline = Instant::now() + REST_TIME_MAX;
+                    while let Ok(line) = lines.recv_timeout(rest_deadline.saturating_duration_since(Instant::now())) {
+                        reader.line(line);
+                    }
+                    break;
+                }
+            }
+        }
+        if Instant::now() > deadline {
+            child.kill().context("cannot kill the test program")?;
+            child.wait().context("cannot wait for the test program")?;
+            return Ok(None);
+        }
+    }
+    Ok(Some(child.wait().context("cannot wait for the test program")?))
+}
+
+/// Understands libtest's output line by line.
+struct Reader<'a> {
+    program: &'a str,
+    tally: &'a mut Tally,
+    /// The test whose output is being shown.
+    test: Option<String>,
+    /// Tests of this program that failed.
+    failed: u64,
+    /// Output of tests, printed only if the program fails.
+    held_back: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(program: &'a str, tally: &'a mut Tally) -> Self {
+        Self { program, tally, test: None, failed: 0, held_back: Vec::new() }
+    }
+
+    fn line(&mut self, line: String) {
+        if let Some(test) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
+            self.test = Some(test.to_owned());
+        }
+        // Prints of child processes are not captured and stand wherever they fall, so look inside the line.
+        if let Some((_, reason)) = line.split_once("SKIP: ") {
+            let test = self.test.as_deref().unwrap_or(self.program);
+            self.tally.skips.push(format!("{test}: {reason}"));
+        }
+        if let Some((_, which)) = line.split_once("AFXDP-TEST-RAN ") {
+            self.tally.afxdp.push(which.to_owned());
+        }
+        if let Some(test) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
+            self.tally.failures.push(format!("{}: {test}", self.program));
+        }
+        let counts = line.strip_prefix("test result: ");
+        if let Some(counts) = counts {
+            self.tally.passed += count(counts, "passed");
+            self.failed += count(counts, "failed");
+            self.tally.failed += count(counts, "failed");
+            self.tally.ignored += count(counts, "ignored");
+            self.test = None;
+        }
+        if counts.is_some() || line.starts_with("test ") {
+            println!("{line}");
+        } else {
+            self.held_back.push(line);
+        }
+    }
+}
+
+/// The number before `word` in "ok. 3 passed; 1 failed; …".
+fn count(counts: &str, word: &str) -> u64 {
+    let number = |part: &str| part.trim().strip_suffix(word)?.trim().rsplit(' ').next()?.parse().ok();
+    counts.split(';').find_map(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Tally {
+        let mut tally = Tally::default();
+        let mut reader = Reader::new("a lib", &mut tally);
+        text.lines().for_each(|line| reader.line(line.to_owned()));
+        tally
+    }
+
+    #[test]
+    fn results_skips_and_afxdp_lines_are_counted() {
+        let tally = read(
+            "running 4 tests\ntest a::b ... ok\ntest c ... ignored\ntest d ... FAILED\n\nsuccesses:\n\n---- a::b stdout ----\n\
+             SKIP: not root\nAFXDP-TEST-RAN a::b generic\n\nfailures:\n\n---- d stdout ----\nassertion failed\n\n\
+             test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s\n",
+        );
+        assert_eq!((tally.passed, tally.failed, tally.ignored), (2, 1, 1));
+        assert_eq!(tally.failures, ["a lib: d"]);
+        assert_eq!(tally.skips, ["a::b: not root"]);
+        assert_eq!(tally.afxdp, ["a::b generic"]);
+    }
+
+    #[test]
+    fn a_program_that_dies_is_a_failure() {
+        let mut tally = Tally::default();
+        run(Command::new("sh").args(["-c", "echo 'test a ... ok'; exit 3"]), "x", &mut tally).expect("sh");
+        assert_eq!(tally.failed, 1);
+        assert_eq!(tally.failures, ["x (exit status: 3)"]);
+        let mut tally = Tally::default();
+        let text = "echo 'test a ... FAILED'; echo 'test result: FAILED. 0 passed; 1 failed; 0 ignored'; exit 101";
+        run(Command::new("sh").args(["-c", text]), "x", &mut tally).expect("sh");
+        assert_eq!((tally.failed, tally.failures), (1, vec![String::from("x: a")]), "counted once");
+    }
+
+    #[test]
+    fn what_a_program_leaves_running_does_not_hold_us_up() {
+        let start = Instant::now();
+        let mut tally = Tally::default();
+        let text = "sleep 30 & echo $!; echo 'test result: ok. 1 passed; 0 failed; 0 ignored'";
+        run(Command::new("sh").args(["-c", text]), "x", &mut tally).expect("sh");
+        assert_eq!((tally.passed, tally.failed), (1, 0));
+        assert!(start.elapsed() < Duration::from_secs(20));
+    }
+}
