@@ -127,6 +127,7 @@ impl Lane {
         let statistics = self.receiver.statistics();
         shared.bytes_received.store(statistics.data_bytes, Ordering::Relaxed);
         shared.packets_duplicate.store(statistics.duplicate_chunks, Ordering::Relaxed);
+        shared.packets_lost.store(statistics.packets_missing, Ordering::Relaxed);
         shared.blocks_complete.store(statistics.blocks_completed, Ordering::Relaxed);
     }
 

@@ -98,6 +98,8 @@ pub struct LaneShared {
     pub packets_kernel: AtomicU64,
     /// DATA packets whose chunk was here already.
     pub packets_duplicate: AtomicU64,
+    /// Packet numbers below the largest seen that did not arrive.
+    pub packets_lost: AtomicU64,
     /// Packets that were ignored: not authentic, replayed, malformed.
     pub packets_rejected: AtomicU64,
     /// Blocks received whole.

@@ -85,12 +85,12 @@ struct RunArguments {
     /// Do not ask for SCHED_FIFO.
     #[arg(long)]
     no_realtime: bool,
-    /// A run whose release lateness passes this at the 99th percentile is invalid, in microseconds.
-    #[arg(long, default_value_t = ValidityBounds::default().lateness_p99_us_max)]
-    lateness_p99_us_max: f64,
-    /// A run with one release later than this is invalid, in microseconds.
-    #[arg(long, default_value_t = ValidityBounds::default().lateness_us_max)]
-    lateness_us_max: f64,
+    /// A run whose release lateness passes this at the 99th percentile is invalid, in microseconds. Default: 1000, or 5 % of the delay.
+    #[arg(long)]
+    lateness_p99_us_max: Option<f64>,
+    /// A run with one release later than this is invalid, in microseconds. Default: 20000, or half of the delay.
+    #[arg(long)]
+    lateness_us_max: Option<f64>,
     /// End when this process is no longer the parent.
     #[arg(long)]
     parent_pid: Option<u32>,
@@ -164,12 +164,16 @@ fn run(arguments: &RunArguments) -> Result<ExitCode, AnyError> {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
     let scenario = Scenario::load(&arguments.scenario)?;
+    let fitting = ValidityBounds::for_scenario(&scenario);
     let options = EmulatorOptions {
         tick: Duration::from_micros(arguments.tick_us),
         realtime: !arguments.no_realtime,
         ring_frames: arguments.ring_frames as usize,
         store_bytes_max: arguments.store_bytes_max,
-        bounds: ValidityBounds { lateness_p99_us_max: arguments.lateness_p99_us_max, lateness_us_max: arguments.lateness_us_max },
+        bounds: Some(ValidityBounds {
+            lateness_p99_us_max: arguments.lateness_p99_us_max.unwrap_or(fitting.lateness_p99_us_max),
+            lateness_us_max: arguments.lateness_us_max.unwrap_or(fitting.lateness_us_max),
+        }),
         parent_pid: arguments.parent_pid,
         ..EmulatorOptions::new(&arguments.left, &arguments.right)
     };

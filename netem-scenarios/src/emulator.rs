@@ -51,8 +51,8 @@ pub struct EmulatorOptions {
     pub ring_frames: usize,
     /// Bytes of frames that each direction can hold at most. Default: what the scenario needs, and no more than 1 GiB.
     pub store_bytes_max: u64,
-    /// Bounds for a valid run.
-    pub bounds: ValidityBounds,
+    /// Bounds for a valid run. Default: [`ValidityBounds::for_scenario`].
+    pub bounds: Option<ValidityBounds>,
     /// Ends when this process is no longer the parent.
     pub parent_pid: Option<u32>,
 }
@@ -68,9 +68,13 @@ impl EmulatorOptions {
             realtime: true,
             ring_frames: 8192,
             store_bytes_max: 1 << 30,
-            bounds: ValidityBounds::default(),
+            bounds: None,
             parent_pid: None,
         }
+    }
+
+    pub(crate) fn bounds_for(&self, scenario: &Scenario) -> ValidityBounds {
+        self.bounds.unwrap_or_else(|| ValidityBounds::for_scenario(scenario))
     }
 
     /// MTU of the path in bytes: the smaller one of the two interfaces.
@@ -350,7 +354,7 @@ impl Emulator {
             max_gap_us: max_gap_ns as f64 / 1e3,
             load_average_1m: load_average(),
             steal_share: MachineTimes::read().steal_share_since(&self.machine_at_start),
-            bounds: self.options.bounds,
+            bounds: self.options.bounds_for(&self.scenario),
             forward: forward.finish(realtime_offset_ns)?,
             reverse: reverse.finish(realtime_offset_ns)?,
             valid: false,

@@ -30,6 +30,9 @@ pub struct SendOptions {
     /// How many packets.
     #[arg(long)]
     pub count: u64,
+    /// Never send two packets closer together than this, in microseconds, even when late. 0: late packets leave as one batch.
+    #[arg(long, default_value_t = 0)]
+    pub gap_us_min: u64,
     /// Payload of each datagram in bytes, at least 16.
     #[arg(long, value_parser = clap::value_parser!(u16).range(16..=9_000))]
     pub payload_bytes: u16,
@@ -86,26 +89,35 @@ pub fn send(options: &SendOptions) -> io::Result<()> {
     }
     let mut sent_at = Vec::with_capacity(options.count as usize);
     let start_ns = sys::monotonic_ns() + 1_000_000;
+    let batch_frames = if options.gap_us_min > 0 { 1 } else { sys::BATCH_FRAMES };
+    let mut not_before_ns = 0;
     let due_ns = |sequence: u64| start_ns + (sequence as f64 * 1e9 / options.packets_per_second) as u64;
     while (sent_at.len() as u64) < options.count {
         let first = sent_at.len() as u64;
         let now_ns = sys::monotonic_ns();
+        if due_ns(first) <= now_ns && not_before_ns > now_ns {
+            sys::sleep_until_monotonic_ns(not_before_ns);
+            continue;
+        }
         if due_ns(first) > now_ns {
             // Sleep for the next packet, or for a batch of them.
             sys::sleep_until_monotonic_ns(due_ns(first).max((now_ns + SEND_TICK_NS).min(due_ns(first + 1))));
             continue;
         }
         let mut count = 0;
-        while count < sys::BATCH_FRAMES && first + (count as u64) < options.count && due_ns(first + count as u64) <= now_ns {
+        while count < batch_frames && first + (count as u64) < options.count && due_ns(first + count as u64) <= now_ns {
             let sequence = first + count as u64;
             buffers[count * payload_bytes + 8..][..8].copy_from_slice(&sequence.to_be_bytes());
             count += 1;
         }
         let datagrams: Vec<&[u8]> = buffers.chunks_exact(payload_bytes).take(count).collect();
         let at = realtime_ns();
+        not_before_ns = now_ns + options.gap_us_min * 1_000;
         match sys::send_batch(&socket, &datagrams) {
             Ok(taken) => sent_at.extend(std::iter::repeat_n(at, taken)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(Duration::from_micros(100)),
+            // An ICMP answer to an earlier packet (nobody listens there) says nothing about this one.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
             Err(e) => return Err(e),
         }
     }

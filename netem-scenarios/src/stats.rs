@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::scenario::Scenario;
+
 /// Bounds that a run must keep to be valid.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ValidityBounds {
@@ -11,10 +13,13 @@ pub struct ValidityBounds {
     pub lateness_us_max: f64,
 }
 
-impl Default for ValidityBounds {
-    /// 1 ms at the 99th percentile (2 % of a 50 ms delay; measured well under it with SCHED_FIFO), 20 ms at worst.
-    fn default() -> Self {
-        Self { lateness_p99_us_max: 1_000.0, lateness_us_max: 20_000.0 }
+impl ValidityBounds {
+    /// Bounds that fit a scenario: at the 99th percentile 1 ms, or 5 % of the shorter direction's delay if that is more; at worst 20 ms, or
+    /// half of that delay. Below the first, what the emulator adds is less than the jitter of any real path of that length.
+    #[must_use]
+    pub fn for_scenario(scenario: &Scenario) -> Self {
+        let delay_us = scenario.forward().delay_ns().min(scenario.reverse().delay_ns()) as f64 / 1e3;
+        Self { lateness_p99_us_max: (0.05 * delay_us).max(1_000.0), lateness_us_max: (0.5 * delay_us).max(20_000.0) }
     }
 }
 
@@ -233,7 +238,7 @@ pub(crate) mod tests {
             max_gap_us: 60.0,
             load_average_1m: 0.1,
             steal_share: 0.0,
-            bounds: ValidityBounds::default(),
+            bounds: ValidityBounds { lateness_p99_us_max: 1_000.0, lateness_us_max: 20_000.0 },
             forward: direction.clone(),
             reverse: direction,
             valid: false,
@@ -250,7 +255,8 @@ pub(crate) mod tests {
 
     #[test]
     fn each_fault_voids_the_run_and_is_named() {
-        let faults: [(&str, fn(&mut EmulatorStats)); 8] = [
+        type Spoil = fn(&mut EmulatorStats);
+        let faults: [(&str, Spoil); 8] = [
             ("receive ring 1", |s| {
                 s.forward.own_drops.ring = 1;
                 s.forward.device = None;

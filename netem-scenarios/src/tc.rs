@@ -62,7 +62,6 @@ pub enum TcError {
 /// One direction's devices and commands.
 #[derive(Debug, Clone)]
 struct DirectionPlan {
-    way: Way,
     direction: Direction,
     input: String,
     output: String,
@@ -101,13 +100,12 @@ pub fn plan(scenario: &Scenario, left: &str, right: &str, mtu_bytes: u32) -> Res
                 problem: "netem reorders by skipping the delay only",
             });
         }
-        if let RateTimeline::Steps { segments, .. } = direction.rate() {
-            if segments.iter().any(|s| s.bps == 0) {
-                return Err(TcError::Unsupported { field: format!("{}.rate_trace", way.name()), problem: "tbf has no rate of 0" });
-            }
+        if let RateTimeline::Steps { segments, .. } = direction.rate()
+            && segments.iter().any(|s| s.bps == 0)
+        {
+            return Err(TcError::Unsupported { field: format!("{}.rate_trace", way.name()), problem: "tbf has no rate of 0" });
         }
         directions.push(DirectionPlan {
-            way,
             direction: direction.clone(),
             input: input.to_owned(),
             output: output.to_owned(),
@@ -370,7 +368,7 @@ impl Session {
             max_gap_us: 0.0,
             load_average_1m: load_average(),
             steal_share: MachineTimes::read().steal_share_since(&self.machine_at_start),
-            bounds: self.options.bounds,
+            bounds: self.options.bounds_for(&self.scenario),
             forward,
             reverse,
             valid: false,

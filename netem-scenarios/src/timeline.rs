@@ -186,10 +186,10 @@ impl Outages {
                     outage.start_ms, outage.duration_ms
                 ));
             }
-            if let Some(every) = outage.every_ms {
-                if !ok(every) || every <= outage.duration_ms {
-                    return Err(format!("every_ms {every} must be more than duration_ms {}", outage.duration_ms));
-                }
+            if let Some(every) = outage.every_ms
+                && (!ok(every) || every <= outage.duration_ms)
+            {
+                return Err(format!("every_ms {every} must be more than duration_ms {}", outage.duration_ms));
             }
             let ns = |ms: f64| (ms * 1e6).round() as u64;
             list.push(OutageNs { start_ns: ns(outage.start_ms), duration_ns: ns(outage.duration_ms), every_ns: outage.every_ms.map(ns) });

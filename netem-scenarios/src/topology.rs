@@ -343,10 +343,10 @@ impl Drop for Topology {
     fn drop(&mut self) {
         for namespace in Namespace::ALL {
             let name = self.name(namespace);
-            if Path::new("/run/netns").join(&name).exists() {
-                if let Err(error) = remove_namespace(&name) {
-                    eprintln!("warning: network namespace {name} was not removed: {error}; `ip netns del {name}` does it");
-                }
+            if Path::new("/run/netns").join(&name).exists()
+                && let Err(error) = remove_namespace(&name)
+            {
+                eprintln!("warning: network namespace {name} was not removed: {error}; `ip netns del {name}` does it");
             }
         }
     }

@@ -200,6 +200,8 @@ struct Load {
     packets_per_second: f64,
     count: u64,
     payload_bytes: u16,
+    /// Shortest spacing; 0 lets the sender catch up in batches.
+    gap_us_min: u64,
     /// Time that an overload needs to fill the queue.
     fill_ns: u64,
     /// Longest time that a packet may be under way.
@@ -218,7 +220,9 @@ impl Load {
             packets_per_second = packets_per_second.min(1e9 / (2.2 * direction.jitter_ns() as f64));
         }
         let count = (packets_per_second * options.quiet.as_secs_f64()).ceil() as u64;
-        Self { way, packets_per_second, count, payload_bytes: QUIET_PAYLOAD_BYTES, fill_ns: 0, wait: longest_hold(direction) }
+        // A late sender must not queue at a bottleneck that holds one packet.
+        let gap_us_min = (0.5e6 / packets_per_second) as u64;
+        Self { way, packets_per_second, count, payload_bytes: QUIET_PAYLOAD_BYTES, gap_us_min, fill_ns: 0, wait: longest_hold(direction) }
     }
 
     /// `None` if the direction has no bottleneck.
@@ -234,7 +238,15 @@ impl Load {
         let fill_s = 1.25 * queue_bytes as f64 * 8.0 / (bps as f64 * (factor - 1.0)) + 0.05;
         let packets_per_second = factor * bps as f64 / (frame_bytes * 8) as f64;
         let count = (packets_per_second * (fill_s + options.overload.as_secs_f64())).ceil() as u64;
-        Some(Self { way, packets_per_second, count, payload_bytes, fill_ns: (fill_s * 1e9) as u64, wait: longest_hold(direction) })
+        Some(Self {
+            way,
+            packets_per_second,
+            count,
+            payload_bytes,
+            gap_us_min: 0,
+            fill_ns: (fill_s * 1e9) as u64,
+            wait: longest_hold(direction),
+        })
     }
 }
 
@@ -327,7 +339,7 @@ impl Session<'_> {
         let mut command = self.topology.command(near_end, self.binary);
         command.arg("probe-send").args(["--to", &SocketAddr::new(far_end(load.way).1, PORT).to_string()]);
         command.args(["--packets-per-second", &load.packets_per_second.to_string(), "--count", &load.count.to_string()]);
-        command.args(["--payload-bytes", &load.payload_bytes.to_string()]);
+        command.args(["--payload-bytes", &load.payload_bytes.to_string(), "--gap-us-min", &load.gap_us_min.to_string()]);
         command.arg("--record").arg(self.files.path(&format!("{}-sent", load.way.name()))).stdin(Stdio::null());
         Probe::spawn(command, "sender")
     }

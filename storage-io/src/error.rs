@@ -13,7 +13,9 @@ pub enum StoreError {
         place: String,
     },
     /// The credentials are good but may not do this.
-    #[error("{place} refuses to {action}: {detail}; the destination needs permission to read the bucket, put objects and abort multipart uploads")]
+    #[error(
+        "{place} refuses to {action}: {detail}; the destination needs permission to read the bucket, put objects and abort multipart uploads"
+    )]
     AccessDenied {
         /// Where.
         place: String,
@@ -47,7 +49,9 @@ pub enum StoreError {
         detail: String,
     },
     /// The store asks us to slow down.
-    #[error("{place} throttles requests: {detail}; it was retried with growing pauses, so lower the number of requests in flight or the rate")]
+    #[error(
+        "{place} throttles requests: {detail}; it was retried with growing pauses, so lower the number of requests in flight or the rate"
+    )]
     Throttled {
         /// Where.
         place: String,
@@ -71,7 +75,9 @@ pub enum StoreError {
         after: Duration,
     },
     /// What the store received is not what was sent, by its own checksum.
-    #[error("{object}: the store's checksum differs from ours: {detail}; nothing was kept, send it again and check the path's hardware if it recurs")]
+    #[error(
+        "{object}: the store's checksum differs from ours: {detail}; nothing was kept, send it again and check the path's hardware if it recurs"
+    )]
     ChecksumMismatch {
         /// The object.
         object: String,
@@ -196,7 +202,9 @@ pub enum UploadError {
         offset: u64,
     },
     /// A piece lies outside its file.
-    #[error("file {file}: a piece of {len} bytes at {offset} does not fit into a file of {size_bytes} bytes; report this as a bug of the sender")]
+    #[error(
+        "file {file}: a piece of {len} bytes at {offset} does not fit into a file of {size_bytes} bytes; report this as a bug of the sender"
+    )]
     OutOfRange {
         /// The file's number.
         file: u32,

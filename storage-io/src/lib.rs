@@ -26,4 +26,4 @@ pub use plan::{PartPlan, PoolNeed};
 pub use retry::{Deadlines, RetryPolicy};
 pub use s3::{Credentials, Dialect, S3Config, S3Store};
 pub use store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, Part, PartReceipt, Store, StoredObject, Upload, check_destination};
-pub use upload::{FileMeta, Piece, ReadyBlock, StatsSnapshot, UploadEvent, UploadStats, Uploader, UploaderConfig};
+pub use upload::{FileMeta, ObjectName, Piece, ReadyBlock, StatsSnapshot, UploadEvent, UploadStats, Uploader, UploaderConfig};

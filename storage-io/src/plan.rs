@@ -23,12 +23,19 @@ impl PartPlan {
     /// # Errors
     /// [`StoreError::TooLarge`] when no such part size exists (`object` names it in the message);
     /// [`StoreError::Configuration`] when `block_bytes` is zero or no multiple of it is a legal part.
-    pub fn new(object: &str, object_bytes: u64, block_bytes: u64, preferred_bytes: Option<u64>, limits: &Limits) -> Result<Self, StoreError> {
+    pub fn new(
+        object: &str,
+        object_bytes: u64,
+        block_bytes: u64,
+        preferred_bytes: Option<u64>,
+        limits: &Limits,
+    ) -> Result<Self, StoreError> {
         let floor = |bytes: u64| bytes.checked_div(block_bytes).map_or(0, |blocks| blocks * block_bytes);
         let part_max = floor(limits.part_bytes_max);
         let part_min = limits.part_bytes_min.max(1).checked_next_multiple_of(block_bytes.max(1)).unwrap_or(u64::MAX);
         if part_min > part_max || limits.parts_max == 0 {
-            let detail = format!("no part of {}..={} bytes is a multiple of a block of {block_bytes} bytes", part_min, limits.part_bytes_max);
+            let detail =
+                format!("no part of {}..={} bytes is a multiple of a block of {block_bytes} bytes", part_min, limits.part_bytes_max);
             return Err(StoreError::Configuration { detail });
         }
         let max_bytes = limits.object_bytes_max.min(part_max.saturating_mul(u64::from(limits.parts_max)));

@@ -11,7 +11,7 @@ use crate::error::StoreError;
 use crate::retry::RetryPolicy;
 
 /// Longest key in bytes that is accepted at all. A store may take less.
-pub const KEY_BYTES_MAX: usize = 4096;
+const KEY_BYTES_MAX: usize = 4096;
 
 /// The name of an object below its destination: relative, '/' between components, none of them empty, "." or "..".
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,7 +33,7 @@ impl ObjectKey {
         if path.contains(&0) {
             return refuse("it holds a NUL byte");
         }
-        match path.split(|&byte| byte == b'/').find(|part| matches!(part, b"" | b"." | b"..")) {
+        match path.split(|&byte| byte == b'/').find(|part| matches!(*part, b"" | b"." | b"..")) {
             Some(b"") => refuse("it is absolute or has an empty component"),
             Some(_) => refuse("it has a component '.' or '..'"),
             None => Ok(Self(path.into())),

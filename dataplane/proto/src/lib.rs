@@ -8,5 +8,6 @@ pub mod block;
 pub mod crypto;
 pub mod rate;
 pub mod receiver;
+mod replay;
 pub mod sender;
 mod sequence;

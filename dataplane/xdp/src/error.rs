@@ -32,7 +32,7 @@ pub enum XdpError {
         option: &'static str,
     },
     /// The steering program was not accepted.
-    #[error("cannot load the steering program: {0}. It needs CAP_BPF and CAP_NET_ADMIN; `tradewind doctor` says which is missing")]
+    #[error("cannot load the steering program: {0}. It needs Linux 5.9 or newer; please report this with the kernel's version")]
     Load(String),
     /// The steering program was loaded, but the interface did not take it.
     #[error(

@@ -13,14 +13,18 @@ use crate::{
     FrameAudit, SocketConfig, Steering, XdpError, XdpSocket,
     frame::{Frame, Received},
     packet::{HEADERS_BYTES_MAX, Headers, LINK_BYTES_MAX, OuterTag, parse},
-    rings::BATCH,
+    rings::{BATCH, HEADROOM_BYTES},
+    socket::FRAME_BYTES_MAX,
     wake::Waker,
 };
 
 /// Packets that one transmit call of the kernel takes in copy mode (`XSK max_tx_budget`, Linux 6.x).
 const PACKETS_PER_WAKEUP: u32 = 32;
+const _: () = assert!((u16::MAX as usize + LINK_BYTES_MAX).div_ceil(FRAME_BYTES_MAX as usize - HEADROOM_BYTES) <= FRAMES_PER_PACKET_MAX);
 /// How long to sleep at most while the kernel has not taken everything that was queued.
 const WAIT_WHILE_QUEUED: Duration = Duration::from_millis(1);
+/// Fragments of a packet at most (`MAX_SKB_FRAGS` of the kernel, and a head). 65,557 bytes over 3,840 are 18.
+const FRAMES_PER_PACKET_MAX: usize = 18;
 /// Double-tagged neighbours remembered.
 const OUTER_TAGS_MAX: usize = 16;
 
@@ -227,9 +231,6 @@ impl XdpLink {
     }
 }
 
-/// Fragments of a packet at most (`MAX_SKB_FRAGS` of the kernel, and a head). 65,557 bytes over 3,840 are 18.
-const FRAMES_PER_PACKET_MAX: usize = 18;
-
 impl Link for XdpLink {
     fn receive(&mut self, now_ns: u64, limit: usize, each: &mut impl FnMut(&Meta, &mut [u8])) -> Result<usize, LinkError> {
         let Self { socket: XdpSocket { rings, fill, .. }, received, assembly, outer_tags, counters, .. } = self;
@@ -360,3 +361,6 @@ impl AsFd for XdpLink {
         self.socket.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

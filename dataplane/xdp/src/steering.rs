@@ -1,6 +1,6 @@
 //! Loads the steering program, attaches it to an interface and keeps its maps.
 
-use std::{os::fd::AsRawFd as _, sync::Mutex};
+use std::{error::Error, io, iter::successors, os::fd::AsRawFd as _, sync::Mutex};
 
 use aya::{
     Ebpf,
@@ -153,7 +153,7 @@ impl Steering {
         let features = device.xdp_features().unwrap_or_default();
         let multi_buffer = needs_multi_buffer(mtu_bytes);
 
-        let mut loaded = Ebpf::load(tradewind_ebpf::object()).map_err(|error| XdpError::Load(error.to_string()))?;
+        let mut loaded = Ebpf::load(tradewind_ebpf::object()).map_err(|error| load_error(&error))?;
         let (link, mode) = attach(&mut loaded, config, device.index(), modes(config.mode, &driver, features), multi_buffer)?;
         let mut ports: HashMap<MapData, u16, u8> = take(&mut loaded, layout::MAP_PORTS)?;
         for port in &config.ports {
@@ -260,6 +260,22 @@ impl Steering {
     }
 }
 
+/// An error with all its causes: aya keeps what the kernel said in the last one.
+fn chain(error: &dyn Error) -> String {
+    let causes = successors(error.source(), |&cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// What loading says when the kernel refuses: a missing privilege has its own variant.
+fn load_error(error: &(dyn Error + 'static)) -> XdpError {
+    let refused =
+        |cause: &(dyn Error + 'static)| cause.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error() == Some(libc::EPERM));
+    if successors(Some(error), |&cause| cause.source()).any(refused) {
+        return XdpError::Privilege { what: "loading the steering program", capabilities: "cap_bpf,cap_net_admin" };
+    }
+    XdpError::Load(chain(error))
+}
+
 fn worker_out_of_range(worker: u32) -> XdpError {
     XdpError::Config(format!("worker {worker} is beyond the {} that steering knows", layout::WORKERS_MAX))
 }
@@ -284,7 +300,7 @@ fn attach(
     let name = if multi_buffer { layout::PROGRAM_FRAGS } else { layout::PROGRAM };
     let no_program = || XdpError::Load(format!("the object has no program `{name}`"));
     let program: &mut Xdp = loaded.program_mut(name).ok_or_else(no_program)?.try_into().map_err(|_| no_program())?;
-    program.load().map_err(|error| XdpError::Load(error.to_string()))?;
+    program.load().map_err(|error| load_error(&error))?;
     let mut tried = Vec::new();
     for &mode in modes {
         let aya_mode = if mode == XdpMode::Driver { AyaMode::Driver } else { AyaMode::Skb };
@@ -299,8 +315,7 @@ fn attach(
                 return Ok((link, mode));
             }
             Err(error) => {
-                let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
-                tried.push(format!("{} mode: {cause}", mode.name()));
+                tried.push(format!("{} mode: {}", mode.name(), chain(&error)));
             }
         }
     }

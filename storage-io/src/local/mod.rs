@@ -56,7 +56,9 @@ impl LocalStore {
             Ok(fd) => Ok(Self { root: Arc::new(fd), path: root.to_owned() }),
             Err(Errno::NOENT) => Err(StoreError::NotFound { place }),
             Err(Errno::NOTDIR) => Err(StoreError::Configuration { detail: format!("{place} is not a directory") }),
-            Err(Errno::ACCESS | Errno::PERM) => Err(StoreError::AccessDenied { place, action: "open", detail: "permission denied".to_owned() }),
+            Err(Errno::ACCESS | Errno::PERM) => {
+                Err(StoreError::AccessDenied { place, action: "open", detail: "permission denied".to_owned() })
+            }
             Err(errno) => Err(StoreError::Io { action: "open", path: place, source: errno.into() }),
         }
     }
@@ -148,10 +150,9 @@ impl Partial {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 rustix::fs::ftruncate(self.target.fd(), size).map_err(|errno| failed("size", &self.key, errno))
             }
-            Err(Errno::NOSPC | Errno::DQUOT) => Err(StoreError::Full {
-                place: "the target file system".to_owned(),
-                detail: format!("{} needs {size} bytes", self.key),
-            }),
+            Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {
+                Err(StoreError::Full { place: "the target file system".to_owned(), detail: format!("{} needs {size} bytes", self.key) })
+            }
             Err(errno) => Err(failed("reserve room for", &self.key, errno)),
         }
     }
@@ -232,11 +233,15 @@ impl Store for LocalStore {
             let key = ObjectKey::new(format!(".{:032x}.tradewind-probe", rand::random::<u128>()).as_bytes())?;
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             match rustix::fs::openat(&*store.root, key.as_bytes(), flags, Mode::from_raw_mode(0o600)) {
-                Ok(_) => rustix::fs::unlinkat(&*store.root, key.as_bytes(), AtFlags::empty()).map_err(|errno| failed("remove", &key, errno)),
-                Err(Errno::NOENT) => Err(StoreError::NotFound { place: store.place() }),
-                Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => {
-                    Err(StoreError::AccessDenied { place: store.place(), action: "create a file", detail: "permission denied or read-only".to_owned() })
+                Ok(_) => {
+                    rustix::fs::unlinkat(&*store.root, key.as_bytes(), AtFlags::empty()).map_err(|errno| failed("remove", &key, errno))
                 }
+                Err(Errno::NOENT) => Err(StoreError::NotFound { place: store.place() }),
+                Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Err(StoreError::AccessDenied {
+                    place: store.place(),
+                    action: "create a file",
+                    detail: "permission denied or read-only".to_owned(),
+                }),
                 Err(errno) => Err(failed("create", &key, errno)),
             }
         })

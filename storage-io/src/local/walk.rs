@@ -49,7 +49,9 @@ fn make(at: BorrowedFd<'_>, folder: &[u8]) -> Result<OwnedFd, Errno> {
 pub(super) fn failed(action: &'static str, key: &ObjectKey, errno: Errno) -> StoreError {
     let path = key.to_string();
     match errno {
-        Errno::NOSPC | Errno::DQUOT => StoreError::Full { place: "the target file system".to_owned(), detail: format!("no room to {action} {path}") },
+        Errno::NOSPC | Errno::DQUOT => {
+            StoreError::Full { place: "the target file system".to_owned(), detail: format!("no room to {action} {path}") }
+        }
         Errno::FBIG => StoreError::Full { place: "the target file system".to_owned(), detail: format!("{path} is larger than it takes") },
         Errno::ACCESS | Errno::PERM | Errno::ROFS => StoreError::AccessDenied { place: path, action, detail: errno.to_string() },
         Errno::EXIST => StoreError::DestinationExists { object: path },
@@ -78,7 +80,8 @@ mod tests {
         std::os::unix::fs::symlink("b", root.path().join("a/inner")).unwrap();
         std::fs::write(root.path().join("file"), b"").unwrap();
         for bad in ["way/x", "way/y/x", "a/inner/x", "file/x"] {
-            let result = parent(at.as_fd(), &key(bad), true);
+            let key = key(bad);
+            let result = parent(at.as_fd(), &key, true);
             assert!(matches!(result, Err(StoreError::InvalidName { .. })), "{bad}: {result:?}");
         }
         assert_eq!(outside.path().read_dir().unwrap().count(), 0);

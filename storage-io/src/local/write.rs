@@ -89,7 +89,9 @@ fn total(chunks: &[Bytes]) -> u64 {
 }
 
 fn is_aligned(bytes: &[u8], offset: u64) -> bool {
-    bytes.as_ptr().addr().is_multiple_of(DIRECT_ALIGN) && bytes.len().is_multiple_of(DIRECT_ALIGN) && offset.is_multiple_of(DIRECT_ALIGN as u64)
+    bytes.as_ptr().addr().is_multiple_of(DIRECT_ALIGN)
+        && bytes.len().is_multiple_of(DIRECT_ALIGN)
+        && offset.is_multiple_of(DIRECT_ALIGN as u64)
 }
 
 /// How many chunks from the first on can be written directly in one call.

@@ -41,7 +41,9 @@ impl Credentials {
 
     fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, StoreError> {
         let get = |name: &str| {
-            let missing = || StoreError::Configuration { detail: format!("no credentials given and {name} is not set; set it or name an access key") };
+            let missing = || StoreError::Configuration {
+                detail: format!("no credentials given and {name} is not set; set it or name an access key"),
+            };
             lookup(name).filter(|value| !value.is_empty()).ok_or_else(missing)
         };
         let credentials = Self::new(get("AWS_ACCESS_KEY_ID")?, get("AWS_SECRET_ACCESS_KEY")?);
@@ -126,7 +128,10 @@ impl S3Config {
         if let Some(endpoint) = &self.endpoint {
             let host = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
             if host.is_none_or(|host| host.is_empty() || host.starts_with('/') || host.contains('@')) {
-                return refuse(format!("the endpoint of {} must be http://HOST[:PORT] or https://HOST[:PORT], without user or password", self.place()));
+                return refuse(format!(
+                    "the endpoint of {} must be http://HOST[:PORT] or https://HOST[:PORT], without user or password",
+                    self.place()
+                ));
             }
         }
         Ok(())
@@ -166,7 +171,9 @@ mod tests {
         let config = |endpoint: &str, bucket: &str| S3Config::at_endpoint(endpoint, bucket, Credentials::new("a", "s"));
         assert!(config("http://127.0.0.1:8333", "b2").validate().is_ok());
         assert!(config("https://s3.example", "My_bucket").validate().is_ok());
-        for (endpoint, bucket) in [("s3.example", "b"), ("http://", "b"), ("ftp://h", "b"), ("http://h", ""), ("http://h", "a/b"), ("http://h", "a b")] {
+        for (endpoint, bucket) in
+            [("s3.example", "b"), ("http://", "b"), ("ftp://h", "b"), ("http://h", ""), ("http://h", "a/b"), ("http://h", "a b")]
+        {
             assert!(matches!(config(endpoint, bucket).validate(), Err(StoreError::Configuration { .. })), "{endpoint} {bucket}");
         }
     }

@@ -32,11 +32,17 @@ impl Asked<'_> {
             }
             SdkError::ResponseError(response) => {
                 let status = response.raw().status().as_u16();
-                StoreError::Unavailable { place, detail: shorten(&format!("HTTP {status} with an answer that is not S3's: {}", DisplayErrorContext(error))) }
+                StoreError::Unavailable {
+                    place,
+                    detail: shorten(&format!("HTTP {status} with an answer that is not S3's: {}", DisplayErrorContext(error))),
+                }
             }
-            SdkError::ConstructionFailure(_) => {
-                StoreError::Rejected { place, action: self.action, code: "request not made".to_owned(), detail: shorten(&DisplayErrorContext(error).to_string()) }
-            }
+            SdkError::ConstructionFailure(_) => StoreError::Rejected {
+                place,
+                action: self.action,
+                code: "request not made".to_owned(),
+                detail: shorten(&DisplayErrorContext(error).to_string()),
+            },
             _ => StoreError::Unavailable { place, detail: shorten(&DisplayErrorContext(error).to_string()) },
         }
     }
@@ -54,29 +60,44 @@ impl Asked<'_> {
         match code.unwrap_or_default() {
             "NoSuchBucket" => StoreError::NotFound { place },
             "NoSuchUpload" => StoreError::UploadGone { object },
-            "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "MethodNotAllowed" => StoreError::AccessDenied { place, action, detail },
+            "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "MethodNotAllowed" => {
+                StoreError::AccessDenied { place, action, detail }
+            }
             "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken" | "InvalidSecurity" | "NotSignedUp" => {
                 StoreError::BadCredentials { place, detail }
             }
             "RequestTimeTooSkewed" | "RequestExpired" => StoreError::ClockSkew { place, detail },
-            "PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" | "IncorrectEndpoint" => {
+            "PermanentRedirect"
+            | "TemporaryRedirect"
+            | "AuthorizationHeaderMalformed"
+            | "IllegalLocationConstraintException"
+            | "IncorrectEndpoint" => {
                 StoreError::WrongRegion { place, detail: region.map_or(detail, |region| format!("the bucket is in {region}")) }
             }
             "SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests" | "BandwidthLimitExceeded" => {
                 StoreError::Throttled { place, detail }
             }
-            "BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch" => StoreError::ChecksumMismatch { object, detail },
+            "BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch" => {
+                StoreError::ChecksumMismatch { object, detail }
+            }
             "PreconditionFailed" => StoreError::DestinationExists { object },
-            "QuotaExceeded" | "InsufficientStorage" | "XMinioStorageFull" | "ServiceQuotaExceededException" => StoreError::Full { place, detail },
+            "QuotaExceeded" | "InsufficientStorage" | "XMinioStorageFull" | "ServiceQuotaExceededException" => {
+                StoreError::Full { place, detail }
+            }
             "EntityTooLarge" => StoreError::TooLarge { object, size_bytes: self.bytes, max_bytes: self.bytes.saturating_sub(1) },
             "NotImplemented" | "UnsupportedOperation" => StoreError::NotSupported { place, action, detail },
             "KeyTooLongError" | "InvalidURI" => StoreError::InvalidName { name: object, reason: "the store does not take this key" },
             // The request was cut off or met an internal conflict: AWS documents both as "try again".
-            "InternalError" | "ServiceUnavailable" | "RequestTimeout" | "OperationAborted" | "ConditionalRequestConflict" | "IncompleteBody" => {
-                StoreError::Unavailable { place, detail }
-            }
+            "InternalError"
+            | "ServiceUnavailable"
+            | "RequestTimeout"
+            | "OperationAborted"
+            | "ConditionalRequestConflict"
+            | "IncompleteBody" => StoreError::Unavailable { place, detail },
             code => match status {
-                301 | 307 | 308 => StoreError::WrongRegion { place, detail: region.map_or(detail, |region| format!("the bucket is in {region}")) },
+                301 | 307 | 308 => {
+                    StoreError::WrongRegion { place, detail: region.map_or(detail, |region| format!("the bucket is in {region}")) }
+                }
                 401 => StoreError::BadCredentials { place, detail },
                 403 => StoreError::AccessDenied { place, action, detail },
                 404 if self.object.is_empty() => StoreError::NotFound { place },

@@ -36,7 +36,7 @@ const MIB: u64 = 1 << 20;
 
 /// Limits of S3 (User Guide, "Amazon S3 multipart upload limits"). The object limit is what the part limits allow; stores that
 /// take less say so when the upload is completed.
-pub const LIMITS: Limits = Limits {
+pub(crate) const LIMITS: Limits = Limits {
     part_bytes_min: 5 * MIB,
     part_bytes_max: 5 * 1024 * MIB,
     part_bytes_default: 16 * MIB,

@@ -21,7 +21,14 @@ pub(super) struct S3Upload {
 
 impl Bucket {
     /// Sends one part and returns its entity tag as the store wrote it.
-    pub(super) async fn send_part(&self, key: &str, id: &str, number: u32, body: &Body, checksum: Option<Crc64>) -> Result<String, StoreError> {
+    pub(super) async fn send_part(
+        &self,
+        key: &str,
+        id: &str,
+        number: u32,
+        body: &Body,
+        checksum: Option<Crc64>,
+    ) -> Result<String, StoreError> {
         let answer = self
             .client
             .upload_part()

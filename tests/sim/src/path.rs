@@ -12,7 +12,7 @@ use crate::world::Way;
 pub(crate) const HEADERS_BYTES: u32 = tradewind_wire::limits::IPV4_UDP_BYTES as u32;
 /// Genuine datagrams remembered for replays.
 const REMEMBERED: usize = 16;
-/// A black hole begins with this time left for packets to be lost in; longer than any world.
+/// Length of a black hole, ms; longer than any world.
 const FOR_EVER_MS: f64 = 1e10;
 
 /// A direction of the path.
@@ -61,7 +61,7 @@ impl Path {
             link::Way::Forward => 20,
             link::Way::Reverse => 21,
         };
-        // Netem's stream numbers follow from the direction of the link; both directions here are "forward" of their own scenario.
+        // A scenario without a reverse direction of its own uses this one for both; the link's streams differ by direction.
         let link = Link::new(&scenario, direction, 0);
         Ok(Self {
             way: way.clone(),

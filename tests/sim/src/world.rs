@@ -189,7 +189,7 @@ impl World {
         let mut world = Self::plain(seed);
         world.bytes = match r.within(0, 19) {
             0 => r.within(0, 2),
-            1 => r.magnitude(4e6, 12e6) as u64,
+            1 => r.magnitude(4e6, 48e6) as u64,
             _ => r.magnitude(1.0, 4e6) as u64,
         };
         world.files = if r.happens(0.5) { 1 } else { r.magnitude(1.0, 200.0) as u32 };
@@ -219,7 +219,7 @@ impl World {
     fn draw_way(r: &mut Random, rate_mbps: f64, delay_ms: f64) -> Way {
         let mut way = Way { rate_mbps, delay_ms, queue_ms: r.magnitude(3.0, 300.0), ..Way::default() };
         if r.happens(0.5) {
-            way.jitter_ms = delay_ms * r.pick(&[0.01, 0.1, 0.5, 1.0]);
+            way.jitter_ms = (delay_ms * r.pick(&[0.01, 0.1, 0.5, 1.0])).min(r.magnitude(0.1, 20.0));
         }
         match r.within(0, 5) {
             0 | 1 => {}

@@ -4,7 +4,7 @@ use super::average::{RunningMean, TrimmedMean};
 use super::competition::{self, EXTRA_DIP_NS};
 use super::loss::{LossLevel, Outcome, RoundLoss};
 use super::units::{DITHER, HALF_PERIOD_S, SECOND_NS, seconds, within};
-use super::{BaseDelay, Kind, Mode, Policy, RateController, ROUND_LEAST_S, Train};
+use super::{BaseDelay, Kind, Mode, Policy, ROUND_LEAST_S, RateController, Train};
 
 /// Queue aimed at, seconds: a base, a part per halving of the rate below 10 Gbit/s (that part makes two lanes converge), and the range of the share
 /// term (transport-study §3.2, theta and delta).
@@ -30,6 +30,10 @@ const FREE_ROUNDS: u32 = 3;
 const ROUND_TRAINS: f64 = 2.0;
 const ROUND_PACKETS: f64 = 16.0;
 
+/// Slopes of the delay outside of this are not believed.
+const SLOPE_LEAST: f64 = -0.5;
+const SLOPE_MOST: f64 = 2.0;
+
 /// A half period counts for the response if its span reaches this share of the nominal length, and its amplitude this share of the dither.
 const MEASURABLE: f64 = 0.3;
 
@@ -38,12 +42,13 @@ const MEASURABLE: f64 = 0.3;
 pub(super) struct Response {
     share: TrimmedMean,
     jitter: RunningMean,
-    last_least_s: Option<f64>,
+    /// Least delays of the two upper halves before.
+    least_s: [Option<f64>; 2],
 }
 
 impl Response {
     pub(super) fn new() -> Self {
-        Self { share: TrimmedMean::starting_at(0.5), jitter: RunningMean::new(32.0), last_least_s: None }
+        Self { share: TrimmedMean::starting_at(0.5), jitter: RunningMean::new(32.0), least_s: [None; 2] }
     }
 
     /// Our share of the queue (study: ξ), about 0 to 1.
@@ -59,11 +64,22 @@ impl Response {
             let fall = (lower.last_delay_s - lower.first_delay_s) / lower.send_span_s;
             self.share.add(within((rise - fall) / (2.0 * up.amplitude), -1.0, 2.0));
         }
-        if let Some(last) = self.last_least_s.replace(upper.least_delay_s) {
-            let change = ((upper.least_delay_s - last).abs() - JITTER_FREE_S).max(0.0);
-            self.jitter.add(change.min(JITTER_MOST_S));
+        // The second difference: a queue that grows or shrinks steadily is no jitter. It spreads √3 times as much as the first.
+        if let [Some(before), Some(last)] = self.least_s {
+            let change = (upper.least_delay_s - 2.0 * last + before).abs() / 3f64.sqrt();
+            self.jitter.add((change - JITTER_FREE_S).max(0.0).min(JITTER_MOST_S));
         }
+        self.least_s = [self.least_s[1], Some(upper.least_delay_s)];
     }
+}
+
+/// The foot of the saw tooth that a pair of half periods makes.
+#[derive(Clone, Copy, Debug)]
+struct Trough {
+    time_ns: u64,
+    queue_s: f64,
+    /// Mean rate at that time, bytes/s.
+    centre: f64,
 }
 
 /// Sums over the trains that became final since the last update.
@@ -85,9 +101,10 @@ pub(super) struct Round {
     last_up: Option<Train>,
     /// Rise of the delay within the first pair, the only slope known before there are two pairs.
     first_slope: f64,
-    /// Time and queue of the newest pair, and those at the update before.
-    trough: Option<(u64, f64)>,
-    trough_before: Option<(u64, f64)>,
+    /// The newest trough, the one at the last update, and the mean rate over the time between them (integrated: bytes).
+    trough: Option<Trough>,
+    trough_before: Option<Trough>,
+    between_bytes: f64,
     /// Start of a dip and the delay at it.
     pub(super) dip_start: Option<(u64, f64)>,
 }
@@ -133,37 +150,45 @@ impl Round {
         }
         self.pairs += 1.0;
         self.queue_s += least_s;
-        self.trough = Some((down.start_ns, least_s));
+        let trough = Trough { time_ns: down.start_ns, queue_s: least_s, centre: down.centre };
+        if let Some(last) = self.trough {
+            self.between_bytes += 0.5 * (last.centre + trough.centre) * seconds(trough.time_ns.saturating_sub(last.time_ns));
+        } else {
+            self.trough_before = Some(trough);
+        }
+        self.trough = Some(trough);
         if up.disturbed || down.disturbed || up.limited || down.limited || up.amplitude < MEASURABLE * DITHER {
             return;
         }
         response.on_pair(up, down);
         if let (Some(upper), Some(lower)) = (up.loss(), down.loss()) {
-            loss.on_pair(upper, lower, up.amplitude);
+            loss.on_pair(upper, lower, up.amplitude, f64::from(up.sent) + f64::from(down.sent));
         }
     }
 
-    /// Growth of the queue per second over the round.
-    fn slope(&self) -> f64 {
+    /// The rate that arrived while the queue changed as it did: that of the bottleneck while it was full, immune against random loss.
+    ///
+    /// Measured from trough to trough, over the rates that were sent between them, so that neither stamps that are late nor a rate that changed
+    /// on the way bias it.
+    fn arrival_rate(&self) -> f64 {
+        let centre = self.centre / self.trains;
         if self.disturbed || self.limited {
-            return 0.0;
+            return centre;
         }
-        let slope = match (self.trough_before, self.trough) {
-            (Some((then, before_s)), Some((now, after_s))) if now > then => (after_s - before_s) / seconds(now - then),
-            _ => self.first_slope,
-        };
-        within(slope, -0.5, 2.0)
+        match (self.trough_before, self.trough) {
+            (Some(before), Some(now)) if now.time_ns > before.time_ns && self.between_bytes > 0.0 => {
+                let span_s = seconds(now.time_ns - before.time_ns);
+                let slope = (now.queue_s - before.queue_s) / span_s;
+                self.between_bytes / span_s / (1.0 + within(slope, SLOPE_LEAST, SLOPE_MOST))
+            }
+            _ => centre / (1.0 + within(self.first_slope, SLOPE_LEAST, SLOPE_MOST)),
+        }
     }
 
     /// Sums for the next round begin.
     fn restart(&mut self) {
-        *self = Self {
-            last_up: self.last_up,
-            trough: self.trough,
-            trough_before: self.trough.or(self.trough_before),
-            dip_start: self.dip_start,
-            ..Self::default()
-        };
+        *self =
+            Self { last_up: self.last_up, trough: self.trough, trough_before: self.trough, dip_start: self.dip_start, ..Self::default() };
     }
 }
 
@@ -216,9 +241,7 @@ impl RateController {
                 }
             }
         }
-        let centre = round.centre / round.trains;
-        // The rate that arrives while the queue changes by `slope`: immune against random loss, and equal to the bottleneck's while it is full.
-        let arrival_rate = centre / (1.0 + round.slope());
+        let arrival_rate = round.arrival_rate();
         let delivered = arrival_rate * (1.0 - losses.loss);
         let without_congestion = delivered / (1.0 - self.loss.random());
         if self.mode == Mode::Compete {
@@ -227,8 +250,11 @@ impl RateController {
         }
         if self.loss.is_ours() {
             let response = self.loss.response();
-            let rate =
-                if response > 0.8 { (0.6 * self.network).max(delivered) } else { (self.network * (1.0 - 0.25 * response)).min(without_congestion) };
+            let rate = if response > 0.8 {
+                (0.6 * self.network).max(delivered)
+            } else {
+                (self.network * (1.0 - 0.25 * response)).min(without_congestion)
+            };
             self.network = self.bounded(rate.max(0.5 * self.network).min(self.network));
             self.loss.abandon_experiment();
             self.loss.clear_response();

@@ -61,6 +61,8 @@ pub(super) struct RoundLoss {
 pub(super) struct LossLevel {
     random: f64,
     response: RunningMean,
+    /// Variance that chance alone gives the responses: eight of them may agree by luck where trains are short.
+    response_chance: RunningMean,
     per_train: RunningMean,
     recent: [f64; RECENT_MOST],
     recent_count: usize,
@@ -76,6 +78,7 @@ impl LossLevel {
         Self {
             random: 0.0,
             response: RunningMean::new(32.0),
+            response_chance: RunningMean::new(32.0),
             per_train: RunningMean::new(64.0),
             recent: [0.0; RECENT_MOST],
             recent_count: 0,
@@ -104,17 +107,20 @@ impl LossLevel {
 
     /// Whether it is us who overflow something (transport-study §3.3, satl).
     pub(super) fn is_ours(&self) -> bool {
-        self.response.count() >= 8.0 && self.response.mean() > (4.0 * self.response.error()).max(0.3)
+        let count = self.response.count();
+        let error = self.response.error().max((self.response_chance.mean() / count.max(1.0)).sqrt());
+        count >= 8.0 && self.response.mean() > (4.0 * error).max(0.3)
     }
 
     /// Forgets the response: the rate has changed.
     pub(super) fn clear_response(&mut self) {
         self.response.clear();
+        self.response_chance.clear();
     }
 
     /// A mode begins: forget what was measured in another.
     pub(super) fn begin(&mut self) {
-        self.response.clear();
+        self.clear_response();
         self.recent_count = 0;
         self.experiment = None;
         self.frozen = false;
@@ -131,10 +137,13 @@ impl LossLevel {
         self.recent_count += 1;
     }
 
-    /// Loss of the upper and lower half of a dither period.
-    pub(super) fn on_pair(&mut self, upper: f64, lower: f64, amplitude: f64) {
+    /// Loss of the upper and lower half of a dither period of so many packets.
+    pub(super) fn on_pair(&mut self, upper: f64, lower: f64, amplitude: f64, packets: f64) {
         let mean = (0.5 * (upper + lower)).min(0.9);
-        self.response.add((upper - lower) / (2.0 * amplitude) / (1.0 - mean));
+        let scale = 1.0 / (2.0 * amplitude * (1.0 - mean));
+        self.response.add((upper - lower) * scale);
+        // Two binomial samples of half the packets each.
+        self.response_chance.add(mean * (1.0 - mean) * 4.0 / packets.max(1.0) * scale * scale);
     }
 
     /// Sums up a round of `trains` trains.
@@ -209,7 +218,7 @@ impl LossLevel {
         let sole = test.share > 0.5 || self.dips < 1.0 || loss < self.dip_loss + 3.0 * self.dip_error();
         if !self.is_ours() && sole {
             self.set_random(loss);
-            self.response.clear();
+            self.clear_response();
             Outcome::Random { rate: test.rate_before }
         } else {
             self.frozen = true;

@@ -79,7 +79,7 @@ pub struct RateConfig {
 }
 
 /// What the receiver reports of one train. Times in microseconds wrap; sender's and receiver's clocks need not agree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct TrainReport {
     /// Wire identity, modulo 255; 255 is not a train.
     pub train: u8,
@@ -111,9 +111,10 @@ pub struct Admission {
 }
 
 /// What bounds the rate at present.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Limiter {
     /// The path.
+    #[default]
     Network,
     /// The receiver's storage.
     Storage,

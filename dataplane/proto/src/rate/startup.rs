@@ -17,7 +17,7 @@ const PULSE_PACKETS: f64 = 8.0;
 
 /// A pulse lasts at least this long at its peak, seconds: receivers stamp arrivals when they wake up, 0.1–1 ms late, and a span must stand out of
 /// that (the study's 1.25 ms needed stamps better than 0.1 ms, its §3.7).
-const PULSE_SPAN_S: f64 = 0.003;
+const PULSE_SPAN_S: f64 = 0.002;
 
 /// Fewest and most pulses of one step; in between, as many as fit a quarter of a round trip (transport-study §3.3, m).
 const PULSES_LEAST: usize = 3;
@@ -50,6 +50,8 @@ pub(super) enum Verdict {
 struct Pulse {
     ratio: f64,
     rate: f64,
+    /// Rate counted in packets that arrived instead of packet numbers: lower where a pulse overflowed a short queue.
+    received_rate: f64,
     queue_s: f64,
     loss: f64,
 }
@@ -126,6 +128,7 @@ impl StartUp {
                 self.pulses[self.count] = Pulse {
                     ratio: (span_s / arrival.arrival_span_s.max(1e-6)).min(1.0),
                     rate: arrived.min(train.rate),
+                    received_rate: arrived * (f64::from(arrival.received) - 1.0).max(1.0) / packets,
                     queue_s: base.excess_s(arrival.first_delay_s).max(0.0),
                     loss,
                 };
@@ -146,13 +149,15 @@ impl StartUp {
         let least = 1.0 / self.sent;
         let deviation = (loss.max(least) * (1.0 - loss).max(least) / self.sent).sqrt();
         let delivered = rate * (1.0 - loss);
-        let saturated = match self.delivered {
+        let lossy = match self.delivered {
             Some((rate_before, delivered_before)) => {
                 delivered < 0.6 * delivered_before * rate / rate_before || loss - random > 0.1 + 4.0 * deviation
             }
             None => loss > 0.4,
         };
-        if saturated {
+        let keeps_up = self.middle(|pulse| pulse.ratio) >= KEEPS_UP;
+        let carried_bytes = self.middle(|pulse| pulse.received_rate) / (1.0 - random);
+        if lossy && keeps_up && carried_bytes < KEEPS_UP * peak {
             if self.count < PULSES_FOR_LOSS && self.sent < 2_000.0 {
                 return Verdict::Measuring;
             }
@@ -160,12 +165,18 @@ impl StartUp {
             let carried = self.delivered.map_or(0.0, |(rate_before, _)| rate_before);
             return Verdict::Saturated { rate: (delivered / (1.0 - random)).max(carried) };
         }
+        if lossy && !keeps_up {
+            // The pulse itself overflowed the queue: its packets still left at the bottleneck's rate, and its loss is not random.
+            self.random_loss = random;
+            let rate = FOUND * self.middle(|pulse| pulse.rate).min(carried_bytes);
+            return Verdict::Found { rate, queue_s: self.middle(|pulse| pulse.queue_s) };
+        }
         self.delivered = Some((rate, delivered));
         let bound = (mean_loss + 2.0 * deviation).min(1.0);
         let bound = self.loss_bound.map_or(bound, |known| known.min(bound));
         self.loss_bound = Some(bound);
         self.random_loss = mean_loss.min(bound);
-        let verdict = if self.middle(|pulse| pulse.ratio) >= KEEPS_UP {
+        let verdict = if keeps_up {
             Verdict::Faster { rate: (VALIDATED * peak).max(rate) }
         } else {
             Verdict::Found { rate: FOUND * self.middle(|pulse| pulse.rate), queue_s: self.middle(|pulse| pulse.queue_s) }

@@ -20,7 +20,7 @@ use tradewind_wire::limits::{DATA_HEADER_BYTES, FEEDBACK_TRAINS_MAX, HEADER_BYTE
 use tradewind_wire::{BlockId, Control, DataHeader, Header, Kind, PacketNumber};
 
 use crate::crypto::{Direction, OpenKeys, SealKeys};
-use crate::sequence::micros;
+use crate::sequence::{close_text_max, micros, short_bytes_max, truncated};
 use assembly::{Assembly, Place};
 use reorder::Reorder;
 use trains::Trains;
@@ -34,13 +34,15 @@ const INTERVAL_MAX_NS: u64 = 20 * MS;
 const INTERVAL_SLOW_MAX_NS: u64 = 100 * MS;
 /// Feedback while nothing arrives, so that the sender knows that we live.
 const QUIET_INTERVAL_NS: u64 = 500 * MS;
-/// DONE is repeated until the sender closes, at most this often.
-const DONE_COPIES: u8 = 60;
+/// DONE is repeated until the sender closes, ever more slowly and at most this often.
+const DONE_COPIES: u8 = 250;
+const DONE_INTERVAL_MIN_NS: u64 = 50 * MS;
+const DONE_INTERVAL_MAX_NS: u64 = 250 * MS;
 /// CLOSE packets sent at the end.
 const CLOSE_COPIES: u8 = 3;
 /// Feedback packets written back to back in one interval.
 const FEEDBACK_BURST_MAX: u8 = 16;
-/// Largest feedback payload: it must fit the smallest path.
+/// Largest feedback payload, also where DATA packets could be larger: 1,184-byte datagrams pass every IPv6 path.
 const FEEDBACK_BYTES_MAX: usize = 1152;
 
 /// The receiving end of a lane; `B` is the buffer of a block.
@@ -73,6 +75,8 @@ pub struct Receiver<B> {
     done_at_ns: u64,
     closing: Option<(u16, String, u8)>,
     closed: bool,
+    /// The owner has been told of the end.
+    ended: bool,
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
@@ -108,6 +112,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             done_at_ns: 0,
             closing: None,
             closed: false,
+            ended: false,
             config,
         }
     }
@@ -238,12 +243,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             }
             Control::Close { code, text } => {
                 self.closed = true;
-                let text = String::from_utf8_lossy(text).into_owned();
-                self.events.push_back(ReceiverEvent::Closed { code, text });
+                self.end(code, String::from_utf8_lossy(text).into_owned());
             }
             Control::Done { .. } => return Err(DropReason::Malformed),
         }
         Ok(())
+    }
+
+    /// Tells the owner of the end, once.
+    fn end(&mut self, code: u16, text: String) {
+        if !self.ended {
+            self.ended = true;
+            self.events.push_back(ReceiverEvent::Closed { code, text });
+        }
     }
 
     /// Blocks that the sender may open in all; it only grows.
@@ -282,10 +294,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
     /// Ends the lane for a reason that the sender should be told: a few CLOSE packets go out, then it is silent.
     pub fn close(&mut self, code: u16, text: &str) {
         if self.closing.is_none() && !self.closed {
-            let mut text = text.to_owned();
-            while text.len() > tradewind_wire::limits::CLOSE_TEXT_MAX {
-                text.pop();
-            }
+            let text = truncated(text, close_text_max(self.config.chunk_bytes)).to_owned();
             self.closing = Some((code, text, CLOSE_COPIES));
         }
     }
@@ -315,23 +324,29 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             self.closed = self.closing.is_none();
             return bytes;
         }
-        if now_ns.saturating_sub(heard_ns) > self.config.idle_timeout_ns {
-            self.closed = true;
-            let text = format!("nothing was heard from the sender for {} s", self.config.idle_timeout_ns / 1_000_000_000);
-            self.events.push_back(ReceiverEvent::Closed { code: close::TIMEOUT, text });
-            return 0;
-        }
-        if let Some((receipt, copies)) = self.done.filter(|_| now_ns >= self.done_at_ns) {
-            self.done_at_ns = now_ns + self.round_trip_ns.clamp(50 * MS, 1000 * MS);
-            self.done = Some((receipt, copies.saturating_sub(1)));
-            if copies == 0 {
+        let silent = now_ns >= heard_ns.saturating_add(self.config.idle_timeout_ns);
+        if let Some((receipt, copies)) = self.done {
+            if silent || copies == 0 {
+                // The sender has heard DONE and is gone, or never will hear it: nothing is left to do either way.
                 self.closed = true;
-                self.events.push_back(ReceiverEvent::Closed { code: close::NORMAL, text: String::new() });
+                self.end(close::NORMAL, String::new());
                 return 0;
             }
+            if now_ns < self.done_at_ns {
+                return 0;
+            }
+            let wait = DONE_INTERVAL_MIN_NS * u64::from(1 + (DONE_COPIES - copies) / 4);
+            self.done_at_ns = now_ns + wait.min(DONE_INTERVAL_MAX_NS);
+            self.done = Some((receipt, copies - 1));
             return self.write_control(&Control::Done { receipt }, out);
         }
-        if now_ns >= self.feedback_at_ns && self.done.is_none() { self.write_feedback(now_ns, out) } else { 0 }
+        if silent {
+            let text = format!("nothing was heard from the sender for {} s", self.config.idle_timeout_ns / 1_000_000_000);
+            self.close(close::TIMEOUT, &text);
+            self.end(close::TIMEOUT, text);
+            return self.poll_transmit(now_ns, out);
+        }
+        if now_ns >= self.feedback_at_ns { self.write_feedback(now_ns, out) } else { 0 }
     }
 
     fn interval_ns(&self) -> u64 {
@@ -388,7 +403,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
         let summary = self.summary(now_ns);
         let repeat_ns = self.round_trip_ns + 2 * self.interval_ns();
         let mut plain = [0; FEEDBACK_BYTES_MAX];
-        let Some(mut writer) = FeedbackWriter::new(&mut plain, &summary) else { return 0 };
+        let limit = short_bytes_max(self.config.chunk_bytes).min(FEEDBACK_BYTES_MAX);
+        let Some(mut writer) = FeedbackWriter::new(&mut plain[..limit], &summary) else { return 0 };
         if self.round_packets == 0 {
             for train in self.trains.newest(FEEDBACK_TRAINS_MAX) {
                 writer.train(train);
@@ -419,7 +435,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
         if self.closing.is_some() {
             return 0;
         }
-        let at = heard_ns.saturating_add(self.config.idle_timeout_ns).saturating_add(1);
+        let at = heard_ns.saturating_add(self.config.idle_timeout_ns);
         at.min(if self.done.is_some() { self.done_at_ns } else { self.feedback_at_ns })
     }
 
@@ -433,6 +449,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
     pub fn statistics(&self) -> ReceiverStatistics {
         let mut statistics = self.statistics.clone();
         statistics.blocks_completed = self.assembly.completed();
+        statistics.packets_missing = self.window.largest().saturating_sub(statistics.packets_received);
         statistics.round_trip_ns = self.round_trip_ns;
         statistics
     }

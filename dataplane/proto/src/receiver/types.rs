@@ -105,6 +105,8 @@ pub enum ReceiverEvent<B> {
 pub struct ReceiverStatistics {
     /// Authenticated packets.
     pub packets_received: u64,
+    /// Packet numbers below the largest seen that did not arrive.
+    pub packets_missing: u64,
     /// Payload bytes put into blocks.
     pub data_bytes: u64,
     /// Chunks that were here already.

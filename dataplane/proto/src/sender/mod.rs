@@ -22,7 +22,8 @@ use tradewind_wire::{BlockId, Control, DataHeader, Header, Kind, PacketNumber, c
 use crate::crypto::{Direction, OpenKeys, SealKeys};
 use crate::rate::{Limiter, RateController, TrainReport};
 use crate::receiver::DropReason;
-use crate::sequence::micros;
+use crate::replay::Replay;
+use crate::sequence::{close_text_max, micros, truncated};
 use blocks::{Blocks, Pick};
 use records::{Entry, Records, Verdict};
 use round_trip::RoundTrip;
@@ -40,6 +41,10 @@ const FEEDBACK_INTERVAL_MAX_NS: u64 = 20 * MS;
 const KEEP_ALIVE_NS: u64 = 1_000 * MS;
 /// CLOSE packets sent at the end: lost ones are not noticed.
 const CLOSE_COPIES: u8 = 3;
+/// Largest payload of a packet from the receiver that is read: more than it may send.
+const PLAIN_BYTES_MAX: usize = 2048;
+/// Text of the CLOSE after an idle timeout.
+const SILENCE: &str = "nothing was heard from the receiver";
 
 /// Feedback that authenticated but makes no sense is counted and ignored; this many events may wait for their owner.
 const EVENTS: usize = 1024;
@@ -61,6 +66,8 @@ pub struct Sender<B> {
     finished: bool,
     fin_known: bool,
     done: bool,
+    /// The owner has been told of the end.
+    ended: bool,
     closing: Option<(u16, &'static str, u8)>,
     closed: bool,
     admission: (u32, u8),
@@ -70,6 +77,7 @@ pub struct Sender<B> {
     heard_ns: u64,
     fin_at_ns: u64,
     state_at_ns: u64,
+    replay: Replay,
     newest_feedback: Option<PacketNumber>,
     largest_echoed: u64,
 }
@@ -94,6 +102,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
             finished: false,
             fin_known: false,
             done: false,
+            ended: false,
             closing: None,
             closed: false,
             admission: (0, TRAIN_NONE),
@@ -103,6 +112,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
             heard_ns: now_ns,
             fin_at_ns: 0,
             state_at_ns: now_ns,
+            replay: Replay::default(),
             newest_feedback: None,
             largest_echoed: 0,
             config,
@@ -149,8 +159,13 @@ impl<B: AsRef<[u8]>> Sender<B> {
     /// Ends the lane: a few CLOSE packets go out with the next polls, then it is silent.
     pub fn close(&mut self, code: u16, text: &'static str) {
         if self.closing.is_none() && !self.closed {
-            self.closing = Some((code, text, CLOSE_COPIES));
+            self.closing = Some((code, truncated(text, self.close_text_max()), CLOSE_COPIES));
         }
+    }
+
+    /// Longest CLOSE text that a datagram of this lane's size carries.
+    fn close_text_max(&self) -> usize {
+        close_text_max(self.config.chunk_bytes)
     }
 
     /// Whether the lane has ended and nothing is left to be sent.
@@ -173,9 +188,13 @@ impl<B: AsRef<[u8]>> Sender<B> {
         if header.lane != self.config.lane {
             return Err(DropReason::UnknownLane);
         }
+        if !self.replay.is_new(header.packet_number) {
+            return Err(DropReason::Replayed);
+        }
         let (aad, sealed) = datagram.split_at(HEADER_BYTES);
-        let mut plain = [0; 2048];
+        let mut plain = [0; PLAIN_BYTES_MAX];
         let plain = self.open.open_into(header.packet_number, aad, sealed, &mut plain)?;
+        self.replay.mark(header.packet_number);
         self.heard_ns = now_ns;
         match header.kind {
             Kind::Feedback => {
@@ -197,7 +216,12 @@ impl<B: AsRef<[u8]>> Sender<B> {
 
     fn on_done(&mut self, receipt: u64) {
         if !self.done {
+            if self.closed || self.ended {
+                // This end has given up and said so: too late.
+                return;
+            }
             self.done = true;
+            self.ended = true;
             self.events.push_back(SenderEvent::Done { receipt });
         }
         // Each DONE is answered: it means that the last CLOSE was lost.
@@ -209,8 +233,11 @@ impl<B: AsRef<[u8]>> Sender<B> {
         if !self.closed {
             self.closed = true;
             self.closing = None;
-            let text = String::from_utf8_lossy(text).into_owned();
-            self.events.push_back(SenderEvent::Closed { code, text });
+            if !self.ended {
+                self.ended = true;
+                let text = String::from_utf8_lossy(text).into_owned();
+                self.events.push_back(SenderEvent::Closed { code, text });
+            }
         }
     }
 
@@ -304,9 +331,12 @@ impl<B: AsRef<[u8]>> Sender<B> {
     }
 
     fn check_timers(&mut self, now_ns: u64) {
-        if now_ns.saturating_sub(self.heard_ns) > self.config.idle_timeout_ns && !self.closed {
-            self.closed = true;
-            let text = format!("nothing was heard from the receiver for {} s", self.config.idle_timeout_ns / 1_000_000_000);
+        let silent = now_ns >= self.heard_ns.saturating_add(self.config.idle_timeout_ns);
+        if silent && self.closing.is_none() {
+            // It may be deaf on one ear only, so it is told.
+            self.closing = Some((close::TIMEOUT, SILENCE, CLOSE_COPIES));
+            self.ended = true;
+            let text = format!("{SILENCE} for {} s", self.config.idle_timeout_ns / 1_000_000_000);
             self.events.push_back(SenderEvent::Closed { code: close::TIMEOUT, text });
         }
         if now_ns >= self.probe_at_ns() {

@@ -16,6 +16,11 @@ pub(super) enum Entry {
 
 const OTHER: u64 = 1 << 63;
 
+/// Segments that the sender keeps open: half of what the receiver's window spans. The receiver learns the floor from DATA
+/// packets, so its own may lie behind the sender's by as much as was in flight; with half, what is sent is inside its
+/// window even then, and no silence can lock the two out of step.
+const SEGMENTS_SENT_MAX: usize = SEGMENTS_OPEN_MAX / 2;
+
 impl Entry {
     fn pack(self) -> u64 {
         match self {
@@ -85,7 +90,7 @@ impl Records {
 
     /// Whether data must wait until verdicts arrive; probes and control still have room.
     pub(super) fn is_full(&self) -> bool {
-        self.open.len() >= SEGMENTS_OPEN_MAX - 2
+        self.open.len() >= SEGMENTS_SENT_MAX - 2
     }
 
     /// Takes the next packet number for a packet that carries `entry`; `None` when no segment or number is left.
@@ -93,7 +98,7 @@ impl Records {
         let number = PacketNumber::new(self.next)?;
         let at = self.next as usize % SEGMENT_PACKETS;
         if at == 0 {
-            if self.open.len() >= SEGMENTS_OPEN_MAX {
+            if self.open.len() >= SEGMENTS_SENT_MAX {
                 return None;
             }
             let segment = self.spare.pop().unwrap_or_else(Segment::fresh);

@@ -1,9 +1,12 @@
 //! AF_XDP on a veth pair in network namespaces: kernel UDP on one side, [`XdpLink`] on the other. Needs root; prints `SKIP`
 //! without. Sees no real NIC: no zero-copy, no hardware queues, no RSS.
 
+mod allocation;
+mod death;
 mod net;
 mod privilege;
 mod rate;
+mod tagged;
 mod traffic;
 
 use std::time::Duration;

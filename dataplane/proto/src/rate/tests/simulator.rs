@@ -9,7 +9,7 @@ use super::super::random::Random;
 use super::super::{Policy, RateConfig, RateController, TrainReport};
 
 pub(super) const PACKET_BYTES: u32 = 1_500;
-const MS: u64 = 1_000_000;
+pub(super) const MS: u64 = 1_000_000;
 
 /// One bottleneck and the hosts around it.
 #[derive(Clone, Copy, Debug)]
@@ -51,17 +51,26 @@ impl Host {
         Self { random: Random::new(seed), noisy, wake_ns: 0, stall_ns: if noisy { 1_500 * MS } else { u64::MAX } }
     }
 
-    /// When something that is due at `due_ns` is noticed.
+    /// When a timer that is due at `due_ns` fires.
+    fn fires(&mut self, due_ns: u64) -> u64 {
+        if !self.noisy {
+            return due_ns + (self.random.unit() * 20_000.0) as u64;
+        }
+        let mut late_ms = 0.05 + 0.95 * self.random.unit();
+        if due_ns > self.stall_ns {
+            late_ms += 5.0 + 35.0 * self.random.unit();
+            self.stall_ns = due_ns + (4_000.0 * self.random.unit() * MS as f64) as u64;
+        }
+        due_ns + (late_ms * MS as f64) as u64
+    }
+
+    /// When a packet that arrives at `due_ns` is noticed; asked in the order of arrival.
     fn notices(&mut self, due_ns: u64) -> u64 {
         if !self.noisy {
             return due_ns + (self.random.unit() * 20_000.0) as u64;
         }
         if due_ns > self.wake_ns {
-            self.wake_ns = due_ns + 50_000 + (self.random.unit() * 950_000.0) as u64;
-            if due_ns > self.stall_ns {
-                self.wake_ns += ((5.0 + 35.0 * self.random.unit()) * MS as f64) as u64;
-                self.stall_ns = due_ns + (4_000.0 * self.random.unit() * MS as f64) as u64;
-            }
+            self.wake_ns = self.fires(due_ns);
         }
         self.wake_ns
     }
@@ -72,6 +81,7 @@ pub(super) struct Lane {
     pub(super) controller: RateController,
     sender: Host,
     receiver: Host,
+    feedback_timer: Host,
     start_ns: u64,
     wake_ns: u64,
     next_packet: u64,
@@ -89,6 +99,65 @@ pub(super) struct Lane {
     pub(super) starved_ns: Option<(u64, u64)>,
 }
 
+/// A CUBIC flow without loss of its own (RFC 9438 without its fast convergence and TCP-friendly region).
+struct Cubic {
+    window: f64,
+    threshold: f64,
+    most: f64,
+    epoch_ns: u64,
+    in_flight: u32,
+    /// Acknowledgement time and whether the packet was dropped, in order.
+    acknowledgements: VecDeque<(u64, u64, bool)>,
+    sent: u64,
+    /// Drops of packets sent before this count belong to a loss that was answered already.
+    recovered: u64,
+    series: Vec<u32>,
+}
+
+impl Cubic {
+    fn new() -> Self {
+        Self {
+            window: 10.0,
+            threshold: f64::INFINITY,
+            most: 0.0,
+            epoch_ns: 0,
+            in_flight: 0,
+            acknowledgements: VecDeque::new(),
+            sent: 0,
+            recovered: 0,
+            series: Vec::new(),
+        }
+    }
+
+    fn on_acknowledgement(&mut self, now_ns: u64) {
+        let (_, number, dropped) = self.acknowledgements.pop_front().expect("due");
+        self.in_flight -= 1;
+        if dropped {
+            if number >= self.recovered {
+                self.recovered = self.sent;
+                self.most = self.window;
+                self.window = (0.7 * self.window).max(2.0);
+                self.threshold = self.window;
+                self.epoch_ns = now_ns;
+            }
+            return;
+        }
+        let slot = (now_ns / (100 * MS)) as usize;
+        if self.series.len() <= slot {
+            self.series.resize(slot + 1, 0);
+        }
+        self.series[slot] += 1;
+        if self.window < self.threshold {
+            self.window += 1.0;
+        } else {
+            let elapsed_s = (now_ns - self.epoch_ns) as f64 * 1e-9;
+            let plateau_s = (self.most * 0.3 / 0.4).cbrt();
+            let aim = (0.4 * (elapsed_s - plateau_s).powi(3) + self.most).min(1.5 * self.window);
+            self.window += ((aim - self.window) / self.window).max(0.01 / self.window);
+        }
+    }
+}
+
 /// The bottleneck's fluid queue and all lanes.
 pub(super) struct Simulator {
     world: World,
@@ -96,6 +165,7 @@ pub(super) struct Simulator {
     free_ns: u64,
     pub(super) now_ns: u64,
     pub(super) lanes: Vec<Lane>,
+    cubic: Option<Cubic>,
     /// Queue seen by packets, milliseconds, one sample per millisecond at most.
     pub(super) queue_ms: Vec<(u64, f32)>,
     trace: bool,
@@ -105,7 +175,7 @@ impl Simulator {
     pub(super) fn new(world: World) -> Self {
         let random = Random::new(world.seed.wrapping_mul(77) + 5);
         let trace = std::env::var_os("RATE_TRACE").is_some();
-        Self { world, random, free_ns: 0, now_ns: 0, lanes: Vec::new(), queue_ms: Vec::new(), trace }
+        Self { world, random, free_ns: 0, now_ns: 0, lanes: Vec::new(), cubic: None, queue_ms: Vec::new(), trace }
     }
 
     pub(super) fn add_lane(&mut self, policy: Policy, target_bytes_per_s: u64, start_ms: u64) {
@@ -123,6 +193,7 @@ impl Simulator {
             controller: RateController::new(config, start_ns),
             sender: Host::new(seed + 1, self.world.noisy),
             receiver: Host::new(seed + 2, self.world.noisy),
+            feedback_timer: Host::new(seed + 3, self.world.noisy),
             start_ns,
             wake_ns: start_ns,
             next_packet: 0,
@@ -139,6 +210,11 @@ impl Simulator {
         });
     }
 
+    /// Changes the random loss.
+    pub(super) fn set_loss(&mut self, loss: f64) {
+        self.world.loss = loss;
+    }
+
     /// Runs until `end_ms`, or until lane 0 has delivered `packets`; returns the time.
     pub(super) fn run(&mut self, end_ms: u64, packets: u64) -> u64 {
         let end_ns = end_ms * MS;
@@ -149,6 +225,13 @@ impl Simulator {
                 next = next.min((lane.wake_ns, index, 0)).min((lane.feedback_ns, index, 1)).min((feedback, index, 2));
             }
             let (time_ns, index, what) = next;
+            let acknowledgement = self.cubic.as_ref().and_then(|cubic| cubic.acknowledgements.front());
+            if let Some(&(ack_ns, ..)) = acknowledgement.filter(|ack| ack.0 <= time_ns) {
+                self.now_ns = ack_ns;
+                self.cubic.as_mut().expect("present").on_acknowledgement(ack_ns);
+                self.send_cubic();
+                continue;
+            }
             self.now_ns = time_ns;
             match what {
                 0 => self.send(index),
@@ -160,6 +243,35 @@ impl Simulator {
             }
         }
         self.now_ns
+    }
+
+    /// Adds a CUBIC flow that starts at once and never ends.
+    pub(super) fn add_cubic(&mut self) {
+        self.cubic = Some(Cubic::new());
+        self.send_cubic();
+    }
+
+    fn send_cubic(&mut self) {
+        let packet_ns = f64::from(PACKET_BYTES) * 8e3 / self.world.mbit_per_s;
+        let Some(cubic) = &mut self.cubic else { return };
+        while f64::from(cubic.in_flight) < cubic.window {
+            let backlog_ns = self.free_ns.saturating_sub(self.now_ns) as f64;
+            let dropped = backlog_ns + packet_ns > self.world.queue_ms * MS as f64;
+            if !dropped {
+                self.free_ns = self.free_ns.max(self.now_ns) + packet_ns as u64;
+            }
+            let known_ns = self.free_ns.max(self.now_ns) + (self.world.rtt_ms * MS as f64) as u64;
+            cubic.acknowledgements.push_back((known_ns, cubic.sent, dropped));
+            cubic.sent += 1;
+            cubic.in_flight += 1;
+        }
+    }
+
+    /// As [`Self::utilisation`], of the CUBIC flow.
+    pub(super) fn cubic_utilisation(&self, from_ms: u64, until_ms: u64) -> f64 {
+        let series = self.cubic.as_ref().map_or(&[][..], |cubic| &cubic.series);
+        let delivered: f64 = series.iter().take((until_ms / 100) as usize).skip((from_ms / 100) as usize).copied().map(f64::from).sum();
+        delivered * f64::from(PACKET_BYTES) * 8.0 / (self.world.mbit_per_s * 1e3 * (until_ms - from_ms) as f64)
     }
 
     fn send(&mut self, index: usize) {
@@ -194,7 +306,7 @@ impl Simulator {
             lane.under_way.push_back(Packet { number, train: admission.train, sent_ns: now_ns, arrival_ns, lost });
         }
         let next_ns = lane.controller.next_send_ns().max(now_ns + 1_000);
-        lane.wake_ns = lane.sender.notices(next_ns);
+        lane.wake_ns = lane.sender.fires(next_ns);
     }
 
     fn receive(&mut self, index: usize) {
@@ -257,14 +369,14 @@ impl Simulator {
         let now_ns = self.now_ns;
         let lane = &mut self.lanes[index];
         let interval_ms = (self.world.rtt_ms / 8.0).clamp(10.0, 20.0);
-        lane.feedback_ns = lane.receiver.notices(now_ns + (interval_ms * MS as f64) as u64);
+        lane.feedback_ns = lane.feedback_timer.fires(now_ns + (interval_ms * MS as f64) as u64);
         let fresh: Vec<TrainReport> = lane.records.iter().filter(|record| record.reported < 4).map(|record| record.report).collect();
         for record in &mut lane.records {
             record.reported += 1;
         }
         if !fresh.is_empty() && self.random.unit() >= loss {
             let rtt_ns = lane.last_one_way_ns + one_way_ns;
-            let arrival_ns = lane.sender.notices(now_ns + one_way_ns);
+            let arrival_ns = lane.feedback_timer.fires(now_ns + one_way_ns);
             lane.feedback.push_back((arrival_ns.max(lane.feedback.back().map_or(0, |entry| entry.0)), rtt_ns, fresh));
         }
     }
@@ -298,7 +410,8 @@ impl Simulator {
         let series = &self.lanes[lane].series;
         let slots = (from_ms / 100) as usize..((until_ms / 100) as usize).min(series.len());
         let delivered: f64 = series[slots.start.min(slots.end)..slots.end].iter().copied().map(f64::from).sum();
-        let possible = self.world.mbit_per_s * 1e3 * (1.0 - self.world.loss) * (until_ms - from_ms) as f64 / (f64::from(PACKET_BYTES) * 8.0);
+        let possible =
+            self.world.mbit_per_s * 1e3 * (1.0 - self.world.loss) * (until_ms - from_ms) as f64 / (f64::from(PACKET_BYTES) * 8.0);
         delivered / possible
     }
 

@@ -1,0 +1,217 @@
+//! What the types cannot say: values that exclude each other, files that must exist, secrets and where they come from.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use tradewind_api::is_store_name;
+use tradewind_ipc::SecretText;
+
+use super::load::{Reader, Severity, Written};
+use super::sections::{StoreKind, StoreSection, UserSection};
+use super::{Config, S3Config, StoreConfig, User};
+
+const SECRET_BYTES_MIN: usize = 12;
+const SECRET_FILE_BYTES_MAX: u64 = 4096;
+
+pub(super) fn resolve(written: &Written, reader: &mut Reader<'_>) -> Config {
+    let line = |section: &str| written.section_lines.get(section).copied();
+    if !written.state_dir.is_absolute() {
+        reader.error(line("state_dir"), format!("state_dir '{}' is not an absolute path", written.state_dir.display()));
+    }
+    check_engine(written, reader);
+    check_limits(written, reader);
+    let mut users: Vec<User> = Vec::new();
+    for (section, &line) in written.user.iter().zip(&written.user_lines) {
+        if users.iter().any(|user| user.access_key == section.access_key) {
+            reader.error(Some(line), format!("user '{}' is there twice", section.access_key));
+        }
+        if let Some(user) = user(section, line, written, reader) {
+            users.push(user);
+        }
+    }
+    if written.user.is_empty() {
+        reader.error(None, "nobody may submit transfers: add a [[user]] with access_key and secret");
+    }
+    let mut stores = std::collections::BTreeMap::new();
+    for (name, section) in &written.stores {
+        let line = written.store_lines.get(name).copied();
+        if let Some(store) = store(name, section, line, reader) {
+            stores.insert(name.clone(), store);
+        }
+    }
+    if written.stores.is_empty() {
+        reader.error(None, "transfers have nowhere to go: add a [stores.NAME] with kind = \"s3\" or kind = \"local\"");
+    }
+    Config {
+        state_dir: written.state_dir.clone(),
+        log: written.log,
+        rest: written.rest.clone(),
+        data: written.data.clone(),
+        engine: written.engine.clone(),
+        limits: written.limits.clone(),
+        users,
+        stores,
+    }
+}
+
+fn check_engine(written: &Written, reader: &mut Reader<'_>) {
+    let line = written.section_lines.get("engine").copied();
+    let engine = &written.engine;
+    let mode = std::fs::metadata(&engine.binary).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.permissions().mode());
+    if mode.is_none_or(|mode| mode & 0o111 == 0) {
+        let text = format!("engine.binary '{}' is not a program; install tradewind-engine there or name it with --engine", engine.binary.display());
+        reader.error(line, text);
+    }
+    let block_bytes = engine.block_bytes.unwrap_or(BLOCK_BYTES_DEFAULT);
+    if !BLOCK_BYTES.contains(&block_bytes) {
+        reader.error(line, format!("engine.block_bytes is {block_bytes}, allowed are {} to {}", BLOCK_BYTES.start(), BLOCK_BYTES.end()));
+    }
+    if engine.workers == Some(0) || engine.credit_blocks == Some(0) {
+        reader.error(line, "engine.workers and engine.credit_blocks are at least 1");
+    }
+    if engine.pool_bytes.is_some_and(|pool| pool < 8 * u64::from(block_bytes)) {
+        reader.error(line, "engine.pool_bytes is less than 8 blocks; leave it out for the engine's default");
+    }
+    if written.data.listen.port() == 0 || written.rest.listen.port() == 0 {
+        // Tests bind port 0; a server there would not be found.
+        reader.report(Severity::Warning, None, "port 0 lets the system choose a port, which clients cannot know");
+    }
+}
+
+fn check_limits(written: &Written, reader: &mut Reader<'_>) {
+    let limits = &written.limits;
+    let rest = &written.rest;
+    for (section, name, value, range) in [
+        ("limits", "transfers_max", limits.transfers_max as u64, 1..=1_000_000),
+        ("limits", "finished_keep_s", limits.finished_keep_s, 0..=30 * 86_400),
+        ("limits", "idle_timeout_s", limits.idle_timeout_s, 5..=86_400),
+        ("limits", "shutdown_timeout_s", limits.shutdown_timeout_s, 0..=86_400),
+        ("rest", "request_timeout_s", rest.request_timeout_s, 1..=600),
+        ("rest", "connections_max", rest.connections_max as u64, 1..=65_536),
+    ] {
+        if !range.contains(&value) {
+            let line = written.section_lines.get(section).copied();
+            reader.error(line, format!("{section}.{name} is {value}, allowed are {} to {}", range.start(), range.end()));
+        }
+    }
+}
+
+/// Payload bytes of a block that the wire allows (transport.md, "Limits").
+pub(super) const BLOCK_BYTES: std::ops::RangeInclusive<u32> = 64 * 1024..=4 * 1024 * 1024;
+const BLOCK_BYTES_DEFAULT: u32 = 1024 * 1024;
+
+fn user(section: &UserSection, line: usize, written: &Written, reader: &mut Reader<'_>) -> Option<User> {
+    let name = &section.access_key;
+    if name.is_empty() || name.contains(':') || name.chars().any(char::is_control) {
+        reader.error(Some(line), "user.access_key is empty or contains ':' or control characters");
+    }
+    for store in section.stores.iter().flatten() {
+        if !written.stores.contains_key(store) {
+            reader.error(Some(line), format!("user '{name}' may write to store '{store}', but there is no [stores.{store}]"));
+        }
+    }
+    let what = format!("user '{name}': secret");
+    let secret = secret(&what, section.secret.as_ref(), section.secret_file.as_deref(), section.secret_env.as_deref(), line, reader);
+    let Some(secret) = secret.ok()? else {
+        reader.error(Some(line), format!("{what} is missing: give secret, secret_file or secret_env"));
+        return None;
+    };
+    if secret.expose().len() < SECRET_BYTES_MIN {
+        reader.error(Some(line), format!("{what} is shorter than {SECRET_BYTES_MIN} characters; `openssl rand -base64 24` makes one"));
+    }
+    Some(User { access_key: name.clone(), secret, stores: section.stores.clone() })
+}
+
+fn store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Option<StoreConfig> {
+    if !is_store_name(name) || name == "s3" || name == "file" {
+        reader.error(line, format!("stores.{name}: a store's name is 2 to 64 letters, digits, '-' and '_', and not s3 or file"));
+    }
+    match section.kind {
+        StoreKind::Local => local_store(name, section, line, reader),
+        StoreKind::S3 => s3_store(name, section, line, reader),
+    }
+}
+
+fn local_store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Option<StoreConfig> {
+    let s3_only = section.endpoint.is_some() || section.region.is_some() || section.buckets.is_some() || section.access_key.is_some();
+    let s3_only = s3_only || section.secret_key.is_some() || section.secret_key_file.is_some() || section.secret_key_env.is_some();
+    if s3_only || section.session_token.is_some() || section.path_style.is_some() || section.dialect.is_some() {
+        reader.error(line, format!("stores.{name}: a local store has only 'kind' and 'root'"));
+    }
+    let Some(root) = &section.root else {
+        reader.error(line, format!("stores.{name}: a local store needs 'root', an absolute directory"));
+        return None;
+    };
+    if !root.is_absolute() || root.components().any(|c| matches!(c, std::path::Component::ParentDir)) {
+        reader.error(line, format!("stores.{name}.root '{}' is not an absolute path without '..'", root.display()));
+    } else if !root.is_dir() {
+        reader.error(line, format!("stores.{name}.root '{}' is not a directory; create it", root.display()));
+    }
+    // Without the slash at the end and doubled ones, so that prefixes compare.
+    Some(StoreConfig::Local { root: root.components().collect() })
+}
+
+fn s3_store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Option<StoreConfig> {
+    if section.root.is_some() {
+        reader.error(line, format!("stores.{name}: 'root' is for local stores"));
+    }
+    if let Some(endpoint) = section.endpoint.as_ref().filter(|e| !e.starts_with("https://") && !e.starts_with("http://")) {
+        reader.error(line, format!("stores.{name}.endpoint '{endpoint}' does not begin with https:// or http://"));
+    }
+    if section.endpoint.is_none() && section.region.is_none() {
+        reader.error(line, format!("stores.{name}: give 'region' for AWS, or 'endpoint' for another server"));
+    }
+    let buckets = section.buckets.clone().unwrap_or_default();
+    if buckets.is_empty() {
+        reader.error(line, format!("stores.{name}: list the buckets that may be written to in 'buckets' ([\"*\"] for all)"));
+    }
+    let what = format!("stores.{name}.secret_key");
+    let (file, env) = (section.secret_key_file.as_deref(), section.secret_key_env.as_deref());
+    let secret_key = secret(&what, section.secret_key.as_ref(), file, env, line.unwrap_or(1), reader).ok()?;
+    if section.access_key.is_some() != secret_key.is_some() {
+        reader.error(line, format!("stores.{name}: access_key and its secret belong together: give both or neither"));
+    }
+    Some(StoreConfig::S3(S3Config {
+        endpoint: section.endpoint.clone(),
+        region: section.region.clone().unwrap_or_else(|| "us-east-1".to_owned()),
+        buckets,
+        access_key: section.access_key.clone(),
+        secret_key,
+        session_token: section.session_token.clone(),
+        path_style: section.path_style.unwrap_or(section.endpoint.is_some()),
+        dialect: section.dialect.unwrap_or_default(),
+    }))
+}
+
+/// The secret from the one of three places that is given; `Ok(None)` if none is, `Err` after a problem was reported.
+fn secret(
+    what: &str,
+    inline: Option<&SecretText>,
+    file: Option<&Path>,
+    env: Option<&str>,
+    line: usize,
+    reader: &mut Reader<'_>,
+) -> Result<Option<SecretText>, ()> {
+    let found = match (inline, file, env) {
+        (None, None, None) => return Ok(None),
+        (Some(secret), None, None) => Ok(secret.clone()),
+        (None, Some(path), None) => from_file(path).map_err(|e| format!("{what}: file '{}' {e}", path.display())),
+        (None, None, Some(name)) => {
+            std::env::var(name).map(SecretText::new).map_err(|_| format!("{what}: the environment variable {name} is not set"))
+        }
+        _ => Err(format!("{what} is given more than once: choose one of text, file and environment variable")),
+    };
+    found.map(Some).map_err(|text| reader.error(Some(line), text))
+}
+
+fn from_file(path: &Path) -> Result<SecretText, String> {
+    let meta = std::fs::metadata(path).map_err(|e| format!("cannot be read: {e}"))?;
+    if meta.len() > SECRET_FILE_BYTES_MAX {
+        return Err(format!("is larger than {SECRET_FILE_BYTES_MAX} bytes"));
+    }
+    if meta.permissions().mode() & 0o077 != 0 {
+        return Err("can be read by others; run chmod 600 on it".to_owned());
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"))?;
+    Ok(SecretText::new(text.trim_end_matches(['\n', '\r']).to_owned()))
+}

@@ -1,0 +1,81 @@
+//! The configuration: typed, with units in the names, checked as a whole before anything starts.
+
+mod check;
+mod load;
+mod sections;
+
+pub use load::{Loaded, Problem, Severity, load, load_text};
+pub use sections::{DataSection, EngineSection, LimitsSection, LogFormat, RestSection, XdpChoice};
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use tradewind_ipc::{Dialect, SecretText};
+
+/// Where the configuration file is looked for when none is named.
+pub const DEFAULT_PATH: &str = "/etc/tradewind/tradewindd.toml";
+
+/// Everything `tradewindd` needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Directory for the server's key and state.
+    pub state_dir: PathBuf,
+    /// Format of the log.
+    pub log: LogFormat,
+    /// REST interface.
+    pub rest: RestSection,
+    /// Data port.
+    pub data: DataSection,
+    /// The data process.
+    pub engine: EngineSection,
+    /// Bounds.
+    pub limits: LimitsSection,
+    /// Who may submit transfers.
+    pub users: Vec<User>,
+    /// Where to, by name.
+    pub stores: BTreeMap<String, StoreConfig>,
+}
+
+/// A user of the REST interface.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// Access key.
+    pub access_key: String,
+    /// Its secret.
+    pub secret: SecretText,
+    /// Names of the stores this user may write to; `None`: all.
+    pub stores: Option<Vec<String>>,
+}
+
+/// A store that transfers may go to.
+#[derive(Debug, Clone)]
+pub enum StoreConfig {
+    /// Buckets behind an S3 API.
+    S3(S3Config),
+    /// A directory of this machine.
+    Local {
+        /// Absolute path; nothing outside is written.
+        root: PathBuf,
+    },
+}
+
+/// Buckets behind an S3 API.
+#[derive(Debug, Clone)]
+pub struct S3Config {
+    /// URL; `None` for AWS.
+    pub endpoint: Option<String>,
+    /// Region.
+    pub region: String,
+    /// Buckets that may be written to; `*` stands for all.
+    pub buckets: Vec<String>,
+    /// Access key id; `None` uses the engine's environment.
+    pub access_key: Option<String>,
+    /// Secret of the access key.
+    pub secret_key: Option<SecretText>,
+    /// Token of temporary credentials.
+    pub session_token: Option<SecretText>,
+    /// Bucket in the path rather than in the host name.
+    pub path_style: bool,
+    /// What this server can do.
+    pub dialect: Dialect,
+}

@@ -1,0 +1,179 @@
+//! The sections of the file as they are written there. Unknown keys are errors.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize, Serializer};
+use tradewind_ipc::{Dialect, SecretText};
+
+/// Format of the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// Whether the engine uses AF_XDP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum XdpChoice {
+    /// If interface and capabilities allow it, in the mode that suits the driver.
+    #[default]
+    Auto,
+    /// In driver mode, or not at all.
+    Driver,
+    /// In generic mode, or not at all.
+    Generic,
+    /// Never: kernel UDP.
+    Off,
+}
+
+impl XdpChoice {
+    /// The word on the engine's command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Driver => "driver",
+            Self::Generic => "generic",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// `[rest]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RestSection {
+    /// Address and TCP port. Default `0.0.0.0:33000`.
+    pub listen: SocketAddr,
+    /// Time for one request from its header to its answer, seconds. Default 45.
+    pub request_timeout_s: u64,
+    /// Connections at the same time; more wait. Default 1024.
+    pub connections_max: usize,
+}
+
+impl Default for RestSection {
+    fn default() -> Self {
+        let listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), tradewind_api::DEFAULT_PORT);
+        Self { listen, request_timeout_s: 45, connections_max: 1024 }
+    }
+}
+
+/// `[data]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSection {
+    /// Address and UDP port. Default `0.0.0.0:33001`.
+    pub listen: SocketAddr,
+    /// Network interface for AF_XDP. Default: the engine's choice, or none.
+    pub interface: Option<String>,
+    /// Whether to use AF_XDP. Default `auto`.
+    pub xdp: XdpChoice,
+    /// Address that clients are told to send data to, where it is not the one they reach the REST interface at.
+    pub public_ip: Option<IpAddr>,
+}
+
+impl Default for DataSection {
+    fn default() -> Self {
+        let listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 33001);
+        Self { listen, interface: None, xdp: XdpChoice::Auto, public_ip: None }
+    }
+}
+
+/// `[engine]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineSection {
+    /// Program. Default: `tradewind-engine` beside `tradewindd`.
+    pub binary: PathBuf,
+    /// Pinned workers. Default: the engine's.
+    pub workers: Option<u32>,
+    /// Memory for blocks, bytes. Default: the engine's.
+    pub pool_bytes: Option<u64>,
+    /// Payload of a block, bytes: 64 KiB to 4 MiB. Default 1 MiB.
+    pub block_bytes: Option<u32>,
+    /// Blocks a lane may have open at first. Default: the engine's choice.
+    pub credit_blocks: Option<u32>,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsSection {
+    /// Transfers remembered, running and ended. Default 4096.
+    pub transfers_max: usize,
+    /// How long an ended transfer is remembered, seconds. Default 3600.
+    pub finished_keep_s: u64,
+    /// A transfer without progress for so long is ended, seconds. Default 120.
+    pub idle_timeout_s: u64,
+    /// How long running transfers may go on after SIGTERM, seconds. Default 30.
+    pub shutdown_timeout_s: u64,
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self { transfers_max: 4096, finished_keep_s: 3600, idle_timeout_s: 120, shutdown_timeout_s: 30 }
+    }
+}
+
+/// `[[user]]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UserSection {
+    pub(super) access_key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "redacted")]
+    pub(super) secret: Option<SecretText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) secret_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) secret_env: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) stores: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum StoreKind {
+    S3,
+    Local,
+}
+
+/// `[stores.NAME]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StoreSection {
+    pub(super) kind: StoreKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) root: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) endpoint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) region: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) buckets: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) access_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "redacted")]
+    pub(super) secret_key: Option<SecretText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) secret_key_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) secret_key_env: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "redacted")]
+    pub(super) session_token: Option<SecretText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) path_style: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) dialect: Option<Dialect>,
+}
+
+#[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+fn redacted<S: Serializer>(_secret: &Option<SecretText>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str("(set, not shown)")
+}

@@ -1,0 +1,160 @@
+//! Which configured store a destination means. What is not configured, or not for this user, does not exist.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tradewind_api::{ApiCode, DestinationName, DestinationUrl, ErrorCode, Problem};
+use tradewind_ipc::{Destination, S3Store, Store};
+
+use crate::auth::Identified;
+use crate::config::{S3Config, StoreConfig};
+
+/// Finds the store and the name in it.
+///
+/// # Errors
+/// [`ApiCode::StoreUnknown`], [`ApiCode::Invalid`] where two stores fit, [`ErrorCode::DestinationInvalid`].
+pub fn resolve(stores: &BTreeMap<String, StoreConfig>, user: &Identified, destination: &DestinationUrl) -> Result<Destination, Problem> {
+    let allowed = |name: &str| user.stores.as_ref().is_none_or(|own| own.iter().any(|store| store == name));
+    let mut visible = stores.iter().filter(|(name, _)| allowed(name));
+    match destination {
+        DestinationUrl::S3 { bucket, name } => {
+            let fits = |config: &S3Config| config.buckets.iter().any(|b| b == bucket || b == "*");
+            let mut fitting = visible.filter_map(|(store, config)| match config {
+                StoreConfig::S3(config) if fits(config) => Some((store, config)),
+                _ => None,
+            });
+            let (first, config) = fitting.next().ok_or_else(|| unknown(format!("no S3 store with bucket '{bucket}'")))?;
+            if let Some((second, _)) = fitting.next() {
+                let detail = format!("bucket '{bucket}' can be in store '{first}' or in store '{second}'");
+                return Err(Problem::new(ApiCode::Invalid, detail).with_hint(format!("write {first}:{bucket}/… or {second}:{bucket}/…")));
+            }
+            Ok(in_bucket(config, bucket.clone(), name.clone()))
+        }
+        DestinationUrl::File { path, into } => {
+            let path = Path::new(path);
+            let roots = visible.filter_map(|(_, config)| match config {
+                StoreConfig::Local { root } if path.starts_with(root) => Some(root),
+                _ => None,
+            });
+            // The innermost store that contains the path.
+            let root = roots.max_by_key(|root| root.components().count());
+            let root = root.ok_or_else(|| unknown(format!("no local store that contains '{}'", path.display())))?;
+            let relative = path.strip_prefix(root).ok().and_then(Path::to_str).unwrap_or_default();
+            in_directory(root, relative, *into)
+        }
+        DestinationUrl::Named { store, path, into } => match visible.find(|(name, _)| *name == store) {
+            None => Err(unknown(format!("no store named '{store}'"))),
+            Some((_, StoreConfig::Local { root })) => in_directory(root, path, *into),
+            Some((_, StoreConfig::S3(config))) => {
+                let split = DestinationUrl::bucket_and_name(path, *into);
+                let (bucket, name) = split.map_err(|e| Problem::new(ErrorCode::DestinationInvalid, e.to_string()))?;
+                if !config.buckets.iter().any(|b| *b == bucket || b == "*") {
+                    return Err(unknown(format!("store '{store}' has no bucket '{bucket}'")));
+                }
+                Ok(in_bucket(config, bucket, name))
+            }
+        },
+    }
+}
+
+fn unknown(detail: String) -> Problem {
+    Problem::new(ApiCode::StoreUnknown, detail)
+}
+
+fn in_bucket(config: &S3Config, bucket: String, name: DestinationName) -> Destination {
+    let store = Store::S3(S3Store {
+        endpoint: config.endpoint.clone(),
+        region: config.region.clone(),
+        bucket,
+        access_key: config.access_key.clone(),
+        secret_key: config.secret_key.clone(),
+        session_token: config.session_token.clone(),
+        path_style: config.path_style,
+        dialect: config.dialect,
+    });
+    Destination { store, name }
+}
+
+fn in_directory(root: &Path, relative: &str, into: bool) -> Result<Destination, Problem> {
+    let name = match (into, relative.is_empty()) {
+        (true, true) => DestinationName::Into(String::new()),
+        (true, false) => DestinationName::Into(format!("{relative}/")),
+        (false, false) => DestinationName::Exact(relative.to_owned()),
+        (false, true) => return Err(Problem::new(ErrorCode::DestinationInvalid, "the destination is the store's root, not a file in it")),
+    };
+    Ok(Destination { store: Store::Local { root: root.to_owned() }, name })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tradewind_api::ProblemCode;
+
+    fn s3(buckets: &[&str]) -> StoreConfig {
+        StoreConfig::S3(S3Config {
+            endpoint: Some("http://127.0.0.1:1".into()),
+            region: "r".into(),
+            buckets: buckets.iter().map(|&b| b.to_owned()).collect(),
+            access_key: None,
+            secret_key: None,
+            session_token: None,
+            path_style: true,
+            dialect: tradewind_ipc::Dialect::Aws,
+        })
+    }
+
+    fn outcome(user_stores: Option<&[&str]>, destination: &str) -> Result<String, ProblemCode> {
+        let local = |root: &str| StoreConfig::Local { root: root.into() };
+        let stores = BTreeMap::from([
+            ("one".to_owned(), s3(&["alpha", "both"])),
+            ("two".to_owned(), s3(&["beta", "both"])),
+            ("data".to_owned(), local("/data")),
+            ("inner".to_owned(), local("/data/inner")),
+        ]);
+        let stores_of_user = user_stores.map(|names| names.iter().map(|&n| n.to_owned()).collect());
+        let user = Identified { access_key: "u".into(), stores: stores_of_user };
+        let found = resolve(&stores, &user, &DestinationUrl::parse(destination).unwrap()).map_err(|p| p.code)?;
+        let place = match found.store {
+            Store::Local { root } => root.display().to_string(),
+            Store::S3(store) => store.bucket,
+        };
+        Ok(match found.name {
+            DestinationName::Into(prefix) => format!("{place} into {prefix}"),
+            DestinationName::Exact(key) => format!("{place} as {key}"),
+        })
+    }
+
+    #[test]
+    fn finds_the_store_that_is_meant() {
+        for (destination, expected) in [
+            ("s3://alpha/in/", "alpha into in/"),
+            ("s3://beta/key", "beta as key"),
+            ("two:both/key", "both as key"),
+            ("one:both", "both as "),
+            ("file:///data/a/", "/data into a/"),
+            ("file:///data/", "/data into "),
+            ("file:///data/inner/x", "/data/inner as x"),
+            ("inner:x/", "/data/inner into x/"),
+        ] {
+            let got = outcome(None, destination);
+            if destination == "one:both" {
+                assert_eq!(got, Ok("both into ".to_owned()));
+            } else {
+                assert_eq!(got.as_deref(), Ok(expected), "{destination}");
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_configured_not_allowed_or_not_clear() {
+        let unknown = ProblemCode::from(ApiCode::StoreUnknown);
+        for destination in ["s3://gamma/", "two:alpha/", "nowhere:x", "file:///etc/passwd", "file:///database/x"] {
+            assert_eq!(outcome(None, destination), Err(unknown.clone()), "{destination}");
+        }
+        assert_eq!(outcome(Some(&["two"]), "s3://alpha/"), Err(unknown.clone()));
+        assert_eq!(outcome(Some(&["two"]), "data:x"), Err(unknown));
+        assert_eq!(outcome(Some(&["two"]), "s3://both/").as_deref(), Ok("both into "));
+        assert_eq!(outcome(None, "s3://both/"), Err(ApiCode::Invalid.into()));
+        assert_eq!(outcome(None, "file:///data/inner"), Err(ErrorCode::DestinationInvalid.into()));
+    }
+}

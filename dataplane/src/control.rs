@@ -1,0 +1,389 @@
+//! Speaking with the control process: one owner of the lanes; `select` only receives, a plain function applies.
+
+use std::collections::HashMap;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tradewind_fabric::BlockPool;
+use tradewind_ipc::{
+    Cipher, DataEndpoint, ErrorCode, FromEngine, IpcError, LaneAccepted, LaneClosed, OpenLane, Ready, StageLatency, Stats, ToEngine,
+};
+use tradewind_proto::block::BlockWriter;
+use tradewind_proto::crypto::{CipherSuite, LaneSecret, Provider};
+use tradewind_proto::receiver::ReceiverConfig;
+use tradewind_storage::{PoolNeed, Store, StoreError, Uploader, UploaderConfig};
+use tradewind_wire::LaneId;
+use tradewind_wire::limits::{BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MIN, LANES_MAX};
+
+use crate::destination;
+use crate::lane_task::LaneTask;
+use crate::options::Options;
+use crate::shared::{Command, LaneOpening, LaneShared};
+use crate::statistics::{Stage, WorkerStatistics};
+use crate::topology::{Opened, Workers};
+
+/// Name and release for the other side's messages.
+const SOFTWARE: &str = concat!("tradewind-engine ", env!("CARGO_PKG_VERSION"));
+/// Blocks a lane may hold unless the control process asks for another number.
+const CREDIT_BLOCKS_DEFAULT: u64 = 256;
+/// How long a store may take to say whether it takes objects.
+const STORE_CHECK_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long lanes may take to say goodbye at the end.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the control side must know of how the engine was started.
+pub struct Facts {
+    ready: Ready,
+    chunk_bytes: usize,
+    block_bytes: usize,
+    idle_timeout_ns: u64,
+}
+
+impl Facts {
+    /// The facts of what was opened with these options.
+    #[must_use]
+    pub fn of(opened: &Opened, options: &Options) -> Self {
+        let ready = Ready {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            endpoints: vec![DataEndpoint { address: opened.listen }],
+            xdp: opened.xdp.clone(),
+            workers: options.workers,
+            pool_bytes: (opened.pool.capacity() * opened.pool.slot_bytes()) as u64,
+        };
+        let idle_timeout_ns = options.idle_timeout_s.saturating_mul(1_000_000_000);
+        Self { ready, chunk_bytes: opened.chunk_bytes, block_bytes: options.block_bytes, idle_timeout_ns }
+    }
+}
+
+/// Why the engine's conversation with the control process ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The socket failed.
+    #[error("the connection to tradewindd failed: {0}")]
+    Ipc(#[from] IpcError),
+    /// A worker died.
+    #[error("a worker stopped on its own; the engine ends so that tradewindd starts it afresh")]
+    Worker,
+    /// No signal handler could be set.
+    #[error("cannot watch for signals: {0}")]
+    Signal(std::io::Error),
+}
+
+/// What `select` received.
+enum Action {
+    Message(ToEngine),
+    ControlGone,
+    StoreChecked(Box<OpenLane>, Result<Arc<dyn Store>, StoreError>),
+    LaneEnded(u64, Box<FromEngine>),
+    Terminate,
+    Tick,
+}
+
+struct OpenedLane {
+    cancel: Option<oneshot::Sender<LaneClosed>>,
+    blocks: u64,
+}
+
+struct Engine {
+    facts: Facts,
+    workers: Workers,
+    pool: BlockPool,
+    lanes: HashMap<u64, OpenedLane>,
+    opening: usize,
+    blocks_promised: u64,
+    draining: bool,
+    to_control: mpsc::UnboundedSender<FromEngine>,
+    actions: mpsc::UnboundedSender<Action>,
+}
+
+/// Serves the control process until it says drain, SIGTERM comes, or it goes away.
+///
+/// # Errors
+/// [`ControlError`] when the engine cannot go on.
+pub async fn serve(stream: UnixStream, workers: Workers, pool: BlockPool, facts: Facts) -> Result<(), ControlError> {
+    let (mut sender, mut receiver, _) = tradewind_ipc::connect_control(stream, SOFTWARE).await?;
+    sender.send(&FromEngine::Ready(facts.ready.clone())).await?;
+    let (to_control, mut outgoing) = mpsc::unbounded_channel();
+    let (actions, mut pending) = mpsc::unbounded_channel();
+    let writer = tokio::spawn(async move {
+        while let Some(message) = outgoing.recv().await {
+            if sender.send(&message).await.is_err() {
+                break;
+            }
+        }
+    });
+    let mut terminate = signal(SignalKind::terminate()).map_err(ControlError::Signal)?;
+    // The terminal's Ctrl-C reaches the whole process group; tradewindd decides what it means.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ControlError::Signal)?;
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut engine =
+        Engine { facts, workers, pool, lanes: HashMap::new(), opening: 0, blocks_promised: 0, draining: false, to_control, actions };
+    let result = loop {
+        let action = tokio::select! {
+            message = receiver.recv() => match message {
+                Ok(Some(message)) => Action::Message(message),
+                Ok(None) => Action::ControlGone,
+                Err(error) => break Err(error.into()),
+            },
+            Some(action) = pending.recv() => action,
+            _ = terminate.recv() => Action::Terminate,
+            _ = interrupt.recv() => Action::Tick,
+            _ = tick.tick() => Action::Tick,
+        };
+        match engine.apply(action) {
+            Ok(true) => {}
+            Ok(false) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    engine.goodbye(&mut pending).await;
+    drop(engine);
+    // Whatever is still queued for the control process.
+    let _ = tokio::time::timeout(Duration::from_secs(1), writer).await;
+    result
+}
+
+impl Engine {
+    /// Applies one action; `Ok(false)` when the engine is done.
+    fn apply(&mut self, action: Action) -> Result<bool, ControlError> {
+        match action {
+            Action::Message(message) => self.on_message(message),
+            Action::StoreChecked(open, store) => self.on_store_checked(&open, store),
+            Action::LaneEnded(lane, last) => self.on_lane_ended(lane, *last),
+            Action::ControlGone => return Ok(false),
+            Action::Terminate => self.draining = true,
+            Action::Tick if self.workers.any_ended() => return Err(ControlError::Worker),
+            Action::Tick => {}
+        }
+        Ok(!(self.draining && self.lanes.is_empty() && self.opening == 0))
+    }
+
+    fn on_message(&mut self, message: ToEngine) {
+        match message {
+            ToEngine::OpenLane(open) => self.on_open(open),
+            ToEngine::CloseLane(why) => {
+                if let Some(cancel) = self.lanes.get_mut(&why.lane_id).and_then(|lane| lane.cancel.take()) {
+                    // A lane that ended meanwhile has already said so.
+                    let _ = cancel.send(why);
+                }
+            }
+            ToEngine::Drain => self.draining = true,
+            ToEngine::StatsRequest => self.tell(FromEngine::Stats(self.stats())),
+        }
+    }
+
+    fn tell(&self, message: FromEngine) {
+        // Fails only when the control process is gone, which `select` notices too.
+        let _ = self.to_control.send(message);
+    }
+
+    fn refuse(&self, lane_id: u64, code: ErrorCode, text: impl Into<String>) {
+        self.tell(FromEngine::LaneRefused(LaneClosed { lane_id, code, text: text.into() }));
+    }
+
+    fn on_open(&mut self, open: Box<OpenLane>) {
+        let lane = open.lane_id;
+        if self.draining {
+            return self.refuse(lane, ErrorCode::Draining, "the engine is shutting down; try again in a moment");
+        }
+        if self.lanes.contains_key(&lane) || self.lanes.len() + self.opening >= LANES_MAX {
+            return self.refuse(lane, ErrorCode::ResourceExhausted, format!("the engine serves at most {LANES_MAX} lanes at once"));
+        }
+        let block = open.block_bytes as usize;
+        if block < BLOCK_PAYLOAD_MIN || block > self.facts.block_bytes {
+            let text = format!("blocks of {block} bytes are outside {BLOCK_PAYLOAD_MIN} to {}", self.facts.block_bytes);
+            return self.refuse(lane, ErrorCode::Unsupported, text);
+        }
+        if (open.chunk_bytes as usize) > self.facts.chunk_bytes || open.chunk_bytes != 0 && (open.chunk_bytes as usize) < CHUNK_BYTES_MIN {
+            let text = format!("chunks of {} bytes are outside {CHUNK_BYTES_MIN} to {}", open.chunk_bytes, self.facts.chunk_bytes);
+            return self.refuse(lane, ErrorCode::Unsupported, text);
+        }
+        self.opening += 1;
+        let actions = self.actions.clone();
+        tokio::spawn(async move {
+            let timeout = || StoreError::Timeout { action: "checking the destination", after: STORE_CHECK_TIMEOUT };
+            let store = tokio::time::timeout(STORE_CHECK_TIMEOUT, destination::open(&open.destination)).await;
+            let _ = actions.send(Action::StoreChecked(open, store.unwrap_or_else(|_| Err(timeout()))));
+        });
+    }
+
+    fn on_store_checked(&mut self, open: &OpenLane, store: Result<Arc<dyn Store>, StoreError>) {
+        self.opening -= 1;
+        let lane_id = open.lane_id;
+        let store = match store {
+            Ok(store) => store,
+            Err(error) => return self.refuse(lane_id, destination::store_code(&error), error.to_string()),
+        };
+        let part_bytes = store.limits().part_bytes_default;
+        let need = PoolNeed::new(part_bytes, u64::from(open.block_bytes), UploaderConfig::default().parts_in_flight, 1);
+        let free = (self.pool.capacity() as u64).saturating_sub(self.blocks_promised);
+        let wanted = if open.credit_blocks > 0 { u64::from(open.credit_blocks) } else { CREDIT_BLOCKS_DEFAULT.max(need.blocks_wanted) };
+        // Half of what is free, so that the next transfer finds room too.
+        let blocks = wanted.min((free / 2).max(need.blocks_min)).max(need.blocks_min);
+        if blocks > free {
+            let text = format!("the engine's memory for blocks is promised to {} other lanes; try again later", self.lanes.len());
+            return self.refuse(lane_id, ErrorCode::ResourceExhausted, text);
+        }
+        let chunk_bytes = if open.chunk_bytes == 0 { self.facts.chunk_bytes as u32 } else { open.chunk_bytes };
+        match self.start_lane(open, store, blocks, chunk_bytes) {
+            Ok(()) => {
+                let credit_blocks = blocks as u32;
+                self.tell(FromEngine::LaneOpened(LaneAccepted { lane_id, chunk_bytes, credit_blocks }));
+            }
+            Err(text) => self.refuse(lane_id, ErrorCode::ResourceExhausted, text),
+        }
+    }
+
+    fn start_lane(&mut self, open: &OpenLane, store: Arc<dyn Store>, blocks: u64, chunk_bytes: u32) -> Result<(), String> {
+        let lane = LaneId(open.lane_id);
+        if let Some(steering) = &self.workers.steering {
+            steering.add_lane(lane.0, None).map_err(|error| error.to_string())?;
+        }
+        let shared = Arc::new(LaneShared::default());
+        shared.window_blocks.store(blocks as u32, std::sync::atomic::Ordering::Relaxed);
+        let (events, arrived) = mpsc::unbounded_channel();
+        let config = ReceiverConfig {
+            lane,
+            secret: LaneSecret(*open.secret.expose()),
+            suite: match open.cipher {
+                Cipher::Aes128Gcm => CipherSuite::Aes128Gcm,
+                Cipher::Aes256Gcm => CipherSuite::Aes256Gcm,
+            },
+            provider: Provider::AwsLc,
+            chunk_bytes: chunk_bytes as u16,
+            image_bytes_max: BlockWriter::image_bytes_max(open.block_bytes as usize),
+            blocks_allowed: blocks as u32,
+            idle_timeout_ns: self.facts.idle_timeout_ns,
+        };
+        for mailbox in &self.workers.mailboxes {
+            let opening = LaneOpening { config: config.clone(), shared: Arc::clone(&shared), events: events.clone() };
+            if !mailbox.send(Command::Open(Box::new(opening))) {
+                return Err("a worker does not take commands; the engine is overloaded".to_owned());
+            }
+        }
+        let uploader_config = UploaderConfig {
+            name: destination::name(&open.destination.name),
+            overwrite: open.overwrite,
+            block_bytes: u64::from(open.block_bytes),
+            pool_bytes: blocks * u64::from(open.block_bytes),
+            ..UploaderConfig::default()
+        };
+        let (uploads, stored) = mpsc::unbounded_channel();
+        let uploader = Uploader::start(&tokio::runtime::Handle::current(), store, uploader_config, uploads);
+        let (cancel, cancelled) = oneshot::channel();
+        let task = LaneTask {
+            lane,
+            shared,
+            mailboxes: self.workers.mailboxes.clone(),
+            statistics: Arc::clone(&self.workers.statistics[0]),
+            uploader,
+            stored,
+            arrived,
+            to_control: self.to_control.clone(),
+            cancel: cancelled,
+        };
+        let actions = self.actions.clone();
+        tokio::spawn(async move {
+            let last = task.run().await;
+            let _ = actions.send(Action::LaneEnded(lane.0, Box::new(last)));
+        });
+        self.blocks_promised += blocks;
+        self.lanes.insert(lane.0, OpenedLane { cancel: Some(cancel), blocks });
+        tracing::info!("transfer {}: lane {lane} open, {blocks} blocks, {chunk_bytes} bytes a packet", open.transfer_id);
+        Ok(())
+    }
+
+    fn on_lane_ended(&mut self, lane: u64, last: FromEngine) {
+        if let Some(ended) = self.lanes.remove(&lane) {
+            self.blocks_promised -= ended.blocks;
+        }
+        self.tell(last);
+        if let Some(steering) = self.workers.steering.clone() {
+            // The goodbye is answered by a CLOSE or by repeats; packets of the lane may pass until that is over.
+            tokio::spawn(async move {
+                tokio::time::sleep(GOODBYE_TIMEOUT).await;
+                if let Err(error) = steering.remove_lane(lane) {
+                    tracing::warn!("lane {lane:016x} stays in the steering program: {error}");
+                }
+            });
+        }
+    }
+
+    /// Ends all lanes and the workers.
+    async fn goodbye(&mut self, pending: &mut mpsc::UnboundedReceiver<Action>) {
+        for (&lane_id, lane) in &mut self.lanes {
+            if let Some(cancel) = lane.cancel.take() {
+                let text = "the engine is shutting down".to_owned();
+                let _ = cancel.send(LaneClosed { lane_id, code: ErrorCode::Draining, text });
+            }
+        }
+        let deadline = tokio::time::Instant::now() + GOODBYE_TIMEOUT;
+        while !self.lanes.is_empty() {
+            match tokio::time::timeout_at(deadline, pending.recv()).await {
+                Ok(Some(Action::LaneEnded(lane, last))) => self.on_lane_ended(lane, *last),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        tokio::task::block_in_place(|| self.workers.stop());
+    }
+
+    fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            lanes_open: self.lanes.len() as u32,
+            pool_bytes_used: ((self.pool.capacity() - self.pool.available()) * self.pool.slot_bytes()) as u64,
+            ..Stats::default()
+        };
+        (stats.cpu_user_seconds, stats.cpu_system_seconds) = cpu_seconds();
+        let mut count = |name: String, value: u64| *stats.counters.entry(name).or_default() += value;
+        for worker in &self.workers.statistics {
+            count("packets_authentic".to_owned(), worker.authentic.get());
+            for (name, value) in WorkerStatistics::DROPS.iter().zip(worker.drops()) {
+                count(format!("packets_dropped_{name}"), value);
+            }
+            let (xdp, kernel) = worker.links();
+            for (by, link) in [("afxdp", xdp), ("kernel", kernel)] {
+                count(format!("{by}_received"), link.received);
+                count(format!("{by}_sent"), link.sent);
+                count(format!("{by}_receive_dropped"), link.receive_dropped);
+                count(format!("{by}_send_failed"), link.send_failed);
+                count(format!("{by}_malformed"), link.malformed);
+            }
+        }
+        if let Some(counters) = self.workers.steering.as_ref().and_then(|steering| steering.counters().ok()) {
+            for (name, value) in counters.iter() {
+                count(format!("steer_{name}"), value);
+            }
+        }
+        for worker in &self.workers.statistics {
+            for stage in Stage::ALL {
+                stats.latencies.push(worker.latency(stage).drain(|histogram| {
+                    let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+                    StageLatency {
+                        stage: stage.name().to_owned(),
+                        count: histogram.len(),
+                        p50_us: at(0.5),
+                        p90_us: at(0.9),
+                        p99_us: at(0.99),
+                        p999_us: at(0.999),
+                        max_us: histogram.max() as f64 / 1000.0,
+                    }
+                }));
+            }
+        }
+        stats
+    }
+}
+
+/// User and system time of this process, seconds, to the kernel's tick (proc(5), `/proc/[pid]/stat` fields 14 and 15).
+fn cpu_seconds() -> (f64, f64) {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The second field, the name, may hold blanks, so count from its closing parenthesis.
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let ticks = rustix::param::clock_ticks_per_second() as f64;
+    let seconds = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0) / ticks;
+    (seconds(11), seconds(12))
+}

@@ -1,0 +1,83 @@
+//! From what the control process says of a destination to a store and the names in it.
+
+use std::sync::Arc;
+
+use tradewind_ipc::{Destination, DestinationName, Dialect as IpcDialect, ErrorCode, Store as IpcStore};
+use tradewind_storage::{Credentials, Dialect, LocalStore, ObjectName, S3Config, S3Store, Store, StoreError, UploadError};
+
+/// Opens the store and finds out whether it takes objects.
+pub(crate) async fn open(destination: &Destination) -> Result<Arc<dyn Store>, StoreError> {
+    let store: Arc<dyn Store> = match &destination.store {
+        IpcStore::Local { root } => Arc::new(LocalStore::open(root)?),
+        IpcStore::S3(s3) => {
+            let credentials = match (&s3.access_key, &s3.secret_key) {
+                (Some(access), Some(secret)) => {
+                    let credentials = Credentials::new(access.clone(), secret.expose());
+                    match &s3.session_token {
+                        Some(token) => credentials.with_session_token(token.expose()),
+                        None => credentials,
+                    }
+                }
+                _ => Credentials::from_env()?,
+            };
+            let config = S3Config {
+                endpoint: s3.endpoint.clone(),
+                region: s3.region.clone(),
+                bucket: s3.bucket.clone(),
+                path_style: Some(s3.path_style),
+                dialect: dialect(s3.dialect)?,
+                credentials,
+            };
+            Arc::new(S3Store::open(&config)?)
+        }
+    };
+    let prefix = match &destination.name {
+        DestinationName::Into(prefix) => prefix,
+        DestinationName::Exact(key) => key.rsplit_once('/').map_or("", |(directory, _)| directory),
+    };
+    store.check(prefix).await?;
+    Ok(store)
+}
+
+fn dialect(dialect: IpcDialect) -> Result<Dialect, StoreError> {
+    match dialect {
+        // Whether the server really verifies checksums is found out by a probe.
+        IpcDialect::Aws => Ok(Dialect::Auto),
+        IpcDialect::Legacy => Ok(Dialect::Legacy),
+        IpcDialect::Strict | IpcDialect::GcsXml => Err(StoreError::Configuration {
+            detail: format!("the dialect {dialect:?} is not supported yet; use aws or legacy"),
+        }),
+    }
+}
+
+/// How the store calls the files of the transfer.
+pub(crate) fn name(name: &DestinationName) -> ObjectName {
+    match name {
+        DestinationName::Into(prefix) => ObjectName::Into(prefix.clone()),
+        DestinationName::Exact(key) => ObjectName::Exact(key.clone()),
+    }
+}
+
+/// What the control process is told about a store's error.
+pub(crate) fn store_code(error: &StoreError) -> ErrorCode {
+    match error {
+        StoreError::NotFound { .. } => ErrorCode::BucketMissing,
+        StoreError::AccessDenied { .. } | StoreError::BadCredentials { .. } => ErrorCode::AccessDenied,
+        StoreError::Throttled { .. } | StoreError::Unavailable { .. } | StoreError::Timeout { .. } => ErrorCode::StoreUnavailable,
+        StoreError::ChecksumMismatch { .. } => ErrorCode::IntegrityMismatch,
+        StoreError::DestinationExists { .. } => ErrorCode::DestinationExists,
+        StoreError::Full { .. } => ErrorCode::DiskFull,
+        StoreError::InvalidName { .. } => ErrorCode::DestinationInvalid,
+        StoreError::Configuration { .. } => ErrorCode::Unsupported,
+        _ => ErrorCode::StoreRejected,
+    }
+}
+
+/// What the control process is told about a failed upload.
+pub(crate) fn upload_code(error: &UploadError) -> ErrorCode {
+    match error {
+        UploadError::Store(error) => store_code(error),
+        UploadError::Cancelled => ErrorCode::Cancelled,
+        _ => ErrorCode::ProtocolViolation,
+    }
+}

@@ -1,0 +1,239 @@
+//! A lane on the control side: blocks from its worker go to the uploader, confirmations go back as credit.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tradewind_fabric::clock::now_ns;
+use tradewind_ipc::{ErrorCode, FileDone, FromEngine, LaneClosed, LaneReceipt, LaneTotals, Progress};
+use tradewind_proto::block::BlockTable;
+use tradewind_storage::{FileMeta, Piece, ReadyBlock, UploadEvent, Uploader};
+use tradewind_wire::control::close;
+use tradewind_wire::{BlockId, LaneId};
+
+use crate::destination;
+use crate::shared::{Command, LaneEvent, LaneShared, Mailbox};
+use crate::statistics::{Stage, WorkerStatistics};
+
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+/// How often credits are carried from storage to the worker.
+const CREDIT_INTERVAL: Duration = Duration::from_millis(5);
+/// A lane whose sender never came is given up after this.
+const FIRST_PACKET_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Everything a lane's task owns.
+pub(crate) struct LaneTask {
+    pub(crate) lane: LaneId,
+    pub(crate) shared: Arc<LaneShared>,
+    pub(crate) mailboxes: Vec<Mailbox>,
+    pub(crate) statistics: Arc<WorkerStatistics>,
+    pub(crate) uploader: Uploader,
+    pub(crate) stored: mpsc::UnboundedReceiver<UploadEvent>,
+    pub(crate) arrived: mpsc::UnboundedReceiver<LaneEvent>,
+    pub(crate) to_control: mpsc::UnboundedSender<FromEngine>,
+    /// Filled when the control process wants the lane gone.
+    pub(crate) cancel: oneshot::Receiver<LaneClosed>,
+}
+
+/// How a lane ended.
+enum End {
+    Done { files: u64, bytes: u64 },
+    Failed { code: ErrorCode, text: String, wire: u16 },
+}
+
+impl LaneTask {
+    /// Runs the lane to its end and returns its last message.
+    pub(crate) async fn run(mut self) -> FromEngine {
+        let opened = Instant::now();
+        let mut waiting: HashMap<u32, u64> = HashMap::new();
+        let end = self.drive(opened, &mut waiting).await;
+        match end {
+            End::Done { files, bytes } => {
+                let receipt = now_ns();
+                self.command(|lane| Command::Finish { lane, receipt });
+                let first = self.shared.first_packet_ns.load(Ordering::Relaxed);
+                let elapsed_ms = now_ns().saturating_sub(first) / 1_000_000;
+                self.report_files();
+                FromEngine::LaneDone(LaneReceipt { lane_id: self.lane.0, files, bytes, elapsed_ms, totals: self.totals() })
+            }
+            End::Failed { code, text, wire } => {
+                let told = format!("{}: {text}", code.as_str());
+                self.command(|lane| Command::Close { lane, code: wire, text: told.clone() });
+                self.clean_up().await;
+                FromEngine::LaneFailed(LaneClosed { lane_id: self.lane.0, code, text })
+            }
+        }
+    }
+
+    /// Frees what the store holds of unfinished objects; the uploader sets itself a deadline for it.
+    async fn clean_up(&mut self) {
+        self.uploader.cancel();
+        while let Some(event) = self.stored.recv().await {
+            if let UploadEvent::Stopped { aborted, left } = event {
+                tracing::info!("lane {}: {aborted} unfinished uploads aborted at the store, {left} left behind", self.lane);
+                break;
+            }
+        }
+    }
+
+    async fn drive(&mut self, opened: Instant, waiting: &mut HashMap<u32, u64>) -> End {
+        let mut progress = interval(PROGRESS_INTERVAL);
+        let mut credit = interval(CREDIT_INTERVAL);
+        credit.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        progress.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let end = tokio::select! {
+                Some(event) = self.arrived.recv() => self.on_arrival(event, waiting),
+                Some(event) = self.stored.recv() => self.on_stored(event, waiting),
+                Ok(why) = &mut self.cancel => {
+                    let wire = if why.code == ErrorCode::Cancelled { close::CANCELLED } else { close::SHUTDOWN };
+                    Some(End::Failed { code: why.code, text: why.text, wire })
+                }
+                _ = credit.tick() => {
+                    self.carry_credit();
+                    None
+                }
+                _ = progress.tick() => {
+                    let progress = Progress { lane_id: self.lane.0, totals: self.totals() };
+                    // The control process going away ends the engine elsewhere.
+                    let _ = self.to_control.send(FromEngine::Progress(progress));
+                    self.first_packet_overdue(opened)
+                }
+            };
+            if let Some(end) = end {
+                return end;
+            }
+        }
+    }
+
+    fn first_packet_overdue(&self, opened: Instant) -> Option<End> {
+        if self.shared.claimed.load(Ordering::Acquire) || opened.elapsed() < FIRST_PACKET_TIMEOUT {
+            return None;
+        }
+        let rejected = self.shared.packets_rejected.load(Ordering::Relaxed);
+        let (code, text) = if rejected > 0 {
+            (ErrorCode::WrongKey, format!("{rejected} packets came, none of them authenticates: the sender holds another secret"))
+        } else {
+            (ErrorCode::IdleTimeout, "no packet of the sender arrived: is UDP to the data port blocked on the way?".to_owned())
+        };
+        Some(End::Failed { code, text, wire: close::TIMEOUT })
+    }
+
+    fn on_arrival(&mut self, event: LaneEvent, waiting: &mut HashMap<u32, u64>) -> Option<End> {
+        match event {
+            LaneEvent::Block { block, image, table, complete_ns } => {
+                waiting.insert(block.0, complete_ns);
+                self.uploader.block(ready_block(block, image, &table));
+                None
+            }
+            LaneEvent::Fin { blocks } => {
+                self.uploader.finish(u64::from(blocks));
+                None
+            }
+            LaneEvent::Corrupt { text } => Some(End::Failed { code: ErrorCode::IntegrityMismatch, text, wire: close::PROTOCOL }),
+            LaneEvent::Closed { code, text } => Some(closed_by_peer(code, text)),
+        }
+    }
+
+    fn on_stored(&mut self, event: UploadEvent, waiting: &mut HashMap<u32, u64>) -> Option<End> {
+        match event {
+            UploadEvent::BlockDurable(block) => {
+                if let Some(complete_ns) = waiting.remove(&block) {
+                    self.statistics.record(Stage::Store, now_ns().saturating_sub(complete_ns));
+                }
+                self.shared.blocks_durable.fetch_add(1, Ordering::Release);
+                None
+            }
+            UploadEvent::FileDone { path, size, etag, crc64, .. } => {
+                let path = String::from_utf8_lossy(&path).into_owned();
+                let done = FileDone { lane_id: self.lane.0, path, size, crc64: crc64.0, etag };
+                let _ = self.to_control.send(FromEngine::FileDone(done));
+                None
+            }
+            UploadEvent::Finished { files, bytes } => Some(End::Done { files, bytes }),
+            UploadEvent::Failed(error) => {
+                let code = destination::upload_code(&error);
+                Some(End::Failed { code, text: error.to_string(), wire: close::STORAGE })
+            }
+            // Follows a failure, which has ended this loop already.
+            UploadEvent::Stopped { .. } => None,
+        }
+    }
+
+    fn carry_credit(&self) {
+        let bytes_per_s = self.uploader.stats().snapshot().drain_bytes_per_s;
+        self.shared.storage_kbps.store(u32::try_from(bytes_per_s / 125).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// The last word on the figures, so that nobody has to wait for another progress message.
+    fn report_files(&self) {
+        let _ = self.to_control.send(FromEngine::Progress(Progress { lane_id: self.lane.0, totals: self.totals() }));
+    }
+
+    /// The lane may sit on any worker, and only its owner acts.
+    fn command(&self, make: impl Fn(LaneId) -> Command) {
+        for mailbox in &self.mailboxes {
+            if !mailbox.send(make(self.lane)) {
+                tracing::error!("lane {}: a worker does not take commands any more", self.lane);
+            }
+        }
+    }
+
+    fn totals(&self) -> LaneTotals {
+        let shared = &self.shared;
+        let stats = self.uploader.stats().snapshot();
+        LaneTotals {
+            bytes_received: shared.bytes_received.load(Ordering::Relaxed),
+            bytes_durable: stats.bytes_uploaded,
+            packets_afxdp: shared.packets_afxdp.load(Ordering::Relaxed),
+            packets_kernel: shared.packets_kernel.load(Ordering::Relaxed),
+            packets_duplicate: shared.packets_duplicate.load(Ordering::Relaxed),
+            packets_lost: shared.packets_lost.load(Ordering::Relaxed),
+            packets_rejected: shared.packets_rejected.load(Ordering::Relaxed),
+            blocks_complete: u64::from(shared.blocks_complete.load(Ordering::Relaxed)),
+            blocks_durable: stats.blocks_durable,
+            files_durable: stats.files_done,
+        }
+    }
+}
+
+fn closed_by_peer(code: u16, text: String) -> End {
+    let (ours, wire) = match code {
+        close::CANCELLED => (ErrorCode::Cancelled, close::CANCELLED),
+        close::TIMEOUT => (ErrorCode::IdleTimeout, close::TIMEOUT),
+        close::SOURCE => (ErrorCode::SourceChanged, close::SOURCE),
+        close::PROTOCOL => (ErrorCode::ProtocolViolation, close::PROTOCOL),
+        _ => (ErrorCode::PeerGone, close::INTERNAL),
+    };
+    let text = if text.is_empty() { "the sender closed the lane before everything was durable".to_owned() } else { text };
+    End::Failed { code: ours, text, wire }
+}
+
+fn ready_block(block: BlockId, image: tradewind_fabric::SharedBlock, table: &BlockTable) -> ReadyBlock {
+    let files = table
+        .files
+        .iter()
+        .map(|record| FileMeta {
+            file: record.file.0,
+            path: record.path.clone(),
+            size: record.size,
+            mtime_ns: record.mtime_ns,
+            mode: record.mode,
+        })
+        .collect();
+    let pieces = table
+        .extents
+        .iter()
+        .map(|extent| Piece {
+            file: extent.file.0,
+            file_offset: extent.file_offset,
+            len: extent.length,
+            data_offset: extent.payload_offset,
+            crc64: extent.crc64_nvme,
+        })
+        .collect();
+    ReadyBlock { id: block.0, data: image, files, pieces }
+}

@@ -1,0 +1,146 @@
+//! The real engine process and the real client over loopback UDP, into a local store. The test plays the control process.
+//! What this cannot see: AF_XDP (it runs on the kernel's socket), loss, TLS and REST.
+
+mod engine;
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use engine::Engine;
+use tradewind_client::{Cipher, LaneOffer, Policy, RateOptions, Source, Upload, UploadError, UploadReport};
+use tradewind_ipc::{DestinationName, ErrorCode, FromEngine, LaneClosed, ToEngine};
+
+fn upload(offer: LaneOffer, sources: Vec<Source>) -> Upload {
+    let rate = RateOptions { policy: Policy::Fair, target_bytes_per_s: Some(50_000_000), minimum_bytes_per_s: None, initial_round_trip: None };
+    Upload { lane: offer, sources, rate, cancel: Arc::new(AtomicBool::new(false)), idle_timeout: Duration::from_secs(5) }
+}
+
+async fn run(upload: Upload) -> Result<UploadReport, UploadError> {
+    tokio::task::spawn_blocking(move || upload.run(|_| ())).await.unwrap()
+}
+
+fn bytes(count: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    (0..count)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_arrive_bit_exact_with_their_times_and_modes() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut sources = Vec::new();
+    for (name, count) in [("a.bin", 5_000_000), ("empty", 0), ("deep/er/b", 1), ("exactly", 1 << 20), ("c", 100_000)] {
+        let path = from.path().join(name.replace('/', "-"));
+        std::fs::write(&path, bytes(count)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        sources.push(Source { path, name: name.into() });
+    }
+    let mut engine = Engine::start().await;
+    for cipher in [Cipher::Aes128Gcm, Cipher::Aes256Gcm] {
+        let prefix = format!("{cipher:?}/");
+        let offer = engine.open_lane(to.path(), DestinationName::Into(prefix.clone()), cipher).await.unwrap();
+        let report = run(upload(offer, sources.clone())).await.unwrap();
+        assert_eq!(report.files, 5);
+        let FromEngine::LaneDone(receipt) = engine.last_word().await else { panic!("the lane failed") };
+        assert_eq!((receipt.files, receipt.bytes), (5, 6_148_577));
+        assert!(receipt.totals.packets_kernel > 3000);
+        for source in &sources {
+            let stored = to.path().join(&prefix).join(String::from_utf8(source.name.clone()).unwrap());
+            assert_eq!(std::fs::read(&stored).unwrap(), std::fs::read(&source.path).unwrap(), "{}", stored.display());
+            let (ours, theirs) = (std::fs::metadata(&source.path).unwrap(), std::fs::metadata(&stored).unwrap());
+            assert_eq!(ours.modified().unwrap(), theirs.modified().unwrap());
+            assert_eq!(theirs.permissions().mode() & 0o777, 0o640);
+        }
+    }
+    engine.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_there_stays_there_unless_overwriting_was_asked_for() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = from.path().join("f");
+    std::fs::write(&path, b"new").unwrap();
+    std::fs::write(to.path().join("f"), b"old").unwrap();
+    let mut engine = Engine::start().await;
+    let offer = engine.open_lane(to.path(), DestinationName::Exact("f".to_owned()), Cipher::Aes128Gcm).await.unwrap();
+    let error = run(upload(offer, vec![Source { path, name: b"f".to_vec() }])).await.unwrap_err();
+    assert!(matches!(&error, UploadError::Refused { text, .. } if text.contains("destination_exists")), "{error}");
+    let FromEngine::LaneFailed(why) = engine.last_word().await else { panic!("it was stored") };
+    assert_eq!(why.code, ErrorCode::DestinationExists);
+    assert_eq!(std::fs::read(to.path().join("f")).unwrap(), b"old");
+    engine.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_destination_is_refused_before_anything_is_sent() {
+    let to = tempfile::tempdir().unwrap();
+    let mut engine = Engine::start().await;
+    let missing = to.path().join("missing");
+    let why = engine.open_lane(&missing, DestinationName::Into(String::new()), Cipher::Aes128Gcm).await.unwrap_err();
+    assert_eq!(why.code, ErrorCode::BucketMissing, "{}", why.text);
+    engine.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_secret_gets_no_answer_and_stores_nothing() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = from.path().join("f");
+    std::fs::write(&path, bytes(10_000)).unwrap();
+    let mut engine = Engine::start().await;
+    let mut offer = engine.open_lane(to.path(), DestinationName::Exact("f".to_owned()), Cipher::Aes128Gcm).await.unwrap();
+    offer.secret[31] ^= 1;
+    let lane_id = offer.lane_id;
+    let mut upload = upload(offer, vec![Source { path, name: b"f".to_vec() }]);
+    upload.idle_timeout = Duration::from_secs(1);
+    assert!(matches!(run(upload).await.unwrap_err(), UploadError::NoAnswer { .. }));
+    let why = LaneClosed { lane_id, code: ErrorCode::Cancelled, text: "test".to_owned() };
+    engine.send(ToEngine::CloseLane(why)).await;
+    let FromEngine::LaneFailed(why) = engine.last_word().await else { panic!("it was stored") };
+    assert_eq!(why.code, ErrorCode::Cancelled);
+    assert!(!to.path().join("f").exists());
+    engine.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_or_changed_source_leaves_nothing_half() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = from.path().join("f");
+    std::fs::write(&path, bytes(40 << 20)).unwrap();
+    let mut engine = Engine::start().await;
+    for change in [false, true] {
+        let offer = engine.open_lane(to.path(), DestinationName::Exact("f".to_owned()), Cipher::Aes128Gcm).await.unwrap();
+        let mut upload = upload(offer, vec![Source { path: path.clone(), name: b"f".to_vec() }]);
+        upload.rate.target_bytes_per_s = Some(20_000_000);
+        let cancel = Arc::clone(&upload.cancel);
+        let path = path.clone();
+        let result = tokio::task::spawn_blocking(move || {
+            upload.run(|progress| {
+                if progress.bytes_sent > 1 << 20 {
+                    if change {
+                        std::fs::File::options().write(true).open(&path).unwrap().set_len(30 << 20).unwrap();
+                    } else {
+                        cancel.store(true, Ordering::Relaxed);
+                    }
+                }
+            })
+        })
+        .await
+        .unwrap();
+        let FromEngine::LaneFailed(why) = engine.last_word().await else { panic!("it was stored") };
+        if change {
+            assert!(matches!(result, Err(UploadError::Source(_))), "{result:?}");
+            assert_eq!(why.code, ErrorCode::SourceChanged);
+        } else {
+            assert!(matches!(result, Err(UploadError::Cancelled)), "{result:?}");
+            assert_eq!(why.code, ErrorCode::Cancelled);
+        }
+        assert_eq!(std::fs::read_dir(to.path()).unwrap().count(), 0, "partial files were left behind");
+    }
+    engine.drain().await;
+}

@@ -1,0 +1,57 @@
+//! What it costs to carry packets: `cargo run --release -p tradewind-netem --example carry -- EMULATOR MBIT SECONDS [MTU]` (as root; EMULATOR
+//! is the built `tradewind-netem`). Both directions at once at MBIT each, over a path with 50 ms of delay and 5 % loss.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tradewind_netem::Scenario;
+use tradewind_netem::scenario::DirectionSpec;
+use tradewind_netem::topology::{CLIENT_ADDRESS, Namespace, SERVER_ADDRESS, Topology, TopologyOptions};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (Some(emulator), Some(mbit), Some(seconds)) = (arguments.first(), arguments.get(1), arguments.get(2)) else {
+        return Err("usage: carry EMULATOR MBIT SECONDS [MTU]".into());
+    };
+    let (mbit, seconds): (f64, f64) = (mbit.parse()?, seconds.parse()?);
+    let mtu_bytes: u32 = arguments.get(3).map_or(Ok(1500), |m| m.parse())?;
+    let topology = Topology::create("twcarry", &TopologyOptions { mtu_bytes, ..TopologyOptions::default() })?;
+    let forward = DirectionSpec {
+        rate_bps: Some((mbit * 1.05e6) as u64),
+        queue_ms: Some(100.0),
+        delay_ms: 50.0,
+        loss: Some(0.05),
+        ..DirectionSpec::default()
+    };
+    let scenario = Scenario::new("carry", "", 1, forward, None)?;
+    let folder = std::env::temp_dir().join(topology.name(Namespace::Wan));
+    std::fs::create_dir_all(&folder)?;
+    let guard = topology.start_emulator(&scenario, Path::new(emulator), &folder.join("stats"))?;
+    let packets_per_second = mbit * 1e6 / f64::from(8 * (mtu_bytes + 14));
+    let mut senders = Vec::new();
+    for (namespace, to) in [(Namespace::Client, SERVER_ADDRESS), (Namespace::Server, CLIENT_ADDRESS)] {
+        let mut command = topology.command(namespace, emulator);
+        command.args(["probe-send", "--to", &format!("{to}:9"), "--packets-per-second", &packets_per_second.to_string()]);
+        command.args(["--count", &((packets_per_second * seconds) as u64).to_string(), "--payload-bytes", &(mtu_bytes - 28).to_string()]);
+        senders.push(command.arg("--record").arg(folder.join(format!("{to}"))).spawn()?);
+    }
+    for mut sender in senders {
+        sender.wait()?;
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let stats = guard.stop()?;
+    std::fs::remove_dir_all(&folder)?;
+    println!(
+        "{mbit} Mbit/s each way, MTU {mtu_bytes}, {seconds} s: emulator CPU {:.3} s per second, load {:.2}, steal {:.3}, longest gap {:.0} µs, {}",
+        stats.cpu_s / seconds,
+        stats.load_average_1m,
+        stats.steal_share,
+        stats.max_gap_us,
+        stats.sched_class
+    );
+    for (name, d) in [("forward", &stats.forward), ("reverse", &stats.reverse)] {
+        println!("{name}: {} in, {} out, own drops {:?}, {:?}", d.received, d.forwarded, d.own_drops, d.lateness);
+    }
+    println!("valid {} {:?}", stats.valid, stats.invalid_reasons);
+    Ok(())
+}

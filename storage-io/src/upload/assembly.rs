@@ -1,0 +1,338 @@
+//! From blocks in any order to requests: a state machine without I/O.
+//!
+//! A file goes `waiting for bytes → put in flight → done` if it fits one part, else
+//! `begin queued → open, parts going out as they fill → all parts stored → complete in flight → done`.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use bytes::Bytes;
+
+use super::block::{FileMeta, Piece, ReadyBlock};
+use super::config::{ObjectName, UploaderConfig};
+use crate::checksum::Crc64;
+use crate::error::{StoreError, UploadError};
+use crate::plan::PartPlan;
+use crate::store::{Body, Limits, ObjectKey, ObjectMeta, Part, PartReceipt};
+
+/// A request to be made.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Store a whole object.
+    Put { file: u32, key: ObjectKey, meta: ObjectMeta, body: Body },
+    /// Begin an object of several parts.
+    Begin { file: u32, key: ObjectKey, meta: ObjectMeta },
+    /// Store a part of an object that has been begun.
+    Part { file: u32, part: Part },
+    /// Make the object of its parts.
+    Complete { file: u32, size: u64, parts: Vec<PartReceipt>, crc: Crc64 },
+}
+
+/// Something that is now certain.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Milestone {
+    /// The store has every byte of this block.
+    Block(u32),
+    /// An object is complete.
+    File { meta: FileMeta, crc: Crc64 },
+}
+
+/// Bytes of one part that have arrived, by offset in the file.
+#[derive(Debug, Default)]
+struct Filling {
+    runs: BTreeMap<u64, (Bytes, Crc64)>,
+    bytes: u64,
+    blocks: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct File {
+    meta: FileMeta,
+    key: ObjectKey,
+    plan: PartPlan,
+    token: u128,
+    filling: HashMap<u32, Filling>,
+    /// Parts that are complete and wait for the upload to be begun.
+    waiting: Vec<Part>,
+    begun: bool,
+    /// Blocks with bytes in parts that have been cut and not acknowledged, by part.
+    in_flight: HashMap<u32, Vec<u32>>,
+    cut: HashSet<u32>,
+    receipts: BTreeMap<u32, PartReceipt>,
+    arrived: u64,
+}
+
+impl File {
+    fn object_meta(&self, overwrite: bool) -> ObjectMeta {
+        ObjectMeta { size: self.meta.size, mtime_ns: self.meta.mtime_ns, mode: self.meta.mode, overwrite, token: self.token }
+    }
+}
+
+/// The state of one transfer.
+#[derive(Debug)]
+pub(super) struct Assembly {
+    config: UploaderConfig,
+    limits: Limits,
+    files: HashMap<u32, File>,
+    done: HashSet<u32>,
+    /// How many parts or objects a block still waits for.
+    blocks: HashMap<u32, usize>,
+    blocks_received: u64,
+    announced: Option<u64>,
+    bytes_done: u64,
+    pub(super) jobs: Queues,
+    pub(super) milestones: VecDeque<Milestone>,
+}
+
+/// What is to be done next, by the kind of limit that applies.
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    /// Parts and objects that are as large as one.
+    pub(super) parts: VecDeque<Job>,
+    /// Small objects.
+    pub(super) small: VecDeque<Job>,
+    /// Requests without data.
+    pub(super) control: VecDeque<Job>,
+}
+
+/// Objects of at most this many bytes are limited by number rather than as parts, bytes.
+const SMALL_BYTES_MAX: u64 = 1 << 20;
+
+impl Assembly {
+    pub(super) fn new(config: UploaderConfig, limits: Limits) -> Self {
+        Self {
+            config,
+            limits,
+            files: HashMap::new(),
+            done: HashSet::new(),
+            blocks: HashMap::new(),
+            blocks_received: 0,
+            announced: None,
+            bytes_done: 0,
+            jobs: Queues::default(),
+            milestones: VecDeque::new(),
+        }
+    }
+
+    /// Takes a block over.
+    pub(super) fn add_block(&mut self, block: &ReadyBlock) -> Result<(), UploadError> {
+        if self.blocks.insert(block.id, 1).is_some() {
+            return Err(UploadError::DuplicateBlock { block: block.id });
+        }
+        self.blocks_received += 1;
+        for meta in &block.files {
+            self.add_file(block.id, meta)?;
+        }
+        for piece in &block.pieces {
+            self.add_piece(block, piece)?;
+        }
+        // The block held on to itself while it was being taken apart.
+        self.release(block.id);
+        self.check_count()
+    }
+
+    /// Says how many blocks there are in all.
+    pub(super) fn announce(&mut self, total: u64) -> Result<(), UploadError> {
+        self.announced = Some(total);
+        self.check_count()
+    }
+
+    /// Files and bytes once everything announced is stored.
+    pub(super) fn finished(&self) -> Option<(u64, u64)> {
+        let all = self.announced == Some(self.blocks_received) && self.files.is_empty() && self.blocks.is_empty();
+        all.then_some((self.done.len() as u64, self.bytes_done))
+    }
+
+    /// After the last block nothing more comes: what is missing then is missing for good.
+    fn check_count(&self) -> Result<(), UploadError> {
+        let Some(announced) = self.announced.filter(|&announced| self.blocks_received >= announced) else { return Ok(()) };
+        if self.blocks_received > announced {
+            return Err(UploadError::BlockCount { received: self.blocks_received, announced });
+        }
+        match self.files.values().filter(|file| file.arrived < file.meta.size).min_by_key(|file| file.meta.file) {
+            Some(file) => Err(UploadError::Incomplete { path: file.key.to_string(), missing_bytes: file.meta.size - file.arrived }),
+            None => Ok(()),
+        }
+    }
+
+    fn add_file(&mut self, block: u32, meta: &FileMeta) -> Result<(), UploadError> {
+        if self.done.contains(&meta.file) {
+            return Ok(());
+        }
+        if let Some(known) = self.files.get(&meta.file) {
+            let changed = |what| Err(UploadError::FileChanged { file: meta.file, path: known.key.to_string(), what });
+            return match () {
+                () if known.meta.path != meta.path => changed("its path"),
+                () if known.meta.size != meta.size => changed("its size"),
+                () if known.meta.mtime_ns != meta.mtime_ns => changed("its modification time"),
+                () => Ok(()),
+            };
+        }
+        let key = match &self.config.name {
+            ObjectName::Into(prefix) => ObjectKey::new(&[prefix.as_bytes(), &meta.path].concat())?,
+            ObjectName::Exact(name) => ObjectKey::new(name.as_bytes())?,
+        };
+        let name = key.to_string();
+        let plan = PartPlan::new(&name, meta.size, self.config.block_bytes, self.config.part_bytes, &self.limits)?;
+        let largest = plan.part_bytes().min(meta.size);
+        if largest > self.config.pool_bytes {
+            let (path, size_bytes, pool_bytes) = (name, meta.size, self.config.pool_bytes);
+            return Err(UploadError::PoolTooSmall { path, size_bytes, part_bytes: plan.part_bytes(), pool_bytes });
+        }
+        let file = File {
+            meta: meta.clone(),
+            key,
+            plan,
+            token: rand::random(),
+            filling: HashMap::new(),
+            waiting: Vec::new(),
+            begun: false,
+            in_flight: HashMap::new(),
+            cut: HashSet::new(),
+            receipts: BTreeMap::new(),
+            arrived: 0,
+        };
+        let object_meta = file.object_meta(self.config.overwrite);
+        if meta.size == 0 {
+            self.blocks.entry(block).and_modify(|waits| *waits += 1);
+            self.jobs.small.push_back(Job::Put { file: meta.file, key: file.key.clone(), meta: object_meta, body: Body::default() });
+        } else if !plan.is_single() {
+            self.jobs.control.push_back(Job::Begin { file: meta.file, key: file.key.clone(), meta: object_meta });
+        }
+        self.files.insert(meta.file, file);
+        if meta.size == 0
+            && let Some(file) = self.files.get_mut(&meta.file)
+        {
+            file.cut.insert(1);
+            file.in_flight.insert(1, vec![block]);
+        }
+        Ok(())
+    }
+
+    fn add_piece(&mut self, block: &ReadyBlock, piece: &Piece) -> Result<(), UploadError> {
+        let start = piece.data_offset as usize;
+        let slice = start.checked_add(piece.len as usize).and_then(|end| block.data.slice(start..end));
+        let bytes = slice.ok_or(UploadError::OutsideBlock { block: block.id })?.into_bytes();
+        if self.done.contains(&piece.file) && piece.len > 0 {
+            return Err(UploadError::Overlap { file: piece.file, offset: piece.file_offset });
+        }
+        let Some(file) = self.files.get(&piece.file) else {
+            let unknown = UploadError::UnknownFile { block: block.id, file: piece.file };
+            return if self.done.contains(&piece.file) { Ok(()) } else { Err(unknown) };
+        };
+        let (size_bytes, len) = (file.meta.size, u64::from(piece.len));
+        if piece.file_offset.checked_add(len).is_none_or(|end| end > size_bytes) {
+            return Err(UploadError::OutOfRange { file: piece.file, offset: piece.file_offset, len, size_bytes });
+        }
+        for (number, at, bytes, crc) in split(&file.plan, piece, bytes)? {
+            self.fill(block.id, piece.file, number, at, bytes, crc)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a run of bytes, which lies inside one part, where it belongs; cuts the part when it is full.
+    fn fill(&mut self, block: u32, id: u32, number: u32, at: u64, bytes: Bytes, crc: Crc64) -> Result<(), UploadError> {
+        let Some(file) = self.files.get_mut(&id) else { return Ok(()) };
+        let overlap = Err(UploadError::Overlap { file: id, offset: at });
+        if file.cut.contains(&number) {
+            return overlap;
+        }
+        let len = bytes.len() as u64;
+        let filling = file.filling.entry(number).or_default();
+        let before = filling.runs.range(..=at).next_back().is_some_and(|(&start, (run, _))| start + run.len() as u64 > at);
+        let after = filling.runs.range(at..).next().is_some_and(|(&start, _)| at + len > start);
+        if before || after {
+            return overlap;
+        }
+        filling.runs.insert(at, (bytes, crc));
+        filling.bytes += len;
+        file.arrived += len;
+        if !filling.blocks.contains(&block) {
+            filling.blocks.push(block);
+            self.blocks.entry(block).and_modify(|waits| *waits += 1);
+        }
+        let Some(range) = file.plan.range(number).filter(|range| range.end - range.start == filling.bytes) else { return Ok(()) };
+        let Some(full) = file.filling.remove(&number) else { return Ok(()) };
+        file.cut.insert(number);
+        file.in_flight.insert(number, full.blocks);
+        let mut crc = Crc64::default();
+        let mut chunks = Vec::with_capacity(full.runs.len());
+        for (run, run_crc) in full.runs.into_values() {
+            crc = crc.append(run_crc, run.len() as u64);
+            chunks.push(run);
+        }
+        let body = Body::new(chunks, crc);
+        if file.plan.is_single() {
+            let queue = if body.len() <= SMALL_BYTES_MAX { &mut self.jobs.small } else { &mut self.jobs.parts };
+            queue.push_back(Job::Put { file: id, key: file.key.clone(), meta: file.object_meta(self.config.overwrite), body });
+        } else {
+            let part = Part { number, offset: range.start, body };
+            if file.begun { self.jobs.parts.push_back(Job::Part { file: id, part }) } else { file.waiting.push(part) }
+        }
+        Ok(())
+    }
+
+    /// The upload of a file is open: its parts may go.
+    pub(super) fn begun(&mut self, id: u32) {
+        if let Some(file) = self.files.get_mut(&id) {
+            file.begun = true;
+            self.jobs.parts.extend(file.waiting.drain(..).map(|part| Job::Part { file: id, part }));
+        }
+    }
+
+    /// A part is stored.
+    pub(super) fn part_stored(&mut self, id: u32, receipt: PartReceipt) {
+        let Some(file) = self.files.get_mut(&id) else { return };
+        let blocks = file.in_flight.remove(&receipt.number).unwrap_or_default();
+        file.receipts.insert(receipt.number, receipt);
+        if file.receipts.len() == file.plan.count() as usize {
+            let parts: Vec<PartReceipt> = std::mem::take(&mut file.receipts).into_values().collect();
+            let crc = parts.iter().fold(Crc64::default(), |crc, part| crc.append(part.crc, part.len));
+            self.jobs.control.push_back(Job::Complete { file: id, size: file.meta.size, parts, crc });
+        }
+        blocks.into_iter().for_each(|block| self.release(block));
+    }
+
+    /// An object is complete, by a put or by completing its parts.
+    pub(super) fn object_stored(&mut self, id: u32, crc: Crc64) {
+        let Some(file) = self.files.remove(&id) else { return };
+        self.done.insert(id);
+        self.bytes_done += file.meta.size;
+        file.in_flight.into_values().flatten().for_each(|block| self.release(block));
+        self.milestones.push_back(Milestone::File { meta: file.meta, crc });
+    }
+
+    fn release(&mut self, block: u32) {
+        if let Some(waits) = self.blocks.get_mut(&block) {
+            *waits -= 1;
+            if *waits == 0 {
+                self.blocks.remove(&block);
+                self.milestones.push_back(Milestone::Block(block));
+            }
+        }
+    }
+}
+
+/// The runs of a piece, cut where parts end: `(part, offset in the file, bytes, checksum)`. A piece inside one part, which is
+/// every piece of a sender that keeps to whole blocks, keeps the checksum it came with; one across parts has to be read.
+fn split(plan: &PartPlan, piece: &Piece, mut bytes: Bytes) -> Result<Vec<(u32, u64, Bytes, Crc64)>, UploadError> {
+    let mut runs = Vec::with_capacity(1);
+    let mut at = piece.file_offset;
+    while !bytes.is_empty() {
+        let Some((number, range)) = plan.part_of(at).and_then(|number| Some((number, plan.range(number)?))) else { break };
+        let here = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(bytes.len());
+        let run = bytes.split_to(here);
+        let crc = if here == piece.len as usize { Crc64(piece.crc64) } else { Crc64::of(&run) };
+        runs.push((number, at, run, crc));
+        at += here as u64;
+    }
+    let whole = runs.iter().fold(Crc64::default(), |crc, (.., run, run_crc)| crc.append(*run_crc, run.len() as u64));
+    if !runs.is_empty() && whole != Crc64(piece.crc64) {
+        return Err(UploadError::PieceChecksum { file: piece.file, offset: piece.file_offset, len: u64::from(piece.len) });
+    }
+    Ok(runs)
+}
+
+/// Whether repeating a request over data is worth it, for [`crate::RetryPolicy::run`].
+pub(super) fn again(error: &StoreError) -> bool {
+    error.is_worth_resending()
+}

@@ -1,0 +1,52 @@
+//! What an upload is allowed and how its objects are called.
+
+use crate::retry::RetryPolicy;
+
+/// What the files are called at the destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObjectName {
+    /// Their own names behind this prefix, which is empty or ends in '/'.
+    Into(String),
+    /// The one file of the transfer gets exactly this name.
+    Exact(String),
+}
+
+/// Settings of one [`crate::Uploader`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploaderConfig {
+    /// Names at the destination.
+    pub name: ObjectName,
+    /// Whether existing objects may be replaced. Default no.
+    pub overwrite: bool,
+    /// Payload of a block, bytes: parts are whole blocks. Default 1 MiB.
+    pub block_bytes: u64,
+    /// Wanted part size, bytes; `None` takes the store's (16 MiB for S3, a block for files). Larger if the object needs it.
+    pub part_bytes: Option<u64>,
+    /// Bytes of blocks this upload may hold at once, as the engine's credits allow it: a file whose parts are larger is refused
+    /// at its first block instead of stalling. Default unlimited.
+    pub pool_bytes: u64,
+    /// Parts (and objects above 1 MiB) on their way at once, at least 1. Default 8.
+    pub parts_in_flight: u32,
+    /// Objects up to 1 MiB on their way at once, at least 1: they are bound by round trips. Default 32.
+    pub small_in_flight: u32,
+    /// Retries and deadlines of every request.
+    pub retry: RetryPolicy,
+    /// How long cleaning up after a failure may take, milliseconds. Default 15,000.
+    pub cleanup_ms: u64,
+}
+
+impl Default for UploaderConfig {
+    fn default() -> Self {
+        Self {
+            name: ObjectName::Into(String::new()),
+            overwrite: false,
+            block_bytes: 1 << 20,
+            part_bytes: None,
+            pool_bytes: u64::MAX,
+            parts_in_flight: 8,
+            small_in_flight: 32,
+            retry: RetryPolicy::default(),
+            cleanup_ms: 15_000,
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The task behind an [`crate::Uploader`]: receives, then applies; at most so many requests in flight.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::time::timeout;
+
+use super::assembly::{Assembly, Job, Milestone, again};
+use super::stats::{DrainMeter, UploadStats};
+use super::{Command, UploadEvent, UploaderConfig};
+use crate::error::{StoreError, UploadError};
+use crate::retry::RetryPolicy;
+use crate::store::{PartReceipt, Store, StoredObject, Upload};
+
+/// Requests without data in flight at once.
+const CONTROL_IN_FLIGHT_MAX: usize = 16;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Part,
+    Small,
+    Control,
+}
+
+enum Outcome {
+    Stored(StoredObject),
+    Begun(Arc<dyn Upload>),
+    Part(PartReceipt),
+}
+
+type Done = (u32, Result<Outcome, StoreError>);
+
+struct Driver {
+    store: Arc<dyn Store>,
+    config: UploaderConfig,
+    stats: Arc<UploadStats>,
+    events: UnboundedSender<UploadEvent>,
+    assembly: Assembly,
+    tasks: JoinSet<Done>,
+    running: HashMap<Id, (Kind, AbortHandle)>,
+    open: HashMap<u32, Arc<dyn Upload>>,
+    stored: HashMap<u32, StoredObject>,
+    meter: DrainMeter,
+}
+
+enum Step {
+    Command(Option<Command>),
+    Done(Result<(Id, Done), JoinError>),
+    Deaf,
+}
+
+pub(super) async fn run(
+    store: Arc<dyn Store>,
+    config: UploaderConfig,
+    stats: Arc<UploadStats>,
+    mut inbox: UnboundedReceiver<Command>,
+    events: UnboundedSender<UploadEvent>,
+) {
+    let assembly = Assembly::new(config.clone(), store.limits());
+    let mut driver = Driver {
+        store,
+        config,
+        stats,
+        events,
+        assembly,
+        tasks: JoinSet::new(),
+        running: HashMap::new(),
+        open: HashMap::new(),
+        stored: HashMap::new(),
+        meter: DrainMeter::new(),
+    };
+    let mut announced = false;
+    loop {
+        let step = tokio::select! {
+            command = inbox.recv(), if !(announced && inbox.is_closed() && inbox.is_empty()) => Step::Command(command),
+            Some(done) = driver.tasks.join_next_with_id(), if !driver.tasks.is_empty() => Step::Done(done),
+            () = driver.events.closed() => Step::Deaf,
+        };
+        let applied = match step {
+            Step::Command(Some(Command::Finish(total))) => {
+                announced = true;
+                driver.assembly.announce(total)
+            }
+            Step::Command(Some(Command::Block(block))) => {
+                driver.stats.blocks_received.fetch_add(1, Relaxed);
+                driver.assembly.add_block(&block)
+            }
+            // The handle was dropped: fine once the end is announced and nothing is queued, else nobody wants this any more.
+            Step::Command(None) if announced => Ok(()),
+            Step::Command(Some(Command::Cancel) | None) | Step::Deaf => Err(UploadError::Cancelled),
+            Step::Done(done) => driver.apply(done),
+        };
+        driver.report();
+        if let Err(error) = applied {
+            return driver.fail(error).await;
+        }
+        if let Some((files, bytes)) = driver.assembly.finished() {
+            driver.tell(UploadEvent::Finished { files, bytes });
+            return;
+        }
+        driver.start_jobs();
+    }
+}
+
+impl Driver {
+    fn tell(&self, event: UploadEvent) {
+        // A receiver that went away is noticed by the loop.
+        let _ = self.events.send(event);
+    }
+
+    fn count(&self, kind: Kind) -> usize {
+        self.running.values().filter(|(running, _)| *running == kind).count()
+    }
+
+    fn data_in_flight(&self) -> usize {
+        self.running.len() - self.count(Kind::Control)
+    }
+
+    fn start_jobs(&mut self) {
+        let limits = [
+            (Kind::Control, CONTROL_IN_FLIGHT_MAX),
+            (Kind::Part, self.config.parts_in_flight.max(1) as usize),
+            (Kind::Small, self.config.small_in_flight.max(1) as usize),
+        ];
+        for (kind, limit) in limits {
+            let room = limit.saturating_sub(self.count(kind));
+            for _ in 0..room {
+                let queues = &mut self.assembly.jobs;
+                let queue = match kind {
+                    Kind::Control => &mut queues.control,
+                    Kind::Part => &mut queues.parts,
+                    Kind::Small => &mut queues.small,
+                };
+                let Some(job) = queue.pop_front() else { break };
+                self.start(kind, job);
+            }
+        }
+        self.gauge(0);
+    }
+
+    /// Updates the gauges; `bytes` were acknowledged just now.
+    fn gauge(&mut self, bytes: u64) {
+        let in_flight = self.data_in_flight();
+        self.stats.requests_in_flight.store(in_flight as u64, Relaxed);
+        if let Some(rate) = self.meter.note(Instant::now(), bytes, in_flight > 0) {
+            self.stats.drain_bytes_per_s.store(rate, Relaxed);
+        }
+    }
+
+    fn start(&mut self, kind: Kind, job: Job) {
+        let (policy, stats, store) = (self.config.retry, Arc::clone(&self.stats), Arc::clone(&self.store));
+        let handle = match job {
+            Job::Put { file, key, meta, body } => self.tasks.spawn(async move {
+                let put = || store.put(&key, meta, body.clone());
+                (file, policy.run("putting an object", body.len(), again, counting(&stats), put).await.map(Outcome::Stored))
+            }),
+            Job::Begin { file, key, meta } => self.tasks.spawn(async move {
+                let begin = || store.begin(&key, meta);
+                let result = policy.run("beginning an upload", 0, StoreError::is_retryable, counting(&stats), begin).await;
+                (file, result.map(Outcome::Begun))
+            }),
+            Job::Part { file, part } => {
+                let Some(upload) = self.open.get(&file).cloned() else { return };
+                self.tasks.spawn(async move {
+                    let put = || upload.put_part(part.clone());
+                    (file, policy.run("uploading a part", part.body.len(), again, counting(&stats), put).await.map(Outcome::Part))
+                })
+            }
+            Job::Complete { file, size, parts, crc } => {
+                let Some(upload) = self.open.get(&file).cloned() else { return };
+                self.tasks.spawn(async move {
+                    let complete = || upload.complete(&parts, crc);
+                    let result = policy.run("completing an upload", size, StoreError::is_retryable, counting(&stats), complete).await;
+                    (file, result.map(Outcome::Stored))
+                })
+            }
+        };
+        self.running.insert(handle.id(), (kind, handle));
+    }
+
+    fn apply(&mut self, done: Result<(Id, Done), JoinError>) -> Result<(), UploadError> {
+        let (id, (file, result)) = match done {
+            Ok(done) => done,
+            Err(error) => {
+                self.running.remove(&error.id());
+                return if error.is_cancelled() { Ok(()) } else { Err(UploadError::Internal(error.to_string())) };
+            }
+        };
+        let kind = self.running.remove(&id).map(|(kind, _)| kind);
+        match result? {
+            Outcome::Begun(upload) => {
+                self.open.insert(file, upload);
+                self.assembly.begun(file);
+            }
+            Outcome::Part(receipt) => {
+                self.acknowledged(receipt.len);
+                self.assembly.part_stored(file, receipt);
+            }
+            Outcome::Stored(object) => {
+                self.open.remove(&file);
+                let crc = object.crc;
+                self.stored.insert(file, object);
+                self.assembly.object_stored(file, crc);
+                // A put's bytes are counted here; those of parts were when they were stored.
+                if kind != Some(Kind::Control)
+                    && let Some(Milestone::File { meta, .. }) = self.assembly.milestones.back()
+                {
+                    self.acknowledged(meta.size);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, bytes: u64) {
+        self.stats.bytes_uploaded.fetch_add(bytes, Relaxed);
+        self.gauge(bytes);
+    }
+
+    fn report(&mut self) {
+        while let Some(milestone) = self.assembly.milestones.pop_front() {
+            let event = match milestone {
+                Milestone::Block(id) => {
+                    self.stats.blocks_durable.fetch_add(1, Relaxed);
+                    UploadEvent::BlockDurable(id)
+                }
+                Milestone::File { meta, crc } => {
+                    self.stats.files_done.fetch_add(1, Relaxed);
+                    let object = self.stored.remove(&meta.file);
+                    let verified_by_store = object.as_ref().is_some_and(|object| object.verified_by_store);
+                    let etag = object.and_then(|object| object.etag);
+                    UploadEvent::FileDone { file: meta.file, path: meta.path, size: meta.size, etag, crc64: crc, verified_by_store }
+                }
+            };
+            self.tell(event);
+        }
+    }
+
+    /// Stops what carries data, waits for what may have opened or completed an upload, then aborts everything that is open.
+    async fn fail(mut self, error: UploadError) {
+        tracing::warn!(place = self.store.place(), %error, "upload failed");
+        self.tell(UploadEvent::Failed(error));
+        // Queued jobs hold blocks; give them back before waiting.
+        self.assembly = Assembly::new(self.config.clone(), self.store.limits());
+        self.running.values().filter(|(kind, _)| *kind != Kind::Control).for_each(|(_, handle)| handle.abort());
+        let patience = Duration::from_millis(self.config.cleanup_ms / 2);
+        let waiting = async {
+            while let Some(done) = self.tasks.join_next().await {
+                match done {
+                    Ok((file, Ok(Outcome::Begun(upload)))) => drop(self.open.insert(file, upload)),
+                    Ok((file, Ok(Outcome::Stored(_)))) => drop(self.open.remove(&file)),
+                    _ => {}
+                }
+            }
+        };
+        let unknown = if timeout(patience, waiting).await.is_err() { self.tasks.len() as u64 } else { 0 };
+        self.tasks.abort_all();
+        self.running.clear();
+        self.gauge(0);
+        let total = self.open.len() as u64;
+        let aborted = abort_all(std::mem::take(&mut self.open), self.config.retry, patience).await;
+        self.tell(UploadEvent::Stopped { aborted, left: total - aborted + unknown });
+    }
+}
+
+/// Aborts the uploads, all at once, for at most `patience`. Returns how many are gone.
+async fn abort_all(open: HashMap<u32, Arc<dyn Upload>>, policy: RetryPolicy, patience: Duration) -> u64 {
+    let mut tasks = JoinSet::new();
+    for upload in open.into_values() {
+        tasks.spawn(async move {
+            let result = policy.run("aborting an upload", 0, StoreError::is_retryable, |_| {}, || upload.abort()).await;
+            if let Err(error) = &result {
+                tracing::warn!(%error, ?upload, "a multipart upload stays behind at the store");
+            }
+            result.is_ok()
+        });
+    }
+    let mut aborted = 0;
+    let waiting = async {
+        while let Some(done) = tasks.join_next().await {
+            aborted += u64::from(done.unwrap_or(false));
+        }
+    };
+    let _ = timeout(patience, waiting).await;
+    aborted
+}
+
+fn counting(stats: &UploadStats) -> impl FnMut(&StoreError) + '_ {
+    |error| {
+        stats.retries.fetch_add(1, Relaxed);
+        if matches!(error, StoreError::Throttled { .. }) {
+            stats.throttled.fetch_add(1, Relaxed);
+        }
+    }
+}

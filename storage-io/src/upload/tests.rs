@@ -1,0 +1,250 @@
+//! The assembly against a simple model: what comes out must be the files that went in, whatever the order.
+
+use std::collections::{BTreeMap, HashMap};
+
+use proptest::prelude::*;
+use tradewind_fabric::BlockPool;
+
+use super::assembly::{Assembly, Job, Milestone};
+use super::{FileMeta, ObjectName, Piece, ReadyBlock, UploaderConfig};
+use crate::checksum::Crc64;
+use crate::error::UploadError;
+use crate::store::{Limits, PartReceipt};
+
+const BLOCK: usize = 512;
+
+/// S3's shape, small enough to get through all of it.
+const LIMITS: Limits =
+    Limits { part_bytes_min: 1024, part_bytes_max: 8192, part_bytes_default: 2048, parts_max: 20, object_bytes_max: 1 << 20 };
+
+fn config() -> UploaderConfig {
+    UploaderConfig { name: ObjectName::Into("in/".into()), block_bytes: BLOCK as u64, ..UploaderConfig::default() }
+}
+
+fn content(file: u32, size: usize) -> Vec<u8> {
+    (0..size).map(|at| (at.wrapping_mul(31) ^ (at >> 8) ^ (file as usize * 97)) as u8).collect()
+}
+
+fn meta(file: u32, size: usize) -> FileMeta {
+    FileMeta { file, path: format!("f{file}").into_bytes(), size: size as u64, mtime_ns: 0, mode: 0 }
+}
+
+fn block(pool: &BlockPool, id: u32, runs: &[(u32, usize, usize, usize)]) -> ReadyBlock {
+    let mut slot = pool.take().expect("the pool is sized for all blocks");
+    let (mut files, mut pieces, mut at) = (Vec::new(), Vec::new(), 0);
+    for &(file, size, offset, len) in runs {
+        let bytes = &content(file, size)[offset..offset + len];
+        slot[at..at + len].copy_from_slice(bytes);
+        files.push(meta(file, size));
+        if len > 0 {
+            let crc64 = Crc64::of(bytes).0;
+            pieces.push(Piece { file, file_offset: offset as u64, len: len as u32, data_offset: at as u32, crc64 });
+        }
+        at += len;
+    }
+    ReadyBlock { id, data: slot.freeze(at), files, pieces }
+}
+
+/// Cuts files as a sender does: large ones on block boundaries, small ones together. `step` below BLOCK makes blocks that do not
+/// fit parts, which a resumed transfer may bring.
+fn cut(sizes: &[usize], step: usize) -> Vec<Vec<(u32, usize, usize, usize)>> {
+    let (mut blocks, mut open, mut used) = (Vec::new(), Vec::new(), 0);
+    for (file, &size) in (0..).zip(sizes) {
+        if size > step {
+            blocks.extend((0..size).step_by(step).map(|at| vec![(file, size, at, step.min(size - at))]));
+        } else {
+            if used + size > BLOCK || open.len() >= 5 {
+                blocks.push(std::mem::take(&mut open));
+                used = 0;
+            }
+            open.push((file, size, 0, size));
+            used += size;
+        }
+    }
+    if !open.is_empty() {
+        blocks.push(open);
+    }
+    blocks
+}
+
+/// A store that only remembers, and answers in an order chosen by `pick`.
+#[derive(Default)]
+struct Model {
+    parts: HashMap<u32, BTreeMap<u64, Vec<u8>>>,
+    objects: HashMap<u32, Vec<u8>>,
+}
+
+impl Model {
+    fn serve(&mut self, assembly: &mut Assembly, job: Job) {
+        let flat = |body: &crate::store::Body| body.chunks().concat();
+        match job {
+            Job::Put { file, body, key, .. } => {
+                assert_eq!(key.to_string(), format!("in/f{file}"));
+                let bytes = flat(&body);
+                assert_eq!(Crc64::of(&bytes), body.crc());
+                assert!(self.objects.insert(file, bytes).is_none(), "put twice");
+                let crc = body.crc();
+                drop(body);
+                assembly.object_stored(file, crc);
+            }
+            Job::Begin { file, .. } => {
+                assert!(self.parts.insert(file, BTreeMap::new()).is_none(), "begun twice");
+                assembly.begun(file);
+            }
+            Job::Part { file, part } => {
+                let bytes = flat(&part.body);
+                assert_eq!(Crc64::of(&bytes), part.body.crc());
+                assert!(self.parts.get_mut(&file).expect("begun").insert(part.offset, bytes).is_none(), "part sent twice");
+                let receipt = PartReceipt { number: part.number, len: part.body.len(), crc: part.body.crc(), etag: None };
+                drop(part);
+                assembly.part_stored(file, receipt);
+            }
+            Job::Complete { file, parts, crc, size } => {
+                assert!(parts.iter().map(|part| part.number).eq(1..=parts.len() as u32));
+                let bytes: Vec<u8> = self.parts.remove(&file).expect("begun").into_values().flatten().collect();
+                assert_eq!(size, bytes.len() as u64);
+                assert_eq!(Crc64::of(&bytes), crc);
+                self.objects.insert(file, bytes);
+                assembly.object_stored(file, crc);
+            }
+        }
+    }
+}
+
+fn take_job(assembly: &mut Assembly, pick: usize) -> Option<Job> {
+    let queues = &mut assembly.jobs;
+    let mut all = [&mut queues.control, &mut queues.parts, &mut queues.small];
+    all.rotate_left(pick % 3);
+    let queue = all.into_iter().find(|queue| !queue.is_empty())?;
+    let at = pick / 3 % queue.len();
+    queue.remove(at)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn every_file_comes_out_as_it_went_in(
+        sizes in prop::collection::vec(prop_oneof![Just(0usize), 1..100usize, 100..BLOCK, 1..9000usize, 2048..40_000usize], 1..12),
+        step in prop_oneof![Just(BLOCK), Just(BLOCK), 100..BLOCK],
+        order in any::<prop::sample::Index>(),
+        picks in prop::collection::vec(any::<u32>(), 1..64),
+    ) {
+        let cuts = cut(&sizes, step);
+        let pool = BlockPool::new(cuts.len(), BLOCK).unwrap();
+        let mut ids: Vec<usize> = (0..cuts.len()).collect();
+        // A cheap shuffle out of the generated numbers.
+        for at in (1..ids.len()).rev() {
+            ids.swap(at, (picks[at % picks.len()] as usize).wrapping_add(at * 7) % (at + 1));
+        }
+        let announce_at = order.index(ids.len() + 1);
+        let (mut assembly, mut model) = (Assembly::new(config(), LIMITS), Model::default());
+        let (mut blocks, mut files) = (Vec::new(), Vec::new());
+        for (turn, &id) in ids.iter().enumerate() {
+            if turn == announce_at {
+                assembly.announce(ids.len() as u64).unwrap();
+            }
+            assembly.add_block(&block(&pool, id as u32, &cuts[id])).unwrap();
+            let pick = picks[turn % picks.len()] as usize;
+            for _ in 0..pick % 4 {
+                if let Some(job) = take_job(&mut assembly, pick / 4) {
+                    model.serve(&mut assembly, job);
+                }
+            }
+        }
+        if announce_at >= ids.len() {
+            prop_assert_eq!(assembly.finished(), None);
+            assembly.announce(ids.len() as u64).unwrap();
+        }
+        while let Some(job) = take_job(&mut assembly, picks[0] as usize) {
+            prop_assert_eq!(assembly.finished(), None);
+            model.serve(&mut assembly, job);
+        }
+        for milestone in assembly.milestones.drain(..) {
+            match milestone {
+                Milestone::Block(id) => blocks.push(id as usize),
+                Milestone::File { meta, crc } => {
+                    prop_assert_eq!(crc, Crc64::of(&content(meta.file, sizes[meta.file as usize])));
+                    files.push(meta.file as usize);
+                }
+            }
+        }
+        blocks.sort_unstable();
+        files.sort_unstable();
+        prop_assert!(blocks.into_iter().eq(0..cuts.len()), "each block durable once");
+        prop_assert!(files.into_iter().eq(0..sizes.len()), "each file done once");
+        for (file, &size) in (0..).zip(&sizes) {
+            prop_assert_eq!(&model.objects[&file], &content(file, size));
+        }
+        prop_assert_eq!(pool.available(), pool.capacity());
+        prop_assert_eq!(assembly.finished(), Some((sizes.len() as u64, sizes.iter().map(|&size| size as u64).sum())));
+    }
+}
+
+#[test]
+fn hostile_blocks_end_as_named_errors() {
+    let pool = BlockPool::new(16, BLOCK).unwrap();
+    let mut assembly = Assembly::new(config(), LIMITS);
+    assembly.add_block(&block(&pool, 0, &[(0, 3000, 0, 512)])).unwrap();
+    let mut refuse = |block: &ReadyBlock| assembly.add_block(block).unwrap_err();
+    let again = refuse(&block(&pool, 0, &[(0, 3000, 512, 512)]));
+    assert!(matches!(again, UploadError::DuplicateBlock { block: 0 }), "{again}");
+    let overlap = refuse(&block(&pool, 1, &[(0, 3000, 511, 100)]));
+    assert!(matches!(overlap, UploadError::Overlap { file: 0, offset: 511 }), "{overlap}");
+    let resized = refuse(&block(&pool, 2, &[(0, 3001, 512, 100)]));
+    assert!(matches!(resized, UploadError::FileChanged { what: "its size", .. }), "{resized}");
+
+    let with = |id, change: fn(&mut ReadyBlock)| {
+        let mut block = block(&pool, id, &[(0, 3000, 1024, 512)]);
+        change(&mut block);
+        block
+    };
+    let range = refuse(&with(3, |block| block.pieces[0].file_offset = 2489));
+    assert!(matches!(range, UploadError::OutOfRange { .. }), "{range}");
+    let wrapped = refuse(&with(4, |block| block.pieces[0].file_offset = u64::MAX));
+    assert!(matches!(wrapped, UploadError::OutOfRange { .. }), "{wrapped}");
+    let outside = refuse(&with(5, |block| block.pieces[0].data_offset = 1));
+    assert!(matches!(outside, UploadError::OutsideBlock { block: 5 }), "{outside}");
+    let unknown = refuse(&with(6, |block| block.pieces[0].file = 9));
+    assert!(matches!(unknown, UploadError::UnknownFile { block: 6, file: 9 }), "{unknown}");
+    let retimed = refuse(&with(7, |block| block.files[0].mtime_ns = 1));
+    assert!(matches!(retimed, UploadError::FileChanged { .. }), "{retimed}");
+    let escape = refuse(&with(8, |block| (block.files[0].file, block.files[0].path) = (7, b"../x".to_vec())));
+    assert!(matches!(escape, UploadError::Store(crate::StoreError::InvalidName { .. })), "{escape}");
+    let wrong = refuse(&with(9, |block| block.pieces[0].crc64 ^= 1).straddling());
+    assert!(matches!(wrong, UploadError::PieceChecksum { .. }), "{wrong}");
+    // The neighbours that must pass: the last byte of the file, and the gap between the two blocks.
+    assembly.add_block(&block(&pool, 10, &[(0, 3000, 2488, 512)])).unwrap();
+    assembly.add_block(&block(&pool, 11, &[(0, 3000, 512, 512)])).unwrap();
+}
+
+impl ReadyBlock {
+    /// Moves the block's only piece across a part boundary, so that its checksum has to be looked at.
+    fn straddling(mut self) -> Self {
+        self.pieces[0].file_offset = 2000;
+        self
+    }
+}
+
+#[test]
+fn what_is_missing_at_the_end_has_a_name() {
+    let pool = BlockPool::new(4, BLOCK).unwrap();
+    let mut assembly = Assembly::new(config(), LIMITS);
+    assembly.add_block(&block(&pool, 0, &[(0, 1000, 0, 512)])).unwrap();
+    let error = assembly.announce(1).unwrap_err();
+    assert!(matches!(error, UploadError::Incomplete { missing_bytes: 488, .. }), "{error}");
+    assert!(assembly.announce(2).is_ok());
+    let error = assembly.announce(0).unwrap_err();
+    assert!(matches!(error, UploadError::BlockCount { received: 1, announced: 0 }), "{error}");
+}
+
+#[test]
+fn a_part_that_the_pool_cannot_hold_is_refused_at_the_first_block() {
+    let pool = BlockPool::new(2, BLOCK).unwrap();
+    let first = block(&pool, 0, &[(0, 3000, 0, 512)]);
+    let mut enough = Assembly::new(UploaderConfig { pool_bytes: 2048, ..config() }, LIMITS);
+    enough.add_block(&first).unwrap();
+    let mut short = Assembly::new(UploaderConfig { pool_bytes: 2047, ..config() }, LIMITS);
+    let error = short.add_block(&first).unwrap_err();
+    assert!(matches!(error, UploadError::PoolTooSmall { part_bytes: 2048, pool_bytes: 2047, .. }), "{error}");
+}
