@@ -144,7 +144,7 @@ fn open_xdp(options: &Options) -> Result<XdpOpened, String> {
     };
     let config = SteeringConfig { mode, ..SteeringConfig::new(interface, options.listen.port()) };
     let steering = Steering::load(&config).map_err(|error| error.to_string())?;
-    let queues = receive_queues(interface);
+    let queues = tradewind_xdp::probe::interface(interface).map_err(|error| error.to_string())?.receive_queues.max(1);
     let mut links: Vec<Vec<XdpLink>> = (0..options.workers).map(|_| Vec::new()).collect();
     let mut zero_copy = true;
     for queue in 0..queues {
@@ -164,13 +164,6 @@ fn open_xdp(options: &Options) -> Result<XdpOpened, String> {
     };
     tracing::info!("AF_XDP on {interface}: {mode} mode, {queues} queue(s), zero-copy {zero_copy}");
     Ok((Some(steering), links, XdpStatus { mode, reason: None, zero_copy }))
-}
-
-/// Receive queues of an interface as sysfs lists them; at least one.
-fn receive_queues(interface: &str) -> u32 {
-    let queues = std::fs::read_dir(format!("/sys/class/net/{interface}/queues"))
-        .map(|entries| entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-")).count());
-    u32::try_from(queues.unwrap_or(1)).unwrap_or(1).max(1)
 }
 
 /// The running workers.

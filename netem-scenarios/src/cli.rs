@@ -74,7 +74,7 @@ struct RunArguments {
     #[arg(long)]
     ready_file: Option<PathBuf>,
     /// Shortest sleep under load, in microseconds: less is more exact and costs more CPU.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     tick_us: u64,
     /// Frames in each receive ring.
     #[arg(long, default_value_t = 8192, value_parser = clap::value_parser!(u32).range(32..=1_048_576))]

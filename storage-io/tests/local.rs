@@ -89,10 +89,8 @@ async fn nothing_is_written_outside_the_root() {
 #[tokio::test]
 async fn a_full_disk_is_named_and_leaves_nothing() {
     let root = root();
-    let pool = tradewind_fabric::BlockPool::new(1, 4096).unwrap();
     let mut blocks = common::cut(&tradewind_fabric::BlockPool::new(1, 1 << 20).unwrap(), &[source("f", 10)]);
     blocks[0].files[0].size = 1 << 45;
-    drop(pool);
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
     let store = Arc::new(LocalStore::open(root.path()).unwrap());
     let uploader = tradewind_storage::Uploader::start(&tokio::runtime::Handle::current(), store, config(""), sender);

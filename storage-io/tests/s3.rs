@@ -10,8 +10,7 @@ use common::{MIB, Outcome, all_kinds, assert_done, config, conformance, cut, lis
 use tokio::sync::mpsc;
 use tradewind_fabric::BlockPool;
 use tradewind_storage::{
-    Credentials, Deadlines, Dialect, RetryPolicy, S3Config, S3Store, Store as _, StoreError, UploadError, Uploader, UploaderConfig,
-    check_destination,
+    Credentials, Deadlines, Dialect, RetryPolicy, S3Config, S3Store, StoreError, UploadError, Uploader, UploaderConfig, check_destination,
 };
 
 fn no_faults(_: Op, _: &str, _: usize) -> Fault {
@@ -184,14 +183,22 @@ async fn somebody_elses_object_that_appears_in_between_stays() {
 
 #[tokio::test]
 async fn a_server_without_conditional_writes_is_noticed() {
-    let faults = |op, _: &str, before| {
-        if matches!(op, Op::Put | Op::Complete) && before == 0 { Fault::Refuse(501, "NotImplemented") } else { Fault::Pass }
-    };
-    let front = Front::start(true, faults).await;
-    let sources = [source("small", 10), source("large", 11 * MIB)];
-    let outcome = upload(front.store(Dialect::Auto), config(""), &sources).await;
-    assert_done(&outcome, &sources);
-    assert!(!front.seen(Op::Put)[1].headers.contains_key("if-none-match"));
+    for (op, len) in [(Op::Put, 10), (Op::Complete, 11 * MIB)] {
+        let faults =
+            move |seen, _: &str, before| if seen == op && before == 0 { Fault::Refuse(501, "NotImplemented") } else { Fault::Pass };
+        let front = Front::start(true, faults).await;
+        let store = front.store(Dialect::Auto);
+        assert_done(&upload(store.clone(), config(""), &[source("f", len)]).await, &[source("f", len)]);
+        let requests = front.seen(op);
+        assert!(requests[0].headers.contains_key("if-none-match") && !requests[1].headers.contains_key("if-none-match"));
+        // Looking still protects what exists.
+        let refused = upload(store, config(""), &[source("f", len)]).await;
+        assert!(matches!(store_error(&refused), StoreError::DestinationExists { .. }), "{:?}", refused.failed);
+        // Whoever insists on the dialect is told.
+        let front = Front::start(true, faults).await;
+        let refused = upload(front.store(Dialect::Aws), config(""), &[source("f", len)]).await;
+        assert!(matches!(store_error(&refused), StoreError::NotSupported { .. }), "{:?}", refused.failed);
+    }
 }
 
 #[tokio::test]

@@ -59,7 +59,10 @@ fn check_engine(written: &Written, reader: &mut Reader<'_>) {
     let engine = &written.engine;
     let mode = std::fs::metadata(&engine.binary).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.permissions().mode());
     if mode.is_none_or(|mode| mode & 0o111 == 0) {
-        let text = format!("engine.binary '{}' is not a program; install tradewind-engine there or name it with --engine", engine.binary.display());
+        let text = format!(
+            "engine.binary '{}' is not a program; install tradewind-engine there or name it with --engine",
+            engine.binary.display()
+        );
         reader.error(line, text);
     }
     let block_bytes = engine.block_bytes.unwrap_or(BLOCK_BYTES_DEFAULT);

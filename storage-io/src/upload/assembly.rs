@@ -169,7 +169,11 @@ impl Assembly {
         }
         let key = match &self.config.name {
             ObjectName::Into(prefix) => ObjectKey::new(&[prefix.as_bytes(), &meta.path].concat())?,
-            ObjectName::Exact(name) => ObjectKey::new(name.as_bytes())?,
+            ObjectName::Exact(name) if self.files.is_empty() && self.done.is_empty() => ObjectKey::new(name.as_bytes())?,
+            ObjectName::Exact(name) => {
+                let detail = format!("several files cannot all be called {name}; end the destination with '/' to keep their names");
+                return Err(StoreError::Configuration { detail }.into());
+            }
         };
         let name = key.to_string();
         let plan = PartPlan::new(&name, meta.size, self.config.block_bytes, self.config.part_bytes, &self.limits)?;

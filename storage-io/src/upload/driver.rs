@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, timeout};
 
 use super::assembly::{Assembly, Job, Milestone, again};
 use super::stats::{DrainMeter, UploadStats};
@@ -18,6 +18,9 @@ use crate::store::{PartReceipt, Store, StoredObject, Upload};
 
 /// Requests without data in flight at once.
 const CONTROL_IN_FLIGHT_MAX: usize = 16;
+
+/// How often the gauges are updated when nothing happens: a store that stands still must show.
+const GAUGE_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -51,6 +54,7 @@ enum Step {
     Command(Option<Command>),
     Done(Result<(Id, Done), JoinError>),
     Deaf,
+    Tick,
 }
 
 pub(super) async fn run(
@@ -74,11 +78,14 @@ pub(super) async fn run(
         meter: DrainMeter::new(),
     };
     let mut announced = false;
+    let mut ticks = tokio::time::interval(GAUGE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let step = tokio::select! {
             command = inbox.recv(), if !(announced && inbox.is_closed() && inbox.is_empty()) => Step::Command(command),
             Some(done) = driver.tasks.join_next_with_id(), if !driver.tasks.is_empty() => Step::Done(done),
             () = driver.events.closed() => Step::Deaf,
+            _ = ticks.tick() => Step::Tick,
         };
         let applied = match step {
             Step::Command(Some(Command::Finish(total))) => {
@@ -91,6 +98,8 @@ pub(super) async fn run(
             }
             // The handle was dropped: fine once the end is announced and nothing is queued, else nobody wants this any more.
             Step::Command(None) if announced => Ok(()),
+            // Starting jobs updates the gauges.
+            Step::Tick => Ok(()),
             Step::Command(Some(Command::Cancel) | None) | Step::Deaf => Err(UploadError::Cancelled),
             Step::Done(done) => driver.apply(done),
         };

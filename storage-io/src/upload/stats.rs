@@ -34,7 +34,9 @@ pub struct StatsSnapshot {
     /// Objects complete.
     pub files_done: u64,
     /// What the store takes while it has something to do, bytes per second: idle time does not count, so this stays the store's
-    /// capacity at the present concurrency when the network is what binds. 0 until the first measurement.
+    /// capacity at the present concurrency when the network is what binds. Parts count when they are acknowledged, so the first
+    /// value, after a second of busy time, is low by what is still on its way. 0 until then, and falls to 0 when the store
+    /// takes requests and acknowledges none.
     pub drain_bytes_per_s: u64,
 }
 
@@ -67,7 +69,7 @@ pub(super) struct DrainMeter {
 
 impl DrainMeter {
     /// Busy time that makes one measurement.
-    const WINDOW: Duration = Duration::from_millis(500);
+    const WINDOW: Duration = Duration::from_secs(1);
 
     pub(super) fn new() -> Self {
         Self { busy: Duration::ZERO, bytes: 0, busy_since: None, rate: None }
@@ -101,9 +103,9 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         let mut meter = DrainMeter::new();
         assert_eq!(meter.note(at(0), 0, true), None);
-        assert_eq!(meter.note(at(250), 1000, false), None);
+        assert_eq!(meter.note(at(500), 1000, false), None);
         assert_eq!(meter.note(at(60_000), 0, true), None);
-        assert_eq!(meter.note(at(60_250), 1000, true), Some(4000));
-        assert_eq!(meter.note(at(60_750), 0, true), Some(2000));
+        assert_eq!(meter.note(at(60_500), 1000, true), Some(2000));
+        assert_eq!(meter.note(at(61_500), 0, true), Some(1000));
     }
 }

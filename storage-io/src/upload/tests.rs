@@ -248,3 +248,14 @@ fn a_part_that_the_pool_cannot_hold_is_refused_at_the_first_block() {
     let error = short.add_block(&first).unwrap_err();
     assert!(matches!(error, UploadError::PoolTooSmall { part_bytes: 2048, pool_bytes: 2047, .. }), "{error}");
 }
+
+#[test]
+fn one_name_is_for_one_file() {
+    let pool = BlockPool::new(4, BLOCK).unwrap();
+    let exact = || Assembly::new(UploaderConfig { name: ObjectName::Exact("that".into()), ..config() }, LIMITS);
+    let mut one = exact();
+    one.add_block(&block(&pool, 0, &[(0, 1000, 0, 512)])).unwrap();
+    one.add_block(&block(&pool, 1, &[(0, 1000, 512, 488)])).unwrap();
+    let error = exact().add_block(&block(&pool, 0, &[(0, 10, 0, 10), (1, 10, 0, 10)])).unwrap_err();
+    assert!(matches!(error, UploadError::Store(crate::StoreError::Configuration { .. })), "{error}");
+}

@@ -1,7 +1,7 @@
 //! An S3 server inside the test: the real protocol front of s3s over a directory, behind a layer of ours that can misbehave.
 //!
-//! What the layer adds to s3s-fs, because Amazon does it and s3s-fs does not: parts are checked against their CRC-64/NVME (if
-//! `verifies`), and an upload that has ended is answered with NoSuchUpload. Neither is proof of how a real server behaves;
+//! What the layer adds to s3s-fs, because Amazon does it and s3s-fs does not: bodies are checked against their CRC-64/NVME before
+//! anything is kept (if `verifies`; s3s-fs ignores it for parts and checks objects after it has replaced them), and an upload that has ended is answered with NoSuchUpload. Neither is proof of how a real server behaves;
 //! that is what tests/seaweed.rs is for.
 
 use std::collections::{HashMap, HashSet};
@@ -24,7 +24,7 @@ use tradewind_storage::{Crc64, Credentials, Dialect, S3Config, S3Store};
 
 /// Which request of the S3 API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Op {
+pub(crate) enum Op {
     HeadBucket,
     Head,
     Put,
@@ -37,7 +37,7 @@ pub enum Op {
 
 /// What is done to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Served as it is.
     Pass,
     /// Refused with this status and S3 error code.
@@ -56,12 +56,12 @@ pub enum Fault {
 
 /// A request that was seen.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    pub op: Op,
-    pub path: String,
-    pub headers: HashMap<String, String>,
-    pub fault: Fault,
-    pub status: u16,
+pub(crate) struct Seen {
+    pub(crate) op: Op,
+    pub(crate) path: String,
+    pub(crate) headers: HashMap<String, String>,
+    pub(crate) fault: Fault,
+    pub(crate) status: u16,
 }
 
 type Faults = dyn Fn(Op, &str, usize) -> Fault + Send + Sync;
@@ -75,7 +75,7 @@ struct Shared {
 }
 
 /// The server. Its files go when it is dropped.
-pub struct Front {
+pub(crate) struct Front {
     shared: Arc<Shared>,
     root: tempfile::TempDir,
     address: SocketAddr,
@@ -88,11 +88,11 @@ impl Drop for Front {
     }
 }
 
-pub const BUCKET: &str = "bucket";
+pub(crate) const BUCKET: &str = "bucket";
 
 impl Front {
     /// Starts one. `faults` is asked for each request with its kind, its path and how many of that kind came before.
-    pub async fn start(verifies: bool, faults: impl Fn(Op, &str, usize) -> Fault + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(verifies: bool, faults: impl Fn(Op, &str, usize) -> Fault + Send + Sync + 'static) -> Self {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
@@ -120,30 +120,30 @@ impl Front {
         Self { shared, root, address, accepting }
     }
 
-    pub fn config(&self) -> S3Config {
+    pub(crate) fn config(&self) -> S3Config {
         S3Config::at_endpoint(format!("http://{}", self.address), BUCKET, Credentials::new("key", "secret"))
     }
 
-    pub fn store(&self, dialect: Dialect) -> Arc<S3Store> {
+    pub(crate) fn store(&self, dialect: Dialect) -> Arc<S3Store> {
         Arc::new(S3Store::open(&S3Config { dialect, ..self.config() }).unwrap())
     }
 
     /// An object, read past the protocol.
-    pub fn read(&self, key: &str) -> Option<Vec<u8>> {
+    pub(crate) fn read(&self, key: &str) -> Option<Vec<u8>> {
         std::fs::read(self.root.path().join(BUCKET).join(key)).ok()
     }
 
-    pub fn path_of(&self, key: &str) -> PathBuf {
+    pub(crate) fn path_of(&self, key: &str) -> PathBuf {
         self.root.path().join(BUCKET).join(key)
     }
 
     /// Files of uploads that are neither completed nor aborted.
-    pub fn open_uploads(&self) -> Vec<String> {
+    pub(crate) fn open_uploads(&self) -> Vec<String> {
         let names = self.root.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.starts_with(".upload-") || name.starts_with(".upload_id-")).collect()
     }
 
-    pub fn seen(&self, op: Op) -> Vec<Seen> {
+    pub(crate) fn seen(&self, op: Op) -> Vec<Seen> {
         self.shared.seen.lock().unwrap().iter().filter(|seen| seen.op == op).cloned().collect()
     }
 }
@@ -152,14 +152,14 @@ fn classify(request: &Request<Incoming>) -> Op {
     let query = request.uri().query().unwrap_or_default();
     let has = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
     let in_bucket = request.uri().path().trim_matches('/').contains('/');
-    match request.method() {
-        &Method::HEAD if in_bucket => Op::Head,
-        &Method::HEAD => Op::HeadBucket,
-        &Method::PUT if has("partNumber") => Op::Part,
-        &Method::PUT if in_bucket => Op::Put,
-        &Method::POST if has("uploads") => Op::Create,
-        &Method::POST if has("uploadId") => Op::Complete,
-        &Method::DELETE if has("uploadId") => Op::Abort,
+    match *request.method() {
+        Method::HEAD if in_bucket => Op::Head,
+        Method::HEAD => Op::HeadBucket,
+        Method::PUT if has("partNumber") => Op::Part,
+        Method::PUT if in_bucket => Op::Put,
+        Method::POST if has("uploads") => Op::Create,
+        Method::POST if has("uploadId") => Op::Complete,
+        Method::DELETE if has("uploadId") => Op::Abort,
         _ => Op::Other,
     }
 }
@@ -213,7 +213,10 @@ impl Shared {
             return refusal(404, "NoSuchUpload");
         }
         let announced = head.headers.get("x-amz-checksum-crc64nvme").and_then(|value| value.to_str().ok());
-        if self.verifies && op == Op::Part && announced.is_some_and(|text| Crc64::from_base64(text) != Some(Crc64::of(&data))) {
+        if self.verifies
+            && matches!(op, Op::Part | Op::Put)
+            && announced.is_some_and(|text| Crc64::from_base64(text) != Some(Crc64::of(&data)))
+        {
             return refusal(400, "BadDigest");
         }
         let answer = self.service.call(Request::from_parts(head, s3s::Body::from(data))).await.expect("s3s answers everything");

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-pub mod front;
+pub(crate) mod front;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +17,13 @@ use tradewind_storage::{
     StoreError, UploadError, UploadEvent, Uploader, UploaderConfig,
 };
 
-pub const MIB: usize = 1 << 20;
+pub(crate) const MIB: usize = 1 << 20;
 
 /// Longest time anything here may take.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes that neither repeat nor compress (a 64-bit xorshift).
-pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut out = Vec::with_capacity(len + 8);
     while out.len() < len {
@@ -37,19 +37,19 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
 }
 
 /// A file to be uploaded.
-pub struct Source {
-    pub path: String,
-    pub data: Vec<u8>,
+pub(crate) struct Source {
+    pub(crate) path: String,
+    pub(crate) data: Vec<u8>,
 }
 
-pub fn source(path: &str, len: usize) -> Source {
+pub(crate) fn source(path: &str, len: usize) -> Source {
     Source { path: path.to_owned(), data: noise(len as u64 + path.len() as u64, len) }
 }
 
-pub const MTIME_NS: i64 = 1_600_000_000_123_456_789;
+pub(crate) const MTIME_NS: i64 = 1_600_000_000_123_456_789;
 
 /// Cuts files into 1 MiB blocks as a sender does: large ones on block boundaries, small ones together.
-pub fn cut(pool: &BlockPool, sources: &[Source]) -> Vec<ReadyBlock> {
+pub(crate) fn cut(pool: &BlockPool, sources: &[Source]) -> Vec<ReadyBlock> {
     let mut blocks: Vec<Vec<(usize, usize, usize)>> = vec![Vec::new()];
     let mut used = 0;
     for (file, source) in sources.iter().enumerate() {
@@ -93,7 +93,7 @@ fn fill(pool: &BlockPool, id: u32, runs: &[(usize, usize, usize)], sources: &[So
 }
 
 /// Retries as in production, without the waiting.
-pub fn quick_retry() -> RetryPolicy {
+pub(crate) fn quick_retry() -> RetryPolicy {
     RetryPolicy {
         tries_max: 8,
         pause_base_ms: 2,
@@ -102,7 +102,7 @@ pub fn quick_retry() -> RetryPolicy {
     }
 }
 
-pub fn config(prefix: &str) -> UploaderConfig {
+pub(crate) fn config(prefix: &str) -> UploaderConfig {
     UploaderConfig {
         name: ObjectName::Into(prefix.to_owned()),
         part_bytes: Some(5 << 20),
@@ -113,17 +113,17 @@ pub fn config(prefix: &str) -> UploaderConfig {
 
 /// All that an upload said, and what is to be known afterwards.
 #[derive(Debug, Default)]
-pub struct Outcome {
-    pub durable: Vec<u32>,
-    pub done: Vec<(String, u64, Option<String>, Crc64, bool)>,
-    pub finished: Option<(u64, u64)>,
-    pub failed: Option<UploadError>,
-    pub stopped: Option<(u64, u64)>,
-    pub stats: StatsSnapshot,
+pub(crate) struct Outcome {
+    pub(crate) durable: Vec<u32>,
+    pub(crate) done: Vec<(String, u64, Option<String>, Crc64, bool)>,
+    pub(crate) finished: Option<(u64, u64)>,
+    pub(crate) failed: Option<UploadError>,
+    pub(crate) stopped: Option<(u64, u64)>,
+    pub(crate) stats: StatsSnapshot,
 }
 
 /// Listens until the upload has ended. The channel closing without an end, or an event after it, fails the test.
-pub async fn listen(uploader: Uploader, mut events: mpsc::UnboundedReceiver<UploadEvent>) -> Outcome {
+pub(crate) async fn listen(uploader: Uploader, mut events: mpsc::UnboundedReceiver<UploadEvent>) -> Outcome {
     let mut outcome = Outcome::default();
     while let Some(event) = timeout(PATIENCE, events.recv()).await.expect("an upload that says nothing any more") {
         assert!(outcome.finished.is_none() && outcome.stopped.is_none(), "{event:?} after the end");
@@ -143,7 +143,7 @@ pub async fn listen(uploader: Uploader, mut events: mpsc::UnboundedReceiver<Uplo
 }
 
 /// Uploads the files, blocks in a shuffled order, and checks that the pool has all its blocks back.
-pub async fn upload(store: Arc<dyn Store>, config: UploaderConfig, sources: &[Source]) -> Outcome {
+pub(crate) async fn upload(store: Arc<dyn Store>, config: UploaderConfig, sources: &[Source]) -> Outcome {
     let bytes: usize = sources.iter().map(|source| source.data.len()).sum();
     let pool = BlockPool::new(bytes / MIB + 2 * sources.len() + 1, MIB).unwrap();
     let mut blocks = cut(&pool, sources);
@@ -168,7 +168,7 @@ pub async fn upload(store: Arc<dyn Store>, config: UploaderConfig, sources: &[So
 }
 
 /// Asserts that the upload went well and said the right things about every file.
-pub fn assert_done(outcome: &Outcome, sources: &[Source]) {
+pub(crate) fn assert_done(outcome: &Outcome, sources: &[Source]) {
     assert!(outcome.failed.is_none(), "{:?}", outcome.failed);
     let bytes = sources.iter().map(|source| source.data.len() as u64).sum();
     assert_eq!(outcome.finished, Some((sources.len() as u64, bytes)));
@@ -182,7 +182,7 @@ pub fn assert_done(outcome: &Outcome, sources: &[Source]) {
 }
 
 /// Files of every kind: empty, small, exactly a block, exactly a part, parts with a short tail, names that need quoting.
-pub fn all_kinds() -> Vec<Source> {
+pub(crate) fn all_kinds() -> Vec<Source> {
     vec![
         source("empty", 0),
         source("one byte", 1),
@@ -204,7 +204,7 @@ fn body(data: &[u8]) -> Body {
 }
 
 /// What every store must do, by the traits alone. `read` fetches an object by another way. Part sizes are S3's.
-pub async fn conformance(store: &dyn Store, prefix: &str, read: &dyn Fn(&str) -> Option<Vec<u8>>) {
+pub(crate) async fn conformance(store: &dyn Store, prefix: &str, read: &dyn Fn(&str) -> Option<Vec<u8>>) {
     let key = |name: &str| ObjectKey::new(format!("{prefix}{name}").as_bytes()).unwrap();
     let get = |name: &str| read(&format!("{prefix}{name}"));
     store.check(prefix).await.unwrap();

@@ -252,4 +252,28 @@ mod tests {
             assert!(all[i + 1..].iter().all(|b| a != b));
         }
     }
+
+    #[test]
+    fn keys_are_the_golden_ones() {
+        let text = include_str!("../../../wire/tests/vectors/keys.txt");
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let mut vectors = 0;
+        for section in text.split("\n\n").skip(1) {
+            let value = |key: &str| section.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = ")).unwrap();
+            let secret: Vec<u8> = (0..32).collect();
+            assert_eq!(value("lane_secret"), hex(&secret));
+            let lane = LaneId(u64::from_str_radix(value("lane_id"), 16).unwrap());
+            let direction = if value("direction") == "forward" { Direction::Forward } else { Direction::Reverse };
+            let suite = if value("suite") == "aes-128-gcm" { CipherSuite::Aes128Gcm } else { CipherSuite::Aes256Gcm };
+            let schedule = Schedule::new(&LaneSecret(secret.try_into().unwrap()), lane, direction, suite, Provider::AwsLc);
+            let epoch = value("epoch").parse().unwrap();
+            let (mut key, mut iv) = (vec![0; suite.key_bytes()], [0; 12]);
+            schedule.expand(b"key", epoch, &mut key);
+            schedule.expand(b"iv", epoch, &mut iv);
+            assert_eq!((hex(&key).as_str(), hex(&iv).as_str()), (value("key"), value("iv")), "{section}");
+            assert_eq!(schedule.epoch(epoch).unwrap().iv, iv);
+            vectors += 1;
+        }
+        assert_eq!(vectors, 12);
+    }
 }

@@ -67,7 +67,7 @@ impl Response {
         // The second difference: a queue that grows or shrinks steadily is no jitter. It spreads √3 times as much as the first.
         if let [Some(before), Some(last)] = self.least_s {
             let change = (upper.least_delay_s - 2.0 * last + before).abs() / 3f64.sqrt();
-            self.jitter.add((change - JITTER_FREE_S).max(0.0).min(JITTER_MOST_S));
+            self.jitter.add(within(change - JITTER_FREE_S, 0.0, JITTER_MOST_S));
         }
         self.least_s = [self.least_s[1], Some(upper.least_delay_s)];
     }

@@ -45,6 +45,9 @@ use units::{ROUND_LEAST_S, SECOND_NS, seconds};
 const RTT_LEAST_NS: u64 = 10_000;
 const RTT_MOST_NS: u64 = 10 * SECOND_NS;
 
+/// Nothing sent for this long (and four round trips): the rate is stale.
+const IDLE_NS: u64 = SECOND_NS;
+
 /// Wire identity of packets that belong to no train (copies of the tail, probes).
 pub const TRAIN_NOT_MEASURED: u8 = 255;
 
@@ -241,6 +244,7 @@ impl RateController {
 
     /// How many packets may be sent now, and in which train. Call again at [`Self::next_send_ns`], which moves with [`Self::on_sent`].
     pub fn admit(&mut self, now_ns: u64) -> Admission {
+        self.resume(now_ns);
         self.move_on(now_ns);
         let rate = self.sending_rate();
         let (mut packets, overslept) = self.pacer.due(now_ns, rate);
@@ -260,9 +264,10 @@ impl RateController {
         self.last_sent_ns = now_ns;
         if train == self.trains.current_id() {
             self.trains.on_sent(now_ns, packet_number, bytes);
-            if self.phase.count_pulse_packet() {
-                self.pacer.not_before(self.phase.end_ns());
-            }
+        }
+        // Whatever it was, it took a place in the pulse: silence follows the last one.
+        if self.phase.count_pulse_packet() {
+            self.pacer.not_before(self.phase.end_ns());
         }
     }
 
@@ -495,6 +500,17 @@ impl RateController {
         self.watch.clear();
         self.free_rounds = 0;
         self.last_update_ns = now_ns + self.rtt_ns;
+    }
+
+    /// After a long silence of our own the rate is an old one: half of it is tried first (the validation of RFC 7661 §4.4, with trains).
+    fn resume(&mut self, now_ns: u64) {
+        let packet_ns = units::nanoseconds(self.packet_bytes / self.sending_rate().max(1.0));
+        let stale_ns = IDLE_NS.max(self.rtt_ns.saturating_mul(4)).max(packet_ns.saturating_mul(4));
+        if matches!(self.mode, Mode::Cruise | Mode::Compete) && now_ns.saturating_sub(self.last_sent_ns) > stale_ns {
+            self.last_sent_ns = now_ns;
+            self.network = self.bounded(0.5 * self.network);
+            self.search_again(now_ns);
+        }
     }
 
     /// Back to start-up, from the present rate.

