@@ -104,6 +104,16 @@ impl Background {
         }
     }
 
+    /// Freezes it (SIGSTOP): it holds its connections and answers nothing.
+    pub fn signal_stop(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn signal_continue(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
     /// Ends it and waits.
     ///
     /// # Errors

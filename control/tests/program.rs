@@ -26,7 +26,7 @@ fn check(path: &Path) -> (i32, String) {
 #[test]
 fn a_good_configuration_is_shown_without_its_secrets() {
     let folder = tempfile::tempdir().unwrap();
-    let store = "[stores.s]\nkind = \"s3\"\nregion = \"r\"\nbuckets = [\"b\"]\naccess_key = \"k\"\nsecret_key = \"store-secret\"\n";
+    let store = "[stores.cloud]\nkind = \"s3\"\nregion = \"r\"\nbuckets = [\"b\"]\naccess_key = \"k\"\nsecret_key = \"store-secret\"\n";
     let (status, text) = check(&write_config(folder.path(), store));
     assert_eq!(status, 0, "{text}");
     assert!(text.contains("access_key = \"ann\"") && text.contains("(set, not shown)"), "{text}");
@@ -40,7 +40,7 @@ fn every_problem_is_named_with_its_line() {
     std::fs::write(
         &path,
         "state_dir = \"relative\"\ncolour = 1\n[rest]\nlisten = \"nowhere\"\n[limits]\nidle_timeout_s = 4\nidel = 1\n[[user]]\naccess_key = \"a:b\"\nsecret = \"short\"\n\
-         [stores.x1]\nkind = \"local\"\n[stores.x2]\nkind = \"s3\"\nregion = \"r\"\n",
+         [stores.x1]\nkind = \"local\"\n[stores.x2]\nkind = \"s3\"\nregion = \"r\"\n[engine]\nbinary = \"/nowhere/tradewind-engine\"\n",
     )
     .unwrap();
     let (status, text) = check(&path);
@@ -54,7 +54,7 @@ fn every_problem_is_named_with_its_line() {
         "bad.toml:8: error: user 'a:b': secret is shorter than",
         "bad.toml:11: error: stores.x1: a local store needs 'root'",
         "bad.toml:13: error: stores.x2: list the buckets",
-        "tradewind-engine' is not a program",
+        "bad.toml:16: error: engine.binary '/nowhere/tradewind-engine' is not a program",
     ] {
         assert!(text.contains(expected), "missing: {expected}\n{text}");
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tradewind_ipc::{Destination, DestinationName, Dialect as IpcDialect, ErrorCode, Store as IpcStore};
-use tradewind_storage::{Credentials, Dialect, LocalStore, ObjectName, S3Config, S3Store, Store, StoreError, UploadError};
+use tradewind_storage::{Credentials, Dialect, LocalStore, ObjectName, RetryPolicy, S3Config, S3Store, Store, StoreError, UploadError, check_destination};
 
 /// Opens the store and finds out whether it takes objects.
 pub(crate) async fn open(destination: &Destination) -> Result<Arc<dyn Store>, StoreError> {
@@ -35,7 +35,7 @@ pub(crate) async fn open(destination: &Destination) -> Result<Arc<dyn Store>, St
         DestinationName::Into(prefix) => prefix,
         DestinationName::Exact(key) => key.rsplit_once('/').map_or("", |(directory, _)| directory),
     };
-    store.check(prefix).await?;
+    check_destination(store.as_ref(), prefix, &RetryPolicy::default()).await?;
     Ok(store)
 }
 

@@ -4,10 +4,10 @@
 //! extension headers) to the kernel, where a socket on the same port takes them. Answers leave the way the peer's packets
 //! came. Without AF_XDP only the socket remains.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use tradewind_fabric::wake::{WATCHED_MAX, Waker};
+use tradewind_fabric::wake::Waker;
 use tradewind_netio::udp::UdpLink;
 use tradewind_netio::{Link, LinkCounters, LinkError, Meta, Path, Transmit};
 use tradewind_xdp::XdpLink;
@@ -74,15 +74,8 @@ impl Link for EngineLink {
     }
 
     fn wait(&mut self, timeout: Duration) -> Result<(), LinkError> {
-        let mut watched = [-1; WATCHED_MAX];
-        let sockets = self.socket.iter().map(|socket| socket.as_fd().as_raw_fd());
-        let xdp = self.xdp.iter().map(|link| link.as_fd().as_raw_fd());
-        let mut count = 0;
-        for (slot, fd) in watched.iter_mut().zip(sockets.chain(xdp)) {
-            *slot = fd;
-            count += 1;
-        }
-        self.waker.wait(&watched[..count], timeout);
+        let links = self.xdp.iter().map(AsFd::as_fd).chain(self.socket.iter().map(AsFd::as_fd));
+        self.waker.wait(links, timeout);
         Ok(())
     }
 

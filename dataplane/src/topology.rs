@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use tradewind_fabric::wake::{Waker, precise_timers};
+use tradewind_fabric::wake::Waker;
 use tradewind_fabric::{BlockPool, affinity};
 use tradewind_ipc::{XdpMode as IpcXdpMode, XdpStatus};
 use tradewind_netio::LinkError;
-use tradewind_netio::udp::{UdpConfig, UdpLink, device_mtu};
+use tradewind_netio::udp::{UdpConfig, UdpLink, device_mtu, precise_timers};
 use tradewind_proto::block::BlockWriter;
 use tradewind_wire::limits::chunk_bytes_for_mtu;
 use tradewind_xdp::{AttachMode, Steering, SteeringConfig, XdpLink, XdpLinkConfig, XdpMode};
@@ -196,7 +196,8 @@ pub fn start(opened: Opened) -> Result<(Workers, BlockPool), StartError> {
                 if !affinity::pin_current_thread(core) {
                     tracing::warn!("worker {index} could not be pinned to core {core}");
                 }
-                precise_timers();
+                // A refusal only makes sleeps coarser.
+                let _ = precise_timers();
                 let result = worker.run(|link: &EngineLink| figures.publish_links(link.counters_by_link()));
                 if let Err(error) = &result {
                     tracing::error!("worker {index} stopped: {error}");

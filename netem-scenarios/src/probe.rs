@@ -33,6 +33,9 @@ pub struct SendOptions {
     /// Never send two packets closer together than this, in microseconds, even when late. 0: late packets leave as one batch.
     #[arg(long, default_value_t = 0)]
     pub gap_us_min: u64,
+    /// Spin between packets and send each alone: exact spacing, at the price of a core.
+    #[arg(long)]
+    pub spin: bool,
     /// Payload of each datagram in bytes, at least 16.
     #[arg(long, value_parser = clap::value_parser!(u16).range(16..=9_000))]
     pub payload_bytes: u16,
@@ -89,7 +92,7 @@ pub fn send(options: &SendOptions) -> io::Result<()> {
     }
     let mut sent_at = Vec::with_capacity(options.count as usize);
     let start_ns = sys::monotonic_ns() + 1_000_000;
-    let batch_frames = if options.gap_us_min > 0 { 1 } else { sys::BATCH_FRAMES };
+    let batch_frames = if options.gap_us_min > 0 || options.spin { 1 } else { sys::BATCH_FRAMES };
     let mut not_before_ns = 0;
     let due_ns = |sequence: u64| start_ns + (sequence as f64 * 1e9 / options.packets_per_second) as u64;
     while (sent_at.len() as u64) < options.count {
@@ -97,6 +100,10 @@ pub fn send(options: &SendOptions) -> io::Result<()> {
         let now_ns = sys::monotonic_ns();
         if due_ns(first) <= now_ns && not_before_ns > now_ns {
             sys::sleep_until_monotonic_ns(not_before_ns);
+            continue;
+        }
+        if due_ns(first) > now_ns && options.spin {
+            std::hint::spin_loop();
             continue;
         }
         if due_ns(first) > now_ns {

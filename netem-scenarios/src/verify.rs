@@ -34,8 +34,9 @@ const QUIET_PPS_MAX: f64 = 2_000.0;
 const QUIET_RATE_SHARE: f64 = 0.1;
 /// Offered load in an overload, over the rate.
 const OVERLOAD_FACTOR: f64 = 1.4;
-/// The same where the queue holds so few packets that evenly spaced arrivals would often find it full and then miss its being empty.
-const OVERLOAD_FACTOR_SHALLOW: f64 = 4.0;
+/// The same where the queue holds so few packets that evenly spaced arrivals would often find it full and then miss its being empty. Not a
+/// whole number, so that no arrival meets a departure at the same instant.
+const OVERLOAD_FACTOR_SHALLOW: f64 = 4.5;
 /// A queue below so many full frames is shallow.
 const SHALLOW_FRAMES: u64 = 3;
 
@@ -200,6 +201,8 @@ struct Load {
     packets_per_second: f64,
     count: u64,
     payload_bytes: u16,
+    /// Even spacing at any price: batches would find a shallow queue full and then leave it empty.
+    spin: bool,
     /// Shortest spacing; 0 lets the sender catch up in batches.
     gap_us_min: u64,
     /// Time that an overload needs to fill the queue.
@@ -222,7 +225,16 @@ impl Load {
         let count = (packets_per_second * options.quiet.as_secs_f64()).ceil() as u64;
         // A late sender must not queue at a bottleneck that holds one packet.
         let gap_us_min = (0.5e6 / packets_per_second) as u64;
-        Self { way, packets_per_second, count, payload_bytes: QUIET_PAYLOAD_BYTES, gap_us_min, fill_ns: 0, wait: longest_hold(direction) }
+        Self {
+            way,
+            packets_per_second,
+            count,
+            payload_bytes: QUIET_PAYLOAD_BYTES,
+            gap_us_min,
+            spin: false,
+            fill_ns: 0,
+            wait: longest_hold(direction),
+        }
     }
 
     /// `None` if the direction has no bottleneck.
@@ -244,6 +256,7 @@ impl Load {
             count,
             payload_bytes,
             gap_us_min: 0,
+            spin: factor > OVERLOAD_FACTOR,
             fill_ns: (fill_s * 1e9) as u64,
             wait: longest_hold(direction),
         })
@@ -340,6 +353,9 @@ impl Session<'_> {
         command.arg("probe-send").args(["--to", &SocketAddr::new(far_end(load.way).1, PORT).to_string()]);
         command.args(["--packets-per-second", &load.packets_per_second.to_string(), "--count", &load.count.to_string()]);
         command.args(["--payload-bytes", &load.payload_bytes.to_string(), "--gap-us-min", &load.gap_us_min.to_string()]);
+        if load.spin {
+            command.arg("--spin");
+        }
         command.arg("--record").arg(self.files.path(&format!("{}-sent", load.way.name()))).stdin(Stdio::null());
         Probe::spawn(command, "sender")
     }

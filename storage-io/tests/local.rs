@@ -10,9 +10,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use common::{MTIME_NS, all_kinds, assert_done, config, conformance, source, upload};
 use tradewind_storage::{LocalStore, ObjectName, Store as _, StoreError, UploadError, UploaderConfig};
 
-/// On the disk the sources lie on: tmpfs would hide O_DIRECT mistakes.
+/// On the disk that is built on: tmpfs would hide O_DIRECT mistakes.
 fn root() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix(".test-").tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap()
+    tempfile::Builder::new().prefix(".test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
 fn files_below(path: &Path) -> usize {

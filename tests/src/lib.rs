@@ -1,1 +1,101 @@
-//! Skeleton.
+//! What the end-to-end tests share: a world with everything running, and the user's command in it.
+#![forbid(unsafe_code)]
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tradewind_bench::process::{Finished, Interrupt, run};
+use tradewind_bench::testbed::{Server, ServerOptions, Store, Testbed, health};
+use tradewind_netem::Scenario;
+
+/// RTT 20 ms, 1 % loss each way, 100 Mbit/s, 50 ms of queue: enough to be a WAN, quick enough for a test.
+const SCENARIO: &str = r#"
+name = "test"
+description = "a short, lossy WAN for end-to-end tests"
+seed = 7
+
+[forward]
+rate_bps = 100_000_000
+delay_ms = 10
+loss = 0.01
+queue_ms = 50
+"#;
+
+/// Client, WAN, S3 server, tradewindd with its engine. Dropping it removes everything.
+pub struct World {
+    /// The control process.
+    pub server: Server,
+    /// The S3 server.
+    pub store: Store,
+    /// The namespaces.
+    pub testbed: Testbed,
+}
+
+impl World {
+    /// Starts everything, or prints `SKIP: reason` and returns `None` without root.
+    ///
+    /// # Errors
+    /// When something does not come up.
+    pub fn start(options: &ServerOptions) -> Result<Option<Self>> {
+        if !is_root() {
+            println!("SKIP: end-to-end tests make network namespaces and need root");
+            return Ok(None);
+        }
+        let testbed = Testbed::new("twtest", &Scenario::from_toml(SCENARIO)?, 1500, &Interrupt::default())?;
+        let store = Store::start(&testbed)?;
+        let server = Server::start(&testbed, &store, options)?;
+        Ok(Some(Self { server, store, testbed }))
+    }
+
+    /// Mode of AF_XDP as the server reports it.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn xdp_mode(&self) -> Result<String> {
+        health(&self.testbed)?["engine"]["xdp"]["mode"].as_str().map(str::to_owned).context("no mode in /healthz")
+    }
+
+    /// Makes a file of random bytes.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn file(&self, name: &str, bytes: u64) -> Result<PathBuf> {
+        let path = self.testbed.path(name);
+        let mut random = std::fs::File::open("/dev/urandom")?.take(bytes);
+        std::io::copy(&mut random, &mut std::fs::File::create(&path)?)?;
+        Ok(path)
+    }
+
+    /// Runs `tradewind` with these arguments at the client.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn tradewind(&self, arguments: &[&str]) -> Result<Finished> {
+        run(Server::tradewind(&self.testbed).args(arguments), &self.testbed.interrupt, Duration::from_secs(120))
+    }
+
+    /// `tradewind send --json FILE DESTINATION` and further arguments.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn send(&self, file: &Path, destination: &str, further: &[&str]) -> Result<Finished> {
+        let file = file.to_string_lossy();
+        let mut arguments = vec!["send", "--json", &file, destination];
+        arguments.extend(further);
+        self.tradewind(&arguments)
+    }
+}
+
+/// The last event of a kind that `tradewind --json` wrote.
+#[must_use]
+pub fn event(finished: &Finished, kind: &str) -> Option<Value> {
+    let mut events = finished.stdout.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    events.find(|event| event["event"] == kind)
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0)
+}

@@ -9,10 +9,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 use tradewind_netem::topology::{EmulatorGuard, Namespace, Topology, TopologyOptions};
-use tradewind_netem::{EmulatorStats, Scenario};
+use tradewind_netem::Scenario;
+use tradewind_netem::stats::EmulatorStats;
 
-pub use server::{ACCESS_KEY, REST_PORT, Server, ServerOptions};
-pub use store::{BUCKET, Store};
+pub use server::{ACCESS_KEY, REST_PORT, Server, ServerOptions, health};
+pub use store::{BUCKET, Store, sha256_of_file};
 
 use crate::process::Interrupt;
 

@@ -57,12 +57,12 @@ listen = "{SERVER_ADDRESS}:33001"
 interface = "{END_INTERFACE}"
 xdp = "{xdp}"
 
-[[users]]
+[[user]]
 access_key = "{ACCESS_KEY}"
 secret = "{SECRET}"
 
-[stores.s3]
-type = "s3"
+[stores.weed]
+kind = "s3"
 endpoint = "{endpoint}"
 region = "us-east-1"
 buckets = ["*"]
@@ -70,7 +70,7 @@ access_key = "{key}"
 secret_key = "{secret}"
 
 [stores.local]
-type = "local"
+kind = "local"
 root = "{local}"
 "#,
             state = testbed.path("state").display(),
@@ -83,7 +83,7 @@ root = "{local}"
         command.arg("--config").arg(&config);
         let mut process = Background::start(&mut command, &testbed.path("tradewindd.log"))?;
         process
-            .wait_until(&testbed.interrupt, START_DEADLINE, || health(testbed).is_ok_and(|health| health["engine"]["state"] == "ready"))
+            .wait_until(&testbed.interrupt, START_DEADLINE, || health(testbed).is_ok_and(|health| health["status"] == "ok"))
             .context("tradewindd did not start")?;
         Ok(Self { process })
     }
@@ -123,16 +123,8 @@ root = "{local}"
 pub fn health(testbed: &Testbed) -> Result<Value> {
     let mut curl = testbed.server(Path::new("curl"));
     let output =
-        curl.args(["--silent", "--insecure", "--max-time", "2", &format!("https://{SERVER_ADDRESS}:{REST_PORT}/healthz")]).output()?;
+        curl.args(["--silent", "--insecure", "--max-time", "2", "--user", &format!("{ACCESS_KEY}:{SECRET}")])
+            .arg(format!("https://{SERVER_ADDRESS}:{REST_PORT}/healthz"))
+            .output()?;
     Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-impl Server {
-    /// `GET /healthz`.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub fn health(&self, testbed: &Testbed) -> Result<Value> {
-        health(testbed)
-    }
 }

@@ -136,7 +136,7 @@ pub(super) struct Written {
 pub(super) struct Reader<'a> {
     text: &'a str,
     origin: &'a str,
-    pub(super) problems: Vec<Problem>,
+    problems: Vec<(Option<usize>, Problem)>,
 }
 
 impl Reader<'_> {
@@ -146,7 +146,7 @@ impl Reader<'_> {
 
     pub(super) fn report(&mut self, severity: Severity, line: Option<usize>, text: impl Into<String>) {
         let place = line.map_or_else(|| self.origin.to_owned(), |line| format!("{}:{line}", self.origin));
-        self.problems.push(Problem { severity, place, text: text.into() });
+        self.problems.push((line, Problem { severity, place, text: text.into() }));
     }
 
     pub(super) fn error(&mut self, line: Option<usize>, text: impl Into<String>) {
@@ -188,7 +188,8 @@ pub fn load_text(text: &str, origin: &str, options: &Options) -> Loaded {
     lay_over(&mut written, options);
     let config = check::resolve(&written, &mut reader);
     let effective = toml::to_string_pretty(&written).unwrap_or_else(|e| format!("# cannot be shown: {e}\n"));
-    Loaded { config, problems: reader.problems, effective }
+    reader.problems.sort_by_key(|(line, _)| line.unwrap_or(0));
+    Loaded { config, problems: reader.problems.into_iter().map(|(_, problem)| problem).collect(), effective }
 }
 
 fn read_section(reader: &mut Reader<'_>, written: &mut Written, name: &str, line: usize, value: Spanned<DeValue<'_>>) {

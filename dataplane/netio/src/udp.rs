@@ -12,7 +12,6 @@ mod receive;
 mod socket;
 mod sys;
 mod transmit;
-mod wake;
 
 use std::cell::Cell;
 use std::io;
@@ -24,7 +23,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Socket, Type};
 
 pub use config::{Offload, UdpConfig, Warning};
-pub use wake::Waker;
+
+use tradewind_fabric::wake::Waker;
 
 use crate::{Link, LinkCounters, LinkError, Meta, Path, Transmit};
 use receive::Receiver;

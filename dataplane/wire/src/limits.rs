@@ -61,7 +61,7 @@ const _: () = {
     assert!(CHUNKS_PER_BLOCK_MAX <= u16::MAX as usize);
     assert!(CHUNK_BYTES_MAX + DATA_OVERHEAD_BYTES <= DATAGRAM_BYTES_MAX);
     assert!(BLOCK_TABLE_MAX > 2 * PATH_BYTES_MAX);
-    assert!(SEGMENTS_OPEN_MAX <= (u16::MAX as usize + 1) / 2, "the 16-bit floor in DATA must be unambiguous");
+    assert!(SEGMENTS_OPEN_MAX <= 1 << 15, "the 16-bit floor in DATA must be unambiguous");
     assert!(SEGMENT_PACKETS.is_multiple_of(64));
 };
 

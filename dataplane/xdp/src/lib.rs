@@ -21,7 +21,6 @@ pub mod probe;
 mod rings;
 mod socket;
 mod steering;
-mod wake;
 
 pub use device::XdpFeatures;
 pub use error::XdpError;
@@ -30,4 +29,3 @@ pub use link::{XdpLink, XdpLinkConfig};
 pub use socket::{SocketConfig, SocketStatistics, XdpSocket};
 pub use steering::{AttachMode, Steering, SteeringConfig, SteeringCounters, XdpMode};
 pub use tradewind_ebpf::Verdict;
-pub use wake::Waker;

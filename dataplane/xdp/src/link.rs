@@ -9,13 +9,13 @@ use std::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tradewind_netio::{Link, LinkCounters, LinkError, LinkLayer, Meta, Path, Transmit};
 
+use tradewind_fabric::wake::Waker;
 use crate::{
     FrameAudit, SocketConfig, Steering, XdpError, XdpSocket,
     frame::{Frame, Received},
     packet::{HEADERS_BYTES_MAX, Headers, LINK_BYTES_MAX, OuterTag, parse},
     rings::{BATCH, HEADROOM_BYTES},
     socket::FRAME_BYTES_MAX,
-    wake::Waker,
 };
 
 /// Packets that one transmit call of the kernel takes in copy mode (`XSK max_tx_budget`, Linux 6.x).

@@ -31,6 +31,8 @@ const MS: u64 = 1_000_000;
 /// Bounds of the feedback interval (transport study, section 1.3).
 const INTERVAL_MIN_NS: u64 = 10 * MS;
 const INTERVAL_MAX_NS: u64 = 20 * MS;
+/// Packet times between two feedbacks at low rates: a feedback is a third of a packet, so this is 2 % of the rate.
+const INTERVAL_PACKETS: u64 = 16;
 const INTERVAL_SLOW_MAX_NS: u64 = 100 * MS;
 /// Feedback while nothing arrives, so that the sender knows that we live.
 const QUIET_INTERVAL_NS: u64 = 500 * MS;
@@ -351,7 +353,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
 
     fn interval_ns(&self) -> u64 {
         let by_round_trip = (self.round_trip_ns / 8).clamp(INTERVAL_MIN_NS, INTERVAL_MAX_NS);
-        by_round_trip.max(8 * self.packet_gap_ns).min(INTERVAL_SLOW_MAX_NS)
+        by_round_trip.max(INTERVAL_PACKETS * self.packet_gap_ns).min(INTERVAL_SLOW_MAX_NS)
     }
 
     fn write_control(&mut self, control: &Control<'_>, out: &mut [u8]) -> usize {

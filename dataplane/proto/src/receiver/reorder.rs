@@ -56,7 +56,7 @@ impl Reorder {
     pub(super) fn horizon(&mut self, now_ns: u64, round_trip_ns: u64) -> u64 {
         let elapsed = now_ns.saturating_sub(self.decayed_ns).min(1_000_000_000);
         self.decayed_ns = now_ns;
-        let shrink = (self.window_ns as u128 * u128::from(elapsed) / 100_000_000_000) as u64;
+        let shrink = (u128::from(self.window_ns) * u128::from(elapsed) / 100_000_000_000) as u64;
         self.window_ns = (self.window_ns - shrink).max(FLOOR_NS);
         let cap = if round_trip_ns == 0 { CAP_NS } else { (round_trip_ns / 4).clamp(FLOOR_NS, CAP_NS) };
         let window = self.window_ns.min(cap);

@@ -37,6 +37,8 @@ const PROBE_TIMEOUT_MIN_NS: u64 = 100 * MS;
 const PROBE_TIMEOUT_MAX_NS: u64 = 2_000 * MS;
 /// Feedback comes at least this often while data flows (transport study, section 1.3).
 const FEEDBACK_INTERVAL_MAX_NS: u64 = 20 * MS;
+/// When the rate control is asked again after it had a packet due but admitted none (a pulse that is over).
+const ADMIT_AGAIN_NS: u64 = MS;
 /// How often a sender that waits for DONE shows that it is alive.
 const KEEP_ALIVE_NS: u64 = 1_000 * MS;
 /// CLOSE packets sent at the end: lost ones are not noticed.
@@ -71,6 +73,7 @@ pub struct Sender<B> {
     closing: Option<(u16, &'static str, u8)>,
     closed: bool,
     admission: (u32, u8),
+    admit_again_ns: u64,
     probes_due: u8,
     probe_backoff: u32,
     progress_ns: u64,
@@ -92,7 +95,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
             open: OpenKeys::new(keys.0, keys.1, Direction::Reverse, keys.2, keys.3),
             records: Records::new(),
             blocks: Blocks::new(usize::from(config.chunk_bytes)),
-            rate: RateController::new(config.rate.clone(), now_ns),
+            rate: RateController::new(config.rate, now_ns),
             round_trip: RoundTrip::new(config.rate.initial_rtt_ns),
             tail: Tail::default(),
             events: VecDeque::with_capacity(EVENTS),
@@ -106,6 +109,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
             closing: None,
             closed: false,
             admission: (0, TRAIN_NONE),
+            admit_again_ns: 0,
             probes_due: 0,
             probe_backoff: 0,
             progress_ns: now_ns,
@@ -430,6 +434,9 @@ impl<B: AsRef<[u8]>> Sender<B> {
             let admission = self.rate.admit(now_ns);
             self.admission = (admission.packets, admission.train);
             if self.admission.0 == 0 {
+                if self.rate.next_send_ns() <= now_ns {
+                    self.admit_again_ns = now_ns + ADMIT_AGAIN_NS;
+                }
                 return 0;
             }
         }
@@ -496,6 +503,10 @@ impl<B: AsRef<[u8]>> Sender<B> {
         bytes
     }
 
+    fn send_at_ns(&self) -> u64 {
+        self.rate.next_send_ns().max(self.admit_again_ns)
+    }
+
     /// When to poll again at the latest, nanoseconds; `u64::MAX` when only a datagram can change anything.
     #[must_use]
     pub fn poll_timeout(&self, now_ns: u64) -> u64 {
@@ -511,10 +522,10 @@ impl<B: AsRef<[u8]>> Sender<B> {
         }
         let flowing = !self.records.is_full() && (self.blocks.has_lost() || self.blocks.has_fresh());
         if flowing {
-            at = at.min(if self.admission.0 > 0 { now_ns } else { self.rate.next_send_ns() });
+            at = at.min(if self.admission.0 > 0 { now_ns } else { self.send_at_ns() });
         } else if self.config.tail_copies && self.blocks.unreceived() > 0 && (self.finished || self.blocks.opened() >= self.blocks_allowed) {
             let pass = if self.tail.in_pass() { now_ns } else { self.tail.next_pass_ns() };
-            at = at.min(pass.max(self.rate.next_send_ns()));
+            at = at.min(pass.max(self.send_at_ns()));
         }
         if self.finished && !self.fin_known && !self.blocks.has_fresh() {
             at = at.min(self.fin_at_ns);

@@ -83,6 +83,6 @@ impl Random {
 
     /// Below a limit.
     pub(crate) fn below(&mut self, limit: u32) -> u32 {
-        (u64::from(self.bits()) * u64::from(limit) >> 32) as u32
+        ((u64::from(self.bits()) * u64::from(limit)) >> 32) as u32
     }
 }

@@ -1,0 +1,57 @@
+//! `tradewind-bench`: what the protocol core costs a packet on this machine. Run it as `cargo xtask bench`.
+#![forbid(unsafe_code)]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use tradewind_proto::crypto::{CipherSuite, Direction, LaneSecret, OpenKeys, Provider, SealKeys};
+use tradewind_wire::{LaneId, PacketNumber};
+
+const RUNS: usize = 5;
+const RUN_TIME: Duration = Duration::from_millis(200);
+
+/// Nanoseconds a call of `work`, the median of several runs.
+fn measure(mut work: impl FnMut(u64)) -> f64 {
+    let mut results: Vec<f64> = (0..RUNS)
+        .map(|_| {
+            let start = Instant::now();
+            let mut count = 0;
+            while start.elapsed() < RUN_TIME {
+                for _ in 0..64 {
+                    work(count);
+                    count += 1;
+                }
+            }
+            start.elapsed().as_nanos() as f64 / count as f64
+        })
+        .collect();
+    results.sort_by(f64::total_cmp);
+    results[RUNS / 2]
+}
+
+fn main() {
+    println!("{:<12} {:>7} {:>10} {:>10} {:>10} {:>10}", "provider", "bytes", "seal ns", "GB/s", "open ns", "GB/s");
+    let secret = LaneSecret([3; 32]);
+    let aad = [0; 29];
+    for provider in [Provider::AwsLc, Provider::RustCrypto] {
+        for bytes in [1427, 3327, 8927] {
+            let mut seal = SealKeys::new(&secret, LaneId(1), Direction::Forward, CipherSuite::Aes128Gcm, provider);
+            let mut open = OpenKeys::new(&secret, LaneId(1), Direction::Forward, CipherSuite::Aes128Gcm, provider);
+            let plain = vec![7; bytes];
+            let mut sealed = vec![0; bytes + 16];
+            let mut opened = vec![0; bytes];
+            // Stay within one epoch: deriving keys is not what is measured.
+            let number = |count: u64| PacketNumber::new(count % (1 << 22)).unwrap_or(PacketNumber::ZERO);
+            let seal_ns = measure(|count| {
+                black_box(seal.seal(number(count), &aad, black_box(&plain), &mut sealed)).ok();
+            });
+            seal.seal(PacketNumber::ZERO, &aad, &plain, &mut sealed).ok();
+            let open_ns = measure(|_| {
+                black_box(open.open(PacketNumber::ZERO, &aad, black_box(&sealed), &mut opened)).ok();
+            });
+            let rate = |ns: f64| bytes as f64 / ns;
+            let name = format!("{provider:?}");
+            println!("{name:<12} {bytes:>7} {seal_ns:>10.0} {:>10.2} {open_ns:>10.0} {:>10.2}", rate(seal_ns), rate(open_ns));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! From options to a client that speaks to the right server.
+
+use std::fs;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tradewind_api::{Client, Credentials, KnownServers, SecretText, ServerAddress, Trust, establish_trust};
+
+use crate::display;
+use crate::failure::Failure;
+use crate::options::{IdentityOptions, ServerOptions};
+
+const SECRET_VARIABLE: &str = "TRADEWIND_SECRET";
+const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// A client with credentials, its server's key pinned. `quiet` leaves out the line that tells of a server met for the first time.
+pub(crate) async fn connect(options: &ServerOptions, quiet: bool) -> Result<Client, Failure> {
+    let credentials = credentials(&options.identity)?.ok_or_else(|| Failure::Credentials {
+        detail: format!("no access key was given for {}", options.server),
+    })?;
+    let trusted = establish_trust(&options.server, &trust(&options.identity)?).await?;
+    if trusted.first_use && !quiet {
+        display::note(&format!(
+            "{} is met for the first time; remembering its key {}. Compare it with `tradewindd --fingerprint` on the server.",
+            options.server, trusted.fingerprint
+        ));
+    }
+    Ok(Client::new(options.server.clone(), trusted.fingerprint, Some(credentials))?)
+}
+
+/// Whom to trust.
+pub(crate) fn trust(identity: &IdentityOptions) -> Result<Trust, Failure> {
+    Ok(match identity.fingerprint {
+        Some(fingerprint) => Trust::Pinned(fingerprint),
+        None if identity.strict => Trust::KnownOnly(KnownServers::of_user()?),
+        None => Trust::FirstUse(KnownServers::of_user()?),
+    })
+}
+
+/// The credentials given, if any.
+pub(crate) fn credentials(identity: &IdentityOptions) -> Result<Option<Credentials>, Failure> {
+    let Some(access_key) = identity.access_key.clone().filter(|key| !key.is_empty()) else {
+        return Ok(None);
+    };
+    let secret = match &identity.secret_file {
+        Some(path) => read_secret(path)?,
+        None => std::env::var(SECRET_VARIABLE).ok().filter(|secret| !secret.is_empty()).ok_or_else(|| Failure::Credentials {
+            detail: format!("no secret was given for the access key '{access_key}'"),
+        })?,
+    };
+    Ok(Some(Credentials { access_key, secret: SecretText::new(secret) }))
+}
+
+/// First line of a file. The limit keeps a wrong name (a disk image) from filling the memory.
+fn read_secret(path: &Path) -> Result<String, Failure> {
+    let fail = |what: String| Failure::Credentials { detail: format!("the secret file {}: {what}", path.display()) };
+    let mut text = String::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(SECRET_FILE_BYTES_MAX).read_to_string(&mut text))
+        .map_err(|error| fail(error.to_string()))?;
+    let line = text.lines().next().unwrap_or_default().trim_end();
+    if line.is_empty() { Err(fail("its first line is empty".to_owned())) } else { Ok(line.to_owned()) }
+}
+
+/// Round-trip time to the server as the fastest of a few TCP connections shows it. Several, because a lost SYN costs a second;
+/// they are closed at once, which the server takes for a port check.
+pub(crate) async fn tcp_round_trip(server: &ServerAddress) -> Option<Duration> {
+    let address = tokio::net::lookup_host((server.host(), server.port())).await.ok()?.next()?;
+    tokio::select! {
+        Some(time) = connect_time(address) => Some(time),
+        Some(time) = connect_time(address) => Some(time),
+        Some(time) = connect_time(address) => Some(time),
+        else => None,
+    }
+}
+
+async fn connect_time(address: SocketAddr) -> Option<Duration> {
+    let started = Instant::now();
+    TcpStream::connect(address).await.ok()?;
+    Some(started.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(access_key: Option<&str>, secret_file: Option<&Path>) -> IdentityOptions {
+        IdentityOptions {
+            access_key: access_key.map(str::to_owned),
+            secret_file: secret_file.map(Path::to_owned),
+            fingerprint: None,
+            strict: false,
+        }
+    }
+
+    #[test]
+    fn a_secret_file_gives_its_first_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("secret");
+        fs::write(&file, "s3cret \r\nsecond line\n").unwrap();
+        let found = credentials(&identity(Some("key"), Some(&file))).unwrap().unwrap();
+        assert_eq!((found.access_key.as_str(), found.secret.expose()), ("key", "s3cret"));
+        assert!(!format!("{found:?}").contains("s3cret"));
+        fs::write(&file, "\nsecond line\n").unwrap();
+        let error = credentials(&identity(Some("key"), Some(&file))).unwrap_err();
+        assert_eq!(error.exit_code(), tradewind_api::exit::AUTH);
+        assert!(error.to_string().contains("secret: its first line"), "{error}");
+        assert!(credentials(&identity(Some("key"), Some(&directory.path().join("none")))).is_err());
+        assert!(credentials(&identity(None, Some(&file))).unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn round_trip_on_loopback() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let time = tcp_round_trip(&address.to_string().parse().unwrap()).await.unwrap();
+        assert!(time < Duration::from_secs(1), "{time:?}");
+        drop(listener);
+        assert_eq!(tcp_round_trip(&address.to_string().parse().unwrap()).await, None);
+    }
+}

@@ -1,0 +1,162 @@
+//! Events of `--json`: one object a line on standard output. Fields may be added; those that are here keep their meaning.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use tradewind_api::{SubmitRequest, TransferStatus};
+use tradewind_client::{Progress, UploadReport};
+
+use crate::failure::Failure;
+use crate::units::goodput_bps;
+
+/// Prints a line. A reader that has gone does not end a transfer.
+pub(crate) fn emit(event: &impl Serialize) {
+    if let Ok(mut line) = serde_json::to_vec(event) {
+        line.push(b'\n');
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(&line).and_then(|()| out.flush());
+    }
+}
+
+/// The transfer was accepted; packets are about to leave.
+pub(crate) fn started(transfer_id: &str, endpoint: Option<SocketAddr>, request: &SubmitRequest, round_trip: Option<Duration>) -> Value {
+    json!({
+        "event": "started",
+        "transfer_id": transfer_id,
+        "destination": request.destination,
+        "endpoint": endpoint,
+        "files": request.files,
+        "bytes": request.bytes,
+        "cipher": request.cipher,
+        "policy": request.rate.policy,
+        "target_rate_bps": request.rate.target_rate_bps,
+        "minimum_rate_bps": request.rate.minimum_rate_bps,
+        "initial_rtt_ms": round_trip.map(|time| time.as_secs_f64() * 1e3),
+    })
+}
+
+/// About five times a second.
+pub(crate) fn progress(progress: &Progress) -> Value {
+    json!({
+        "event": "progress",
+        "elapsed_s": progress.elapsed.as_secs_f64(),
+        "bytes_total": progress.bytes_total,
+        "bytes_sent": progress.bytes_sent,
+        "bytes_durable": progress.bytes_durable,
+        "rate_bps": progress.rate_bps,
+        "rtt_ms": progress.rtt_ms,
+        "loss": progress.loss,
+        "retransmitted_share": progress.retransmitted_share,
+        "limiter": progress.limiter,
+    })
+}
+
+/// Every file is durable. `server` is null if the server could not be asked any more.
+pub(crate) fn done(transfer_id: &str, request: &SubmitRequest, report: &UploadReport, server: Option<&TransferStatus>) -> Value {
+    json!({
+        "event": "done",
+        "transfer_id": transfer_id,
+        "bytes": report.bytes,
+        "files": report.files,
+        "elapsed_s": report.elapsed.as_secs_f64(),
+        "goodput_bps": goodput_bps(report.bytes, report.elapsed),
+        "packets_sent": report.packets_sent,
+        "data_packets_sent": report.data_packets_sent,
+        "retransmitted_share": report.retransmitted_share,
+        "loss": report.loss,
+        "random_loss": report.statistics.random_loss,
+        "rtt_ms": report.rtt_ms,
+        "rtt_least_ms": report.statistics.round_trip_least_ns as f64 / 1e6,
+        "cipher": request.cipher,
+        "receipt": report.receipt,
+        "packets_ignored": report.packets_ignored,
+        "packets_afxdp": server.map(|status| status.totals.packets_afxdp),
+        "packets_kernel": server.map(|status| status.totals.packets_kernel),
+        "server": server.map(|status| json!({
+            "state": status.state,
+            "elapsed_ms": status.elapsed_ms,
+            "totals": status.totals,
+        })),
+    })
+}
+
+/// The command failed.
+pub(crate) fn error(failure: &Failure) -> Value {
+    json!({
+        "event": "error",
+        "code": failure.code(),
+        "exit_code": failure.exit_code(),
+        "message": failure.to_string(),
+        "hint": failure.hint(),
+        "retryable": failure.is_retryable(),
+        "transfer_id": failure.transfer_id(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tradewind_api::{Cipher, ErrorCode, RateRequest, Totals, TransferState};
+
+    use super::*;
+
+    fn request() -> SubmitRequest {
+        SubmitRequest {
+            destination: "s3://bucket/in/".to_owned(),
+            overwrite: false,
+            files: Some(2),
+            bytes: Some(1000),
+            rate: RateRequest { target_rate_bps: Some(300_000_000), ..RateRequest::default() },
+            cipher: Cipher::Aes256Gcm,
+        }
+    }
+
+    fn report() -> UploadReport {
+        UploadReport {
+            bytes: 1_000_000,
+            files: 2,
+            elapsed: Duration::from_secs(4),
+            packets_sent: 11,
+            data_packets_sent: 10,
+            retransmitted_share: 0.1,
+            loss: 0.05,
+            rtt_ms: 100.5,
+            receipt: 7,
+            packets_ignored: 0,
+            statistics: tradewind_client_statistics(),
+        }
+    }
+
+    fn keys(value: &Value) -> Vec<&str> {
+        value.as_object().unwrap().keys().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn started_and_progress_have_the_documented_fields() {
+        let event = started("abc", Some(([192, 0, 2, 1], 33001).into()), &request(), Some(Duration::from_micros(1500)));
+        assert_eq!(event["event"], "started");
+        assert_eq!(event["endpoint"], "192.0.2.1:33001");
+        assert_eq!(event["cipher"], "aes-256-gcm");
+        assert_eq!(event["policy"], "fair");
+        assert_eq!((&event["target_rate_bps"], &event["minimum_rate_bps"]), (&json!(300_000_000), &Value::Null));
+        assert_eq!(event["initial_rtt_ms"], 1.5);
+        let moment = Progress {
+            bytes_total: 10,
+            bytes_sent: 5,
+            bytes_durable: 1,
+            rate_bps: 300,
+            rtt_ms: 1.5,
+            loss: 0.25,
+            retransmitted_share: 0.5,
+            limiter: "storage",
+            elapsed: Duration::from_millis(500),
+        };
+        assert_eq!(
+            progress(&moment),
+            json!({"event": "progress", "elapsed_s": 0.5, "bytes_total": 10, "bytes_sent": 5, "bytes_durable": 1, "rate_bps": 300,
+                   "rtt_ms": 1.5, "loss": 0.25, "retransmitted_share": 0.5, "limiter": "storage"})
+        );
+    }
+}

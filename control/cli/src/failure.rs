@@ -1,0 +1,296 @@
+//! Everything that ends a command without success, with its exit code and what to do about it.
+
+use std::path::PathBuf;
+
+use tradewind_api::{ClientError, ErrorCode, KnownServersError, TrustError, exit};
+use tradewind_client::{SourceError, UploadError};
+
+use crate::interrupt::Signal;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The arguments make no sense together.
+    #[error("{detail}")]
+    Usage {
+        /// What is wrong with which of them.
+        detail: String,
+        /// What to do.
+        hint: String,
+    },
+    /// No credentials were given, or they cannot be read.
+    #[error("{detail}")]
+    Credentials {
+        /// What is missing.
+        detail: String,
+    },
+    /// The server could not be trusted or asked.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The server refused a request or could not be asked.
+    #[error(transparent)]
+    Server(#[from] ClientError),
+    /// A source cannot be sent.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A directory cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Walk {
+        /// The directory or file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// There is nothing to send.
+    #[error("no files found in {0}")]
+    NoFiles(String),
+    /// The transfer ended with one of the server's codes.
+    #[error("{}: {detail}", code.title())]
+    Transfer {
+        /// The transfer.
+        transfer_id: String,
+        /// The server's code.
+        code: ErrorCode,
+        /// What happened, where.
+        detail: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The sending end failed.
+    #[error("{source}")]
+    Upload {
+        /// The transfer.
+        transfer_id: String,
+        /// What failed.
+        source: UploadError,
+    },
+    /// A signal ended it.
+    #[error("{}", signal.message())]
+    Interrupted {
+        /// Which.
+        signal: Signal,
+        /// The transfer, if it had begun.
+        transfer_id: Option<String>,
+    },
+    /// Something on this machine failed.
+    #[error("{what}: {detail}")]
+    Local {
+        /// What was tried.
+        what: &'static str,
+        /// What failed.
+        detail: String,
+    },
+}
+
+impl From<KnownServersError> for Failure {
+    fn from(error: KnownServersError) -> Self {
+        Self::Trust(TrustError::Store(error))
+    }
+}
+
+impl Failure {
+    /// Exit code of the command.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage { .. } => exit::USAGE,
+            Self::Credentials { .. } => exit::AUTH,
+            Self::Trust(TrustError::Store(_)) => exit::USAGE,
+            Self::Trust(TrustError::Unreachable { .. }) => exit::UNREACHABLE,
+            Self::Trust(TrustError::Unknown { .. }) => exit::FINGERPRINT,
+            Self::Server(error) => error.exit_code(),
+            Self::Source(_) | Self::Walk { .. } | Self::NoFiles(_) => exit::SOURCE,
+            Self::Transfer { code, .. } => code.exit_code(),
+            Self::Upload { source, .. } => upload_exit_code(source),
+            Self::Interrupted { signal, .. } => signal.exit_code(),
+            Self::Local { .. } => exit::INTERNAL,
+        }
+    }
+
+    /// The failure for programs: an [`ErrorCode`], a code of the REST interface, or one of this command.
+    pub(crate) fn code(&self) -> String {
+        match self {
+            Self::Usage { .. } => "usage".to_owned(),
+            Self::Credentials { .. } => "credentials_missing".to_owned(),
+            Self::Trust(TrustError::Store(_)) => "known_servers".to_owned(),
+            Self::Trust(TrustError::Unreachable { .. }) => "unreachable".to_owned(),
+            Self::Trust(TrustError::Unknown { .. }) => "server_unknown".to_owned(),
+            Self::Server(error) => client_code(error),
+            Self::Source(error) => source_code(error).to_string(),
+            Self::Walk { .. } | Self::NoFiles(_) => ErrorCode::SourceUnreadable.to_string(),
+            Self::Transfer { code, .. } => code.to_string(),
+            Self::Upload { source, .. } => upload_code(source).to_string(),
+            Self::Interrupted { .. } => ErrorCode::Cancelled.to_string(),
+            Self::Local { .. } => ErrorCode::Internal.to_string(),
+        }
+    }
+
+    /// What the user can do, where the message does not say it itself.
+    pub(crate) fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Usage { hint, .. } | Self::Transfer { hint, .. } => Some(hint.as_str()),
+            Self::Credentials { .. } => {
+                Some("set TRADEWIND_ACCESS_KEY and TRADEWIND_SECRET, or give --access-key and --secret-file")
+            }
+            Self::Trust(TrustError::Unreachable { .. }) => Some("check the address, the port and that tradewindd runs; `tradewind doctor --server` looks closer"),
+            Self::Server(error) => error.hint(),
+            Self::Source(SourceError::Read { .. }) | Self::Walk { .. } => Some("check that it exists and that you may read it"),
+            Self::NoFiles(_) => Some("empty directories, links and special files are not sent"),
+            _ => None,
+        }
+        .filter(|hint| !hint.is_empty())
+    }
+
+    /// Whether the same command may succeed later.
+    pub(crate) fn is_retryable(&self) -> bool {
+        match self {
+            Self::Trust(TrustError::Unreachable { .. }) => true,
+            Self::Server(error) => error.is_retryable(),
+            Self::Transfer { code, .. } => code.is_retryable(),
+            Self::Upload { source, .. } => upload_code(source).is_retryable(),
+            _ => false,
+        }
+    }
+
+    /// The transfer concerned, if there is one.
+    pub(crate) fn transfer_id(&self) -> Option<&str> {
+        match self {
+            Self::Transfer { transfer_id, .. } | Self::Upload { transfer_id, .. } => Some(transfer_id),
+            Self::Interrupted { transfer_id, .. } => transfer_id.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+fn client_code(error: &ClientError) -> String {
+    match error {
+        ClientError::FingerprintMismatch { .. } => "fingerprint_mismatch".to_owned(),
+        ClientError::Unreachable { .. } => "unreachable".to_owned(),
+        ClientError::Timeout { .. } => "timeout".to_owned(),
+        ClientError::Refused(problem) => problem.code.to_string(),
+        ClientError::NotTradewind { .. } => "not_tradewind".to_owned(),
+        ClientError::Setup(_) => ErrorCode::Internal.to_string(),
+    }
+}
+
+fn source_code(error: &SourceError) -> ErrorCode {
+    match error {
+        SourceError::Changed { .. } => ErrorCode::SourceChanged,
+        SourceError::Name { .. } => ErrorCode::DestinationInvalid,
+        _ => ErrorCode::SourceUnreadable,
+    }
+}
+
+/// The code that comes closest to what the sending end saw.
+pub(crate) fn upload_code(error: &UploadError) -> ErrorCode {
+    match error {
+        UploadError::Source(error) => source_code(error),
+        UploadError::NoAnswer { .. } => ErrorCode::IdleTimeout,
+        UploadError::Lost { .. } => ErrorCode::PeerGone,
+        UploadError::Refused { code, text } => refusal_code(*code, text),
+        UploadError::Cancelled => ErrorCode::Cancelled,
+        UploadError::Offer(_) => ErrorCode::Unsupported,
+        _ => ErrorCode::Internal,
+    }
+}
+
+fn upload_exit_code(error: &UploadError) -> u8 {
+    match error {
+        // Nothing of it is the destination's fault; the two releases do not fit.
+        UploadError::Offer(_) => exit::TRANSFER,
+        // A name that no store can have is a source that cannot be sent.
+        UploadError::Source(_) => exit::SOURCE,
+        _ => upload_code(error).exit_code(),
+    }
+}
+
+/// The code in a CLOSE packet: named at the beginning of its text (`code: text`), or else guessed from its number.
+pub(crate) fn refusal_code(close_code: u16, text: &str) -> ErrorCode {
+    /// Numbers of CLOSE packets (`tradewind_wire::control::close`).
+    mod close {
+        pub(super) const CANCELLED: u16 = 1;
+        pub(super) const PROTOCOL: u16 = 2;
+        pub(super) const TIMEOUT: u16 = 3;
+        pub(super) const SOURCE: u16 = 4;
+        pub(super) const STORAGE: u16 = 5;
+        pub(super) const SHUTDOWN: u16 = 6;
+    }
+    named_code(text).map_or_else(
+        || match close_code {
+            close::CANCELLED => ErrorCode::Cancelled,
+            close::PROTOCOL => ErrorCode::ProtocolViolation,
+            close::TIMEOUT => ErrorCode::IdleTimeout,
+            close::SOURCE => ErrorCode::SourceUnreadable,
+            close::STORAGE => ErrorCode::StoreUnavailable,
+            close::SHUTDOWN => ErrorCode::Draining,
+            _ => ErrorCode::Internal,
+        },
+        |(code, _)| code,
+    )
+}
+
+/// Splits `bucket_missing: no bucket 'x' at y` into code and the rest.
+pub(crate) fn named_code(text: &str) -> Option<(ErrorCode, &str)> {
+    let (name, rest) = text.split_once(':').unwrap_or((text, ""));
+    let code = ErrorCode::ALL.into_iter().find(|code| code.as_str() == name.trim())?;
+    Some((code, rest.trim_start()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tradewind_api::{ApiCode, Problem};
+
+    use super::*;
+
+    fn refused(code: u16, text: &str) -> Failure {
+        Failure::Upload { transfer_id: "t".to_owned(), source: UploadError::Refused { code, text: text.to_owned() } }
+    }
+
+    #[test]
+    fn every_error_code_keeps_its_exit_code_on_each_way_here() {
+        for code in ErrorCode::ALL {
+            let transfer = Failure::Transfer { transfer_id: "t".into(), code, detail: "d".into(), hint: code.hint().into() };
+            let problem = Failure::Server(ClientError::Refused(Problem::new(code, "d")));
+            let close = refused(5, &format!("{code}: what the store said"));
+            for failure in [transfer, problem, close] {
+                assert_eq!(failure.exit_code(), code.exit_code(), "{failure:?}");
+                assert_eq!(failure.code(), code.as_str(), "{failure:?}");
+                assert_ne!(failure.exit_code(), exit::OK);
+            }
+        }
+    }
+
+    #[test]
+    fn close_packets_without_a_named_code_go_by_number() {
+        for (number, code) in [(1, exit::CANCELLED), (2, exit::TRANSFER), (3, exit::TRANSFER), (4, exit::SOURCE), (5, exit::TRANSFER), (6, exit::BUSY), (7, exit::INTERNAL), (99, exit::INTERNAL)] {
+            assert_eq!(refused(number, "some text").exit_code(), code, "{number}");
+            assert_eq!(refused(number, "unheard_of: some text").exit_code(), code, "{number}");
+        }
+        assert_eq!(named_code("disk_full"), Some((ErrorCode::DiskFull, "")));
+        assert_eq!(named_code("disk_full: /data: 5 B left"), Some((ErrorCode::DiskFull, "/data: 5 B left")));
+        assert_eq!(named_code("disk_fuller: x"), None);
+    }
+
+    #[test]
+    fn documented_exit_codes() {
+        let upload = |source| Failure::Upload { transfer_id: "t".into(), source };
+        let changed = || SourceError::Changed { path: "a".into(), what: "grew".into() };
+        let server = "far".parse().unwrap();
+        for (failure, code, name) in [
+            (Failure::Usage { detail: "d".into(), hint: "h".into() }, exit::USAGE, "usage"),
+            (Failure::Credentials { detail: "d".into() }, exit::AUTH, "credentials_missing"),
+            (Failure::Server(ClientError::Refused(Problem::new(ApiCode::Unauthorized, "d"))), exit::AUTH, "unauthorized"),
+            (Failure::Server(ClientError::Unreachable { server, reason: "r".into() }), exit::UNREACHABLE, "unreachable"),
+            (Failure::Source(changed()), exit::SOURCE, "source_changed"),
+            (upload(UploadError::Source(changed())), exit::SOURCE, "source_changed"),
+            (upload(UploadError::Cancelled), exit::CANCELLED, "cancelled"),
+            (upload(UploadError::NoAnswer { endpoint: ([192, 0, 2, 1], 1).into(), seconds: 30 }), exit::TRANSFER, "idle_timeout"),
+            (upload(UploadError::Lost { endpoint: ([192, 0, 2, 1], 1).into(), text: "t".into() }), exit::TRANSFER, "peer_gone"),
+            (upload(UploadError::Offer("o".into())), exit::TRANSFER, "unsupported"),
+            (Failure::Interrupted { signal: Signal::Interrupt, transfer_id: None }, exit::INTERRUPTED, "cancelled"),
+            (Failure::Interrupted { signal: Signal::Terminate, transfer_id: None }, exit::TERMINATED, "cancelled"),
+        ] {
+            assert_eq!((failure.exit_code(), failure.code().as_str()), (code, name), "{failure:?}");
+            assert!(!failure.to_string().is_empty());
+        }
+    }
+}

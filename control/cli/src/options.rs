@@ -1,0 +1,297 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use tradewind_api::{Fingerprint, RatePolicy, ServerAddress};
+
+use crate::rate::BitRate;
+
+/// Moves files at line rate over any distance, straight into object storage.
+#[derive(Debug, Parser)]
+#[command(name = "tradewind", version, propagate_version = true, after_help = EXIT_CODES)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0 done                     6 destination refused
+  1 internal error           7 source unreadable or changed
+  2 usage                    8 transfer failed
+  3 access key or secret     9 cancelled on the server
+  4 server not reachable    10 server busy
+  5 server's key differs   130 Ctrl-C, 143 SIGTERM
+
+Environment: TRADEWIND_SERVER, TRADEWIND_ACCESS_KEY, TRADEWIND_SECRET; TRADEWIND_LOG (error, warn, info, debug); NO_COLOR.";
+
+const SEND_HELP: &str = "\
+What files are called at the destination:
+  FILE   DEST ending in '/'      DEST/FILE's last component
+  FILE   DEST not ending in '/'  exactly DEST (one FILE only)
+  DIR    DEST ending in '/'      DEST/DIR's last component/…, its contents with their directories
+  DIR/   DEST ending in '/'      DEST/…, its contents only (also DIR/. and '.')
+  s3://BUCKET and STORE: mean the same as with '/' behind them.
+
+Directories are walked in the order of their names. Symbolic links and special files (sockets, devices, pipes) found there are
+skipped with a note; a link that is itself a SRC is followed. Empty directories are not sent.
+
+Destinations:
+  s3://BUCKET/PREFIX/   any S3 store of the server that allows the bucket
+  file:///PATH/         a directory that the server offers
+  STORE:PATH/           a store by its name in the server's configuration
+
+Examples:
+  tradewind send movie.mxf s3://dailies/day-07/ --server far.example.org
+  tradewind send results/ s3://lab/run-12/ --server far.example.org --policy low
+  tradewind send disk.img file:///data/images/disk-1.img --server 192.0.2.7:33000 --rate 2G";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Send files and directories to a server's store.
+    #[command(after_long_help = SEND_HELP, after_help = "See --help for how files are named at the destination.")]
+    Send(SendOptions),
+    /// Show one transfer, or all of yours.
+    Status(StatusOptions),
+    /// End a transfer. What is durable already stays.
+    Cancel(CancelOptions),
+    /// Examine this machine and, with --server, the way to a server.
+    Doctor(DoctorOptions),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which server, and who asks.
+#[derive(Debug, Args)]
+pub(crate) struct ServerOptions {
+    /// Server and its HTTPS port (default 33000).
+    #[arg(long, value_name = "HOST[:PORT]", env = "TRADEWIND_SERVER", value_hint = ValueHint::Hostname)]
+    pub(crate) server: ServerAddress,
+    #[command(flatten)]
+    pub(crate) identity: IdentityOptions,
+}
+
+/// Who asks, and whom to trust.
+#[derive(Debug, Args)]
+pub(crate) struct IdentityOptions {
+    /// Access key of your user on the server.
+    #[arg(long, value_name = "KEY", env = "TRADEWIND_ACCESS_KEY", hide_env_values = true)]
+    pub(crate) access_key: Option<String>,
+    /// File whose first line is the secret of the access key. Without it, TRADEWIND_SECRET is used.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// Accept only the server whose key has this fingerprint, as `tradewindd --fingerprint` prints it. Otherwise the key seen at
+    /// first use is remembered and required.
+    #[arg(long, value_name = "SHA256:…")]
+    pub(crate) fingerprint: Option<Fingerprint>,
+    /// Refuse a server that is not known yet, rather than remember it.
+    #[arg(long, conflicts_with = "fingerprint")]
+    pub(crate) strict: bool,
+}
+
+/// `tradewind send`.
+#[derive(Debug, Args)]
+pub(crate) struct SendOptions {
+    /// Files and directories to send.
+    #[arg(value_name = "SRC", required = true, num_args = 1.., value_hint = ValueHint::AnyPath)]
+    pub(crate) sources: Vec<PathBuf>,
+    /// Where to: s3://BUCKET/PREFIX/, file:///PATH/ or STORE:PATH/.
+    #[arg(value_name = "DEST", required = true)]
+    pub(crate) destination: String,
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+    /// Replace files that exist at the destination.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Behaviour beside other traffic.
+    #[arg(long, value_enum, default_value_t = PolicyOption::Fair)]
+    pub(crate) policy: PolicyOption,
+    /// Never send faster, bits per second: 300M, 1.5G. With --policy fixed, the rate itself. Default: as fast as the path takes.
+    #[arg(long, value_name = "RATE", required_if_eq("policy", "fixed"))]
+    pub(crate) rate: Option<BitRate>,
+    /// Never send slower, even when the network is full, bits per second.
+    #[arg(long, value_name = "RATE")]
+    pub(crate) min_rate: Option<BitRate>,
+    /// Encryption of the packets.
+    #[arg(long, value_enum, default_value_t = CipherOption::Aes128Gcm)]
+    pub(crate) cipher: CipherOption,
+    /// Print events as JSON, one a line: started, progress, done, error.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print nothing but errors (and JSON events, if asked for).
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// `tradewind status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusOptions {
+    /// The transfer; without it all of yours are listed, newest first.
+    #[arg(value_name = "ID")]
+    pub(crate) id: Option<String>,
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+    /// Print the server's answer as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `tradewind cancel`.
+#[derive(Debug, Args)]
+pub(crate) struct CancelOptions {
+    /// The transfer.
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+    /// Print the server's answer as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `tradewind doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorOptions {
+    /// Also examine the way to this server.
+    #[arg(long, value_name = "HOST[:PORT]", env = "TRADEWIND_SERVER", value_hint = ValueHint::Hostname)]
+    pub(crate) server: Option<ServerAddress>,
+    #[command(flatten)]
+    pub(crate) identity: IdentityOptions,
+    /// Only this network interface.
+    #[arg(long, value_name = "IF")]
+    pub(crate) interface: Option<String>,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Behaviour beside other traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PolicyOption {
+    /// The rate given, whatever the network says.
+    Fixed,
+    /// Adaptive, twice the weight of fair.
+    High,
+    /// Adaptive, shares evenly.
+    Fair,
+    /// Adaptive, yields to everything else.
+    Low,
+}
+
+impl PolicyOption {
+    /// As the server is told.
+    pub(crate) const fn for_server(self) -> RatePolicy {
+        match self {
+            Self::Fixed => RatePolicy::Fixed,
+            Self::High => RatePolicy::High,
+            Self::Fair => RatePolicy::Fair,
+            Self::Low => RatePolicy::Low,
+        }
+    }
+
+    /// As the sender is told.
+    pub(crate) const fn for_sender(self) -> tradewind_client::Policy {
+        match self {
+            Self::Fixed => tradewind_client::Policy::Fixed,
+            Self::High => tradewind_client::Policy::High,
+            Self::Fair => tradewind_client::Policy::Fair,
+            Self::Low => tradewind_client::Policy::Low,
+        }
+    }
+}
+
+/// Encryption of the packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CipherOption {
+    /// AES with 128-bit keys.
+    #[value(name = "aes-128-gcm")]
+    Aes128Gcm,
+    /// AES with 256-bit keys.
+    #[value(name = "aes-256-gcm")]
+    Aes256Gcm,
+}
+
+impl CipherOption {
+    /// As the server is told.
+    pub(crate) const fn for_server(self) -> tradewind_api::Cipher {
+        match self {
+            Self::Aes128Gcm => tradewind_api::Cipher::Aes128Gcm,
+            Self::Aes256Gcm => tradewind_api::Cipher::Aes256Gcm,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Options, clap::Error> {
+        Options::try_parse_from(std::iter::once("tradewind").chain(line.split_whitespace()))
+    }
+
+    fn send(line: &str) -> SendOptions {
+        match parse(line).unwrap().command {
+            Command::Send(options) => options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn the_last_word_of_send_is_the_destination() {
+        let options = send("send a b dir/ s3://bucket/in/ --server far:1");
+        assert_eq!(options.sources, ["a", "b", "dir/"].map(PathBuf::from));
+        assert_eq!(options.destination, "s3://bucket/in/");
+        assert_eq!(options.server.server.to_string(), "far:1");
+        assert_eq!((options.policy, options.cipher), (PolicyOption::Fair, CipherOption::Aes128Gcm));
+        assert!(options.rate.is_none() && !options.overwrite && !options.json);
+        assert_eq!(parse("send s3://bucket/ --server far").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
+    }
+
+    #[test]
+    fn rates_and_policies() {
+        let options = send("send a s3://bucket/in/ --server far --policy fixed --rate 1.5G --min-rate 10M --cipher aes-256-gcm");
+        assert_eq!(options.rate.unwrap().bits_per_s(), 1_500_000_000);
+        assert_eq!(options.min_rate.unwrap().bits_per_s(), 10_000_000);
+        assert_eq!(options.cipher, CipherOption::Aes256Gcm);
+        let missing = parse("send a s3://bucket/in/ --server far --policy fixed").unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::MissingRequiredArgument);
+        assert_eq!(missing.exit_code(), i32::from(tradewind_api::exit::USAGE));
+        for wrong in ["--rate fast", "--rate 1", "--policy greedy", "--cipher none", "--server a:0", "--fingerprint MD5:x"] {
+            let line = format!("send a s3://bucket/in/ --server far {wrong}");
+            assert!(parse(&line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn other_commands() {
+        assert!(matches!(parse("status --server far").unwrap().command, Command::Status(StatusOptions { id: None, .. })));
+        assert!(matches!(parse("cancel abc --server far").unwrap().command, Command::Cancel(CancelOptions { id, .. }) if id == "abc"));
+        assert!(matches!(parse("doctor --json").unwrap().command, Command::Doctor(DoctorOptions { json: true, .. })));
+        assert!(matches!(parse("completions bash").unwrap().command, Command::Completions { .. }));
+        assert_eq!(parse("cancel --server far").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
+    }
+
+    #[test]
+    fn every_exit_code_is_in_the_help() {
+        use tradewind_api::exit;
+        for code in [
+            exit::OK, exit::INTERNAL, exit::USAGE, exit::AUTH, exit::UNREACHABLE, exit::FINGERPRINT, exit::DESTINATION, exit::SOURCE,
+            exit::TRANSFER, exit::CANCELLED, exit::BUSY, exit::INTERRUPTED, exit::TERMINATED,
+        ] {
+            assert!(EXIT_CODES.split(|c: char| !c.is_ascii_digit()).any(|word| word == code.to_string()), "{code}");
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! From arguments to a list of files and their names at the destination. See `tradewind send --help` for the rules.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::{self, FileType, Metadata};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use tradewind_api::limits::{DESTINATION_BYTES_MAX, PATH_COMPONENT_BYTES_MAX};
+use tradewind_api::{DestinationUrl, ErrorCode, exit};
+use tradewind_client::{Source, SourceError};
+
+use crate::failure::Failure;
+
+/// What is to be sent.
+#[derive(Debug, Default)]
+pub(crate) struct Collected {
+    /// Files in the order of sending.
+    pub(crate) sources: Vec<Source>,
+    /// Sum of their sizes, bytes.
+    pub(crate) bytes: u64,
+    /// What was left out, and why.
+    pub(crate) skipped: Vec<String>,
+}
+
+/// Checks that all arguments can be read, walks the directories and gives every file its name.
+pub(crate) fn collect(arguments: &[PathBuf], destination: &str) -> Result<Collected, Failure> {
+    let url = DestinationUrl::parse(destination).map_err(|error| Failure::Usage {
+        detail: error.to_string(),
+        hint: "see the destinations in `tradewind send --help`".to_owned(),
+    })?;
+    let mut collected = Collected::default();
+    for argument in arguments {
+        let metadata = fs::metadata(argument).map_err(|source| SourceError::Read { path: argument.clone(), source })?;
+        if url.names_one_file() && (metadata.is_dir() || arguments.len() > 1) {
+            let what = if metadata.is_dir() { "a directory" } else { "several files" };
+            return Err(Failure::Usage {
+                detail: format!("{what} cannot be sent to the one name '{destination}'"),
+                hint: format!("end the destination with a slash: {destination}/"),
+            });
+        }
+        if metadata.is_dir() {
+            let prefix = directory_prefix(argument);
+            collected.walk(argument, &prefix)?;
+        } else {
+            let name = argument.file_name().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
+            collected.add(argument.clone(), name, &metadata)?;
+        }
+    }
+    if collected.sources.is_empty() {
+        let names: Vec<_> = arguments.iter().map(|path| path.display().to_string()).collect();
+        return Err(Failure::NoFiles(names.join(", ")));
+    }
+    collected.check_names()?;
+    Ok(collected)
+}
+
+/// What stands before the names of a directory's contents: its own name, unless the argument says "contents only".
+fn directory_prefix(argument: &Path) -> Vec<u8> {
+    let text = argument.as_os_str().as_bytes();
+    let last = text.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    if matches!(last, b"" | b"." | b"..") { Vec::new() } else { last.to_vec() }
+}
+
+fn join(prefix: &[u8], name: &OsStr) -> Vec<u8> {
+    let mut joined = prefix.to_vec();
+    if !joined.is_empty() {
+        joined.push(b'/');
+    }
+    joined.extend_from_slice(name.as_bytes());
+    joined
+}
+
+impl Collected {
+    fn add(&mut self, path: PathBuf, name: Vec<u8>, metadata: &Metadata) -> Result<(), Failure> {
+        if !metadata.is_file() {
+            return Err(SourceError::NotAFile { path }.into());
+        }
+        check_name(&path, &name)?;
+        // A file that cannot be opened is found now, not after an hour of sending others.
+        rustix::fs::access(&path, rustix::fs::Access::READ_OK)
+            .map_err(|source| SourceError::Read { path: path.clone(), source: source.into() })?;
+        self.bytes = self.bytes.saturating_add(metadata.len());
+        self.sources.push(Source { path, name });
+        Ok(())
+    }
+
+    /// Depth first, in the order of names. Links are not followed, so there is no way in a circle.
+    fn walk(&mut self, directory: &Path, prefix: &[u8]) -> Result<(), Failure> {
+        let mut open = vec![(directory.to_owned(), prefix.to_vec())];
+        while let Some((directory, prefix)) = open.pop() {
+            let fail = |source| Failure::Walk { path: directory.clone(), source };
+            let mut entries: Vec<_> = fs::read_dir(&directory).and_then(Iterator::collect).map_err(fail)?;
+            entries.sort_by_key(fs::DirEntry::file_name);
+            let mut inside = Vec::new();
+            for entry in entries {
+                let path = entry.path();
+                let kind = entry.file_type().map_err(|source| Failure::Walk { path: path.clone(), source })?;
+                let name = join(&prefix, &entry.file_name());
+                if kind.is_dir() {
+                    inside.push((path, name));
+                } else if kind.is_file() {
+                    let metadata = entry.metadata().map_err(|source| Failure::Walk { path: path.clone(), source })?;
+                    self.add(path, name, &metadata)?;
+                } else {
+                    self.skipped.push(format!("skipped {} ({})", path.display(), kind_name(kind)));
+                }
+            }
+            open.extend(inside.into_iter().rev());
+        }
+        Ok(())
+    }
+
+    fn check_names(&self) -> Result<(), Failure> {
+        let mut seen: HashMap<&[u8], &Path> = HashMap::with_capacity(self.sources.len());
+        for source in &self.sources {
+            if let Some(first) = seen.insert(&source.name, &source.path) {
+                let name = String::from_utf8_lossy(&source.name);
+                return Err(Failure::Usage {
+                    detail: format!("{} and {} would both be stored as '{name}'", first.display(), source.path.display()),
+                    hint: "send them to different destinations".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Limits that hold for every store; what else a store does not like it says itself.
+fn check_name(path: &Path, name: &[u8]) -> Result<(), SourceError> {
+    let reason = if name.is_empty() {
+        "it has no name".to_owned()
+    } else if name.len() > DESTINATION_BYTES_MAX {
+        format!("the name has {} bytes, {DESTINATION_BYTES_MAX} are allowed", name.len())
+    } else if name.split(|&byte| byte == b'/').any(|component| component.len() > PATH_COMPONENT_BYTES_MAX) {
+        format!("a component has more than {PATH_COMPONENT_BYTES_MAX} bytes")
+    } else {
+        return Ok(());
+    };
+    Err(SourceError::Name { path: path.to_owned(), name: String::from_utf8_lossy(name).into_owned(), reason })
+}
+
+fn kind_name(kind: FileType) -> &'static str {
+    if kind.is_symlink() {
+        "a symbolic link; name it as a source to send what it points to"
+    } else if kind.is_fifo() {
+        "a pipe"
+    } else if kind.is_socket() {
+        "a socket"
+    } else if kind.is_block_device() || kind.is_char_device() {
+        "a device"
+    } else {
+        "no regular file"
+    }
+}
+
+const _: () = assert!(ErrorCode::SourceUnreadable.exit_code() == exit::SOURCE);
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    fn tree() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (name, bytes) in [("one", 1), ("d/b", 10), ("d/a/x", 100), ("d/c", 1000), ("e/b", 5)] {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, vec![0; bytes]).unwrap();
+        }
+        root
+    }
+
+    fn names(root: &Path, arguments: &[&str], destination: &str) -> Result<Vec<String>, Failure> {
+        let arguments: Vec<PathBuf> = arguments.iter().map(|name| PathBuf::from(format!("{}/{name}", root.display()))).collect();
+        let collected = collect(&arguments, destination)?;
+        Ok(collected.sources.into_iter().map(|source| String::from_utf8(source.name).unwrap()).collect())
+    }
+
+    #[test]
+    fn naming_rules() {
+        let tree = tree();
+        let root = tree.path();
+        for (arguments, destination, expected) in [
+            (&["one"][..], "s3://bucket/in/", &["one"][..]),
+            (&["one"], "s3://bucket/in/exactly", &["one"]),
+            (&["one"], "s3://bucket", &["one"]),
+            (&["d"], "s3://bucket/in/", &["d/b", "d/c", "d/a/x"]),
+            (&["d/"], "s3://bucket/in/", &["b", "c", "a/x"]),
+            (&["d/."], "file:///data/", &["b", "c", "a/x"]),
+            (&["d/a/.."], "store:", &["b", "c", "a/x"]),
+            (&["one", "d", "e/b"], "store:in/", &["one", "d/b", "d/c", "d/a/x", "b"]),
+        ] {
+            assert_eq!(names(root, arguments, destination).unwrap(), expected, "{arguments:?} {destination}");
+        }
+    }
+
+    #[test]
+    fn one_name_is_for_one_file() {
+        let tree = tree();
+        for arguments in [&["d"][..], &["d/"], &["one", "e/b"]] {
+            let error = names(tree.path(), arguments, "s3://bucket/name").unwrap_err();
+            assert_eq!(error.exit_code(), exit::USAGE, "{error}");
+            assert!(error.hint().unwrap().contains("s3://bucket/name/"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn two_files_of_one_name_are_refused() {
+        let tree = tree();
+        for arguments in [&["d/b", "e/b"][..], &["d/", "e/"], &["one", "one"]] {
+            let error = names(tree.path(), arguments, "s3://bucket/").unwrap_err();
+            assert_eq!(error.exit_code(), exit::USAGE, "{error}");
+        }
+        assert!(names(tree.path(), &["d", "e"], "s3://bucket/").is_ok());
+    }
+
+    #[test]
+    fn sources_that_cannot_be_read_end_with_their_exit_code() {
+        let tree = tree();
+        fs::create_dir(tree.path().join("empty")).unwrap();
+        for argument in ["missing", "one/", "empty"] {
+            let error = names(tree.path(), &[argument], "s3://bucket/").unwrap_err();
+            assert_eq!(error.exit_code(), exit::SOURCE, "{argument}: {error}");
+        }
+        assert_eq!(names(tree.path(), &["one"], "nowhere").unwrap_err().exit_code(), exit::USAGE);
+    }
+
+    #[test]
+    fn links_and_special_files_are_skipped_and_named() {
+        let tree = tree();
+        let root = tree.path();
+        std::os::unix::fs::symlink("b", root.join("d/link")).unwrap();
+        std::os::unix::fs::symlink("..", root.join("d/up")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(root.join("d/socket")).unwrap();
+        let collected = collect(&[root.join("d")], "s3://bucket/").unwrap();
+        assert_eq!((collected.sources.len(), collected.bytes), (3, 1110));
+        assert_eq!(collected.skipped.len(), 3, "{:?}", collected.skipped);
+        assert!(collected.skipped.iter().any(|note| note.contains("d/socket (a socket)")));
+        // Named on the command line, a link is followed and keeps its own name.
+        assert_eq!(names(root, &["d/link"], "s3://bucket/").unwrap(), ["link"]);
+        assert_eq!(collect(&[root.join("d/socket")], "s3://bucket/").unwrap_err().exit_code(), exit::SOURCE);
+    }
+
+    #[test]
+    fn names_are_bytes() {
+        let root = tempfile::tempdir().unwrap();
+        let odd = std::ffi::OsString::from_vec(b"caf\xe9 \n".to_vec());
+        fs::write(root.path().join(&odd), "x").unwrap();
+        let mut directory = root.path().as_os_str().to_owned();
+        directory.push("/");
+        let collected = collect(&[directory.into()], "s3://bucket/").unwrap();
+        assert_eq!(collected.sources[0].name, b"caf\xe9 \n");
+    }
+}
