@@ -115,7 +115,7 @@ fn starts_says_its_fingerprint_and_ends_cleanly_on_sigterm() {
 
     let logged = |word: &str| std::fs::read_to_string(&log).unwrap_or_default().contains(word);
     let deadline = Instant::now() + Duration::from_secs(10);
-    while !logged("--control-fd 3 --listen 0.0.0.0:33999 --xdp auto --log text") && Instant::now() < deadline {
+    while !logged("--control-fd 3 --listen 0.0.0.0:33999 --xdp auto --idle-timeout-s 120 --log text") && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
     }
     kill_process(Pid::from_child(&server), Signal::TERM).unwrap();

@@ -145,6 +145,8 @@ impl LaneTask {
                     self.statistics.record(Stage::Store, now_ns().saturating_sub(complete_ns));
                 }
                 self.shared.blocks_durable.fetch_add(1, Ordering::Release);
+                // The sender may be waiting for this credit, and the worker asleep.
+                self.mailboxes.iter().for_each(Mailbox::ring);
                 None
             }
             UploadEvent::FileDone { path, size, etag, crc64, .. } => {

@@ -112,7 +112,11 @@ impl<L: Link> Worker<L> {
             if lane.deliver(now) > 0 {
                 self.statistics.record(Stage::Deliver, now_ns().saturating_sub(now));
             }
-            self.schedule(id);
+            if lane.is_closed() {
+                self.lanes.remove(&id);
+            } else {
+                self.schedule(id);
+            }
         }
     }
 
@@ -127,8 +131,10 @@ impl<L: Link> Worker<L> {
                     id
                 }
                 Command::Finish { lane: LaneId(id), receipt } => {
-                    if let Some(lane) = self.lanes.get_mut(&id) {
-                        lane.finish(now, receipt);
+                    match self.lanes.get_mut(&id) {
+                        Some(lane) if lane.path().is_some() => lane.finish(now, receipt),
+                        // Another worker has it.
+                        _ => drop(self.lanes.remove(&id)),
                     }
                     id
                 }

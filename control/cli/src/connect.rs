@@ -18,9 +18,8 @@ const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// A client with credentials, its server's key pinned. `quiet` leaves out the line that tells of a server met for the first time.
 pub(crate) async fn connect(options: &ServerOptions, quiet: bool) -> Result<Client, Failure> {
-    let credentials = credentials(&options.identity)?.ok_or_else(|| Failure::Credentials {
-        detail: format!("no access key was given for {}", options.server),
-    })?;
+    let credentials = credentials(&options.identity)?
+        .ok_or_else(|| Failure::Credentials { detail: format!("no access key was given for {}", options.server) })?;
     let trusted = establish_trust(&options.server, &trust(&options.identity)?).await?;
     if trusted.first_use && !quiet {
         display::note(&format!(
@@ -47,9 +46,10 @@ pub(crate) fn credentials(identity: &IdentityOptions) -> Result<Option<Credentia
     };
     let secret = match &identity.secret_file {
         Some(path) => read_secret(path)?,
-        None => std::env::var(SECRET_VARIABLE).ok().filter(|secret| !secret.is_empty()).ok_or_else(|| Failure::Credentials {
-            detail: format!("no secret was given for the access key '{access_key}'"),
-        })?,
+        None => std::env::var(SECRET_VARIABLE)
+            .ok()
+            .filter(|secret| !secret.is_empty())
+            .ok_or_else(|| Failure::Credentials { detail: format!("no secret was given for the access key '{access_key}'") })?,
     };
     Ok(Some(Credentials { access_key, secret: SecretText::new(secret) }))
 }
@@ -65,12 +65,11 @@ fn read_secret(path: &Path) -> Result<String, Failure> {
     if line.is_empty() { Err(fail("its first line is empty".to_owned())) } else { Ok(line.to_owned()) }
 }
 
-/// Round-trip time to the server as the fastest of a few TCP connections shows it. Several, because a lost SYN costs a second;
+/// Round-trip time to the server as the faster of two TCP connections shows it. Two, because a lost SYN costs a second;
 /// they are closed at once, which the server takes for a port check.
 pub(crate) async fn tcp_round_trip(server: &ServerAddress) -> Option<Duration> {
     let address = tokio::net::lookup_host((server.host(), server.port())).await.ok()?.next()?;
     tokio::select! {
-        Some(time) = connect_time(address) => Some(time),
         Some(time) = connect_time(address) => Some(time),
         Some(time) = connect_time(address) => Some(time),
         else => None,

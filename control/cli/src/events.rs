@@ -125,7 +125,7 @@ mod tests {
             rtt_ms: 100.5,
             receipt: 7,
             packets_ignored: 0,
-            statistics: tradewind_client_statistics(),
+            statistics: Default::default(),
         }
     }
 
@@ -157,6 +157,67 @@ mod tests {
             progress(&moment),
             json!({"event": "progress", "elapsed_s": 0.5, "bytes_total": 10, "bytes_sent": 5, "bytes_durable": 1, "rate_bps": 300,
                    "rtt_ms": 1.5, "loss": 0.25, "retransmitted_share": 0.5, "limiter": "storage"})
+        );
+    }
+    #[test]
+    fn done_carries_both_ends() {
+        let mut totals = Totals::default();
+        (totals.packets_afxdp, totals.packets_kernel) = (9, 1);
+        let status = TransferStatus {
+            transfer_id: "abc".to_owned(),
+            state: TransferState::Done,
+            destination: "s3://bucket/in/".to_owned(),
+            submitted_unix_ms: 0,
+            elapsed_ms: 4100,
+            files_announced: Some(2),
+            bytes_announced: Some(1_000_000),
+            totals,
+            files: Vec::new(),
+            outcome: None,
+        };
+        let event = done("abc", &request(), &report(), Some(&status));
+        for key in [
+            "event",
+            "transfer_id",
+            "bytes",
+            "files",
+            "elapsed_s",
+            "goodput_bps",
+            "packets_sent",
+            "data_packets_sent",
+            "retransmitted_share",
+            "loss",
+            "random_loss",
+            "rtt_ms",
+            "cipher",
+            "packets_afxdp",
+            "packets_kernel",
+            "server",
+        ] {
+            assert!(keys(&event).contains(&key), "{key}");
+        }
+        assert_eq!(event["goodput_bps"], 2e6);
+        assert_eq!((&event["packets_afxdp"], &event["packets_kernel"]), (&json!(9), &json!(1)));
+        assert_eq!(event["server"]["totals"]["packets_afxdp"], 9);
+        assert_eq!(event["server"]["state"], "done");
+        let alone = done("abc", &request(), &report(), None);
+        assert_eq!(keys(&alone), keys(&event), "the same fields, null where the server could not be asked");
+        assert_eq!((&alone["server"], &alone["packets_afxdp"]), (&Value::Null, &Value::Null));
+        assert!(!serde_json::to_string(&event).unwrap().contains('\n'), "one line");
+    }
+
+    #[test]
+    fn error_carries_code_and_exit_code() {
+        let failure = Failure::Transfer {
+            transfer_id: "abc".to_owned(),
+            code: ErrorCode::BucketMissing,
+            detail: "no bucket 'x'".to_owned(),
+            hint: "create it".to_owned(),
+        };
+        assert_eq!(
+            error(&failure),
+            json!({"event": "error", "code": "bucket_missing", "exit_code": 6, "message": "the bucket does not exist: no bucket 'x'",
+                   "hint": "create it", "retryable": false, "transfer_id": "abc"})
         );
     }
 }

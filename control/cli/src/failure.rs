@@ -128,10 +128,10 @@ impl Failure {
     pub(crate) fn hint(&self) -> Option<&str> {
         match self {
             Self::Usage { hint, .. } | Self::Transfer { hint, .. } => Some(hint.as_str()),
-            Self::Credentials { .. } => {
-                Some("set TRADEWIND_ACCESS_KEY and TRADEWIND_SECRET, or give --access-key and --secret-file")
+            Self::Credentials { .. } => Some("set TRADEWIND_ACCESS_KEY and TRADEWIND_SECRET, or give --access-key and --secret-file"),
+            Self::Trust(TrustError::Unreachable { .. }) => {
+                Some("check the address, the port and that tradewindd runs; `tradewind doctor --server` looks closer")
             }
-            Self::Trust(TrustError::Unreachable { .. }) => Some("check the address, the port and that tradewindd runs; `tradewind doctor --server` looks closer"),
             Self::Server(error) => error.hint(),
             Self::Source(SourceError::Read { .. }) | Self::Walk { .. } => Some("check that it exists and that you may read it"),
             Self::NoFiles(_) => Some("empty directories, links and special files are not sent"),
@@ -261,7 +261,16 @@ mod tests {
 
     #[test]
     fn close_packets_without_a_named_code_go_by_number() {
-        for (number, code) in [(1, exit::CANCELLED), (2, exit::TRANSFER), (3, exit::TRANSFER), (4, exit::SOURCE), (5, exit::TRANSFER), (6, exit::BUSY), (7, exit::INTERNAL), (99, exit::INTERNAL)] {
+        for (number, code) in [
+            (1, exit::CANCELLED),
+            (2, exit::TRANSFER),
+            (3, exit::TRANSFER),
+            (4, exit::SOURCE),
+            (5, exit::TRANSFER),
+            (6, exit::BUSY),
+            (7, exit::INTERNAL),
+            (99, exit::INTERNAL),
+        ] {
             assert_eq!(refused(number, "some text").exit_code(), code, "{number}");
             assert_eq!(refused(number, "unheard_of: some text").exit_code(), code, "{number}");
         }

@@ -42,9 +42,8 @@ pub(crate) struct Interrupts {
 impl Interrupts {
     /// Takes over both signals.
     pub(crate) fn new() -> Result<Self, Failure> {
-        let listen = |kind| {
-            unix::signal(kind).map_err(|error| Failure::Local { what: "cannot listen for signals", detail: error.to_string() })
-        };
+        let listen =
+            |kind| unix::signal(kind).map_err(|error| Failure::Local { what: "cannot listen for signals", detail: error.to_string() });
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 

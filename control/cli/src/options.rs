@@ -288,8 +288,19 @@ mod tests {
     fn every_exit_code_is_in_the_help() {
         use tradewind_api::exit;
         for code in [
-            exit::OK, exit::INTERNAL, exit::USAGE, exit::AUTH, exit::UNREACHABLE, exit::FINGERPRINT, exit::DESTINATION, exit::SOURCE,
-            exit::TRANSFER, exit::CANCELLED, exit::BUSY, exit::INTERRUPTED, exit::TERMINATED,
+            exit::OK,
+            exit::INTERNAL,
+            exit::USAGE,
+            exit::AUTH,
+            exit::UNREACHABLE,
+            exit::FINGERPRINT,
+            exit::DESTINATION,
+            exit::SOURCE,
+            exit::TRANSFER,
+            exit::CANCELLED,
+            exit::BUSY,
+            exit::INTERRUPTED,
+            exit::TERMINATED,
         ] {
             assert!(EXIT_CODES.split(|c: char| !c.is_ascii_digit()).any(|word| word == code.to_string()), "{code}");
         }

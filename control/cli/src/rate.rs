@@ -52,10 +52,22 @@ impl FromStr for BitRate {
         let (number, rest) = text.split_at(digits);
         let mut unit = rest.trim_start().chars();
         let (exponent, after) = match unit.clone().next() {
-            Some('k' | 'K') => (3, { unit.next(); unit.as_str() }),
-            Some('M') => (6, { unit.next(); unit.as_str() }),
-            Some('G') => (9, { unit.next(); unit.as_str() }),
-            Some('T') => (12, { unit.next(); unit.as_str() }),
+            Some('k' | 'K') => (3, {
+                unit.next();
+                unit.as_str()
+            }),
+            Some('M') => (6, {
+                unit.next();
+                unit.as_str()
+            }),
+            Some('G') => (9, {
+                unit.next();
+                unit.as_str()
+            }),
+            Some('T') => (12, {
+                unit.next();
+                unit.as_str()
+            }),
             _ => (0, unit.as_str()),
         };
         let value = decimal(number, exponent).ok_or(RateError::Form)?;

@@ -63,17 +63,14 @@ mod tests {
 
     #[test]
     fn units_change_where_the_number_would_grow_a_digit() {
-        for (value, text) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            ((1 << 20) - 1, "1.0 MiB"),
-            (256 << 20, "256.0 MiB"),
-            (u64::MAX, "16.0 EiB"),
-        ] {
+        for (value, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), ((1 << 20) - 1, "1.0 MiB"), (256 << 20, "256.0 MiB"), (u64::MAX, "16.0 EiB")]
+        {
             assert_eq!(bytes(value), text);
         }
-        for (value, text) in [(0.0, "0 bit/s"), (999.0, "999 bit/s"), (1000.0, "1.0 kbit/s"), (283_140_000.0, "283.1 Mbit/s"), (2e13, "20.0 Tbit/s")] {
+        for (value, text) in
+            [(0.0, "0 bit/s"), (999.0, "999 bit/s"), (1000.0, "1.0 kbit/s"), (283_140_000.0, "283.1 Mbit/s"), (2e13, "20.0 Tbit/s")]
+        {
             assert_eq!(rate(value), text);
         }
         for (value, text) in [

@@ -55,7 +55,6 @@ impl IntoResponse for Refusal {
 }
 
 /// The routes.
-#[must_use]
 pub fn router(config: &Config, supervisor: Supervisor) -> Router {
     let app = App {
         auth: Authenticator::new(&config.users),

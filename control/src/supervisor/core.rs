@@ -29,6 +29,8 @@ const STATS_INTERVAL: Duration = Duration::from_secs(5);
 /// Silence after which the engine counts as hung.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 const BLOCK_BYTES_DEFAULT: u32 = 1 << 20;
+/// The engine ends idle lanes itself and knows why they are idle; so much later we do it for an engine that does not.
+const IDLE_MARGIN: Duration = Duration::from_secs(30);
 
 const _: () = assert!(SILENCE_MAX.as_secs() > 2 * STATS_INTERVAL.as_secs());
 const _: () = assert!(RESTART_DELAY_MIN.as_millis() < RESTART_DELAY_MAX.as_millis());
@@ -140,7 +142,6 @@ impl Core {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "the reply goes back to the caller where it was not used")]
     fn submit(
         &mut self,
         now: Instant,
@@ -363,7 +364,7 @@ impl Core {
     /// What time alone brings about; after every event.
     fn housekeeping(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         self.watch_engine(now, effects);
-        let idle = Duration::from_secs(self.limits.idle_timeout_s);
+        let idle = Duration::from_secs(self.limits.idle_timeout_s) + IDLE_MARGIN;
         let mut late = Vec::new();
         for transfer in self.transfers.values().filter(|t| !t.is_final()) {
             match (&transfer.waiting, transfer.state()) {

@@ -40,6 +40,7 @@ impl EngineCommand {
         option("--control-fd", &CONTROL_FD);
         option("--listen", &config.data.listen);
         option("--xdp", &config.data.xdp.as_str());
+        option("--idle-timeout-s", &config.limits.idle_timeout_s);
         if let Some(interface) = &config.data.interface {
             option("--interface", interface);
         }

@@ -181,7 +181,7 @@ fn no_progress_is_an_idle_timeout_and_repeated_totals_are_no_progress() {
     let (lane, id) = world.opened("ann");
     world.now += Duration::from_secs(9);
     world.progress(lane, 1);
-    world.now += Duration::from_secs(10);
+    world.now += Duration::from_secs(10) + IDLE_MARGIN;
     world.progress(lane, 1);
     assert_eq!(world.status("ann", &id).unwrap().state, TransferState::Running);
     world.wait(Duration::from_millis(1));

@@ -187,6 +187,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             let scratch = self.scratch.get_mut(..bytes).ok_or(DropReason::Malformed)?;
             self.open.open(header.packet_number, aad, sealed, scratch)?;
             let Some(buffer) = buffers.take() else {
+                // The network has delivered it: the trains and the round trip count it, only its verdict stays "lost".
+                self.on_data_header(now_ns, header.packet_number, &data);
+                self.on_authenticated(now_ns);
                 self.statistics.dropped_without_buffer += 1;
                 return Err(DropReason::NoBuffer);
             };

@@ -89,6 +89,9 @@ pub(super) struct Blocks<B> {
     lost_total: u64,
     unreceived: u64,
     tail: (u32, u16),
+    /// The receiver lacks buffers: take turns between blocks, and between lost and fresh chunks.
+    turns: bool,
+    fresh_turn: bool,
 }
 
 impl<B: AsRef<[u8]>> Blocks<B> {
@@ -103,6 +106,8 @@ impl<B: AsRef<[u8]>> Blocks<B> {
             lost_total: 0,
             unreceived: 0,
             tail: (0, 0),
+            turns: false,
+            fresh_turn: false,
         }
     }
 
@@ -154,8 +159,29 @@ impl<B: AsRef<[u8]>> Blocks<B> {
         image.get(start..image.len().min(start + self.chunk_bytes)).unwrap_or(&[])
     }
 
+    /// Whether the receiver lacks buffers. It may then have given its last ones to later blocks; if only the oldest block
+    /// were repeated, those would never be whole and no buffer would ever be free.
+    pub(super) fn take_turns(&mut self, on: bool) {
+        if self.turns && !on {
+            self.lost_block = self.base;
+        }
+        self.turns = on;
+    }
+
+    /// The next chunk that was lost or never sent: lost ones first, or in turns.
+    pub(super) fn next_ready(&mut self) -> Option<Pick> {
+        self.fresh_turn = self.turns && !self.fresh_turn;
+        if self.fresh_turn && let Some(pick) = self.next_fresh() {
+            return Some(pick);
+        }
+        self.next_lost().or_else(|| self.next_fresh())
+    }
+
     /// The oldest lost chunk, if any; it counts as sent now.
-    pub(super) fn next_lost(&mut self) -> Option<Pick> {
+    fn next_lost(&mut self) -> Option<Pick> {
+        if self.turns && self.lost_block >= self.opened() {
+            self.lost_block = self.base;
+        }
         while self.lost_total > 0 && self.lost_block < self.opened() {
             let id = self.lost_block;
             if let Some(open) = self.get_mut(id).filter(|open| open.progress.lost_count > 0) {
@@ -171,6 +197,7 @@ impl<B: AsRef<[u8]>> Blocks<B> {
                     progress.lost_count -= 1;
                     self.lost_total -= 1;
                 }
+                self.lost_block += u32::from(self.turns);
                 return Some(Pick { block: BlockId(id), chunk, last, again: true });
             }
             self.lost_block += 1;
@@ -179,7 +206,7 @@ impl<B: AsRef<[u8]>> Blocks<B> {
     }
 
     /// The next chunk that was never sent; it counts as sent now.
-    pub(super) fn next_fresh(&mut self) -> Option<Pick> {
+    fn next_fresh(&mut self) -> Option<Pick> {
         let id = self.fresh_block;
         let open = self.get_mut(id)?;
         let progress = &mut open.progress;
@@ -240,7 +267,9 @@ impl<B: AsRef<[u8]>> Blocks<B> {
         set(&mut progress.lost, chunk, true);
         progress.lost_count += 1;
         self.lost_total += 1;
-        self.lost_block = self.lost_block.min(block.0);
+        if !self.turns {
+            self.lost_block = self.lost_block.min(block.0);
+        }
     }
 
     /// A copy of this chunk arrived. Returns the image and its id when the block is complete with it.
@@ -312,6 +341,26 @@ mod tests {
         blocks.on_lost(id, 0);
         let copies = std::iter::from_fn(|| blocks.next_lost()).count();
         assert!((2..=4).contains(&copies), "{copies}");
+    }
+
+    #[test]
+    fn without_buffers_blocks_and_fresh_chunks_take_turns() {
+        let mut blocks = Blocks::new(10);
+        let ids: Vec<BlockId> = (0..3).map(|_| blocks.push(vec![1u8; 40]).unwrap()).collect();
+        for _ in 0..8 {
+            blocks.next_fresh().unwrap();
+        }
+        for (id, chunk) in [(0, 0), (0, 1), (1, 2)] {
+            blocks.on_lost(ids[id], chunk);
+        }
+        blocks.take_turns(true);
+        let picks: Vec<(u32, u16, bool)> = std::iter::from_fn(|| blocks.next_ready()).map(|pick| (pick.block.0, pick.chunk, pick.again)).collect();
+        let expected = [(2, 0, false), (0, 0, true), (2, 1, false), (1, 2, true), (2, 2, false), (0, 1, true), (2, 3, false)];
+        assert_eq!(picks, expected);
+        blocks.on_lost(ids[2], 0);
+        blocks.on_lost(ids[0], 0);
+        blocks.take_turns(false);
+        assert_eq!(blocks.next_ready().unwrap().block, ids[0], "oldest first again");
     }
 
     #[test]

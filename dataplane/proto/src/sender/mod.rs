@@ -39,6 +39,8 @@ const PROBE_TIMEOUT_MAX_NS: u64 = 2_000 * MS;
 const FEEDBACK_INTERVAL_MAX_NS: u64 = 20 * MS;
 /// When the rate control is asked again after it had a packet due but admitted none (a pulse that is over).
 const ADMIT_AGAIN_NS: u64 = MS;
+/// How long at least blocks take turns after the receiver had no buffer (see `Blocks::take_turns`).
+const TURNS_MIN_NS: u64 = 1_000 * MS;
 /// How often a sender that waits for DONE shows that it is alive.
 const KEEP_ALIVE_NS: u64 = 1_000 * MS;
 /// CLOSE packets sent at the end: lost ones are not noticed.
@@ -74,6 +76,7 @@ pub struct Sender<B> {
     closed: bool,
     admission: (u32, u8),
     admit_again_ns: u64,
+    turns_until_ns: u64,
     probes_due: u8,
     probe_backoff: u32,
     progress_ns: u64,
@@ -110,6 +113,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
             closed: false,
             admission: (0, TRAIN_NONE),
             admit_again_ns: 0,
+            turns_until_ns: 0,
             probes_due: 0,
             probe_backoff: 0,
             progress_ns: now_ns,
@@ -312,7 +316,10 @@ impl<B: AsRef<[u8]>> Sender<B> {
         self.fin_known |= self.finished && summary.flags & FLAG_FIN_KNOWN != 0;
         self.statistics.blocks_durable = self.statistics.blocks_durable.max(summary.blocks_durable);
         self.statistics.storage_bytes_per_s = u64::from(summary.storage_kbps) * 125;
-        self.statistics.dropped_by_receiver = summary.dropped_locally;
+        if summary.dropped_locally != self.statistics.dropped_by_receiver {
+            self.statistics.dropped_by_receiver = summary.dropped_locally;
+            self.turns_until_ns = now_ns + (4 * self.round_trip.smoothed_ns()).max(TURNS_MIN_NS);
+        }
     }
 
     /// Writes the next datagram into `out` (at least [`Sender::datagram_bytes_max`] bytes) and returns its length; 0 when
@@ -442,9 +449,8 @@ impl<B: AsRef<[u8]>> Sender<B> {
         }
         let train = self.admission.1;
         let copies = self.tail.copies();
-        let (pick, train) = if let Some(pick) = self.blocks.next_lost() {
-            (pick, train)
-        } else if let Some(pick) = self.blocks.next_fresh() {
+        self.blocks.take_turns(now_ns < self.turns_until_ns);
+        let (pick, train) = if let Some(pick) = self.blocks.next_ready() {
             (pick, train)
         } else if let Some(pick) = self.blocks.next_tail(copies) {
             self.statistics.tail_copies += 1;

@@ -1,0 +1,221 @@
+//! What people see: notes, errors, the progress bar, the last line.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tradewind_api::TransferStatus;
+use tradewind_client::{Progress, UploadReport};
+
+use crate::events;
+use crate::failure::Failure;
+use crate::units;
+
+/// Time between two lines where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Whether to colour: a terminal, no `NO_COLOR` (<https://no-color.org>), not `TERM=dumb`.
+pub(crate) fn colours_wanted(is_terminal: bool) -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    is_terminal && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// `text` in an SGR colour, if wanted.
+pub(crate) fn paint(text: &str, sgr: &str, wanted: bool) -> String {
+    if wanted { format!("\x1b[{sgr}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// `text` without control characters: names of files and a server's words must not steer a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// A remark on standard error.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "tradewind: {}", printable(text));
+}
+
+/// What happened, and what to do, on standard error.
+pub(crate) fn print_failure(failure: &Failure) {
+    let mut err = std::io::stderr().lock();
+    let colour = colours_wanted(std::io::stderr().is_terminal());
+    let _ = writeln!(err, "{} {}", paint("error:", "1;31", colour), printable(&failure.to_string()));
+    if let Some(hint) = failure.hint() {
+        let _ = writeln!(err, "{} {}", paint("hint:", "1;36", colour), printable(hint));
+    }
+    if let Some(id) = failure.transfer_id() {
+        let _ = writeln!(err, "transfer {}", printable(id));
+    }
+}
+
+/// A line of result on standard output. A reader that has gone is no error.
+pub(crate) fn result(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{}", printable(text));
+}
+
+/// Shows how a transfer goes.
+#[derive(Debug)]
+pub(crate) enum Reporter {
+    /// JSON events.
+    Events,
+    /// A bar on a terminal.
+    Bar(ProgressBar),
+    /// A line now and then.
+    Lines {
+        /// When the last was printed.
+        last: Instant,
+    },
+    /// Nothing.
+    Quiet,
+}
+
+impl Reporter {
+    /// The right one for these options and this standard error.
+    pub(crate) fn new(json: bool, quiet: bool, bytes_total: u64) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        if json {
+            Self::Events
+        } else if quiet {
+            Self::Quiet
+        } else if terminal {
+            let bar = ProgressBar::with_draw_target(Some(bytes_total), ProgressDrawTarget::stderr_with_hz(10));
+            let bar_part = if colours_wanted(true) { "{bar:30.cyan/blue}" } else { "{bar:30}" };
+            if let Ok(style) = ProgressStyle::with_template(&format!("{bar_part} {{percent:>3}} %  {{msg}}")) {
+                bar.set_style(style.progress_chars("━╸─"));
+            }
+            bar.set_message("waiting for the first answer");
+            Self::Bar(bar)
+        } else {
+            Self::Lines { last: Instant::now() }
+        }
+    }
+
+    /// A moment of the transfer.
+    pub(crate) fn progress(&mut self, progress: &Progress) {
+        match self {
+            Self::Events => events::emit(&events::progress(progress)),
+            Self::Bar(bar) => {
+                bar.set_position(progress.bytes_sent);
+                bar.set_message(line(progress));
+            }
+            Self::Lines { last } if last.elapsed() >= LINE_INTERVAL => {
+                *last = Instant::now();
+                let share = if progress.bytes_total == 0 { 1.0 } else { progress.bytes_sent as f64 / progress.bytes_total as f64 };
+                note(&format!("{} {}", units::percent(share), line(progress)));
+            }
+            Self::Lines { .. } | Self::Quiet => {}
+        }
+    }
+
+    /// A remark while it runs, above the bar if there is one.
+    pub(crate) fn note(&self, text: &str) {
+        match self {
+            Self::Bar(bar) => bar.suspend(|| note(text)),
+            Self::Lines { .. } => note(text),
+            Self::Events | Self::Quiet => {}
+        }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn clear(&self) {
+        if let Self::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// The last line for people.
+    pub(crate) fn done(&self, report: &UploadReport, server: Option<&TransferStatus>) {
+        if matches!(self, Self::Bar(_) | Self::Lines { .. }) {
+            result(&summary(report, server));
+        }
+    }
+}
+
+/// `212.0 of 256.0 MiB  283.1 Mbit/s  ETA 1.2 s  loss 5.1 %  RTT 100.4 ms  limit: network`
+fn line(progress: &Progress) -> String {
+    let eta = eta(progress).map_or_else(|| "-".to_owned(), units::duration);
+    format!(
+        "{} of {}  {}  ETA {eta}  loss {}  RTT {:.1} ms  limit: {}",
+        units::bytes(progress.bytes_sent),
+        units::bytes(progress.bytes_total),
+        units::rate(progress.rate_bps as f64),
+        units::percent(progress.loss),
+        progress.rtt_ms,
+        limit_name(progress.limiter),
+    )
+}
+
+/// Time left at the average rate so far; unknown before the first block has arrived.
+fn eta(progress: &Progress) -> Option<Duration> {
+    let left = progress.bytes_total.saturating_sub(progress.bytes_sent) as f64;
+    let seconds = progress.elapsed.as_secs_f64() * left / progress.bytes_sent as f64;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// What binds, in a user's words.
+fn limit_name(limiter: &str) -> &str {
+    match limiter {
+        "target" => "target (--rate)",
+        "lease" => "server's share",
+        other => other,
+    }
+}
+
+fn summary(report: &UploadReport, server: Option<&TransferStatus>) -> String {
+    let totals = server.map(|status| &status.totals);
+    let way = totals.map(|totals| (totals.packets_afxdp, totals.packets_afxdp + totals.packets_kernel)).filter(|(_, all)| *all > 0);
+    let way =
+        way.map_or_else(String::new, |(afxdp, all)| format!(", {} received through AF_XDP", units::percent(afxdp as f64 / all as f64)));
+    format!(
+        "sent {} ({}) in {}: {}; loss {}, sent again {}, RTT {:.1} ms{way}",
+        units::count(report.files, "file", "files"),
+        units::bytes(report.bytes),
+        units::duration(report.elapsed),
+        units::rate(units::goodput_bps(report.bytes, report.elapsed)),
+        units::percent(report.loss),
+        units::percent(report.retransmitted_share),
+        report.rtt_ms,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moment(bytes_sent: u64) -> Progress {
+        Progress {
+            bytes_total: 256 << 20,
+            bytes_sent,
+            bytes_durable: 0,
+            rate_bps: 283_100_000,
+            rtt_ms: 100.44,
+            loss: 0.051,
+            retransmitted_share: 0.05,
+            limiter: "target",
+            elapsed: Duration::from_secs(4),
+        }
+    }
+
+    #[test]
+    fn the_line_has_rate_eta_loss_rtt_and_limit() {
+        assert_eq!(
+            line(&moment(128 << 20)),
+            "128.0 MiB of 256.0 MiB  283.1 Mbit/s  ETA 4.0 s  loss 5.1 %  RTT 100.4 ms  limit: target (--rate)"
+        );
+        assert!(line(&moment(0)).contains("ETA -"), "nothing has arrived, so nothing is known");
+    }
+
+    #[test]
+    fn eta_of_an_empty_transfer_is_unknown_rather_than_a_panic() {
+        assert_eq!(eta(&Progress { bytes_total: 0, ..moment(0) }), None);
+        assert_eq!(eta(&moment(256 << 20)), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn colours_only_where_wanted() {
+        assert_eq!(paint("OK", "32", false), "OK");
+        assert_eq!(paint("OK", "32", true), "\x1b[32mOK\x1b[0m");
+        assert!(!colours_wanted(false));
+        assert_eq!(printable("caf\u{e9}\x1b[2J\n"), "caf\u{e9}\u{fffd}[2J\u{fffd}");
+    }
+}

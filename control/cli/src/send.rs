@@ -1,0 +1,359 @@
+//! `tradewind send`: agree with the server over HTTPS, send over UDP, wait until everything is durable.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tradewind_api::{Client, LaneOffer, Outcome, RateRequest, SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit};
+use tradewind_client::{Progress, RateOptions, Source, Upload, UploadError, UploadReport};
+
+use crate::connect::{connect, tcp_round_trip};
+use crate::display::{self, Reporter};
+use crate::events;
+use crate::failure::{self, Failure};
+use crate::interrupt::{Interrupts, Signal};
+use crate::options::SendOptions;
+use crate::sources::{self, Collected};
+
+/// Silence of the server's engine after which the transfer fails.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the server's own account of the end is waited for.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(5);
+const LAST_WORD_INTERVAL: Duration = Duration::from_millis(200);
+/// Round trips of a POST on a new connection: TCP, TLS 1.3, request.
+const SUBMIT_ROUND_TRIPS: u32 = 3;
+
+/// Runs the command.
+pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
+    check_rates(options)?;
+    let mut collected = sources::collect(&options.sources, &options.destination)?;
+    let quiet = options.quiet || options.json;
+    if !quiet {
+        collected.skipped.iter().for_each(|text| display::note(text));
+    }
+    let mut interrupts = Interrupts::new()?;
+    let request = submit_request(options, &collected);
+    let agreed = interrupts.unless(agree(options, &request, quiet)).await;
+    let agreed = agreed.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
+    let id = agreed.answer.transfer_id.as_str();
+
+    let cancel = Arc::new(AtomicBool::new(false));
+    let upload = match upload(options, std::mem::take(&mut collected.sources), &agreed, Arc::clone(&cancel)) {
+        Ok(upload) => upload,
+        Err(error) => return Err(explain(&agreed.client, id, error, None).await),
+    };
+    let mut reporter = Reporter::new(options.json, options.quiet, collected.bytes);
+    if options.json {
+        events::emit(&events::started(id, upload.lane.endpoints.first().copied(), &request, agreed.round_trip));
+    }
+    let (result, signal) = drive(upload, &cancel, &mut interrupts, &mut reporter).await;
+    reporter.clear();
+    // All that is left is to hear the server's account; a signal ends that wait too.
+    match result {
+        Ok(report) => {
+            let server = interrupts.unless(last_word(&agreed.client, id)).await.ok().flatten();
+            if options.json {
+                events::emit(&events::done(id, &request, &report, server.as_ref()));
+            }
+            reporter.done(&report, server.as_ref());
+            Ok(exit::OK)
+        }
+        Err(error) => {
+            let explained = interrupts.unless(explain(&agreed.client, id, error, signal)).await;
+            Err(explained.unwrap_or_else(|signal| Failure::Interrupted { signal, transfer_id: Some(id.to_owned()) }))
+        }
+    }
+}
+
+fn check_rates(options: &SendOptions) -> Result<(), Failure> {
+    match (options.rate, options.min_rate) {
+        (Some(rate), Some(minimum)) if minimum > rate => Err(Failure::Usage {
+            detail: format!("--min-rate ({minimum}) is above --rate ({rate})"),
+            hint: "give a --min-rate that is at most the --rate".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn submit_request(options: &SendOptions, collected: &Collected) -> SubmitRequest {
+    SubmitRequest {
+        destination: options.destination.clone(),
+        overwrite: options.overwrite,
+        files: Some(collected.sources.len() as u64),
+        bytes: Some(collected.bytes),
+        rate: RateRequest {
+            policy: options.policy.for_server(),
+            target_rate_bps: options.rate.map(|rate| rate.bits_per_s()),
+            minimum_rate_bps: options.min_rate.map(|rate| rate.bits_per_s()),
+        },
+        cipher: options.cipher.for_server(),
+    }
+}
+
+/// What was agreed with the server.
+struct Agreed {
+    client: Client,
+    answer: SubmitResponse,
+    /// The address that answered over HTTPS.
+    server: IpAddr,
+    round_trip: Option<Duration>,
+}
+
+async fn agree(options: &SendOptions, request: &SubmitRequest, quiet: bool) -> Result<Agreed, Failure> {
+    let client = connect(&options.server, quiet).await?;
+    let ((answer, server), round_trip) = submit(&client, options, request).await?;
+    Ok(Agreed { client, answer, server, round_trip: Some(round_trip) })
+}
+
+/// Submits, and measures the round trip beside it, so that measuring costs no time.
+async fn submit(client: &Client, options: &SendOptions, request: &SubmitRequest) -> Result<((SubmitResponse, IpAddr), Duration), Failure> {
+    let started = Instant::now();
+    let connecting = tcp_round_trip(&options.server.server);
+    let submitting = client.submit(request);
+    tokio::pin!(connecting, submitting);
+    let mut measured = None;
+    let mut is_measuring = true;
+    let answer = loop {
+        tokio::select! {
+            answer = &mut submitting => break answer,
+            time = &mut connecting, if is_measuring => (measured, is_measuring) = (time, false),
+        }
+    };
+    let bound = started.elapsed() / SUBMIT_ROUND_TRIPS;
+    Ok((answer?, measured.map_or(bound, |time: Duration| time.min(bound))))
+}
+
+fn upload(options: &SendOptions, sources: Vec<Source>, agreed: &Agreed, cancel: Arc<AtomicBool>) -> Result<Upload, UploadError> {
+    let offer = agreed.answer.lanes.first().ok_or_else(|| UploadError::Offer("it names no lane".to_owned()))?;
+    Ok(Upload {
+        lane: tradewind_client::LaneOffer {
+            lane_id: offer.lane_id,
+            secret: *offer.secret.expose(),
+            endpoints: endpoints(offer, agreed.server),
+            block_bytes: offer.block_bytes,
+            chunk_bytes: offer.chunk_bytes,
+            credit_blocks: offer.credit_blocks,
+            cipher: match offer.cipher {
+                tradewind_api::Cipher::Aes128Gcm => tradewind_client::Cipher::Aes128Gcm,
+                tradewind_api::Cipher::Aes256Gcm => tradewind_client::Cipher::Aes256Gcm,
+            },
+        },
+        sources,
+        rate: RateOptions {
+            policy: options.policy.for_sender(),
+            target_bytes_per_s: options.rate.map(|rate| rate.bytes_per_s()),
+            minimum_bytes_per_s: options.min_rate.map(|rate| rate.bytes_per_s()),
+            initial_round_trip: agreed.round_trip,
+        },
+        cancel,
+        idle_timeout: IDLE_TIMEOUT,
+    })
+}
+
+/// Where to send, best first: what the server offers, with the address that answered over HTTPS where it names none. Addresses of
+/// the family that HTTPS came through on go first, for that family is known to get there.
+fn endpoints(offer: &LaneOffer, server: IpAddr) -> Vec<SocketAddr> {
+    let mut endpoints = offer.socket_addresses(server);
+    for endpoint in &mut endpoints {
+        if endpoint.ip().is_unspecified() {
+            endpoint.set_ip(server);
+        }
+    }
+    endpoints.sort_by_key(|endpoint| endpoint.is_ipv4() != server.is_ipv4());
+    endpoints
+}
+
+/// Runs the upload on a thread of its own and shows how it goes. The first signal asks it to stop, the second ends the process.
+async fn drive(
+    upload: Upload,
+    cancel: &AtomicBool,
+    interrupts: &mut Interrupts,
+    reporter: &mut Reporter,
+) -> (Result<UploadReport, UploadError>, Option<Signal>) {
+    let (moments, mut shown) = mpsc::unbounded_channel::<Progress>();
+    let mut running = tokio::task::spawn_blocking(move || {
+        // The channel's other end lives as long as this upload does.
+        upload.run(|progress| drop(moments.send(progress.clone())))
+    });
+    let mut first: Option<Signal> = None;
+    loop {
+        tokio::select! {
+            biased;
+            signal = interrupts.next() => match first {
+                None => {
+                    cancel.store(true, Ordering::Relaxed);
+                    first = Some(signal);
+                    reporter.note("stopping; press Ctrl-C again to end at once");
+                }
+                Some(_) => {
+                    reporter.clear();
+                    std::process::exit(i32::from(signal.exit_code()));
+                }
+            },
+            Some(progress) = shown.recv() => reporter.progress(&progress),
+            result = &mut running => {
+                while let Ok(progress) = shown.try_recv() {
+                    reporter.progress(&progress);
+                }
+                let panicked = |error: tokio::task::JoinError| UploadError::Local { what: "the sending thread failed", source: error.into() };
+                return (result.map_err(panicked).and_then(|result| result), first);
+            }
+        }
+    }
+}
+
+/// The server's account once the transfer has ended there; the latest one known if that takes too long.
+async fn last_word(client: &Client, id: &str) -> Option<TransferStatus> {
+    let mut latest = None;
+    let asking = async {
+        loop {
+            match client.status(id).await {
+                Ok(status) => {
+                    let is_final = status.state.is_final();
+                    latest = Some(status);
+                    if is_final {
+                        return;
+                    }
+                }
+                Err(error) if !error.is_retryable() => return,
+                Err(_) => {}
+            }
+            tokio::time::sleep(LAST_WORD_INTERVAL).await;
+        }
+    };
+    // Too late is as good as never: what is known so far is used.
+    let _ = tokio::time::timeout(LAST_WORD_TIMEOUT, asking).await;
+    latest
+}
+
+/// Lets the server end a transfer that has ended here.
+async fn tell_server(client: &Client, id: &str) {
+    match tokio::time::timeout(LAST_WORD_TIMEOUT, client.cancel(id)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::info!("the server could not be told that the transfer ended: {error}"),
+        Err(_) => tracing::info!("the server did not answer that it ended the transfer"),
+    }
+}
+
+/// Makes of the sending end's error what the user should know, with the server's account of it.
+async fn explain(client: &Client, id: &str, error: UploadError, signal: Option<Signal>) -> Failure {
+    let transfer_id = id.to_owned();
+    match (error, signal) {
+        (UploadError::Cancelled, Some(signal)) => {
+            tell_server(client, id).await;
+            Failure::Interrupted { signal, transfer_id: Some(transfer_id) }
+        }
+        (UploadError::Refused { code, text }, _) => {
+            let outcome = last_word(client, id).await.and_then(|status| outcome(status, false));
+            refusal(transfer_id, code, text, outcome)
+        }
+        // The server may know better why nothing was heard of its engine.
+        (source @ (UploadError::Lost { .. } | UploadError::NoAnswer { .. }), _) => {
+            let status = tokio::time::timeout(LAST_WORD_TIMEOUT, client.status(id)).await.ok().and_then(Result::ok);
+            match status.and_then(|status| outcome(status, true)) {
+                Some(Outcome { code, detail, hint }) => Failure::Transfer { transfer_id, code, detail, hint },
+                None => {
+                    tell_server(client, id).await;
+                    Failure::Upload { transfer_id, source }
+                }
+            }
+        }
+        (source, _) => {
+            tell_server(client, id).await;
+            Failure::Upload { transfer_id, source }
+        }
+    }
+}
+
+/// Why the server says that the transfer ended. `other_than_silence` leaves out what this end knows better itself.
+fn outcome(status: TransferStatus, other_than_silence: bool) -> Option<Outcome> {
+    use tradewind_api::ErrorCode::{IdleTimeout, PeerGone};
+    let ended = matches!(status.state, TransferState::Failed | TransferState::Cancelled);
+    status.outcome.filter(|outcome| ended && !(other_than_silence && matches!(outcome.code, IdleTimeout | PeerGone)))
+}
+
+/// The server's account goes first, then the code in the CLOSE packet's text, then its number.
+fn refusal(transfer_id: String, close_code: u16, text: String, outcome: Option<Outcome>) -> Failure {
+    if let Some(Outcome { code, detail, hint }) = outcome {
+        return Failure::Transfer { transfer_id, code, detail, hint };
+    }
+    match failure::named_code(&text) {
+        Some((code, detail)) => Failure::Transfer { transfer_id, code, detail: detail.to_owned(), hint: code.hint().to_owned() },
+        None => Failure::Upload { transfer_id, source: UploadError::Refused { code: close_code, text } },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tradewind_api::{Cipher, ErrorCode, LaneSecret, OfferedEndpoint, Totals};
+
+    use super::*;
+
+    fn offer(endpoints: &[(Option<&str>, u16)]) -> LaneOffer {
+        let endpoints = endpoints.iter().map(|&(ip, port)| OfferedEndpoint { ip: ip.map(|ip| ip.parse().unwrap()), port }).collect();
+        LaneOffer {
+            lane_id: 1,
+            secret: LaneSecret::new([0; 32]),
+            endpoints,
+            block_bytes: 1 << 20,
+            chunk_bytes: 1400,
+            credit_blocks: 8,
+            cipher: Cipher::Aes128Gcm,
+        }
+    }
+
+    fn shown(offer: &LaneOffer, server: &str) -> Vec<String> {
+        endpoints(offer, server.parse().unwrap()).iter().map(SocketAddr::to_string).collect()
+    }
+
+    #[test]
+    fn an_address_that_names_no_host_is_the_servers() {
+        assert_eq!(shown(&offer(&[(None, 33001)]), "192.0.2.7"), ["192.0.2.7:33001"]);
+        assert_eq!(shown(&offer(&[(Some("0.0.0.0"), 1), (Some("::"), 2)]), "192.0.2.7"), ["192.0.2.7:1", "192.0.2.7:2"]);
+        assert_eq!(shown(&offer(&[(Some("203.0.113.1"), 5)]), "192.0.2.7"), ["203.0.113.1:5"]);
+    }
+
+    #[test]
+    fn addresses_of_the_family_that_works_go_first() {
+        let both = offer(&[(Some("2001:db8::1"), 1), (Some("203.0.113.1"), 2), (Some("203.0.113.2"), 3)]);
+        assert_eq!(shown(&both, "192.0.2.7"), ["203.0.113.1:2", "203.0.113.2:3", "[2001:db8::1]:1"]);
+        assert_eq!(shown(&both, "2001:db8::9"), ["[2001:db8::1]:1", "203.0.113.1:2", "203.0.113.2:3"]);
+    }
+
+    fn status(state: TransferState, code: Option<ErrorCode>) -> TransferStatus {
+        TransferStatus {
+            transfer_id: "t".to_owned(),
+            state,
+            destination: "s3://bucket/".to_owned(),
+            submitted_unix_ms: 0,
+            elapsed_ms: 0,
+            files_announced: None,
+            bytes_announced: None,
+            totals: Totals::default(),
+            files: Vec::new(),
+            outcome: code.map(|code| Outcome { code, detail: "from the server".to_owned(), hint: "do this".to_owned() }),
+        }
+    }
+
+    #[test]
+    fn the_servers_account_goes_before_the_close_packets() {
+        let known = outcome(status(TransferState::Failed, Some(ErrorCode::BucketMissing)), false);
+        let failure = refusal("t".into(), 5, "store_unavailable: x".into(), known);
+        assert_eq!((failure.exit_code(), failure.code().as_str()), (exit::DESTINATION, "bucket_missing"));
+        assert!(failure.to_string().ends_with("from the server"));
+        let failure = refusal("t".into(), 5, "disk_full: /data".into(), None);
+        assert_eq!((failure.exit_code(), failure.code().as_str()), (exit::TRANSFER, "disk_full"));
+        assert_eq!(failure.to_string(), "no space left at the destination: /data");
+        assert_eq!(refusal("t".into(), 6, "going down".into(), None).exit_code(), exit::BUSY);
+    }
+
+    #[test]
+    fn silence_is_explained_by_the_server_only_if_it_knows_more() {
+        assert!(outcome(status(TransferState::Failed, Some(ErrorCode::EngineDied)), true).is_some());
+        assert!(outcome(status(TransferState::Failed, Some(ErrorCode::IdleTimeout)), true).is_none());
+        assert!(outcome(status(TransferState::Failed, Some(ErrorCode::IdleTimeout)), false).is_some());
+        assert!(outcome(status(TransferState::Running, None), false).is_none());
+    }
+}

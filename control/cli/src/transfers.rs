@@ -1,0 +1,133 @@
+//! `tradewind status` and `tradewind cancel`.
+
+use std::time::Duration;
+
+use tradewind_api::{TransferState, TransferStatus, exit};
+
+use crate::connect::connect;
+use crate::display::result;
+use crate::events;
+use crate::failure::Failure;
+use crate::options::{CancelOptions, StatusOptions};
+use crate::units;
+
+/// Shows one transfer, or a table of all.
+pub(crate) async fn status(options: &StatusOptions) -> Result<u8, Failure> {
+    let client = connect(&options.server, options.json).await?;
+    match &options.id {
+        Some(id) => show(&client.status(id).await?, options.json),
+        None => {
+            let list = client.list().await?;
+            if options.json {
+                events::emit(&list);
+            } else if list.transfers.is_empty() {
+                result("no transfers");
+            } else {
+                table(&list.transfers).iter().for_each(|line| result(line));
+            }
+        }
+    }
+    Ok(exit::OK)
+}
+
+/// Ends a transfer. One that has ended already is shown as it ended.
+pub(crate) async fn cancel(options: &CancelOptions) -> Result<u8, Failure> {
+    let client = connect(&options.server, options.json).await?;
+    show(&client.cancel(&options.id).await?, options.json);
+    Ok(exit::OK)
+}
+
+fn show(status: &TransferStatus, json: bool) {
+    if json {
+        events::emit(status);
+    } else {
+        details(status).iter().for_each(|line| result(line));
+    }
+}
+
+fn details(status: &TransferStatus) -> Vec<String> {
+    let totals = &status.totals;
+    let of = |announced: Option<String>| announced.map_or_else(String::new, |text| format!(" of {text}"));
+    let mut lines = vec![
+        format!("transfer     {}", status.transfer_id),
+        format!("state        {}", state_name(status.state)),
+        format!("destination  {}", status.destination),
+        format!("elapsed      {}", units::duration(Duration::from_millis(status.elapsed_ms))),
+        format!("files        {}{} durable", totals.files_durable, of(status.files_announced.map(|files| files.to_string()))),
+        format!("bytes        {}{} durable", units::bytes(totals.bytes_durable), of(status.bytes_announced.map(units::bytes))),
+        format!("packets      {} through AF_XDP, {} through the kernel", totals.packets_afxdp, totals.packets_kernel),
+    ];
+    if let Some(outcome) = &status.outcome {
+        lines.push(format!("reason       {}: {} ({})", outcome.code.title(), outcome.detail, outcome.code));
+        lines.push(format!("hint         {}", outcome.hint));
+    }
+    for file in &status.files {
+        lines.push(format!("file         {} ({}, CRC-64 {:016x})", file.path, units::bytes(file.size), file.crc64));
+    }
+    lines
+}
+
+fn table(transfers: &[TransferStatus]) -> Vec<String> {
+    let width = transfers.iter().map(|transfer| transfer.transfer_id.len()).max().unwrap_or(0).max(8);
+    let mut lines = vec![format!("{:width$}  {:9}  {:>12}  {:>12}  DESTINATION", "TRANSFER", "STATE", "DURABLE", "ELAPSED")];
+    for transfer in transfers {
+        lines.push(format!(
+            "{:width$}  {:9}  {:>12}  {:>12}  {}",
+            transfer.transfer_id,
+            state_name(transfer.state),
+            units::bytes(transfer.totals.bytes_durable),
+            units::duration(Duration::from_millis(transfer.elapsed_ms)),
+            transfer.destination
+        ));
+    }
+    lines
+}
+
+const fn state_name(state: TransferState) -> &'static str {
+    match state {
+        TransferState::Opening => "opening",
+        TransferState::Waiting => "waiting",
+        TransferState::Running => "running",
+        TransferState::Done => "done",
+        TransferState::Failed => "failed",
+        TransferState::Cancelled => "cancelled",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tradewind_api::{ErrorCode, Outcome, Totals};
+
+    use super::*;
+
+    fn transfer() -> TransferStatus {
+        TransferStatus {
+            transfer_id: "0123456789abcdef".to_owned(),
+            state: TransferState::Failed,
+            destination: "s3://bucket/in/".to_owned(),
+            submitted_unix_ms: 0,
+            elapsed_ms: 9_300,
+            files_announced: Some(3),
+            bytes_announced: None,
+            totals: Totals { bytes_durable: 1 << 20, files_durable: 1, ..Totals::default() },
+            files: Vec::new(),
+            outcome: Some(Outcome { code: ErrorCode::DiskFull, detail: "/data".to_owned(), hint: "free space".to_owned() }),
+        }
+    }
+
+    #[test]
+    fn details_say_what_and_why() {
+        let text = details(&transfer()).join("\n");
+        for part in ["failed", "1 of 3 durable", "1.0 MiB durable", "9.3 s", "/data (disk_full)", "free space"] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each() {
+        let lines = table(&[transfer(), transfer()]);
+        assert_eq!(lines.len(), 3);
+        let column = lines[0].find("DESTINATION").unwrap();
+        assert_eq!(lines[1].find("s3://").unwrap(), column);
+    }
+}
