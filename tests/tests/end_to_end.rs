@@ -30,7 +30,7 @@ fn a_file_crosses_the_wan_into_the_bucket_through_af_xdp() -> Result<()> {
         assert_eq!(world.store.sha256(&world.testbed, &format!("in/{name}"))?, sha256_of_file(&file)?);
         let done = event(&sent, "done").expect("no event 'done'");
         assert_eq!(done["bytes"].as_u64(), Some(bytes));
-        let (by_xdp, by_kernel) = (done["totals"]["packets_afxdp"].as_u64(), done["totals"]["packets_kernel"].as_u64());
+        let (by_xdp, by_kernel) = (done["server"]["totals"]["packets_afxdp"].as_u64(), done["server"]["totals"]["packets_kernel"].as_u64());
         assert_eq!(by_kernel, Some(0), "packets took the kernel's way");
         assert!(by_xdp > Some(bytes / 1427), "{by_xdp:?}");
     }
@@ -51,7 +51,7 @@ fn without_af_xdp_the_kernels_socket_serves_and_the_server_says_why() -> Result<
     let sent = world.send(&file, &format!("s3://{BUCKET}/f"), &[])?;
     sent.success("tradewind send")?;
     assert_eq!(world.store.sha256(&world.testbed, "f")?, sha256_of_file(&file)?);
-    assert_eq!(event(&sent, "done").expect("no event 'done'")["totals"]["packets_afxdp"].as_u64(), Some(0));
+    assert_eq!(event(&sent, "done").expect("no event 'done'")["server"]["totals"]["packets_afxdp"].as_u64(), Some(0));
     Ok(())
 }
 

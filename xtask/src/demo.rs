@@ -1,13 +1,14 @@
 //! `cargo xtask demo`: the main job, end to end, on this machine.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::Result;
 
 use crate::{cargo, process, setup};
 
-/// The programs that the demo starts.
-const PROGRAMS: [&str; 4] = ["tradewindd", "tradewind-engine", "tradewind", "tradewind-netem"];
+/// The demo and the programs that it starts. One build for all: cargo shares what they have in common.
+const PROGRAMS: [&str; 5] = ["tradewind-demo", "tradewindd", "tradewind-engine", "tradewind", "tradewind-netem"];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -33,8 +34,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         build.args(["--bin", program]);
     }
     process::run(&mut build)?;
-    let mut demo = cargo::cargo();
-    demo.args(["run", "--release", "--package", "tradewind-bench", "--bin", "tradewind-demo", "--"]);
+    let directory = cargo::workspace()?.target_directory.join("release");
+    let mut demo = Command::new(directory.join("tradewind-demo"));
+    demo.current_dir(cargo::root()).env("TRADEWIND_BIN_DIR", &directory);
+    process::without_store_variables(&mut demo);
     // The demo runs in the workspace's root; paths are the caller's.
     if let Some(file) = &arguments.json {
         demo.arg("--json").arg(std::path::absolute(file)?);

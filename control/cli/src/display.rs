@@ -53,6 +53,11 @@ pub(crate) fn result(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{}", printable(text));
 }
 
+/// A line of result that was made printable already and may carry colours.
+pub(crate) fn result_painted(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
 /// Shows how a transfer goes.
 #[derive(Debug)]
 pub(crate) enum Reporter {

@@ -30,12 +30,13 @@ const SEND_HELP: &str = "\
 What files are called at the destination:
   FILE   DEST ending in '/'      DEST/FILE's last component
   FILE   DEST not ending in '/'  exactly DEST (one FILE only)
-  DIR    DEST ending in '/'      DEST/DIR's last component/…, its contents with their directories
-  DIR/   DEST ending in '/'      DEST/…, its contents only (also DIR/. and '.')
+  DIR    DEST ending in '/'      DEST/DIR's last component/…
+  DIR/   DEST ending in '/'      DEST/…, the contents only (also DIR/. and '.')
   s3://BUCKET and STORE: mean the same as with '/' behind them.
 
-Directories are walked in the order of their names. Symbolic links and special files (sockets, devices, pipes) found there are
-skipped with a note; a link that is itself a SRC is followed. Empty directories are not sent.
+Symbolic links and special files (sockets, devices, pipes) inside directories are
+skipped with a note; a link that is itself a SRC is followed. Empty directories are
+not sent.
 
 Destinations:
   s3://BUCKET/PREFIX/   any S3 store of the server that allows the bucket
@@ -45,7 +46,7 @@ Destinations:
 Examples:
   tradewind send movie.mxf s3://dailies/day-07/ --server far.example.org
   tradewind send results/ s3://lab/run-12/ --server far.example.org --policy low
-  tradewind send disk.img file:///data/images/disk-1.img --server 192.0.2.7:33000 --rate 2G";
+  tradewind send disk.img file:///data/disk-1.img --server 192.0.2.7:33000 --rate 2G";
 
 /// What to do.
 #[derive(Debug, Subcommand)]

@@ -18,8 +18,8 @@ pub(crate) enum RateError {
     #[error("expected bits per second with an optional k, M, G or T, for example 300M or 1.5G")]
     Form,
     /// Bytes per second.
-    #[error("rates are in bits per second, not bytes: write {0} for {1} bytes per second")]
-    Bytes(String, String),
+    #[error("rates are in bits per second, not bytes: write {0}")]
+    Bytes(String),
     /// Too small or too large.
     #[error("must be from {RATE_BPS_MIN} bit/s to {} Tbit/s", RATE_BPS_MAX / 1_000_000_000_000)]
     Range,
@@ -75,7 +75,7 @@ impl FromStr for BitRate {
             "" | "bit/s" | "bps" | "b/s" | "bit" => {}
             "B/s" | "B" | "Bps" => {
                 let bits = value.saturating_mul(8);
-                return Err(RateError::Bytes(units::rate(bits as f64).replace(' ', ""), text.to_owned()));
+                return Err(RateError::Bytes(units::rate(bits as f64).replace(' ', "")));
             }
             _ => return Err(RateError::Form),
         }

@@ -226,8 +226,21 @@ fn random_bytes_are_counted_and_nothing_else() {
             bytes[0] = 0x11 + (i % 4) as u8;
             bytes[5..8].copy_from_slice(&[0, 0, random.bits() as u8]);
         }
+        let mut length = length;
+        if i % 4 == 0 {
+            // And a DATA header that is all right: only the tag says that it is forged.
+            let data = DataHeader { sent_us: i, train: 0, floor_segment: 0, block: BlockId(i % WINDOW), chunk: (i % 9) as u16 };
+            bytes[..16].copy_from_slice(&genuine[..16]);
+            (bytes[0], bytes[1]) = (0x11, random.bits() as u8);
+            bytes[16..29].copy_from_slice(&data.to_bytes());
+            length = if random.below(2) == 0 { usize::from(CHUNK) + 45 } else { 46 + random.below(495) as usize };
+        }
         let now_ns = u64::from(i) * MS / 100;
-        assert!(receiver.handle_datagram(now_ns, &bytes[..length], false, &mut || -> Option<Vec<u8>> { panic!("a forged packet took a buffer") }).is_err());
+        assert!(
+            receiver
+                .handle_datagram(now_ns, &bytes[..length], false, &mut || -> Option<Vec<u8>> { panic!("a forged packet took a buffer") })
+                .is_err()
+        );
         assert!(sender.handle_datagram(now_ns, &bytes[..length]).is_err());
         assert_eq!(receiver.poll_transmit(now_ns, &mut out), 0, "it answered a forged packet");
     }

@@ -14,7 +14,7 @@ use tradewind_proto::sender::{Sender, SenderEvent};
 use tradewind_wire::control::close;
 use tradewind_wire::feedback::{Feedback, Segment};
 use tradewind_wire::limits::HEADER_BYTES;
-use tradewind_wire::{DataHeader, Header, Kind, BlockId};
+use tradewind_wire::{BlockId, DataHeader, Header, Kind};
 
 const CHUNK: u16 = 496;
 const IMAGE_BYTES: usize = 8 * 1024;

@@ -70,7 +70,9 @@ fn sealed_packets_are_the_golden_ones_with_both_providers() {
         assert_eq!(clear.len(), if header.kind == Kind::Data { HEADER_BYTES + DATA_HEADER_BYTES } else { HEADER_BYTES }, "{name}");
         for provider in [Provider::AwsLc, Provider::RustCrypto] {
             let mut sealed = vec![0; plain.len() + 16];
-            SealKeys::new(&LaneSecret(secret), lane, direction, suite, provider).seal(number, &clear, &plain, &mut sealed).expect("lengths fit");
+            SealKeys::new(&LaneSecret(secret), lane, direction, suite, provider)
+                .seal(number, &clear, &plain, &mut sealed)
+                .expect("lengths fit");
             assert_eq!(hex(&[clear.clone(), sealed].concat()), vector["datagram"], "{name} by {provider:?}");
             let mut open = OpenKeys::new(&LaneSecret(secret), lane, direction, suite, provider);
             let mut out = vec![0; plain.len()];
@@ -92,7 +94,8 @@ fn the_golden_block_is_cut_and_read() {
     for (file, name, text) in [(0, "hello.txt", "Hello"), (1, "empty", ""), (2, "dir/world", "World!")] {
         let at = writer.payload_bytes();
         slot[at..at + text.len()].copy_from_slice(text.as_bytes());
-        let record = FileRecord { file: FileId(file), path: name.into(), size: text.len() as u64, mtime_ns: 1_700_000_000_000_000_000, mode: 0o644 };
+        let record =
+            FileRecord { file: FileId(file), path: name.into(), size: text.len() as u64, mtime_ns: 1_700_000_000_000_000_000, mode: 0o644 };
         writer.add(&record, 0, text.len() as u32, crc64_nvme(text.as_bytes())).expect("it fits");
     }
     let length = writer.finish(&mut slot);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tradewind_wire::control::Control;
 use tradewind_wire::feedback::{Feedback, FeedbackWriter, Summary, Train};
 use tradewind_wire::header::FLAG_LAST_CHUNK;
-use tradewind_wire::limits::{DATAGRAM_BYTES_MIN, DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES, HEADER_BYTES};
+use tradewind_wire::limits::{DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES, DATAGRAM_BYTES_MIN, HEADER_BYTES};
 use tradewind_wire::{BlockId, DataHeader, Header, Kind, ParseError};
 
 type Vector = BTreeMap<String, String>;

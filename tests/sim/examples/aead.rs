@@ -36,7 +36,13 @@ fn main() {
                 key.seal(nonce(0), &[0; 29], &plain, &mut sealed).expect("it seals");
                 let open = best(|_| key.open(nonce(0), &[0; 29], &sealed, &mut out).expect("it opens"));
                 let gbit = |ns: f64| bytes as f64 * 8.0 / ns;
-                println!("{:<12} {:<12} {bytes:>6} {seal:>10.0} {:>10.1} {open:>10.0} {:>10.1}", format!("{provider:?}"), format!("{suite:?}"), gbit(seal), gbit(open));
+                println!(
+                    "{:<12} {:<12} {bytes:>6} {seal:>10.0} {:>10.1} {open:>10.0} {:>10.1}",
+                    format!("{provider:?}"),
+                    format!("{suite:?}"),
+                    gbit(seal),
+                    gbit(open)
+                );
             }
         }
     }

@@ -49,11 +49,7 @@ impl Path {
             reorder: way.reorder,
             reorder_extra_ms: (way.reorder > 0.0).then_some(way.reorder_ms),
             duplicate: way.duplicate,
-            outages: if length > 0.0 {
-                vec![Outage { start_ms: way.outage_ms, duration_ms: length, every_ms: None }]
-            } else {
-                Vec::new()
-            },
+            outages: if length > 0.0 { vec![Outage { start_ms: way.outage_ms, duration_ms: length, every_ms: None }] } else { Vec::new() },
             ..DirectionSpec::default()
         };
         let scenario = Scenario::new("sim", "", seed, spec, None)?;

@@ -125,12 +125,22 @@ impl Report {
         writeln!(out, "lost                queue {} ({:.4}), random {}", drops.0, drops.0 as f64 / sent, drops.1)?;
         writeln!(out, "spurious losses     {}", self.sender.spurious_losses)?;
         let first = ms(self.last_block_ns.saturating_sub(self.last_fresh_ns));
-        writeln!(out, "tail                {:.2} round trips ({first:.0} ms from the last first transmission to the last block)", self.tail_round_trips(world))?;
+        writeln!(
+            out,
+            "tail                {:.2} round trips ({first:.0} ms from the last first transmission to the last block)",
+            self.tail_round_trips(world)
+        )?;
         writeln!(out, "done                {:.0} ms; last block {:.0} ms", ms(self.done_ns), ms(self.last_block_ns))?;
         writeln!(out, "feedback            {:.5} of the forward bytes", self.reverse_bytes as f64 / self.forward_bytes.max(1) as f64)?;
         writeln!(out, "probe timeouts      {}", self.sender.probe_timeouts)?;
         writeln!(out, "blocks held most    {} of {}", self.blocks_held_most, world.store.window_blocks)?;
-        writeln!(out, "end                 rate {:.1} Mbit/s, random loss {:.4}, limiter {:?}", self.sender.rate_bytes_per_s as f64 / 125_000.0, self.sender.random_loss, self.sender.limiter)?;
+        writeln!(
+            out,
+            "end                 rate {:.1} Mbit/s, random loss {:.4}, limiter {:?}",
+            self.sender.rate_bytes_per_s as f64 / 125_000.0,
+            self.sender.random_loss,
+            self.sender.limiter
+        )?;
         writeln!(out, "trace               {:016x}", self.trace_hash)
     }
 

@@ -141,7 +141,8 @@ impl<'w> Run<'w> {
             blocks_allowed: store.allowed(),
             idle_timeout_ns,
         });
-        let path = |way, direction| Path::new(way, direction, world.seed, datagram_bytes_max).map_err(|error| Failure::World(error.to_string()));
+        let path =
+            |way, direction| Path::new(way, direction, world.seed, datagram_bytes_max).map_err(|error| Failure::World(error.to_string()));
         Ok(Self {
             world,
             trace,
@@ -305,11 +306,15 @@ impl<'w> Run<'w> {
 
     fn on_sender_event(&mut self, event: SenderEvent<Image>) {
         if self.trace {
-            println!("{:>14} sender   ! {}", self.now_ns, match &event {
-                SenderEvent::BlockReceived { block, .. } => format!("block {} received", block.0),
-                SenderEvent::Done { receipt } => format!("done {receipt}"),
-                SenderEvent::Closed { code, text } => format!("closed {code} {text}"),
-            });
+            println!(
+                "{:>14} sender   ! {}",
+                self.now_ns,
+                match &event {
+                    SenderEvent::BlockReceived { block, .. } => format!("block {} received", block.0),
+                    SenderEvent::Done { receipt } => format!("done {receipt}"),
+                    SenderEvent::Closed { code, text } => format!("closed {code} {text}"),
+                }
+            );
         }
         match event {
             SenderEvent::BlockReceived { image, .. } => self.source.recycle(image),
@@ -430,7 +435,8 @@ impl<'w> Run<'w> {
         watch.next_number = header.packet_number.get() + 1;
         watch.packets += 1;
         watch.bytes += datagram.len() as u64 + u64::from(HEADERS_BYTES);
-        self.hash = (self.hash ^ self.now_ns ^ tradewind_proto::block::crc64_nvme(datagram)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+        self.hash =
+            (self.hash ^ self.now_ns ^ tradewind_proto::block::crc64_nvme(datagram)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
         if from_sender && header.kind == Kind::Data {
             self.report.on_data(self.now_ns, DataHeader::parse(datagram).ok());
         }

@@ -405,7 +405,8 @@ mod tests {
 
     #[test]
     fn words_describe_a_world() {
-        let world = World::parse("rate_mbps=300 rtt_ms=100 # comment\nloss=5% queue_ms=100 bytes=256MiB reverse.loss=0.3 policy=low").unwrap();
+        let world =
+            World::parse("rate_mbps=300 rtt_ms=100 # comment\nloss=5% queue_ms=100 bytes=256MiB reverse.loss=0.3 policy=low").unwrap();
         assert_eq!((world.bytes, world.policy), (256 << 20, Policy::Low));
         assert_eq!((world.forward.delay_ms, world.forward.rate_mbps, world.reverse.rate_mbps), (50.0, 300.0, 300.0));
         assert!((world.forward.loss - 0.05).abs() < 1e-12 && (world.reverse.loss - 0.3).abs() < 1e-12);

@@ -51,6 +51,8 @@ fn failures_are_named() {
 fn the_judge_finds_what_must_not_be() {
     let world = World::parse("bytes=16MiB idle_timeout_ms=5000 outage_ms=300 outage_length_ms=20000").expect("a world");
     assert!(matches!(run(&world, false), Err(Failure::End { .. })));
-    let slow = World::parse("bytes=4MiB rate_mbps=1000 store.window_blocks=4 store.pool_blocks=4 policy=fixed target_mbps=1000 loss=0.97 idle_timeout_ms=60000");
+    let slow = World::parse(
+        "bytes=4MiB rate_mbps=1000 store.window_blocks=4 store.pool_blocks=4 policy=fixed target_mbps=1000 loss=0.97 idle_timeout_ms=60000",
+    );
     assert!(matches!(run(&slow.expect("a world"), false), Err(Failure::Slow { .. } | Failure::TooLong { .. } | Failure::End { .. })));
 }

@@ -67,8 +67,8 @@ impl Report {
     ) -> Result<Self> {
         let number = |name: &str| done[name].as_f64().with_context(|| format!("the event 'done' has no number {name}"));
         let elapsed_s = number("elapsed_s")?;
-        let totals = &done["totals"];
-        let count = |name: &str| totals[name].as_u64().with_context(|| format!("the event 'done' has no totals.{name}"));
+        let totals = &done["server"]["totals"];
+        let count = |name: &str| totals[name].as_u64().with_context(|| format!("the event 'done' has no server.totals.{name}"));
         let (packets_afxdp, packets_kernel) = (count("packets_afxdp")?, count("packets_kernel")?);
         let payload_share = chunk_bytes_for_mtu(MTU_BYTES as usize, false) as f64 / f64::from(MTU_BYTES + ETHERNET_BYTES);
         let bound_bps = scenario.bound_goodput_bps(payload_share);

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use tradewind_bench::process::run;
 use tradewind_bench::testbed::{BUCKET, Store, Testbed};
+use tradewind_netem::topology::{END_INTERFACE, SERVER_ADDRESS};
 
 use super::write_random;
 
@@ -36,10 +37,11 @@ fn one(testbed: &Testbed, store: &Store, algorithm: &'static str, bytes: u64) ->
     println!("sending {} MiB by TCP {algorithm} with s5cmd, straight to the bucket", bytes >> 20);
     let source = testbed.path(&format!("tcp-{algorithm}"));
     write_random(&source, bytes)?;
-    let mut sysctl = testbed.client(Path::new("sysctl"));
-    sysctl.args(["-qw", &format!("net.ipv4.tcp_congestion_control={algorithm}")]);
-    run(&mut sysctl, &testbed.interrupt, DEADLINE)?
-        .success("sysctl")
+    // By route: outside the first network namespace the sysctl only takes algorithms that unprivileged users may choose.
+    let mut route = testbed.client(Path::new("ip"));
+    route.args(["route", "replace", &format!("{SERVER_ADDRESS}/32"), "dev", END_INTERFACE, "congctl", algorithm]);
+    run(&mut route, &testbed.interrupt, DEADLINE)?
+        .success("ip route")
         .with_context(|| format!("the kernel has no TCP {algorithm}; `modprobe tcp_{algorithm}` may load it"))?;
     let before = received_bytes(testbed)?;
     let name = source.to_string_lossy();

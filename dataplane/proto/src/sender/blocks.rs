@@ -171,7 +171,9 @@ impl<B: AsRef<[u8]>> Blocks<B> {
     /// The next chunk that was lost or never sent: lost ones first, or in turns.
     pub(super) fn next_ready(&mut self) -> Option<Pick> {
         self.fresh_turn = self.turns && !self.fresh_turn;
-        if self.fresh_turn && let Some(pick) = self.next_fresh() {
+        if self.fresh_turn
+            && let Some(pick) = self.next_fresh()
+        {
             return Some(pick);
         }
         self.next_lost().or_else(|| self.next_fresh())
@@ -179,10 +181,10 @@ impl<B: AsRef<[u8]>> Blocks<B> {
 
     /// The oldest lost chunk, if any; it counts as sent now.
     fn next_lost(&mut self) -> Option<Pick> {
-        if self.turns && self.lost_block >= self.opened() {
-            self.lost_block = self.base;
-        }
-        while self.lost_total > 0 && self.lost_block < self.opened() {
+        while self.lost_total > 0 {
+            if self.lost_block >= self.opened() {
+                self.lost_block = self.base;
+            }
             let id = self.lost_block;
             if let Some(open) = self.get_mut(id).filter(|open| open.progress.lost_count > 0) {
                 let progress = &mut open.progress;
@@ -354,7 +356,8 @@ mod tests {
             blocks.on_lost(ids[id], chunk);
         }
         blocks.take_turns(true);
-        let picks: Vec<(u32, u16, bool)> = std::iter::from_fn(|| blocks.next_ready()).map(|pick| (pick.block.0, pick.chunk, pick.again)).collect();
+        let picks: Vec<(u32, u16, bool)> =
+            std::iter::from_fn(|| blocks.next_ready()).map(|pick| (pick.block.0, pick.chunk, pick.again)).collect();
         let expected = [(2, 0, false), (0, 0, true), (2, 1, false), (1, 2, true), (2, 2, false), (0, 1, true), (2, 3, false)];
         assert_eq!(picks, expected);
         blocks.on_lost(ids[2], 0);

@@ -529,7 +529,8 @@ impl<B: AsRef<[u8]>> Sender<B> {
         let flowing = !self.records.is_full() && (self.blocks.has_lost() || self.blocks.has_fresh());
         if flowing {
             at = at.min(if self.admission.0 > 0 { now_ns } else { self.send_at_ns() });
-        } else if self.config.tail_copies && self.blocks.unreceived() > 0 && (self.finished || self.blocks.opened() >= self.blocks_allowed) {
+        } else if self.config.tail_copies && self.blocks.unreceived() > 0 && (self.finished || self.blocks.opened() >= self.blocks_allowed)
+        {
             let pass = if self.tail.in_pass() { now_ns } else { self.tail.next_pass_ns() };
             at = at.min(pass.max(self.send_at_ns()));
         }
