@@ -1,4 +1,5 @@
 //! `tradewindd`: options, configuration, then one of three verbs.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

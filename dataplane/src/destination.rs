@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use tradewind_ipc::{Destination, DestinationName, Dialect as IpcDialect, ErrorCode, Store as IpcStore};
-use tradewind_storage::{Credentials, Dialect, LocalStore, ObjectName, RetryPolicy, S3Config, S3Store, Store, StoreError, UploadError, check_destination};
+use tradewind_storage::{
+    Credentials, Dialect, LocalStore, ObjectName, RetryPolicy, S3Config, S3Store, Store, StoreError, UploadError, check_destination,
+};
 
 /// Opens the store and finds out whether it takes objects.
 pub(crate) async fn open(destination: &Destination) -> Result<Arc<dyn Store>, StoreError> {
@@ -44,9 +46,9 @@ fn dialect(dialect: IpcDialect) -> Result<Dialect, StoreError> {
         // Whether the server really verifies checksums is found out by a probe.
         IpcDialect::Aws => Ok(Dialect::Auto),
         IpcDialect::Legacy => Ok(Dialect::Legacy),
-        IpcDialect::Strict | IpcDialect::GcsXml => Err(StoreError::Configuration {
-            detail: format!("the dialect {dialect:?} is not supported yet; use aws or legacy"),
-        }),
+        IpcDialect::Strict | IpcDialect::GcsXml => {
+            Err(StoreError::Configuration { detail: format!("the dialect {dialect:?} is not supported yet; use aws or legacy") })
+        }
     }
 }
 

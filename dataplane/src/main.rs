@@ -1,4 +1,5 @@
 //! `tradewind-engine`: options, log, links, privileges, workers, control.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

@@ -83,7 +83,8 @@ pub struct WorkerStatistics {
 
 impl WorkerStatistics {
     /// Names of the drop counters, in the order of [`WorkerStatistics::drops`].
-    pub const DROPS: [&'static str; 7] = ["malformed", "unknown_lane", "replayed", "not_authentic", "no_buffer", "lane_closed", "other_worker"];
+    pub const DROPS: [&'static str; 7] =
+        ["malformed", "unknown_lane", "replayed", "not_authentic", "no_buffer", "lane_closed", "other_worker"];
 
     pub(crate) fn drop_packet(&self, reason: Ignored) {
         let index = match reason {

@@ -182,7 +182,8 @@ pub struct Workers {
 /// # Errors
 /// When the system has no thread left.
 pub fn start(opened: Opened) -> Result<(Workers, BlockPool), StartError> {
-    let mut workers = Workers { mailboxes: Vec::new(), statistics: Vec::new(), steering: opened.steering.map(Arc::new), threads: Vec::new() };
+    let mut workers =
+        Workers { mailboxes: Vec::new(), statistics: Vec::new(), steering: opened.steering.map(Arc::new), threads: Vec::new() };
     for (index, (link, waker)) in opened.links.into_iter().enumerate() {
         let mailbox = Mailbox::new(waker);
         let statistics = Arc::new(WorkerStatistics::default());

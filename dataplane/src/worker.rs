@@ -1,7 +1,7 @@
 //! The loop of a pinned worker: receive, open, session, deliver, transmit, commands, housekeeping, sleep.
 
-use std::collections::{BTreeMap, BinaryHeap};
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 

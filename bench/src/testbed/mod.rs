@@ -8,9 +8,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
-use tradewind_netem::topology::{EmulatorGuard, Namespace, Topology, TopologyOptions};
 use tradewind_netem::Scenario;
 use tradewind_netem::stats::EmulatorStats;
+use tradewind_netem::topology::{EmulatorGuard, Namespace, Topology, TopologyOptions};
 
 pub use server::{ACCESS_KEY, REST_PORT, Server, ServerOptions, health};
 pub use store::{BUCKET, Store, sha256_of_file};
@@ -138,7 +138,8 @@ fn remove_old_folders(prefix: &str) {
     let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('-')).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        let pid =
+            name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('-')).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             // What cannot be removed is in nobody's way.
             let _ = std::fs::remove_dir_all(entry.path());

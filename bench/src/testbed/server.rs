@@ -122,9 +122,9 @@ root = "{local}"
 /// When it does not answer with JSON.
 pub fn health(testbed: &Testbed) -> Result<Value> {
     let mut curl = testbed.server(Path::new("curl"));
-    let output =
-        curl.args(["--silent", "--insecure", "--max-time", "2", "--user", &format!("{ACCESS_KEY}:{SECRET}")])
-            .arg(format!("https://{SERVER_ADDRESS}:{REST_PORT}/healthz"))
-            .output()?;
+    let output = curl
+        .args(["--silent", "--insecure", "--max-time", "2", "--user", &format!("{ACCESS_KEY}:{SECRET}")])
+        .arg(format!("https://{SERVER_ADDRESS}:{REST_PORT}/healthz"))
+        .output()?;
     Ok(serde_json::from_slice(&output.stdout)?)
 }

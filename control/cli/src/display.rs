@@ -84,8 +84,9 @@ impl Reporter {
             Self::Quiet
         } else if terminal {
             let bar = ProgressBar::with_draw_target(Some(bytes_total), ProgressDrawTarget::stderr_with_hz(10));
-            let bar_part = if colours_wanted(true) { "{bar:30.cyan/blue}" } else { "{bar:30}" };
-            if let Ok(style) = ProgressStyle::with_template(&format!("{bar_part} {{percent:>3}} %  {{msg}}")) {
+            let bar_part = if colours_wanted(true) { "{bar:20.cyan/blue}" } else { "{bar:20}" };
+            // Two lines, so that each fits 80 columns.
+            if let Ok(style) = ProgressStyle::with_template(&format!("{bar_part} {{percent:>3}} %  {{prefix}}\n{{wide_msg}}")) {
                 bar.set_style(style.progress_chars("━╸─"));
             }
             bar.set_message("waiting for the first answer");
@@ -101,7 +102,8 @@ impl Reporter {
             Self::Events => events::emit(&events::progress(progress)),
             Self::Bar(bar) => {
                 bar.set_position(progress.bytes_sent);
-                bar.set_message(line(progress));
+                bar.set_prefix(amount(progress));
+                bar.set_message(quality(progress));
             }
             Self::Lines { last } if last.elapsed() >= LINE_INTERVAL => {
                 *last = Instant::now();
@@ -136,18 +138,24 @@ impl Reporter {
     }
 }
 
-/// `212.0 of 256.0 MiB  283.1 Mbit/s  ETA 1.2 s  loss 5.1 %  RTT 100.4 ms  limit: network`
-fn line(progress: &Progress) -> String {
+/// `128.0 MiB of 256.0 MiB  283.1 Mbit/s  ETA 4.0 s`
+fn amount(progress: &Progress) -> String {
     let eta = eta(progress).map_or_else(|| "-".to_owned(), units::duration);
     format!(
-        "{} of {}  {}  ETA {eta}  loss {}  RTT {:.1} ms  limit: {}",
+        "{} of {}  {}  ETA {eta}",
         units::bytes(progress.bytes_sent),
         units::bytes(progress.bytes_total),
-        units::rate(progress.rate_bps as f64),
-        units::percent(progress.loss),
-        progress.rtt_ms,
-        limit_name(progress.limiter),
+        units::rate(progress.rate_bps as f64)
     )
+}
+
+/// `loss 5.1 %  RTT 100.4 ms  limit: network`
+fn quality(progress: &Progress) -> String {
+    format!("loss {}  RTT {:.1} ms  limit: {}", units::percent(progress.loss), progress.rtt_ms, limit_name(progress.limiter))
+}
+
+fn line(progress: &Progress) -> String {
+    format!("{}  {}", amount(progress), quality(progress))
 }
 
 /// Time left at the average rate so far; unknown before the first block has arrived.
@@ -167,10 +175,12 @@ fn limit_name(limiter: &str) -> &str {
 }
 
 fn summary(report: &UploadReport, server: Option<&TransferStatus>) -> String {
-    let totals = server.map(|status| &status.totals);
-    let way = totals.map(|totals| (totals.packets_afxdp, totals.packets_afxdp + totals.packets_kernel)).filter(|(_, all)| *all > 0);
-    let way =
-        way.map_or_else(String::new, |(afxdp, all)| format!(", {} received through AF_XDP", units::percent(afxdp as f64 / all as f64)));
+    let packets = server.map(|status| (status.totals.packets_afxdp, status.totals.packets_kernel));
+    let way = match packets {
+        None | Some((0, 0)) => String::new(),
+        Some((0, _)) => ", received by kernel UDP".to_owned(),
+        Some((afxdp, kernel)) => format!(", {} received by AF_XDP", units::percent(afxdp as f64 / (afxdp + kernel) as f64)),
+    };
     format!(
         "sent {} ({}) in {}: {}; loss {}, sent again {}, RTT {:.1} ms{way}",
         units::count(report.files, "file", "files"),

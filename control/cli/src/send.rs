@@ -1,5 +1,6 @@
 //! `tradewind send`: agree with the server over HTTPS, send over UDP, wait until everything is durable.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +22,8 @@ use crate::sources::{self, Collected};
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the server's own account of the end is waited for.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(5);
+/// A transfer that has not moved for so long is asked for on the server: its engine may be gone and say nothing.
+const STALL: Duration = Duration::from_secs(3);
 const LAST_WORD_INTERVAL: Duration = Duration::from_millis(200);
 /// Round trips of a POST on a new connection: TCP, TLS 1.3, request.
 const SUBMIT_ROUND_TRIPS: u32 = 3;
@@ -48,8 +51,13 @@ pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
     if options.json {
         events::emit(&events::started(id, upload.lane.endpoints.first().copied(), &request, agreed.round_trip));
     }
-    let (result, signal) = drive(upload, &cancel, &mut interrupts, &mut reporter).await;
+    let moved = Cell::new(Instant::now());
+    let watching = ended_on_server(&agreed.client, id, &moved);
+    let Driven { result, signal, ended } = drive(upload, &cancel, &mut interrupts, &mut reporter, &moved, watching).await;
     reporter.clear();
+    if let (Err(UploadError::Cancelled), None, Some(outcome)) = (&result, signal, ended) {
+        return Err(failed(id.to_owned(), outcome));
+    }
     // All that is left is to hear the server's account; a signal ends that wait too.
     match result {
         Ok(report) => {
@@ -165,13 +173,27 @@ fn endpoints(offer: &LaneOffer, server: IpAddr) -> Vec<SocketAddr> {
     endpoints
 }
 
-/// Runs the upload on a thread of its own and shows how it goes. The first signal asks it to stop, the second ends the process.
+/// How an upload ended.
+struct Driven {
+    result: Result<UploadReport, UploadError>,
+    /// The signal that stopped it, if one did.
+    signal: Option<Signal>,
+    /// The server's account, if that was heard first.
+    ended: Option<Outcome>,
+}
+
+/// Runs the upload on a thread of its own and shows how it goes. The first signal asks it to stop, the second ends the process; it
+/// is stopped too when `watching` finds out that the server has ended the transfer.
 async fn drive(
     upload: Upload,
     cancel: &AtomicBool,
     interrupts: &mut Interrupts,
     reporter: &mut Reporter,
-) -> (Result<UploadReport, UploadError>, Option<Signal>) {
+    moved: &Cell<Instant>,
+    watching: impl Future<Output = Outcome>,
+) -> Driven {
+    tokio::pin!(watching);
+    let (mut ended, mut bytes) = (None, (0, 0));
     let (moments, mut shown) = mpsc::unbounded_channel::<Progress>();
     let mut running = tokio::task::spawn_blocking(move || {
         // The channel's other end lives as long as this upload does.
@@ -192,14 +214,38 @@ async fn drive(
                     std::process::exit(i32::from(signal.exit_code()));
                 }
             },
-            Some(progress) = shown.recv() => reporter.progress(&progress),
+            Some(progress) = shown.recv() => {
+                if bytes != (progress.bytes_sent, progress.bytes_durable) {
+                    bytes = (progress.bytes_sent, progress.bytes_durable);
+                    moved.set(Instant::now());
+                }
+                reporter.progress(&progress);
+            }
+            outcome = &mut watching, if ended.is_none() => {
+                cancel.store(true, Ordering::Relaxed);
+                ended = Some(outcome);
+            }
             result = &mut running => {
                 while let Ok(progress) = shown.try_recv() {
                     reporter.progress(&progress);
                 }
                 let panicked = |error: tokio::task::JoinError| UploadError::Local { what: "the sending thread failed", source: error.into() };
-                return (result.map_err(panicked).and_then(|result| result), first);
+                return Driven { result: result.map_err(panicked).and_then(|result| result), signal: first, ended };
             }
+        }
+    }
+}
+
+/// Resolves when the server says that the transfer has ended without success. Asks only while nothing moves.
+async fn ended_on_server(client: &Client, id: &str, moved: &Cell<Instant>) -> Outcome {
+    loop {
+        tokio::time::sleep(STALL.saturating_sub(moved.get().elapsed()).max(Duration::from_secs(1))).await;
+        if moved.get().elapsed() < STALL {
+            continue;
+        }
+        // A server that cannot be asked is the idle limit's business.
+        if let Some(outcome) = client.status(id).await.ok().and_then(|status| outcome(status, false)) {
+            return outcome;
         }
     }
 }
@@ -253,7 +299,7 @@ async fn explain(client: &Client, id: &str, error: UploadError, signal: Option<S
         (source @ (UploadError::Lost { .. } | UploadError::NoAnswer { .. }), _) => {
             let status = tokio::time::timeout(LAST_WORD_TIMEOUT, client.status(id)).await.ok().and_then(Result::ok);
             match status.and_then(|status| outcome(status, true)) {
-                Some(Outcome { code, detail, hint }) => Failure::Transfer { transfer_id, code, detail, hint },
+                Some(outcome) => failed(transfer_id, outcome),
                 None => {
                     tell_server(client, id).await;
                     Failure::Upload { transfer_id, source }
@@ -274,10 +320,14 @@ fn outcome(status: TransferStatus, other_than_silence: bool) -> Option<Outcome> 
     status.outcome.filter(|outcome| ended && !(other_than_silence && matches!(outcome.code, IdleTimeout | PeerGone)))
 }
 
+fn failed(transfer_id: String, Outcome { code, detail, hint }: Outcome) -> Failure {
+    Failure::Transfer { transfer_id, code, detail, hint }
+}
+
 /// The server's account goes first, then the code in the CLOSE packet's text, then its number.
 fn refusal(transfer_id: String, close_code: u16, text: String, outcome: Option<Outcome>) -> Failure {
-    if let Some(Outcome { code, detail, hint }) = outcome {
-        return Failure::Transfer { transfer_id, code, detail, hint };
+    if let Some(outcome) = outcome {
+        return failed(transfer_id, outcome);
     }
     match failure::named_code(&text) {
         Some((code, detail)) => Failure::Transfer { transfer_id, code, detail: detail.to_owned(), hint: code.hint().to_owned() },

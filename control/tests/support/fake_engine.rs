@@ -4,6 +4,7 @@
 //! `missing…` refuses with `bucket_missing`, `denied…` with `access_denied`, `silent…` is not answered, `die…` kills the process, `run…` reports
 //! progress and then waits, `done…` reports progress, a file and the end. Everything else is opened and left alone.
 //! `FAKE_ENGINE_LOG` names a file to which it appends its arguments and `drain`. `FAKE_ENGINE_FAIL` makes it exit 7 at once.
+#![forbid(unsafe_code)]
 
 use std::io::Write as _;
 

@@ -169,10 +169,7 @@ impl Reader {
                 // Before the last extent leaves: the receiver completes the file with it.
                 opened.check_unchanged()?;
             }
-            filling
-                .writer
-                .add(record, offset - length as u64, length as u32, crc)
-                .map_err(|error| opened.changed(error.to_string()))?;
+            filling.writer.add(record, offset - length as u64, length as u32, crc).map_err(|error| opened.changed(error.to_string()))?;
             if offset == record.size {
                 return Ok(filling);
             }
@@ -244,12 +241,7 @@ mod tests {
             .collect();
         assert_eq!(
             shapes,
-            [
-                vec![(0, 0, 10), (1, 0, 0), (2, 0, 20)],
-                vec![(3, 0, 65_536)],
-                vec![(3, 65_536, 65_536)],
-                vec![(3, 131_072, 5), (4, 0, 7)],
-            ]
+            [vec![(0, 0, 10), (1, 0, 0), (2, 0, 20)], vec![(3, 0, 65_536)], vec![(3, 65_536, 65_536)], vec![(3, 131_072, 5), (4, 0, 7)],]
         );
     }
 

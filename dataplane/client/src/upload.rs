@@ -17,11 +17,11 @@ use tradewind_wire::limits::{
     BLOCK_PAYLOAD_MAX, BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, DATA_OVERHEAD_BYTES, IPV4_UDP_BYTES, IPV6_UDP_BYTES,
 };
 
+use crate::Cipher;
 use crate::error::{SourceError, UploadError};
 use crate::progress::{Progress, UploadReport};
 use crate::source::{self, ReadError, Reader, Source};
 use crate::worker::Worker;
-use crate::Cipher;
 
 /// Most memory that blocks on their way may take, bytes, whatever the receiver would allow.
 const POOL_BYTES_MAX: usize = 512 << 20;

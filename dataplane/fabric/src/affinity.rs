@@ -4,9 +4,7 @@
 /// Returns `false` when there is no such core or the kernel refuses; the thread then runs unpinned.
 #[must_use]
 pub fn pin_current_thread(index: usize) -> bool {
-    core_affinity::get_core_ids()
-        .and_then(|cores| cores.get(index).copied())
-        .is_some_and(core_affinity::set_for_current)
+    core_affinity::get_core_ids().and_then(|cores| cores.get(index).copied()).is_some_and(core_affinity::set_for_current)
 }
 
 /// How many cores this process may use.

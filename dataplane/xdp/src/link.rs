@@ -9,7 +9,6 @@ use std::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tradewind_netio::{Link, LinkCounters, LinkError, LinkLayer, Meta, Path, Transmit};
 
-use tradewind_fabric::wake::Waker;
 use crate::{
     FrameAudit, SocketConfig, Steering, XdpError, XdpSocket,
     frame::{Frame, Received},
@@ -17,6 +16,7 @@ use crate::{
     rings::{BATCH, HEADROOM_BYTES},
     socket::FRAME_BYTES_MAX,
 };
+use tradewind_fabric::wake::Waker;
 
 /// Packets that one transmit call of the kernel takes in copy mode (`XSK max_tx_budget`, Linux 6.x).
 const PACKETS_PER_WAKEUP: u32 = 32;

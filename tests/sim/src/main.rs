@@ -1,4 +1,5 @@
 //! `tradewind-sim`: random worlds by seed, or one described world. See `cargo xtask sim`.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 use std::time::Instant;

@@ -109,22 +109,47 @@ impl Report {
     pub(crate) fn print(&self) {
         let mbit = |bps: f64| bps / 1e6;
         println!();
-        println!("goodput             {:9.1} Mbit/s   ({} bytes in {:.2} s, first packet to durable)", mbit(self.goodput_bps), self.bytes, self.elapsed_s);
+        println!(
+            "goodput             {:9.1} Mbit/s   ({} bytes in {:.2} s, first packet to durable)",
+            mbit(self.goodput_bps),
+            self.bytes,
+            self.elapsed_s
+        );
         println!("  with TLS set-up   {:9.1} Mbit/s   (the whole command)", mbit(self.command_goodput_bps));
         if let (Some(bound), Some(ratio)) = (self.bound_bps, self.goodput_over_bound) {
-            println!("bound               {:9.1} Mbit/s   (rate x (1 - loss) x payload share {:.4} of a frame)", mbit(bound), self.payload_share);
+            println!(
+                "bound               {:9.1} Mbit/s   (rate x (1 - loss) x payload share {:.4} of a frame)",
+                mbit(bound),
+                self.payload_share
+            );
             println!("goodput over bound  {ratio:9.3}");
         }
-        println!("retransmitted       {:9.2} %        (the loss alone makes {:.2} % necessary)", self.retransmitted_share * 100.0, self.loss_imposed_share * 100.0);
-        println!("packets by AF_XDP   {:9}          ({} mode; {} by the kernel's socket, share {:.4})", self.packets_afxdp, self.xdp_mode, self.packets_kernel, self.afxdp_share);
+        println!(
+            "retransmitted       {:9.2} %        (the loss alone makes {:.2} % necessary)",
+            self.retransmitted_share * 100.0,
+            self.loss_imposed_share * 100.0
+        );
+        println!(
+            "packets by AF_XDP   {:9}          ({} mode; {} by the kernel's socket, share {:.4})",
+            self.packets_afxdp, self.xdp_mode, self.packets_kernel, self.afxdp_share
+        );
         if let Some(reason) = &self.xdp_reason {
             println!("  AF_XDP: {reason}");
         }
-        println!("CPU                 {:9.2} s/GiB    (client {:.2} s, server {:.2} s; the emulator's {:.2} s not counted)", self.cpu_s_per_gib, self.client_cpu_s, self.server_cpu_s, self.emulator_cpu_s);
+        println!(
+            "CPU                 {:9.2} s/GiB    (client {:.2} s, server {:.2} s; the emulator's {:.2} s not counted)",
+            self.cpu_s_per_gib, self.client_cpu_s, self.server_cpu_s, self.emulator_cpu_s
+        );
         println!("SHA-256             {}", if self.sha256_match { "the same at both ends" } else { "DIFFERENT" });
         for run in &self.tcp {
             let note = if run.complete { "" } else { ", did not finish: upper bound" };
-            println!("TCP {:<15} {:9.1} Mbit/s   (s5cmd, one connection, {} MiB{note}); tradewind is {:.0} times as fast", run.congestion_control, mbit(run.goodput_bps), run.bytes >> 20, self.goodput_bps / run.goodput_bps);
+            println!(
+                "TCP {:<15} {:9.1} Mbit/s   (s5cmd, one connection, {} MiB{note}); tradewind is {:.0} times as fast",
+                run.congestion_control,
+                mbit(run.goodput_bps),
+                run.bytes >> 20,
+                self.goodput_bps / run.goodput_bps
+            );
         }
         if !self.emulator_valid {
             println!("The emulated link was NOT valid during this run: {}", self.emulator["invalid_reasons"]);

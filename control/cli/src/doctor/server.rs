@@ -29,8 +29,8 @@ pub(super) async fn examine(server: &ServerAddress, identity: &IdentityOptions) 
     // Credentials are for servers whose key is known.
     let credentials = if is_trusted { credentials(identity)? } else { None };
     let health = health(server, fingerprint, credentials, &mut findings).await?;
-    let data = data_address(reached, health.as_ref());
-    findings.push(udp(data).await);
+    let (data, is_told) = data_address(reached, health.as_ref());
+    findings.push(udp(data, is_told).await);
     Ok(findings)
 }
 
@@ -159,19 +159,20 @@ fn health_finding(health: &Health) -> Finding {
     }
 }
 
-/// Where packets would go: what the server says, with the address that was reached where it names none.
-fn data_address(reached: IpAddr, health: Option<&Health>) -> SocketAddr {
+/// Where packets would go, and whether the server said so: its word, with the address that was reached where it names none; or else
+/// the usual port.
+fn data_address(reached: IpAddr, health: Option<&Health>) -> (SocketAddr, bool) {
     let endpoints = health.and_then(|health| health.engine.as_ref()).map(|engine| engine.endpoints.as_slice()).unwrap_or_default();
     let same_family = endpoints.iter().find(|endpoint| endpoint.is_ipv4() == reached.is_ipv4());
     match same_family.or(endpoints.first()) {
-        None => SocketAddr::new(reached, DATA_PORT),
-        Some(endpoint) if endpoint.ip().is_unspecified() => SocketAddr::new(reached, endpoint.port()),
-        Some(endpoint) => *endpoint,
+        None => (SocketAddr::new(reached, DATA_PORT), false),
+        Some(endpoint) if endpoint.ip().is_unspecified() => (SocketAddr::new(reached, endpoint.port()), true),
+        Some(endpoint) => (*endpoint, true),
     }
 }
 
 /// One datagram that no engine answers. An ICMP refusal shows that the port is closed; silence shows nothing.
-async fn udp(address: SocketAddr) -> Finding {
+async fn udp(address: SocketAddr, is_told: bool) -> Finding {
     let check = format!("UDP to {address}");
     match refused(address).await {
         Ok(false) => Finding::note(
@@ -179,6 +180,11 @@ async fn udp(address: SocketAddr) -> Finding {
             format!("one datagram was sent, no refusal came back within {} s", REFUSAL_TIMEOUT.as_secs()),
             "this does not prove that UDP passes: engines never answer strangers, so an open port and a firewall that drops look the same; \
              send a small file to be sure",
+        ),
+        Ok(true) if !is_told => Finding::warn(
+            check,
+            "refused (ICMP port unreachable), but the server did not say that this is its data port",
+            "give --access-key and a secret, to a server whose key is known, and it will say which",
         ),
         Ok(true) => Finding::fail(
             check,
@@ -230,8 +236,8 @@ mod tests {
     #[test]
     fn the_data_port_is_the_servers_word_at_the_address_reached() {
         let reached = "192.0.2.7".parse().unwrap();
-        let at = |endpoints: &[&str]| data_address(reached, Some(&health(HealthState::Ok, endpoints))).to_string();
-        assert_eq!(data_address(reached, None).to_string(), "192.0.2.7:33001");
+        let at = |endpoints: &[&str]| data_address(reached, Some(&health(HealthState::Ok, endpoints))).0.to_string();
+        assert_eq!(data_address(reached, None), ("192.0.2.7:33001".parse().unwrap(), false));
         assert_eq!(at(&["0.0.0.0:5"]), "192.0.2.7:5");
         assert_eq!(at(&["[2001:db8::1]:4", "203.0.113.1:5"]), "203.0.113.1:5");
     }
@@ -261,9 +267,10 @@ mod tests {
     async fn a_closed_port_refuses_and_an_open_one_proves_nothing() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
-        assert_eq!(udp(address).await.level, Level::Note);
+        assert_eq!(udp(address, true).await.level, Level::Note);
         drop(socket);
-        let finding = udp(address).await;
+        assert_eq!(udp(address, false).await.level, Level::Warn, "a guessed port proves nothing about the server");
+        let finding = udp(address, true).await;
         assert_eq!((finding.level, finding.exit_code), (Level::Fail, exit::UNREACHABLE));
     }
 

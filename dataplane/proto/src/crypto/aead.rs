@@ -82,9 +82,9 @@ impl Key {
         }
         let (ciphertext, tag) = sealed.split_at(split);
         match &self.0 {
-            Inner::AwsLc(key) => key
-                .open_separate_gather(Nonce::assume_unique_for_key(nonce), Aad::from(aad), ciphertext, tag, out)
-                .map_err(|_| AuthError),
+            Inner::AwsLc(key) => {
+                key.open_separate_gather(Nonce::assume_unique_for_key(nonce), Aad::from(aad), ciphertext, tag, out).map_err(|_| AuthError)
+            }
             Inner::Rust128(key) => open_rust(key.as_ref(), nonce, aad, ciphertext, tag, out),
             Inner::Rust256(key) => open_rust(key.as_ref(), nonce, aad, ciphertext, tag, out),
         }

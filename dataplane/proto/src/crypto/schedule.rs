@@ -5,8 +5,8 @@ use tradewind_wire::limits::TAG_BYTES;
 use tradewind_wire::{LaneId, PacketNumber};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::aead::{AuthError, Key, Provider};
 use super::CipherSuite;
+use super::aead::{AuthError, Key, Provider};
 
 /// Which way packets protected by a key travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

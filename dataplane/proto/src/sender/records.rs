@@ -9,7 +9,10 @@ use tradewind_wire::{BlockId, PacketNumber};
 /// What a packet carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    Chunk { block: BlockId, chunk: u16 },
+    Chunk {
+        block: BlockId,
+        chunk: u16,
+    },
     /// CONTROL or PROBE: nothing to send again; timers repeat what matters.
     Other,
 }
