@@ -80,6 +80,8 @@ impl Lane {
             match event {
                 ReceiverEvent::Block { block, buffer, image_bytes } => {
                     blocks += 1;
+                    // Before the block: whoever is told of the last one may read the figures at once.
+                    self.publish();
                     self.deliver_block(now_ns, block, buffer, image_bytes);
                 }
                 ReceiverEvent::Fin { blocks } => self.tell(LaneEvent::Fin { blocks }),
@@ -124,6 +126,11 @@ impl Lane {
         self.receiver.set_blocks_allowed(now_ns, durable.saturating_add(window));
         let limited = u64::from(waiting) * 4 >= u64::from(window) * 3;
         self.receiver.set_storage(now_ns, durable, shared.storage_kbps.load(Ordering::Relaxed), limited);
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let shared = &self.shared;
         let statistics = self.receiver.statistics();
         shared.bytes_received.store(statistics.data_bytes, Ordering::Relaxed);
         shared.packets_duplicate.store(statistics.duplicate_chunks, Ordering::Relaxed);

@@ -76,7 +76,7 @@ fn what_goes_wrong_is_told_by_exit_code_and_words() -> Result<()> {
 
     // The store stops answering: refused before anything is sent, and tradewindd lives on.
     world.store.process().signal_stop();
-    assert_exit(&world.send(&file, &to, &[])?, 6, "");
+    assert_exit(&world.send(&file, &to, &[])?, 8, "store_unavailable");
     world.store.process().signal_continue();
     Ok(())
 }

@@ -44,7 +44,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let chosen = choose(&arguments.packages, workspace.packages.iter().map(|package| package.name.as_str()))?;
     if chosen.iter().any(|package| END_TO_END_PACKAGES.contains(package)) {
         // These tests start the programs themselves; they find them in TRADEWIND_BIN_DIR.
-        process::run(cargo::cargo().args(["build", "--workspace", "--bins"]))?;
+        // With --tests, so that dependencies get the features that the tests ask for and are not built twice.
+        process::run(cargo::cargo().args(["build", "--workspace", "--bins", "--tests"]))?;
     }
     let mut tests = programs::build(&workspace, &chosen)?;
     tests.sort_by_key(|program| (is_serial(&program.package), program.package.clone(), program.name.clone()));

@@ -239,7 +239,12 @@ impl RateController {
     /// Earliest time at which [`Self::admit`] will give a packet; `u64::MAX` while a limit is zero.
     #[must_use]
     pub fn next_send_ns(&self) -> u64 {
-        if self.sending_rate() < 1.0 { u64::MAX } else { self.pacer.next_ns() }
+        if self.sending_rate() < 1.0 {
+            return u64::MAX;
+        }
+        let at = self.pacer.next_ns();
+        // A pulse that has sent its packets waits for its end, whatever has made the pacer due meanwhile.
+        if self.phase.pulse_left() == Some(0) { at.max(self.phase.end_ns()) } else { at }
     }
 
     /// How many packets may be sent now, and in which train. Call again at [`Self::next_send_ns`], which moves with [`Self::on_sent`].
