@@ -92,7 +92,8 @@ struct Engine {
     workers: Workers,
     pool: BlockPool,
     lanes: HashMap<u64, OpenedLane>,
-    opening: usize,
+    /// Lanes whose store is being checked, and why they are not wanted any more, if so.
+    opening: HashMap<u64, Option<LaneClosed>>,
     blocks_promised: u64,
     draining: bool,
     to_control: mpsc::UnboundedSender<FromEngine>,
@@ -119,8 +120,17 @@ pub async fn serve(stream: UnixStream, workers: Workers, pool: BlockPool, facts:
     // The terminal's Ctrl-C reaches the whole process group; tradewindd decides what it means.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ControlError::Signal)?;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
-    let mut engine =
-        Engine { facts, workers, pool, lanes: HashMap::new(), opening: 0, blocks_promised: 0, draining: false, to_control, actions };
+    let mut engine = Engine {
+        facts,
+        workers,
+        pool,
+        lanes: HashMap::new(),
+        opening: HashMap::new(),
+        blocks_promised: 0,
+        draining: false,
+        to_control,
+        actions,
+    };
     let result = loop {
         let action = tokio::select! {
             message = receiver.recv() => match message {
@@ -158,14 +168,16 @@ impl Engine {
             Action::Tick if self.workers.any_ended() => return Err(ControlError::Worker),
             Action::Tick => {}
         }
-        Ok(!(self.draining && self.lanes.is_empty() && self.opening == 0))
+        Ok(!(self.draining && self.lanes.is_empty() && self.opening.is_empty()))
     }
 
     fn on_message(&mut self, message: ToEngine) {
         match message {
             ToEngine::OpenLane(open) => self.on_open(open),
             ToEngine::CloseLane(why) => {
-                if let Some(cancel) = self.lanes.get_mut(&why.lane_id).and_then(|lane| lane.cancel.take()) {
+                if let Some(unwanted) = self.opening.get_mut(&why.lane_id) {
+                    *unwanted = Some(why);
+                } else if let Some(cancel) = self.lanes.get_mut(&why.lane_id).and_then(|lane| lane.cancel.take()) {
                     // A lane that ended meanwhile has already said so.
                     let _ = cancel.send(why);
                 }
@@ -189,7 +201,7 @@ impl Engine {
         if self.draining {
             return self.refuse(lane, ErrorCode::Draining, "the engine is shutting down; try again in a moment");
         }
-        if self.lanes.contains_key(&lane) || self.lanes.len() + self.opening >= LANES_MAX {
+        if self.lanes.contains_key(&lane) || self.opening.contains_key(&lane) || self.lanes.len() + self.opening.len() >= LANES_MAX {
             return self.refuse(lane, ErrorCode::ResourceExhausted, format!("the engine serves at most {LANES_MAX} lanes at once"));
         }
         let block = open.block_bytes as usize;
@@ -201,7 +213,7 @@ impl Engine {
             let text = format!("chunks of {} bytes are outside {CHUNK_BYTES_MIN} to {}", open.chunk_bytes, self.facts.chunk_bytes);
             return self.refuse(lane, ErrorCode::Unsupported, text);
         }
-        self.opening += 1;
+        self.opening.insert(lane, None);
         let actions = self.actions.clone();
         tokio::spawn(async move {
             let timeout = || StoreError::Timeout { action: "checking the destination", after: STORE_CHECK_TIMEOUT };
@@ -211,13 +223,15 @@ impl Engine {
     }
 
     fn on_store_checked(&mut self, open: &OpenLane, store: Result<Arc<dyn Store>, StoreError>) {
-        self.opening -= 1;
         let lane_id = open.lane_id;
+        if let Some(Some(why)) = self.opening.remove(&lane_id) {
+            return self.refuse(lane_id, why.code, why.text);
+        }
         let store = match store {
             Ok(store) => store,
             Err(error) => return self.refuse(lane_id, destination::store_code(&error), error.to_string()),
         };
-        let part_bytes = store.limits().part_bytes_default;
+        let part_bytes = part_bytes(store.as_ref());
         let need = PoolNeed::new(part_bytes, u64::from(open.block_bytes), UploaderConfig::default().parts_in_flight, 1);
         let free = (self.pool.capacity() as u64).saturating_sub(self.blocks_promised);
         let wanted = if open.credit_blocks > 0 { u64::from(open.credit_blocks) } else { CREDIT_BLOCKS_DEFAULT.max(need.blocks_wanted) };
@@ -269,6 +283,7 @@ impl Engine {
             overwrite: open.overwrite,
             block_bytes: u64::from(open.block_bytes),
             pool_bytes: blocks * u64::from(open.block_bytes),
+            part_bytes: Some(part_bytes(store.as_ref())),
             ..UploaderConfig::default()
         };
         let (uploads, stored) = mpsc::unbounded_channel();
@@ -376,6 +391,13 @@ impl Engine {
         }
         stats
     }
+}
+
+/// Size of the parts of an object unless it needs larger ones: the last part is only on its way when the network has nothing left
+/// to do, so a small one ends a transfer sooner. 8 MiB is what the AWS command line uses.
+fn part_bytes(store: &dyn Store) -> u64 {
+    const PART_BYTES: u64 = 8 << 20;
+    store.limits().part_bytes_default.min(PART_BYTES)
 }
 
 /// User and system time of this process, seconds, to the kernel's tick (proc(5), `/proc/[pid]/stat` fields 14 and 15).

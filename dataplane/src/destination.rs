@@ -80,6 +80,9 @@ pub(crate) fn upload_code(error: &UploadError) -> ErrorCode {
     match error {
         UploadError::Store(error) => store_code(error),
         UploadError::Cancelled => ErrorCode::Cancelled,
+        UploadError::FileChanged { .. } => ErrorCode::SourceChanged,
+        UploadError::PieceChecksum { .. } => ErrorCode::IntegrityMismatch,
+        UploadError::PoolTooSmall { .. } => ErrorCode::ResourceExhausted,
         _ => ErrorCode::ProtocolViolation,
     }
 }

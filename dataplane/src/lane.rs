@@ -130,6 +130,10 @@ impl Lane {
     }
 
     fn publish(&self) {
+        // Only the lane's owner: other workers hold an idle copy of it.
+        if self.path.is_none() {
+            return;
+        }
         let shared = &self.shared;
         let statistics = self.receiver.statistics();
         shared.bytes_received.store(statistics.data_bytes, Ordering::Relaxed);

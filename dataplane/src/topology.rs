@@ -166,6 +166,20 @@ fn open_xdp(options: &Options) -> Result<XdpOpened, String> {
     Ok((Some(steering), links, XdpStatus { mode, reason: None, zero_copy }))
 }
 
+impl Opened {
+    /// Whether lanes can be added to the steering program with the privileges that are left.
+    ///
+    /// # Errors
+    /// The text says what to do.
+    pub fn check_steering(&self) -> Result<(), String> {
+        const NO_LANE: u64 = u64::MAX;
+        let Some(steering) = &self.steering else { return Ok(()) };
+        steering.add_lane(NO_LANE, None).and_then(|()| steering.remove_lane(NO_LANE)).map_err(|error| {
+            format!("without capabilities this kernel does not let lanes be added ({error}); before Linux 5.19 set kernel.unprivileged_bpf_disabled=0, or data.xdp = \"off\"")
+        })
+    }
+}
+
 /// The running workers.
 pub struct Workers {
     /// One mailbox a worker.

@@ -27,6 +27,10 @@ const SLEEP_MAX_NS: u64 = 50_000_000;
 const SPIN_NS: u64 = 20_000;
 /// How often every lane's shared figures are looked at.
 const REFRESH_NS: u64 = 5_000_000;
+/// How long lanes may take to say goodbye when the worker is told to stop.
+const GOODBYE_NS: u64 = 5_000_000_000;
+/// When a lane that was due but had nothing to send, or no way to, is looked at again.
+const RETRY_NS: u64 = 1_000_000;
 /// Room for any feedback.
 const DATAGRAM_BYTES: usize = 1_400;
 
@@ -41,7 +45,8 @@ pub(crate) struct Worker<L> {
     touched: Vec<u64>,
     refreshed_ns: u64,
     busy_ns: u64,
-    stopping: bool,
+    /// Set by [`Command::Stop`]: when to leave even if lanes have not said goodbye.
+    stop_at_ns: Option<u64>,
 }
 
 impl<L: Link> Worker<L> {
@@ -56,7 +61,7 @@ impl<L: Link> Worker<L> {
             touched: Vec::with_capacity(BATCH),
             refreshed_ns: 0,
             busy_ns: 0,
-            stopping: false,
+            stop_at_ns: None,
         }
     }
 
@@ -65,8 +70,11 @@ impl<L: Link> Worker<L> {
     /// # Errors
     /// When the link breaks.
     pub(crate) fn run(mut self, mut publish: impl FnMut(&L)) -> Result<(), LinkError> {
-        while !(self.stopping && self.lanes.is_empty()) {
+        loop {
             let now = now_ns();
+            if self.stop_at_ns.is_some_and(|stop_at| self.lanes.is_empty() || now >= stop_at) {
+                return Ok(());
+            }
             let received = self.receive(now)?;
             self.deliver(now);
             let commands = self.run_commands(now);
@@ -77,7 +85,6 @@ impl<L: Link> Worker<L> {
             }
             self.sleep(now)?;
         }
-        Ok(())
     }
 
     /// Receive, open, session.
@@ -115,7 +122,7 @@ impl<L: Link> Worker<L> {
             if lane.is_closed() {
                 self.lanes.remove(&id);
             } else {
-                self.schedule(id);
+                self.schedule(id, 0);
             }
         }
     }
@@ -147,24 +154,24 @@ impl<L: Link> Worker<L> {
                     id
                 }
                 Command::Stop => {
-                    self.stop();
+                    self.stop(now);
                     continue;
                 }
             };
-            self.schedule(id);
+            self.schedule(id, 0);
         }
         count
     }
 
-    fn stop(&mut self) {
-        self.stopping = true;
+    fn stop(&mut self, now: u64) {
+        self.stop_at_ns = Some(now.saturating_add(GOODBYE_NS));
         self.lanes.retain(|_, lane| lane.path().is_some());
         for lane in self.lanes.values_mut() {
             lane.close(close::SHUTDOWN, "the server is shutting down");
         }
         let ids: Vec<u64> = self.lanes.keys().copied().collect();
         for id in ids {
-            self.schedule(id);
+            self.schedule(id, 0);
         }
     }
 
@@ -182,15 +189,16 @@ impl<L: Link> Worker<L> {
             }
         }
         for index in 0..self.touched.len() {
-            self.schedule(self.touched[index]);
+            self.schedule(self.touched[index], 0);
         }
         publish(&self.link);
     }
 
-    /// Puts the lane's next deadline into the timer queue, unless an earlier one stands there.
-    fn schedule(&mut self, id: u64) {
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
-        let at = lane.poll_timeout();
+    /// Puts the lane's next deadline, `not_before` at the earliest, into the timer queue, unless an earlier one stands there.
+    /// A lane whose peer's address is unknown has nothing to wait for.
+    fn schedule(&mut self, id: u64, not_before: u64) {
+        let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.path().is_some()) else { return };
+        let at = lane.poll_timeout().max(not_before);
         if at < lane.timer_ns {
             lane.timer_ns = at;
             self.timers.push(Reverse((at, id)));
@@ -207,11 +215,11 @@ impl<L: Link> Worker<L> {
             let Self { link, lanes, .. } = self;
             let Some(lane) = lanes.get_mut(&id).filter(|lane| lane.timer_ns == at) else { continue };
             lane.timer_ns = u64::MAX;
-            let mut full = false;
+            let (mut full, mut queued) = (false, false);
             if let Some(path) = lane.path() {
                 for _ in 0..TRANSMIT_MAX {
                     match link.transmit(&path, DATAGRAM_BYTES, |out| lane.poll_transmit(now, out))? {
-                        Transmit::Queued => {}
+                        Transmit::Queued => queued = true,
                         Transmit::Nothing => break,
                         Transmit::Full => {
                             full = true;
@@ -228,7 +236,8 @@ impl<L: Link> Worker<L> {
                 self.timers.push(Reverse((now + 1, id)));
                 break;
             } else {
-                self.schedule(id);
+                // Later than now in any case: a lane that stays due must not keep this loop for itself.
+                self.schedule(id, now + if queued { 1 } else { RETRY_NS });
             }
         }
         self.link.flush()
@@ -241,7 +250,9 @@ impl<L: Link> Worker<L> {
             return Ok(());
         }
         let deadline = self.timers.peek().map_or(u64::MAX, |&Reverse((at, _))| at);
-        let wait = deadline.saturating_sub(now_ns()).min(SLEEP_MAX_NS);
+        // Credits from storage are taken over by the refresh, so lanes keep the sleep as short as its interval.
+        let longest = if self.lanes.is_empty() { SLEEP_MAX_NS } else { REFRESH_NS };
+        let wait = deadline.saturating_sub(now_ns()).min(longest);
         if wait > 0 { self.link.wait(Duration::from_nanos(wait)) } else { Ok(()) }
     }
 }

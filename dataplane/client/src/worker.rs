@@ -96,7 +96,7 @@ impl Worker {
                     let heard = self.sender.statistics().feedback_received > 0;
                     return Some(End::Failed(match code {
                         close::TIMEOUT if !heard => UploadError::NoAnswer { endpoint, seconds: idle_timeout.as_secs() },
-                        close::TIMEOUT => UploadError::Lost { endpoint, text },
+                        close::TIMEOUT | close::PATH => UploadError::Lost { endpoint, text },
                         _ => UploadError::Refused { code, text },
                     }));
                 }

@@ -51,6 +51,8 @@ pub mod close {
     pub const STORAGE: u16 = 5;
     /// The process is shutting down.
     pub const SHUTDOWN: u16 = 6;
+    /// Small packets pass, full-size ones do not: the path's MTU is smaller than the lane's.
+    pub const PATH: u16 = 8;
     /// Something that should not happen.
     pub const INTERNAL: u16 = 7;
 }

@@ -48,6 +48,8 @@ pub(crate) struct Report {
     tcp_cubic_goodput_bps: Option<f64>,
     tcp: Vec<TcpRun>,
     client: Value,
+    /// What the client reported five times a second.
+    client_progress: Vec<Value>,
     emulator_valid: bool,
     emulator: Value,
 }
@@ -101,6 +103,12 @@ impl Report {
             tcp_cubic_goodput_bps: tcp_goodput("cubic"),
             tcp,
             client: done.clone(),
+            client_progress: sent
+                .stdout
+                .lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .filter(|event| event["event"] == "progress")
+                .collect(),
             emulator_valid: emulator.valid,
             emulator: serde_json::to_value(emulator)?,
         })

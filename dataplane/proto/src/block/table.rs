@@ -127,22 +127,32 @@ fn read_extents(fields: &mut Fields<'_>, files: &[FileRecord]) -> Result<Vec<Ext
     let mut payload_offset = 0u32;
     let mut records = files.iter();
     let mut record = records.next();
+    let mut used = record.is_none();
     for _ in 0..count {
         let file = FileId(fields.u32()?);
         let file_offset = fields.u64()?;
         let length = fields.u32()?;
         let crc64_nvme = fields.u64()?;
         while record.is_some_and(|record| record.file != file) {
+            // A record without an extent would make the store open a file that no credit bounds.
+            if !used {
+                return Err(TableError::Extent);
+            }
             record = records.next();
+            used = false;
         }
         let size = record.ok_or(TableError::Extent)?.size;
+        if length == 0 && size != 0 {
+            return Err(TableError::Extent);
+        }
+        used = true;
         if file_offset.checked_add(u64::from(length)).is_none_or(|end| end > size) {
             return Err(TableError::Extent);
         }
         extents.push(Extent { file, file_offset, length, payload_offset, crc64_nvme });
         payload_offset = payload_offset.checked_add(length).ok_or(TableError::Limit)?;
     }
-    Ok(extents)
+    if used && records.next().is_none() { Ok(extents) } else { Err(TableError::Extent) }
 }
 
 struct Fields<'a>(&'a [u8]);
@@ -219,6 +229,44 @@ mod tests {
             damaged[at] ^= 0x40;
             assert!(BlockTable::parse(&damaged).is_err(), "{at}");
         }
+    }
+
+    #[test]
+    fn a_record_without_bytes_and_an_empty_extent_of_a_full_file_are_refused() {
+        // Re-sealed by hand: the writer never makes such tables.
+        let reseal = |table: &[u8]| {
+            let mut image = table.to_vec();
+            image.extend(0u32.to_be_bytes());
+            image.extend((table.len() as u32).to_be_bytes());
+            let crc = crc64_nvme(&image);
+            image.extend(crc.to_be_bytes());
+            image.extend(TABLE_VERSION.to_be_bytes());
+            image.extend(MAGIC);
+            BlockTable::parse(&image)
+        };
+        let record_of = |size: u64| {
+            let mut table = 1u32.to_be_bytes().to_vec();
+            table.extend(7u32.to_be_bytes());
+            table.extend(size.to_be_bytes());
+            table.extend([0; 12]);
+            table.extend(1u16.to_be_bytes());
+            table.push(b'f');
+            table
+        };
+        let extent = |table: &mut Vec<u8>| {
+            table.extend(1u32.to_be_bytes());
+            table.extend(7u32.to_be_bytes());
+            table.extend([0; 20]);
+        };
+        let mut empty_file = record_of(0);
+        extent(&mut empty_file);
+        assert!(reseal(&empty_file).is_ok());
+        let mut full_file = record_of(1 << 40);
+        extent(&mut full_file);
+        assert_eq!(reseal(&full_file), Err(TableError::Extent));
+        let mut nothing = record_of(0);
+        nothing.extend(0u32.to_be_bytes());
+        assert_eq!(reseal(&nothing), Err(TableError::Extent));
     }
 
     #[test]

@@ -40,6 +40,8 @@ const QUIET_INTERVAL_NS: u64 = 500 * MS;
 const DONE_COPIES: u8 = 250;
 const DONE_INTERVAL_MIN_NS: u64 = 50 * MS;
 const DONE_INTERVAL_MAX_NS: u64 = 250 * MS;
+const DONE_QUICK_COPIES: u8 = 2;
+const DONE_QUICK_NS: u64 = 5 * MS;
 /// CLOSE packets sent at the end.
 const CLOSE_COPIES: u8 = 3;
 /// Feedback packets written back to back in one interval.
@@ -298,7 +300,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
 
     /// Ends the lane for a reason that the sender should be told: a few CLOSE packets go out, then it is silent.
     pub fn close(&mut self, code: u16, text: &str) {
-        if self.closing.is_none() && !self.closed {
+        // Once everything is durable the sender must hear DONE, whatever this end wants.
+        if self.closing.is_none() && !self.closed && self.done.is_none() {
             let text = truncated(text, close_text_max(self.config.chunk_bytes)).to_owned();
             self.closing = Some((code, text, CLOSE_COPIES));
         }
@@ -340,8 +343,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             if now_ns < self.done_at_ns {
                 return 0;
             }
-            let wait = DONE_INTERVAL_MIN_NS * u64::from(1 + (DONE_COPIES - copies) / 4);
-            self.done_at_ns = now_ns + wait.min(DONE_INTERVAL_MAX_NS);
+            let sent = DONE_COPIES - copies;
+            let wait = DONE_INTERVAL_MIN_NS * u64::from(1 + sent / 4);
+            // The first copies follow quickly: a lost DONE would cost the sender a whole interval at the very end.
+            let wait = if sent < DONE_QUICK_COPIES { DONE_QUICK_NS } else { wait.min(DONE_INTERVAL_MAX_NS) };
+            self.done_at_ns = now_ns + wait;
             self.done = Some((receipt, copies - 1));
             return self.write_control(&Control::Done { receipt }, out);
         }

@@ -43,6 +43,9 @@ const ADMIT_AGAIN_NS: u64 = MS;
 const TURNS_MIN_NS: u64 = 1_000 * MS;
 /// How often a sender that waits for DONE shows that it is alive.
 const KEEP_ALIVE_NS: u64 = 1_000 * MS;
+/// Full-size packets lost, and time since the start, after which a path that has passed none of them is given up.
+const PATH_LOSSES_MIN: u64 = 64;
+const PATH_PATIENCE_NS: u64 = 10_000 * MS;
 /// CLOSE packets sent at the end: lost ones are not noticed.
 const CLOSE_COPIES: u8 = 3;
 /// Largest payload of a packet from the receiver that is read: more than it may send.
@@ -86,6 +89,9 @@ pub struct Sender<B> {
     replay: Replay,
     newest_feedback: Option<PacketNumber>,
     largest_echoed: u64,
+    started_ns: u64,
+    /// Whether a DATA packet has ever arrived, and how many were lost.
+    full_size: (bool, u64),
 }
 
 impl<B: AsRef<[u8]>> Sender<B> {
@@ -123,6 +129,8 @@ impl<B: AsRef<[u8]>> Sender<B> {
             replay: Replay::default(),
             newest_feedback: None,
             largest_echoed: 0,
+            started_ns: now_ns,
+            full_size: (false, 0),
             config,
         }
     }
@@ -257,7 +265,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
             self.on_summary(now_ns, &feedback.summary);
         }
         let (mut delivered, mut lost) = (0u32, 0u32);
-        let Self { records, blocks, events, statistics, .. } = self;
+        let Self { records, blocks, events, statistics, full_size, .. } = self;
         for segment in feedback.segments() {
             records.apply(&segment, |verdict, entry| {
                 match verdict {
@@ -266,6 +274,8 @@ impl<B: AsRef<[u8]>> Sender<B> {
                     Verdict::Late => statistics.spurious_losses += 1,
                 }
                 let Entry::Chunk { block, chunk } = entry else { return };
+                full_size.0 |= verdict != Verdict::Lost;
+                full_size.1 += u64::from(verdict == Verdict::Lost);
                 if verdict == Verdict::Lost {
                     blocks.on_lost(block, chunk);
                 } else if let Some((block, image)) = blocks.on_received(block, chunk) {
@@ -349,6 +359,16 @@ impl<B: AsRef<[u8]>> Sender<B> {
             self.ended = true;
             let text = format!("{SILENCE} for {} s", self.config.idle_timeout_ns / 1_000_000_000);
             self.events.push_back(SenderEvent::Closed { code: close::TIMEOUT, text });
+        }
+        let (passed, lost) = self.full_size;
+        if !passed && lost >= PATH_LOSSES_MIN && self.closing.is_none() && now_ns >= self.started_ns.saturating_add(PATH_PATIENCE_NS) {
+            self.closing = Some((close::PATH, "no full-size packet gets through", CLOSE_COPIES));
+            self.ended = true;
+            let text = format!(
+                "small packets pass, but none of the {lost} full-size ones ({} bytes of UDP payload): the path's MTU is smaller than the server's interface; lower the MTU there",
+                self.datagram_bytes_max()
+            );
+            self.events.push_back(SenderEvent::Closed { code: close::PATH, text });
         }
         if now_ns >= self.probe_at_ns() {
             self.probes_due = 2;
