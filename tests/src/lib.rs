@@ -1,14 +1,13 @@
 //! What the end-to-end tests share: a world with everything running, and the user's command in it.
 #![forbid(unsafe_code)]
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 use tradewind_bench::process::{Finished, Interrupt, run};
-use tradewind_bench::testbed::{Server, ServerOptions, Store, Testbed, health};
+use tradewind_bench::testbed::{Server, ServerOptions, Store, Testbed, health, write_random};
 use tradewind_netem::Scenario;
 
 /// RTT 20 ms, 1 % loss each way, 100 Mbit/s, 50 ms of queue: enough to be a WAN, quick enough for a test.
@@ -64,8 +63,7 @@ impl World {
     /// When the disk is full.
     pub fn file(&self, name: &str, bytes: u64) -> Result<PathBuf> {
         let path = self.testbed.path(name);
-        let mut random = std::fs::File::open("/dev/urandom")?.take(bytes);
-        std::io::copy(&mut random, &mut std::fs::File::create(&path)?)?;
+        write_random(&path, bytes)?;
         Ok(path)
     }
 

@@ -2,14 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// The workspace's root directory.
+/// The workspace's root directory: asked at run time, for a target directory that checkouts share may hold the xtask that another
+/// checkout built.
 pub(crate) fn root() -> &'static Path {
-    // The manifest directory of xtask is one below it.
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        // Set by `cargo run`: the manifest directory of xtask, one below the root.
+        let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+        manifest.as_deref().and_then(Path::parent).unwrap_or(Path::new(".")).to_owned()
+    })
 }
 
 /// The cargo that runs us, working in the workspace's root, without what would lead store clients astray in its children.

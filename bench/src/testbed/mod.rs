@@ -13,7 +13,7 @@ use tradewind_netem::stats::EmulatorStats;
 use tradewind_netem::topology::{EmulatorGuard, Namespace, Topology, TopologyOptions};
 
 pub use server::{ACCESS_KEY, REST_PORT, Server, ServerOptions, health};
-pub use store::{BUCKET, Store, sha256_of_file};
+pub use store::{BUCKET, Store, sha256_of_file, write_random};
 
 use crate::process::Interrupt;
 

@@ -121,6 +121,17 @@ impl Store {
     }
 }
 
+/// Makes a file of random bytes.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_random(path: &Path, bytes: u64) -> Result<()> {
+    let mut random = std::io::Read::take(std::fs::File::open("/dev/urandom")?, bytes);
+    let mut file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    std::io::copy(&mut random, &mut file)?;
+    Ok(())
+}
+
 /// SHA-256 of a file, in hex.
 ///
 /// # Errors

@@ -6,7 +6,6 @@
 
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Alignment of every slot, bytes: what O_DIRECT and registered io_uring buffers ask for.
@@ -42,13 +41,12 @@ struct Region {
     /// Last in, first out: a slot that is warm in the cache is used again first, and a lightly used pool touches little memory.
     free: Mutex<Vec<u32>>,
     slots: usize,
-    returned: AtomicU64,
 }
 
 // SAFETY: the region is plain anonymous memory; a slot is reachable only through the one handle that took its index from
 // `free` (or the shared, read-only handles frozen from it), so threads never alias mutably.
 unsafe impl Send for Region {}
-// SAFETY: as above; `free` and `returned` are themselves thread-safe.
+// SAFETY: as above; `free` is itself thread-safe.
 unsafe impl Sync for Region {}
 
 impl Region {
@@ -93,7 +91,7 @@ impl BlockPool {
             return Err(PoolError::Map { bytes, source: std::io::Error::other("mapped at address zero") });
         };
         let free = Mutex::new((0..count).rev().collect());
-        Ok(Self(Arc::new(Region { base, bytes, slot_bytes, free, slots, returned: AtomicU64::new(0) })))
+        Ok(Self(Arc::new(Region { base, bytes, slot_bytes, free, slots })))
     }
 
     /// Takes a slot, or `None` when all are in use. The contents are whatever the last user left.
@@ -118,12 +116,6 @@ impl BlockPool {
     #[must_use]
     pub fn slot_bytes(&self) -> usize {
         self.0.slot_bytes
-    }
-
-    /// How many slots have been given back since the pool was made.
-    #[must_use]
-    pub fn returned(&self) -> u64 {
-        self.0.returned.load(Ordering::Relaxed)
     }
 }
 
@@ -178,7 +170,6 @@ impl DerefMut for BlockBuf {
 
 impl Drop for BlockBuf {
     fn drop(&mut self) {
-        self.region.returned.fetch_add(1, Ordering::Relaxed);
         self.region.free().push(self.index);
     }
 }

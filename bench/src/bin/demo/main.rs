@@ -4,8 +4,6 @@
 mod report;
 mod tcp;
 
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use serde_json::Value;
 use tradewind_bench::process::{Finished, Interrupt, run};
-use tradewind_bench::testbed::{BUCKET, Server, ServerOptions, Store, Testbed, health, sha256_of_file};
+use tradewind_bench::testbed::{BUCKET, Server, ServerOptions, Store, Testbed, health, sha256_of_file, write_random};
 use tradewind_netem::Scenario;
 
 use report::Report;
@@ -88,14 +86,6 @@ fn demo(arguments: &Arguments) -> Result<()> {
         std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
     }
     report.verdict()
-}
-
-fn write_random(path: &Path, bytes: u64) -> Result<()> {
-    let mut random = std::io::Read::take(File::open("/dev/urandom")?, bytes);
-    let mut file = File::create(path)?;
-    std::io::copy(&mut random, &mut file)?;
-    file.flush()?;
-    Ok(())
 }
 
 fn send(testbed: &Testbed, source: &Path, interrupt: &Interrupt) -> Result<Finished> {

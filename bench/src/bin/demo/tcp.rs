@@ -6,10 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use tradewind_bench::process::run;
-use tradewind_bench::testbed::{BUCKET, Store, Testbed};
+use tradewind_bench::testbed::{BUCKET, Store, Testbed, write_random};
 use tradewind_netem::topology::{END_INTERFACE, SERVER_ADDRESS};
-
-use super::write_random;
 
 /// Each algorithm sends an object of this size; CUBIC's is small, for it needs half a minute for it.
 const RUNS: [(&str, u64); 2] = [("bbr", 64 << 20), ("cubic", 2 << 20)];
