@@ -9,6 +9,9 @@
 #![forbid(unsafe_code)]
 
 mod check;
+pub mod grid;
+pub mod heat_map;
+pub mod lab;
 mod path;
 mod random;
 mod report;

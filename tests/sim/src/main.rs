@@ -1,6 +1,9 @@
 //! `tradewind-sim`: random worlds by seed, or one described world. See `cargo xtask sim`.
 #![forbid(unsafe_code)]
 
+mod command;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -29,6 +32,27 @@ struct Arguments {
     /// A described world: a file of key=value words, or the words themselves (repeatable)
     #[arg(long, value_name = "FILE|KEY=VALUE", num_args = 1..)]
     world: Vec<String>,
+    /// Play a grid of cells instead: `table1`, or a cell as RATE_MBPS,RTT_MS,LOSS,QUEUE_MS (each may be several, with `/`)
+    #[arg(long, value_name = "GRID")]
+    grid: Option<String>,
+    /// With --grid: write the summary and a row for each cell as JSON to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// With --grid: write a heat map as HTML to this file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// With --grid: a transfer takes at least this many seconds at the bound
+    #[arg(long, value_name = "S", default_value_t = 10.0)]
+    seconds: f64,
+    /// With --grid: and at least this many round trips
+    #[arg(long, value_name = "N", default_value_t = 100.0)]
+    round_trips: f64,
+    /// With --grid: packets of 9000 bytes from this rate on, Mbit/s
+    #[arg(long, value_name = "MBPS", default_value_t = 3000.0)]
+    jumbo_from: f64,
+    /// With --grid: print every lane's state every so many ms
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    trace_ms: u64,
     /// With --world: print the received rate for every step of this many milliseconds
     #[arg(long, value_name = "MS")]
     timeline_ms: Option<u64>,
@@ -38,6 +62,10 @@ fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     if !arguments.world.is_empty() {
         described(&arguments)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(name) = &arguments.grid {
+        command::grid(name, &arguments)?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(seed) = arguments.seed {
