@@ -6,6 +6,7 @@
 //! everything is ([`Receiver::finish`]).
 
 mod assembly;
+mod interval;
 mod reorder;
 mod trains;
 mod types;
@@ -16,24 +17,21 @@ use std::collections::VecDeque;
 use tradewind_wire::control::{CONTROL_BYTES_MAX, close};
 use tradewind_wire::feedback::{FLAG_FIN_KNOWN, FLAG_STORAGE_LIMITED, FeedbackWriter, Summary};
 use tradewind_wire::header::FLAG_LAST_CHUNK;
-use tradewind_wire::limits::{DATA_HEADER_BYTES, FEEDBACK_TRAINS_MAX, HEADER_BYTES, TAG_BYTES};
+use tradewind_wire::limits::{DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES, FEEDBACK_TRAINS_MAX, HEADER_BYTES, IPV4_UDP_BYTES, TAG_BYTES};
 use tradewind_wire::{BlockId, Control, DataHeader, Header, Kind, PacketNumber};
 
 use crate::crypto::{Direction, OpenKeys, SealKeys};
 use crate::sequence::{close_text_max, micros, short_bytes_max, truncated};
 use assembly::{Assembly, Place};
+use interval::Interval;
 use reorder::Reorder;
 use trains::Trains;
 pub use types::{Arrival, BufferSource, DropReason, ReceiverConfig, ReceiverEvent, ReceiverStatistics};
 use window::Window;
 
 const MS: u64 = 1_000_000;
-/// Bounds of the feedback interval (transport study, section 1.3).
-const INTERVAL_MIN_NS: u64 = 10 * MS;
-const INTERVAL_MAX_NS: u64 = 20 * MS;
-/// Packet times between two feedbacks at low rates: a feedback is a third of a packet, so this is 2 % of the rate.
-const INTERVAL_PACKETS: u64 = 16;
-const INTERVAL_SLOW_MAX_NS: u64 = 100 * MS;
+/// How soon the arrival of FIN is told.
+const FIN_ANSWER_NS: u64 = 10 * MS;
 /// Feedback while nothing arrives, so that the sender knows that we live.
 const QUIET_INTERVAL_NS: u64 = 500 * MS;
 /// DONE is repeated until the sender closes, ever more slowly and at most this often.
@@ -69,11 +67,11 @@ pub struct Receiver<B> {
     fin_blocks: Option<u32>,
     heard_ns: Option<u64>,
     echo: (u64, u32),
-    round_trip_ns: u64,
-    packet_gap_ns: u64,
+    interval: Interval,
     feedback_at_ns: u64,
     feedback_sent_ns: u64,
     round_packets: u8,
+    round_bytes: u64,
     news: bool,
     done: Option<(u64, u8)>,
     done_at_ns: u64,
@@ -106,11 +104,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             fin_blocks: None,
             heard_ns: None,
             echo: (0, 0),
-            round_trip_ns: 0,
-            packet_gap_ns: 0,
+            interval: Interval::new(),
             feedback_at_ns: u64::MAX,
             feedback_sent_ns: 0,
             round_packets: 0,
+            round_bytes: 0,
             news: false,
             done: None,
             done_at_ns: 0,
@@ -171,7 +169,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             self.feedback_at_ns = now_ns;
         } else if !self.news {
             // After a quiet time the next feedback need not wait for the quiet interval.
-            self.feedback_at_ns = self.feedback_at_ns.min(self.feedback_sent_ns + self.interval_ns()).max(now_ns);
+            self.feedback_at_ns = self.feedback_at_ns.min(self.feedback_sent_ns + self.interval.ns()).max(now_ns);
         }
         self.news = true;
         self.heard_ns = Some(now_ns);
@@ -241,12 +239,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
                     self.fin_blocks = Some(blocks);
                     self.events.push_back(ReceiverEvent::Fin { blocks });
                 }
-                self.feedback_at_ns = self.feedback_at_ns.min(now_ns + INTERVAL_MIN_NS);
+                self.feedback_at_ns = self.feedback_at_ns.min(now_ns + FIN_ANSWER_NS);
             }
             Control::State { round_trip_us, rate_kbps } => {
-                self.round_trip_ns = u64::from(round_trip_us) * 1000;
-                let bits = (usize::from(self.config.chunk_bytes) as u64 + 73) * 8;
-                self.packet_gap_ns = bits * MS / u64::from(rate_kbps.max(1));
+                self.interval.on_state(u64::from(round_trip_us) * 1000, f64::from(rate_kbps) * 125.0);
             }
             Control::Close { code, text } => {
                 self.closed = true;
@@ -286,7 +282,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
     /// Lets the next feedback go as soon as its interval allows.
     fn hasten(&mut self, now_ns: u64) {
         if self.heard_ns.is_some() {
-            self.feedback_at_ns = self.feedback_at_ns.min((self.feedback_sent_ns + self.interval_ns()).max(now_ns));
+            self.feedback_at_ns = self.feedback_at_ns.min((self.feedback_sent_ns + self.interval.ns()).max(now_ns));
         }
     }
 
@@ -360,11 +356,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
         if now_ns >= self.feedback_at_ns { self.write_feedback(now_ns, out) } else { 0 }
     }
 
-    fn interval_ns(&self) -> u64 {
-        let by_round_trip = (self.round_trip_ns / 8).clamp(INTERVAL_MIN_NS, INTERVAL_MAX_NS);
-        by_round_trip.max(INTERVAL_PACKETS * self.packet_gap_ns).min(INTERVAL_SLOW_MAX_NS)
-    }
-
     fn write_control(&mut self, control: &Control<'_>, out: &mut [u8]) -> usize {
         let mut plain = [0; CONTROL_BYTES_MAX];
         control.write(&mut plain).map_or(0, |bytes| self.write_packet(Kind::Control, &plain[..bytes], out))
@@ -401,37 +392,39 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             received: self.statistics.packets_received,
             congestion_experienced: self.statistics.congestion_experienced as u16,
             dropped_locally: self.statistics.dropped_without_buffer as u32,
-            interval_us: (self.interval_ns() / 1000) as u32,
+            interval_us: (self.interval.ns() / 1000) as u32,
         }
     }
 
     /// One packet of a round of feedback; the round goes on with the next call while segments are left to report.
     fn write_feedback(&mut self, now_ns: u64, out: &mut [u8]) -> usize {
         if self.round_packets == 0 {
-            self.window.close(self.reorder.horizon(now_ns, self.round_trip_ns));
+            self.window.close(self.reorder.horizon(now_ns, self.interval.round_trip_ns()));
             self.window.start_round();
         }
         let summary = self.summary(now_ns);
-        let repeat_ns = self.round_trip_ns + 2 * self.interval_ns();
+        let repeat_ns = self.interval.round_trip_ns() + 2 * self.interval.ns();
         let mut plain = [0; FEEDBACK_BYTES_MAX];
         let limit = short_bytes_max(self.config.chunk_bytes).min(FEEDBACK_BYTES_MAX);
         let Some(mut writer) = FeedbackWriter::new(&mut plain[..limit], &summary) else { return 0 };
         if self.round_packets == 0 {
-            for train in self.trains.newest(FEEDBACK_TRAINS_MAX) {
-                writer.train(train);
-            }
+            self.trains.report(FEEDBACK_TRAINS_MAX, |train| writer.train(train));
         }
         let over = self.window.report(now_ns, repeat_ns, |index, verdicts, bits| writer.segment(index, verdicts, bits));
         let bytes = writer.finish();
         self.round_packets += 1;
+        self.round_bytes += (IPV4_UDP_BYTES + HEADER_BYTES + bytes + TAG_BYTES) as u64;
         if over || self.round_packets >= FEEDBACK_BURST_MAX {
+            let packet_bytes = usize::from(self.config.chunk_bytes) + DATA_OVERHEAD_BYTES + IPV4_UDP_BYTES;
+            self.interval.on_round(now_ns, self.round_bytes, self.statistics.packets_received * packet_bytes as u64);
             self.round_packets = 0;
+            self.round_bytes = 0;
             self.feedback_sent_ns = now_ns;
             let active = self.news || self.window.has_news() || self.window.closed() < self.window.largest();
             self.news = false;
             let wait = match (active, self.window.has_unconfirmed()) {
-                (true, _) => self.interval_ns(),
-                (false, true) => repeat_ns.max(self.interval_ns()).min(QUIET_INTERVAL_NS),
+                (true, _) => self.interval.ns(),
+                (false, true) => repeat_ns.max(self.interval.ns()).min(QUIET_INTERVAL_NS),
                 (false, false) => QUIET_INTERVAL_NS,
             };
             self.feedback_at_ns = now_ns + wait;
@@ -461,7 +454,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
         let mut statistics = self.statistics.clone();
         statistics.blocks_completed = self.assembly.completed();
         statistics.packets_missing = self.window.largest().saturating_sub(statistics.packets_received);
-        statistics.round_trip_ns = self.round_trip_ns;
+        statistics.round_trip_ns = self.interval.round_trip_ns();
         statistics
     }
 }

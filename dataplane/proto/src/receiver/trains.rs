@@ -6,15 +6,19 @@ use tradewind_wire::feedback::Train;
 /// Trains remembered: several feedbacks' worth, so that each is reported many times.
 const TRAINS: usize = 16;
 
-/// The last trains seen, oldest first.
+/// Feedbacks in which a train is reported after its last packet came: one may be lost, and a train that is never reported is only one
+/// measurement less.
+const REPORTS: u8 = 3;
+
+/// The last trains seen, oldest first, and how often each was reported since its last packet came.
 pub(super) struct Trains {
-    ring: [Train; TRAINS],
+    ring: [(Train, u8); TRAINS],
     count: usize,
 }
 
 impl Trains {
     pub(super) fn new() -> Self {
-        Self { ring: [Train::default(); TRAINS], count: 0 }
+        Self { ring: [(Train::default(), 0); TRAINS], count: 0 }
     }
 
     /// Records a packet of a train.
@@ -24,7 +28,8 @@ impl Trains {
         }
         let one_way = arrival_us.wrapping_sub(sent_us);
         let number = number as u32;
-        if let Some(known) = self.ring[..self.count].iter_mut().rev().find(|known| known.train == train) {
+        if let Some((known, reports)) = self.ring[..self.count].iter_mut().rev().find(|(known, _)| known.train == train) {
+            *reports = 0;
             known.received += 1;
             if number.wrapping_sub(known.last_packet) < u32::MAX / 2 {
                 (known.last_packet, known.last_sent_us, known.last_arrival_us) = (number, sent_us, arrival_us);
@@ -41,7 +46,7 @@ impl Trains {
             self.ring.rotate_left(1);
             self.count -= 1;
         }
-        self.ring[self.count] = Train {
+        let begun = Train {
             train,
             received: 1,
             first_packet: number,
@@ -52,18 +57,34 @@ impl Trains {
             last_arrival_us: arrival_us,
             least_one_way_us: one_way,
         };
+        self.ring[self.count] = (begun, 0);
         self.count += 1;
     }
 
-    /// The newest `count` trains, oldest first.
-    pub(super) fn newest(&self, count: usize) -> &[Train] {
-        &self.ring[self.count.saturating_sub(count)..self.count]
+    /// Offers the newest `most` trains that are due, oldest first, to `write`.
+    pub(super) fn report(&mut self, most: usize, mut write: impl FnMut(&Train) -> bool) {
+        let due = self.ring[..self.count].iter().filter(|(_, reports)| *reports < REPORTS).count();
+        let skip = due.saturating_sub(most);
+        for (train, reports) in self.ring[..self.count].iter_mut().filter(|(_, reports)| *reports < REPORTS).skip(skip) {
+            if write(train) {
+                *reports += 1;
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn reported(trains: &mut Trains) -> Vec<Train> {
+        let mut out = Vec::new();
+        trains.report(8, |train| {
+            out.push(*train);
+            true
+        });
+        out
+    }
 
     #[test]
     fn a_train_keeps_its_ends_and_its_least_delay_under_reordering() {
@@ -73,7 +94,7 @@ mod tests {
             trains.on_packet(7, number, sent, offset.wrapping_add(arrival));
         }
         trains.on_packet(TRAIN_NONE, 13, 0, 0);
-        let train = trains.newest(8)[0];
+        let train = reported(&mut trains)[0];
         assert_eq!((train.received, train.first_packet, train.last_packet), (3, 10, 12));
         assert_eq!((train.first_sent_us, train.last_sent_us), (10, 30));
         assert_eq!(train.least_one_way_us, offset.wrapping_add(110));
@@ -85,6 +106,11 @@ mod tests {
         for train in 0..100 {
             trains.on_packet(train, u64::from(train), 0, 0);
         }
-        assert_eq!(trains.newest(8).iter().map(|train| train.train).collect::<Vec<_>>(), (92..100).collect::<Vec<_>>());
+        let names = |trains: &[Train]| trains.iter().map(|train| train.train).collect::<Vec<_>>();
+        for _ in 0..REPORTS {
+            assert_eq!(names(&reported(&mut trains)), (92..100).collect::<Vec<_>>());
+        }
+        trains.on_packet(99, 100, 0, 0);
+        assert_eq!(names(&reported(&mut trains)).last(), Some(&99), "news of an old one");
     }
 }

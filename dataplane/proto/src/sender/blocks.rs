@@ -88,6 +88,7 @@ pub(super) struct Blocks<B> {
     lost_block: u32,
     lost_total: u64,
     unreceived: u64,
+    /// Where the pass of the tail stands: this block, chunks below this one.
     tail: (u32, u16),
     /// The receiver lacks buffers: take turns between blocks, and between lost and fresh chunks.
     turns: bool,
@@ -223,33 +224,34 @@ impl<B: AsRef<[u8]>> Blocks<B> {
     }
 
     /// Starts a pass over the chunks that the receiver does not have.
+    ///
+    /// It goes from the newest back: news of the oldest is about to arrive anyway, so that pass and news meet in the middle.
     pub(super) fn rewind_tail(&mut self) {
-        self.tail = (self.base, 0);
+        self.tail = (self.opened(), 0);
     }
 
     /// The next sent but unreceived chunk of the pass with fewer than `copies` copies in flight; it counts as sent now.
     /// `None` ends the pass.
     pub(super) fn next_tail(&mut self, copies: u8) -> Option<Pick> {
-        if self.tail.0 < self.base {
-            self.tail = (self.base, 0);
-        }
-        while self.tail.0 < self.opened() {
-            let (id, from) = self.tail;
+        loop {
+            let (id, before) = self.tail;
             if let Some(open) = self.get_mut(id) {
                 let progress = &mut open.progress;
-                for chunk in from..progress.fresh {
+                for chunk in (0..before.min(progress.fresh)).rev() {
                     let state = progress.chunks[usize::from(chunk)];
                     if !progress.is_received(chunk) && state.in_flight < copies && !get(&progress.lost, chunk) {
                         progress.chunks[usize::from(chunk)].in_flight += 1;
                         let last = chunk + 1 == progress.count;
-                        self.tail = (id, chunk + 1);
+                        self.tail = (id, chunk);
                         return Some(Pick { block: BlockId(id), chunk, last, again: true });
                     }
                 }
             }
-            self.tail = (id + 1, 0);
+            if id <= self.base {
+                return None;
+            }
+            self.tail = (id - 1, u16::MAX);
         }
-        None
     }
 
     /// A copy of this chunk was lost.

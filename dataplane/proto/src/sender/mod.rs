@@ -35,8 +35,9 @@ const MS: u64 = 1_000_000;
 const PROBE_TIMEOUT_MIN_NS: u64 = 100 * MS;
 /// Longest wait between two such probes.
 const PROBE_TIMEOUT_MAX_NS: u64 = 2_000 * MS;
-/// Feedback comes at least this often while data flows (transport study, section 1.3).
-const FEEDBACK_INTERVAL_MAX_NS: u64 = 20 * MS;
+/// Feedback comes this often while data flows until the receiver says otherwise, and a longer interval than this is not believed.
+const FEEDBACK_INTERVAL_NS: u64 = 20 * MS;
+const FEEDBACK_INTERVAL_MAX_NS: u64 = 500 * MS;
 /// When the rate control is asked again after it had a packet due but admitted none (a pulse that is over).
 const ADMIT_AGAIN_NS: u64 = MS;
 /// How long at least blocks take turns after the receiver had no buffer (see `Blocks::take_turns`).
@@ -88,6 +89,9 @@ pub struct Sender<B> {
     state_at_ns: u64,
     replay: Replay,
     newest_feedback: Option<PacketNumber>,
+    feedback_interval_ns: u64,
+    /// What IP and UDP add to a datagram.
+    headers_bytes: usize,
     largest_echoed: u64,
     started_ns: u64,
     /// Whether a DATA packet has ever arrived, and how many were lost.
@@ -128,6 +132,8 @@ impl<B: AsRef<[u8]>> Sender<B> {
             state_at_ns: now_ns,
             replay: Replay::default(),
             newest_feedback: None,
+            headers_bytes: (config.rate.packet_bytes as usize).saturating_sub(usize::from(config.chunk_bytes) + DATA_OVERHEAD_BYTES),
+            feedback_interval_ns: FEEDBACK_INTERVAL_NS,
             largest_echoed: 0,
             started_ns: now_ns,
             full_size: (false, 0),
@@ -322,6 +328,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
             }
         }
         self.blocks_allowed = self.blocks_allowed.max(summary.blocks_allowed);
+        self.feedback_interval_ns = (u64::from(summary.interval_us) * 1000).clamp(FEEDBACK_INTERVAL_NS, FEEDBACK_INTERVAL_MAX_NS);
         self.storage_limited = summary.flags & FLAG_STORAGE_LIMITED != 0;
         self.fin_known |= self.finished && summary.flags & FLAG_FIN_KNOWN != 0;
         self.statistics.blocks_durable = self.statistics.blocks_durable.max(summary.blocks_durable);
@@ -384,7 +391,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
         if self.records.unresolved() == 0 || self.done {
             return u64::MAX;
         }
-        let base = self.round_trip.smoothed_ns() * 3 / 2 + 2 * self.round_trip.variation_ns() + 3 * FEEDBACK_INTERVAL_MAX_NS;
+        let base = self.round_trip.smoothed_ns() * 3 / 2 + 2 * self.round_trip.variation_ns() + 3 * self.feedback_interval_ns;
         let wait = (base.max(PROBE_TIMEOUT_MIN_NS) << self.probe_backoff.min(8)).min(PROBE_TIMEOUT_MAX_NS.max(base));
         self.progress_ns.saturating_add(wait)
     }
@@ -525,7 +532,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
         self.statistics.data_packets_sent += 1;
         self.statistics.data_packets_again += u64::from(pick.again);
         self.statistics.bytes_sent += bytes as u64;
-        self.rate.on_sent(now_ns, packet_number.get(), bytes as u32, train);
+        self.rate.on_sent(now_ns, packet_number.get(), (bytes + self.headers_bytes) as u32, train);
         bytes
     }
 
