@@ -4,7 +4,7 @@ use super::average::{RunningMean, TrimmedMean};
 use super::competition::{self, EXTRA_DIP_NS};
 use super::loss::{LossLevel, Outcome, RoundLoss};
 use super::units::{DITHER, HALF_PERIOD_S, SECOND_NS, seconds, within};
-use super::{BaseDelay, Kind, Mode, Policy, ROUND_LEAST_S, RateController, Train};
+use super::{BaseDelay, Kind, Mode, Policy, RateController, Train};
 
 /// Queue aimed at, seconds: a base, a part per halving of the rate below 10 Gbit/s (that part makes two lanes converge), and the range of the share
 /// term (transport-study §3.2, theta and delta).
@@ -294,7 +294,7 @@ impl RateController {
             return 0.9 * GROWTH_MOST;
         }
         self.free_rounds = 0;
-        let loop_s = DAMPING * (self.rtt_s() + 0.5 * self.rtt_s().max(ROUND_LEAST_S));
+        let loop_s = DAMPING * (self.rtt_s() + self.feedback_gap_s + 0.5 * self.round_s());
         let error_s = set_point_s + QUEUE_SHARE_S * within(1.0 - share / self.weight(), -1.0, 1.0) - self.queue_s;
         let fall_most = if self.policy == Policy::Low { 0.5 } else { 0.02 + 0.4 * within(share, 0.0, 1.0) };
         let change = within(error_s / loop_s, -fall_most, GROWTH_MOST);

@@ -195,6 +195,9 @@ pub struct RateController {
     free_rounds: u32,
     limited_ns: Option<u64>,
     last_sent_ns: u64,
+    /// When feedback came last, and the smoothed time between two.
+    feedback_ns: Option<u64>,
+    feedback_gap_s: f64,
 }
 
 impl RateController {
@@ -231,6 +234,8 @@ impl RateController {
             free_rounds: 0,
             limited_ns: None,
             last_sent_ns: now_ns,
+            feedback_ns: None,
+            feedback_gap_s: 0.0,
         };
         controller.begin_phase(now_ns);
         controller
@@ -294,6 +299,7 @@ impl RateController {
         _delivered_packets: u32,
     ) {
         self.on_rtt(rtt_ns);
+        self.on_feedback_gap(now_ns);
         let (timeouts, brake) = self.limits.on_heard(now_ns);
         if timeouts > 0 {
             self.pacer.no_later_than(now_ns);
@@ -312,7 +318,7 @@ impl RateController {
             self.on_train(now_ns, &train);
         }
         let elapsed_s = seconds(now_ns.saturating_sub(self.last_update_ns));
-        if matches!(self.mode, Mode::Cruise | Mode::Compete) && elapsed_s >= self.rtt_s().max(ROUND_LEAST_S) {
+        if matches!(self.mode, Mode::Cruise | Mode::Compete) && elapsed_s >= self.round_s() {
             self.update(now_ns, elapsed_s);
         }
     }
@@ -434,6 +440,20 @@ impl RateController {
         // RFC 9002 §5.3: an eighth of each sample.
         self.rtt_ns = if self.rtt_known { self.rtt_ns - self.rtt_ns / 8 + sample / 8 } else { sample };
         self.rtt_known = true;
+    }
+
+    /// How far apart feedback comes is part of the loop's delay. Packets of one round come at once, and a pause of seconds is no habit.
+    fn on_feedback_gap(&mut self, now_ns: u64) {
+        if let Some(before_ns) = self.feedback_ns.replace(now_ns) {
+            let gap_s = seconds(now_ns.saturating_sub(before_ns)).min(0.5);
+            self.feedback_gap_s += 0.125 * (gap_s - self.feedback_gap_s);
+        }
+    }
+
+    /// Time between two rate updates, seconds: a round trip, but at least a period of the dither.
+    fn round_s(&self) -> f64 {
+        let period_s = 2.0 * phases::HALF_PERIOD_PACKETS * self.packet_bytes / self.network.max(1.0);
+        self.rtt_s().max(ROUND_LEAST_S).max(period_s)
     }
 
     fn on_train(&mut self, now_ns: u64, train: &Train) {

@@ -8,7 +8,7 @@ const SPREAD_LEAST: f64 = 0.8;
 const SPREAD: f64 = 0.4;
 
 /// A half period holds at least this many packets (transport-study §3.2, h).
-const HALF_PERIOD_PACKETS: f64 = 8.0;
+pub(super) const HALF_PERIOD_PACKETS: f64 = 8.0;
 
 /// Time between dips, and the rate in them (transport-study §3.2, dip).
 const DIP_EVERY_NS: u64 = 10 * SECOND_NS;
