@@ -215,6 +215,7 @@ impl RateController {
         self.round.restart();
         self.last_update_ns = now_ns;
         let elapsed_s = elapsed_s.min(2.0);
+        let debug = std::env::var_os("RDBG").is_some();
         let losses = self.loss.round(round.trains, round.sent, round.received);
         if round.pairs > 0.0 {
             let foot_s = round.queue_s / round.pairs;
@@ -242,6 +243,7 @@ impl RateController {
             }
         }
         let arrival_rate = round.arrival_rate();
+        if debug { eprintln!("{:.3} round trains {} sent {} loss {:.3} excess {:.3} sig {} arrival {:.3} centre {:.3} net {:.3} frozen? ours {} q {:.2}", now_ns as f64*1e-9 - 4290.0, round.trains, round.sent, losses.loss, losses.excess, losses.significant, arrival_rate*8e-6, round.centre/round.trains*8e-6, self.network*8e-6, self.loss.is_ours(), self.queue_s*1e3); }
         let delivered = arrival_rate * (1.0 - losses.loss);
         let without_congestion = delivered / (1.0 - self.loss.random());
         if self.mode == Mode::Compete {

@@ -12,6 +12,9 @@ const RECENT_MOST: usize = 128;
 /// Excess of loss over the random level that asks for an experiment, besides four standard errors (transport-study §3.3, exsig).
 const EXCESS: f64 = 0.02;
 
+/// What a round keeps of the sums before it: a slow lane's rounds hold too few packets to say anything alone.
+const MEMORY: f64 = 0.8;
+
 /// Packets over which the random level follows the measured loss, and the largest step (transport-study §3.3).
 const FOLLOW_PACKETS: f64 = 4_000.0;
 const FOLLOW_MOST: f64 = 0.2;
@@ -71,6 +74,8 @@ pub(super) struct LossLevel {
     dips: f64,
     experiment: Option<Experiment>,
     frozen: bool,
+    /// Fading sums of trains, packets sent and packets received.
+    sums: [f64; 3],
 }
 
 impl LossLevel {
@@ -87,6 +92,7 @@ impl LossLevel {
             dips: 0.0,
             experiment: None,
             frozen: false,
+            sums: [0.0; 3],
         }
     }
 
@@ -121,9 +127,14 @@ impl LossLevel {
     /// A mode begins: forget what was measured in another.
     pub(super) fn begin(&mut self) {
         self.clear_response();
-        self.recent_count = 0;
+        self.forget_recent();
         self.experiment = None;
         self.frozen = false;
+    }
+
+    fn forget_recent(&mut self) {
+        self.recent_count = 0;
+        self.sums = [0.0; 3];
     }
 
     /// Loss of one train.
@@ -148,6 +159,7 @@ impl LossLevel {
 
     /// Sums up a round of `trains` trains.
     pub(super) fn round(&mut self, trains: f64, sent: f64, received: f64) -> RoundLoss {
+        let packets = sent;
         let loss = (1.0 - received / sent).max(0.0);
         let binomial = (self.random.max(1.0 / sent) * (1.0 - self.random) / (sent / trains)).sqrt();
         let error = self.per_train.deviation().max(binomial) / trains.sqrt();
@@ -158,7 +170,15 @@ impl LossLevel {
         let mut sorted = self.recent;
         let middle = median(&mut sorted[..keep]);
         let excess = (middle.min(loss) - self.random).max(0.0);
-        RoundLoss { loss, packets: sent, excess, significant: excess > EXCESS + 4.0 * error, error }
+        for (sum, value) in self.sums.iter_mut().zip([trains, sent, received]) {
+            *sum = MEMORY * *sum + value;
+        }
+        let [trains, sent, received] = self.sums;
+        let lasting = (1.0 - received / sent - self.random).max(0.0);
+        let binomial = (self.random.max(1.0 / sent) * (1.0 - self.random) / (sent / trains)).sqrt();
+        let lasts = lasting.min(loss - self.random) > EXCESS + 4.0 * self.per_train.deviation().max(binomial) / trains.sqrt();
+        let excess = if lasts { excess.max(lasting) } else { excess };
+        RoundLoss { loss, packets, excess, significant: lasts || excess > EXCESS + 4.0 * error, error }
     }
 
     /// Lets the random level follow a round without suspicious loss. `sole` says that nobody else shares the queue.
@@ -201,7 +221,7 @@ impl LossLevel {
     pub(super) fn start_experiment(&mut self, now_ns: u64, loss: f64, rate_before: f64, rate_after: f64, share: f64) {
         let loss_expected = (1.0 - (1.0 - loss) * rate_before / rate_after.max(1.0)).max(self.random);
         self.experiment = Some(Experiment { start_ns: now_ns, loss_before: loss, loss_expected, rate_before, share });
-        self.recent_count = 0;
+        self.forget_recent();
     }
 
     /// The running experiment.
@@ -229,7 +249,7 @@ impl LossLevel {
     /// Abandons a running experiment.
     pub(super) fn abandon_experiment(&mut self) {
         self.experiment = None;
-        self.recent_count = 0;
+        self.forget_recent();
     }
 
     /// Whether the rate must hold still because of loss that could not be explained; a round without it ends that.

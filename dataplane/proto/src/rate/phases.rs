@@ -130,7 +130,8 @@ impl RateController {
         let peak = self.startup.peak(centre, self.limits.cap()).max(1.0);
         let packets = self.startup.packets(centre, peak, self.packet_bytes);
         self.phase.pulse_left = packets;
-        (Kind::Pulse, peak, f64::from(packets) * self.packet_bytes / centre, 0.0)
+        let length_s = f64::from(packets) * self.packet_bytes / centre * self.startup.stretch(centre, self.rtt_s());
+        (Kind::Pulse, peak, length_s, 0.0)
     }
 
     /// The half period that follows: a lower one mirrors the upper one before it.

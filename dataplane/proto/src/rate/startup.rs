@@ -26,6 +26,18 @@ const PULSES_MOST: usize = 12;
 /// Pulses that must be in before loss alone may end start-up (transport-study §3.3).
 const PULSES_FOR_LOSS: usize = 8;
 
+/// Once the fate of as many pulses is known as are needed, a step ends at this loss although too few of them could be measured; and at any loss
+/// after this many times as many.
+const LOSS_UNMEASURED: f64 = 0.5;
+const PULSES_UNMEASURED: usize = 4;
+
+/// Pulses beyond those needed that the first step sends at its mean rate before anything is known of the path; and how much slower it goes on.
+const PULSES_BLIND: usize = 2;
+const BLIND_SLOWER: f64 = 8.0;
+
+/// Bytes from which packets are large: pulses hold half as many of them.
+const LARGE_PACKET_BYTES: f64 = 4_000.0;
+
 /// Arrivals at this share of the peak count as keeping up, and the rate taken then (transport-study §3.3).
 const KEEPS_UP: f64 = 0.8;
 const VALIDATED: f64 = 0.95;
@@ -64,6 +76,10 @@ pub(super) struct StartUp {
     count: usize,
     sent: f64,
     received: f64,
+    /// Pulses whose fate is known, measured or not.
+    known: usize,
+    /// Pulses begun in the first step of the first start.
+    blind: Option<usize>,
     /// Lowest upper bound of the loss over all steps: loss that was there at a rate that the path carried is random.
     loss_bound: Option<f64>,
     /// Mean rate and delivered rate of the step before.
@@ -81,6 +97,8 @@ impl StartUp {
             count: 0,
             sent: 0.0,
             received: 0.0,
+            known: 0,
+            blind: Some(0),
             loss_bound: None,
             delivered: None,
             random_loss: 0.0,
@@ -91,6 +109,7 @@ impl StartUp {
     pub(super) fn again(rate: f64, random_loss: f64) -> Self {
         Self {
             gain: GAIN_AGAIN,
+            blind: None,
             loss_bound: Some(random_loss + 0.02),
             delivered: Some((rate, rate * (1.0 - random_loss))),
             random_loss,
@@ -106,7 +125,22 @@ impl StartUp {
     /// Packets of the next pulse.
     pub(super) fn packets(&self, rate: f64, peak: f64, packet_bytes: f64) -> u32 {
         let bytes = (rate * PULSE_S).max(peak * PULSE_SPAN_S);
-        within((bytes / packet_bytes).round(), PULSE_PACKETS, 1e6) as u32
+        let least = if packet_bytes > LARGE_PACKET_BYTES { 0.5 * PULSE_PACKETS } else { PULSE_PACKETS };
+        within((bytes / packet_bytes).round(), least, 1e6) as u32
+    }
+
+    /// How much longer than its packets take at the mean rate the next pulse lasts: a path of which nothing is known yet gets a few pulses, not a
+    /// round trip full of them.
+    pub(super) fn stretch(&mut self, rate: f64, rtt_s: f64) -> f64 {
+        let needed = Self::needed(rate, rate * self.gain, rtt_s);
+        let Some(blind) = &mut self.blind else { return 1.0 };
+        *blind += 1;
+        if *blind > needed + PULSES_BLIND { BLIND_SLOWER } else { 1.0 }
+    }
+
+    fn needed(rate: f64, peak: f64, rtt_s: f64) -> usize {
+        let pulse_s = (rate * PULSE_S).max(peak * PULSE_SPAN_S) / rate;
+        ((rtt_s / (4.0 * pulse_s)) as usize).clamp(PULSES_LEAST, PULSES_MOST)
     }
 
     /// Random loss as far as start-up knows.
@@ -116,30 +150,51 @@ impl StartUp {
 
     /// Takes in a final pulse of the present step.
     pub(super) fn on_pulse(&mut self, train: &Train, rate: f64, rtt_s: f64, base: &BaseDelay) -> Verdict {
+        // Without a report it may be the feedback that was lost.
         let (Some(arrival), Some(loss)) = (train.arrival, train.loss()) else { return Verdict::Measuring };
-        if self.count < PULSES_MOST {
-            let packets = (arrival.last_packet - arrival.first_packet) as f64;
-            let bytes = packets * train.packet_bytes();
-            // A burst may leave faster than the peak: it must arrive in the time that the peak allows, not in the time that the burst took.
-            let span_s = arrival.send_span_s.max(bytes / train.rate);
-            let arrived = bytes / arrival.arrival_span_s.max(1e-6);
-            let measured = packets >= 3.0 && !train.disturbed;
-            if measured {
-                self.pulses[self.count] = Pulse {
-                    ratio: (span_s / arrival.arrival_span_s.max(1e-6)).min(1.0),
-                    rate: arrived.min(train.rate),
-                    received_rate: arrived * (f64::from(arrival.received) - 1.0).max(1.0) / packets,
-                    queue_s: base.excess_s(arrival.first_delay_s).max(0.0),
-                    loss,
-                };
-                self.count += 1;
-            }
-        }
+        self.known += 1;
         self.sent += f64::from(train.sent);
         self.received += f64::from(arrival.received);
-        let pulse_s = (rate * PULSE_S).max(train.rate * PULSE_SPAN_S) / rate;
-        let needed = ((rtt_s / (4.0 * pulse_s)) as usize).clamp(PULSES_LEAST, PULSES_MOST);
-        if self.count < needed { Verdict::Measuring } else { self.judge(rate, train.rate) }
+        let packets = (arrival.last_packet - arrival.first_packet) as f64;
+        let bytes = packets * train.packet_bytes();
+        // A burst may leave faster than the peak: it must arrive in the time that the peak allows, not in the time that the burst took.
+        let span_s = arrival.send_span_s.max(bytes / train.rate);
+        let arrived = bytes / arrival.arrival_span_s.max(1e-6);
+        let measured = packets >= 3.0 && !train.disturbed;
+        if measured && self.count < PULSES_MOST {
+            self.pulses[self.count] = Pulse {
+                ratio: (span_s / arrival.arrival_span_s.max(1e-6)).min(1.0),
+                rate: arrived.min(train.rate),
+                received_rate: arrived * (f64::from(arrival.received) - 1.0).max(1.0) / packets,
+                queue_s: base.excess_s(arrival.first_delay_s).max(0.0),
+                loss,
+            };
+            self.count += 1;
+        }
+        let needed = Self::needed(rate, train.rate, rtt_s);
+        if self.count >= needed {
+            return self.judge(rate, train.rate);
+        }
+        let arriving = self.received / self.sent.max(1.0);
+        let hopeless = self.known >= needed && arriving < 1.0 - LOSS_UNMEASURED;
+        if !hopeless && self.known < PULSES_UNMEASURED * needed {
+            return Verdict::Measuring;
+        }
+        let random = self.loss_bound.unwrap_or(0.0).min(super::loss::RANDOM_LOSS_MOST);
+        self.random_loss = random;
+        // What arrives is all that there is, unless a pulse shows more between two silences.
+        let delivered = rate * arriving.max(0.01) / (1.0 - random);
+        let spaced = if self.count > 0 { FOUND * self.middle(|pulse| pulse.received_rate) / (1.0 - random) } else { 0.0 };
+        self.forget_step();
+        Verdict::Saturated { rate: delivered.max(spaced) }
+    }
+
+    fn forget_step(&mut self) {
+        self.blind = None;
+        self.count = 0;
+        self.known = 0;
+        self.sent = 0.0;
+        self.received = 0.0;
     }
 
     fn judge(&mut self, rate: f64, peak: f64) -> Verdict {
@@ -175,15 +230,14 @@ impl StartUp {
         let bound = (mean_loss + 2.0 * deviation).min(1.0);
         let bound = self.loss_bound.map_or(bound, |known| known.min(bound));
         self.loss_bound = Some(bound);
-        self.random_loss = mean_loss.min(bound);
+        // So much of it cannot be random: the pulses overflowed a short queue.
+        self.random_loss = if mean_loss > super::loss::RANDOM_LOSS_MOST { 0.0 } else { mean_loss.min(bound) };
         let verdict = if keeps_up {
             Verdict::Faster { rate: (VALIDATED * peak).max(rate) }
         } else {
             Verdict::Found { rate: FOUND * self.middle(|pulse| pulse.rate), queue_s: self.middle(|pulse| pulse.queue_s) }
         };
-        self.count = 0;
-        self.sent = 0.0;
-        self.received = 0.0;
+        self.forget_step();
         verdict
     }
 
