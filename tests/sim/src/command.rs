@@ -1,8 +1,12 @@
 //! `--grid`: plays, prints and writes grids.
 
 use std::fs;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
+use tradewind_sim::battery::{Check, GROUPS, Group};
 use tradewind_sim::grid::{Cell, GridOptions, Row, Summary, play_grid, summarise, table1};
 
 use crate::Arguments;
@@ -87,4 +91,44 @@ fn line(row: &Row) -> String {
         row.waste,
         row.feedback_share
     )
+}
+
+fn print_check(check: &Check) {
+    let word = if check.holds() { "ok  " } else { "MISS" };
+    let bar = if check.most.is_finite() { format!("{}..{}", check.least, check.most) } else { format!("{}..", check.least) };
+    println!("{word} {:9} {:62} {:32} {:7.4} ({bar}) {}", check.group, check.what, check.figure, check.value, check.note);
+}
+
+/// Plays groups of checks side by side and prints each figure beside its bar. Figures outside of their bars do not make the command fail: it reports.
+pub(crate) fn checks(arguments: &Arguments) -> Result<ExitCode> {
+    let wanted = |group: &&Group| arguments.checks.iter().any(|name| name == "all" || name == group.0);
+    let groups: Vec<&Group> = GROUPS.iter().filter(wanted).collect();
+    if groups.is_empty() {
+        let names: Vec<&str> = GROUPS.iter().map(|group| group.0).collect();
+        bail!("there is no such group of checks; there are: all {}", names.join(" "));
+    }
+    let seed = arguments.seed.unwrap_or(1);
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let checks = (group.1)(seed);
+                    let mut results = results.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    checks.iter().for_each(print_check);
+                    results.extend(checks);
+                }
+            });
+        }
+    });
+    let mut checks: Vec<Check> = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let position = |check: &Check| GROUPS.iter().position(|group| group.0 == check.group);
+    checks.sort_by_key(position);
+    println!("{} of {} figures within their bars", checks.iter().filter(|check| check.holds()).count(), checks.len());
+    if let Some(file) = &arguments.json {
+        let text = serde_json::to_string_pretty(&checks).context("cannot write the figures as JSON")?;
+        fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -8,6 +8,7 @@
 //! What it cannot see: real clocks, sockets, drivers, CPU time, and competing traffic.
 #![forbid(unsafe_code)]
 
+pub mod battery;
 mod check;
 pub mod grid;
 pub mod heat_map;

@@ -35,7 +35,10 @@ struct Arguments {
     /// Play a grid of cells instead: `table1`, or a cell as RATE_MBPS,RTT_MS,LOSS,QUEUE_MS (each may be several, with `/`)
     #[arg(long, value_name = "GRID")]
     grid: Option<String>,
-    /// With --grid: write the summary and a row for each cell as JSON to this file
+    /// Play the checks of these groups, or `all`: start, pair, cubic, bbr, many, aqm, disorder, overdrive, reverse, change, tail, storage, policer
+    #[arg(long, value_name = "GROUP", num_args = 1..)]
+    checks: Vec<String>,
+    /// With --grid or --checks: write the summary and a row for each cell as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// With --grid: write a heat map as HTML to this file
@@ -63,6 +66,9 @@ fn main() -> Result<ExitCode> {
     if !arguments.world.is_empty() {
         described(&arguments)?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if !arguments.checks.is_empty() {
+        return command::checks(&arguments);
     }
     if let Some(name) = &arguments.grid {
         command::grid(name, &arguments)?;

@@ -187,6 +187,8 @@ struct Running<'a> {
     lab: &'a Lab,
     link: Link<Cargo>,
     flows: Vec<Flow>,
+    /// When each flow has something to do next.
+    next_ns: Vec<u64>,
     rtt_ms: Vec<f64>,
     packets: u64,
     change: usize,
@@ -200,6 +202,7 @@ pub fn play(lab: &Lab) -> Outcome {
         lab,
         link: Link::new(lab.rate_bps, lab.queue, lab.loss, lab.seed),
         flows: lab.flows.iter().map(|_| Flow::Waiting).collect(),
+        next_ns: vec![0; lab.flows.len()],
         rtt_ms: lab.flows.iter().map(|flow| flow.rtt_ms).collect(),
         packets: 0,
         change: 0,
@@ -207,6 +210,7 @@ pub fn play(lab: &Lab) -> Outcome {
     };
     let end_ns = (lab.end_ms * MS as f64) as u64;
     let mut now_ns = 0;
+    running.ask_all();
     while let Some(next_ns) = running.step(now_ns, end_ns) {
         now_ns = next_ns;
     }
@@ -228,8 +232,7 @@ impl Running<'_> {
     /// Does what comes next and returns its time; `None` at the end.
     fn step(&mut self, now_ns: u64, end_ns: u64) -> Option<u64> {
         let (mut next_ns, mut which) = (self.link.next_ns(), usize::MAX);
-        for index in 0..self.flows.len() {
-            let at_ns = self.flow_ns(index);
+        for (index, &at_ns) in self.next_ns.iter().enumerate() {
             if at_ns < next_ns {
                 (next_ns, which) = (at_ns, index);
             }
@@ -243,6 +246,7 @@ impl Running<'_> {
             let change = self.lab.changes[self.change].1;
             self.change += 1;
             self.apply(change_ns, change);
+            self.ask_all();
             return Some(change_ns);
         }
         if self.lab.trace_ms > 0 && next_ns >= self.trace_ns {
@@ -253,8 +257,15 @@ impl Running<'_> {
             self.serve(next_ns);
         } else {
             self.advance(next_ns, which);
+            self.next_ns[which] = self.flow_ns(which);
         }
         Some(next_ns)
+    }
+
+    fn ask_all(&mut self) {
+        for index in 0..self.flows.len() {
+            self.next_ns[index] = self.flow_ns(index);
+        }
     }
 
     fn apply(&mut self, now_ns: u64, change: Change) {
@@ -286,14 +297,28 @@ impl Running<'_> {
     /// A managed queue gives its next packet.
     fn serve(&mut self, now_ns: u64) {
         let Self { link, flows, rtt_ms, .. } = self;
-        let popped = link.pop(now_ns, |waiting| match (&mut flows[waiting.flow], waiting.packet) {
+        let mut touched = [usize::MAX; 2];
+        let popped = link.pop(now_ns, |waiting| {
+            touched[0] = waiting.flow;
+            match (&mut flows[waiting.flow], waiting.packet) {
             (Flow::Lane(ours), Cargo::Ours(datagram)) => ours.dropped(true, datagram),
             (Flow::Tcp(tcp, _), Cargo::Tcp(segment)) => {
                 tcp.notify(now_ns + (rtt_ms[waiting.flow] * MS as f64) as u64, segment, true);
             }
             _ => {}
+            }
         });
-        let Some((leaves_ns, waiting, lost)) = popped else { return };
+        if let Some((leaves_ns, waiting, lost)) = popped {
+            touched[1] = waiting.flow;
+            Self::pass_on(flows, rtt_ms, leaves_ns, waiting, lost);
+        }
+        // A flow whose packets were dropped before those of another one need not be asked: nothing of it becomes due earlier than it knows.
+        for index in touched.into_iter().filter(|&index| index != usize::MAX) {
+            self.next_ns[index] = self.flow_ns(index);
+        }
+    }
+
+    fn pass_on(flows: &mut [Flow], rtt_ms: &[f64], leaves_ns: u64, waiting: link::Waiting<Cargo>, lost: bool) {
         match (&mut flows[waiting.flow], waiting.packet) {
             (Flow::Lane(ours), Cargo::Ours(datagram)) if lost => ours.dropped(false, datagram),
             (Flow::Lane(ours), Cargo::Ours(datagram)) => ours.leaves(leaves_ns, datagram),
