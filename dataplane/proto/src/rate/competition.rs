@@ -61,6 +61,41 @@ impl Watch {
     }
 }
 
+/// How far two dips may disagree about a delay that neither of them moved, and how far below it the delay may have been in between, seconds.
+const DIPS_AGREE_S: f64 = 0.001;
+const STANDS_S: f64 = 0.002;
+
+/// A delay that does not move when we send less, and does not move when we send more: a longer path, not somebody's queue.
+#[derive(Clone, Debug)]
+pub(super) struct Standing {
+    excess_s: Option<f64>,
+    least_since_s: f64,
+}
+
+impl Standing {
+    pub(super) fn new() -> Self {
+        Self { excess_s: None, least_since_s: f64::INFINITY }
+    }
+
+    /// Takes in the queue at the foot of a dither period.
+    pub(super) fn observe(&mut self, excess_s: f64) {
+        self.least_since_s = self.least_since_s.min(excess_s);
+    }
+
+    /// Takes in what a dip left of a high queue; the excess if the dip before it and everything in between left the same.
+    pub(super) fn on_dip(&mut self, high: bool, excess_s: f64) -> Option<f64> {
+        let before = self.excess_s.take().filter(|_| high)?;
+        let stood = (before - excess_s).abs() < DIPS_AGREE_S && self.least_since_s > excess_s - STANDS_S;
+        stood.then_some(excess_s.min(before))
+    }
+
+    /// A dip that left a high queue begins the comparison.
+    pub(super) fn begin(&mut self, excess_s: f64) {
+        self.excess_s = Some(excess_s);
+        self.least_since_s = f64::INFINITY;
+    }
+}
+
 /// State of the share mode.
 #[derive(Clone, Debug)]
 pub(super) struct Competition {

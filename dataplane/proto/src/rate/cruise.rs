@@ -215,10 +215,10 @@ impl RateController {
         self.round.restart();
         self.last_update_ns = now_ns;
         let elapsed_s = elapsed_s.min(2.0);
-        let debug = std::env::var_os("RDBG").is_some();
         let losses = self.loss.round(round.trains, round.sent, round.received);
         if round.pairs > 0.0 {
             let foot_s = round.queue_s / round.pairs;
+            self.standing.observe(foot_s);
             self.queue_s = (foot_s + 0.5 * DITHER * HALF_PERIOD_S * within(self.response.share(), 0.0, 1.0)).max(0.0);
         }
         if round.dip {
@@ -243,7 +243,6 @@ impl RateController {
             }
         }
         let arrival_rate = round.arrival_rate();
-        if debug { eprintln!("{:.3} round trains {} sent {} loss {:.3} excess {:.3} sig {} arrival {:.3} centre {:.3} net {:.3} frozen? ours {} q {:.2}", now_ns as f64*1e-9 - 4290.0, round.trains, round.sent, losses.loss, losses.excess, losses.significant, arrival_rate*8e-6, round.centre/round.trains*8e-6, self.network*8e-6, self.loss.is_ours(), self.queue_s*1e3); }
         let delivered = arrival_rate * (1.0 - losses.loss);
         let without_congestion = delivered / (1.0 - self.loss.random());
         if self.mode == Mode::Compete {
@@ -322,7 +321,7 @@ impl RateController {
 
     /// A queue that stays although we cut is looked into with an extra dip.
     fn look_for_competition(&mut self, now_ns: u64) {
-        if self.policy == Policy::Low || self.mode != Mode::Cruise {
+        if self.mode != Mode::Cruise {
             return;
         }
         let patience_ns = (3 * self.rtt_ns).max(SECOND_NS / 2);
@@ -335,6 +334,20 @@ impl RateController {
     /// The second part of a dip: did the queue drain with us?
     pub(super) fn on_dip(&mut self, now_ns: u64, train: &Train) {
         let (Some((start_ns, start_s)), Some(arrival)) = (self.round.dip_start.take(), train.arrival) else { return };
+        let excess_s = self.base.excess_s(arrival.least_delay_s);
+        let high = excess_s > self.high_queue_s();
+        if let Some(longer_s) = self.standing.on_dip(high, excess_s) {
+            self.base.raise(now_ns, longer_s);
+            self.watch.clear();
+            if self.mode == Mode::Compete {
+                self.stop_competing(now_ns);
+            }
+            return;
+        }
+        if high {
+            self.standing.begin(excess_s);
+            self.phase.dip_soon(now_ns, EXTRA_DIP_NS);
+        }
         if self.policy == Policy::Low {
             return;
         }

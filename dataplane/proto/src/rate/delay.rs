@@ -41,6 +41,14 @@ impl BaseDelay {
         }
     }
 
+    /// The path has become longer by `excess_s`.
+    pub(super) fn raise(&mut self, now_ns: u64, excess_s: f64) {
+        if let Some(base) = self.base_s() {
+            self.least_s = [f64::INFINITY, base + excess_s];
+            self.window_start_ns = now_ns;
+        }
+    }
+
     /// The base offset, seconds; `None` before the first report.
     pub(super) fn base_s(&self) -> Option<f64> {
         let least = self.least_s[0].min(self.least_s[1]);

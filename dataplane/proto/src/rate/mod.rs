@@ -28,7 +28,7 @@ mod startup;
 mod trains;
 mod units;
 
-use competition::{Competition, Watch};
+use competition::{Competition, Standing, Watch};
 use cruise::{Response, Round};
 use delay::BaseDelay;
 use hold::Hold;
@@ -187,6 +187,7 @@ pub struct RateController {
     loss: LossLevel,
     hold: Hold,
     watch: Watch,
+    standing: Standing,
     competition: Competition,
     /// End and rate of the last stay in share mode.
     competed: Option<(u64, f64)>,
@@ -227,6 +228,7 @@ impl RateController {
             loss: LossLevel::new(),
             hold: Hold::new(),
             watch: Watch::default(),
+            standing: Standing::new(),
             competition: Competition::new(now_ns),
             competed: None,
             queue_s: 0.0,

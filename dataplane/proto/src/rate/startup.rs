@@ -19,6 +19,10 @@ const PULSE_PACKETS: f64 = 8.0;
 /// that (the study's 1.25 ms needed stamps better than 0.1 ms, its §3.7).
 const PULSE_SPAN_S: f64 = 0.002;
 
+/// Where the delay of single packets jitters, a pulse lasts this many times the spread that was seen, and at most this long, seconds.
+const PULSE_SPAN_PER_SPREAD: f64 = 2.0;
+const PULSE_SPAN_MOST_S: f64 = 0.020;
+
 /// Fewest and most pulses of one step; in between, as many as fit a quarter of a round trip (transport-study §3.3, m).
 const PULSES_LEAST: usize = 3;
 const PULSES_MOST: usize = 12;
@@ -78,12 +82,16 @@ pub(super) struct StartUp {
     received: f64,
     /// Pulses whose fate is known, measured or not.
     known: usize,
+    /// Least and greatest delay of the first packets of pulses, which find no queue of ours.
+    first_delays_s: (f64, f64),
     /// Pulses begun in the first step of the first start.
     blind: Option<usize>,
     /// Lowest upper bound of the loss over all steps: loss that was there at a rate that the path carried is random.
     loss_bound: Option<f64>,
     /// Mean rate and delivered rate of the step before.
     delivered: Option<(f64, f64)>,
+    /// The mean rate of the present step is known to work.
+    validated: bool,
     /// Random loss as seen by the present step.
     random_loss: f64,
 }
@@ -98,9 +106,11 @@ impl StartUp {
             sent: 0.0,
             received: 0.0,
             known: 0,
+            first_delays_s: (f64::INFINITY, f64::NEG_INFINITY),
             blind: Some(0),
             loss_bound: None,
             delivered: None,
+            validated: false,
             random_loss: 0.0,
         }
     }
@@ -110,6 +120,7 @@ impl StartUp {
         Self {
             gain: GAIN_AGAIN,
             blind: None,
+            validated: true,
             loss_bound: Some(random_loss + 0.02),
             delivered: Some((rate, rate * (1.0 - random_loss))),
             random_loss,
@@ -124,7 +135,7 @@ impl StartUp {
 
     /// Packets of the next pulse.
     pub(super) fn packets(&self, rate: f64, peak: f64, packet_bytes: f64) -> u32 {
-        let bytes = (rate * PULSE_S).max(peak * PULSE_SPAN_S);
+        let bytes = (rate * PULSE_S).max(peak * self.span_s());
         let least = if packet_bytes > LARGE_PACKET_BYTES { 0.5 * PULSE_PACKETS } else { PULSE_PACKETS };
         within((bytes / packet_bytes).round(), least, 1e6) as u32
     }
@@ -132,14 +143,20 @@ impl StartUp {
     /// How much longer than its packets take at the mean rate the next pulse lasts: a path of which nothing is known yet gets a few pulses, not a
     /// round trip full of them.
     pub(super) fn stretch(&mut self, rate: f64, rtt_s: f64) -> f64 {
-        let needed = Self::needed(rate, rate * self.gain, rtt_s);
+        let needed = self.needed(rate, rate * self.gain, rtt_s);
         let Some(blind) = &mut self.blind else { return 1.0 };
         *blind += 1;
         if *blind > needed + PULSES_BLIND { BLIND_SLOWER } else { 1.0 }
     }
 
-    fn needed(rate: f64, peak: f64, rtt_s: f64) -> usize {
-        let pulse_s = (rate * PULSE_S).max(peak * PULSE_SPAN_S) / rate;
+    /// How long a pulse lasts at its peak at least, seconds.
+    fn span_s(&self) -> f64 {
+        let (least, most) = self.first_delays_s;
+        within(PULSE_SPAN_PER_SPREAD * (most - least), PULSE_SPAN_S, PULSE_SPAN_MOST_S)
+    }
+
+    fn needed(&self, rate: f64, peak: f64, rtt_s: f64) -> usize {
+        let pulse_s = (rate * PULSE_S).max(peak * self.span_s()) / rate;
         ((rtt_s / (4.0 * pulse_s)) as usize).clamp(PULSES_LEAST, PULSES_MOST)
     }
 
@@ -155,6 +172,8 @@ impl StartUp {
         self.known += 1;
         self.sent += f64::from(train.sent);
         self.received += f64::from(arrival.received);
+        let (least, most) = self.first_delays_s;
+        self.first_delays_s = (least.min(arrival.first_delay_s), most.max(arrival.first_delay_s));
         let packets = (arrival.last_packet - arrival.first_packet) as f64;
         let bytes = packets * train.packet_bytes();
         // A burst may leave faster than the peak: it must arrive in the time that the peak allows, not in the time that the burst took.
@@ -171,7 +190,7 @@ impl StartUp {
             };
             self.count += 1;
         }
-        let needed = Self::needed(rate, train.rate, rtt_s);
+        let needed = self.needed(rate, train.rate, rtt_s);
         if self.count >= needed {
             return self.judge(rate, train.rate);
         }
@@ -235,8 +254,13 @@ impl StartUp {
         let verdict = if keeps_up {
             Verdict::Faster { rate: (VALIDATED * peak).max(rate) }
         } else {
-            Verdict::Found { rate: FOUND * self.middle(|pulse| pulse.rate), queue_s: self.middle(|pulse| pulse.queue_s) }
+            // The mean rate of a step that follows another was carried by the path in that one: where single packets jitter, a pulse that seems
+            // stretched below it is not believed.
+            let validated = if self.validated { rate } else { 0.0 };
+            let found = FOUND * self.middle(|pulse| pulse.rate);
+            Verdict::Found { rate: found.max(validated), queue_s: self.middle(|pulse| pulse.queue_s) }
         };
+        self.validated = true;
         self.forget_step();
         verdict
     }
