@@ -11,8 +11,9 @@ const PEAK_WINDOW_NS: u64 = 5 * SECOND_NS;
 /// Share of the highest queue above which loss is taken for overflow.
 const NEAR_FULL: f64 = 0.6;
 
-/// Factor on overflow, and the largest step towards the share aimed at (transport-study §3.3, comp()).
-const CUT: f64 = 0.8;
+/// Cut on overflow, and the largest step towards the share aimed at (transport-study §3.3, comp()), both of weight 1. As of several flows of
+/// which one is hit, the cut is divided by the weight and the step multiplied.
+const CUT: f64 = 0.2;
 const STEP_MOST: f64 = 0.06;
 
 /// Share of the queue at which we are taken to be alone.
@@ -116,6 +117,7 @@ pub(super) struct Round {
     pub(super) share: f64,
     pub(super) share_is_known: bool,
     pub(super) aim: f64,
+    pub(super) weight: f64,
     /// Packets sent and the share lost, and the random level.
     pub(super) packets: f64,
     pub(super) loss: f64,
@@ -158,9 +160,10 @@ impl Competition {
         let since_cut_ns = now_ns.saturating_sub(self.cut_ns);
         let rate = if overflow && since_cut_ns > round.rtt_ns.max(SECOND_NS / 10) {
             self.cut_ns = now_ns;
-            Some(round.arrival_rate * CUT)
+            Some(round.arrival_rate * (1.0 - CUT / round.weight))
         } else if since_cut_ns > round.rtt_ns {
-            Some(round.arrival_rate * (1.0 + within(STEP_MOST * (1.0 - round.share / round.aim), -STEP_MOST, STEP_MOST)))
+            let step = STEP_MOST * round.weight * (1.0 - round.share / round.aim);
+            Some(round.arrival_rate * (1.0 + within(step, -STEP_MOST, STEP_MOST * round.weight)))
         } else {
             None
         };

@@ -30,6 +30,10 @@ const FREE_ROUNDS: u32 = 3;
 const ROUND_TRAINS: f64 = 2.0;
 const ROUND_PACKETS: f64 = 16.0;
 
+/// How long a competitor is remembered, and the share of the queue that otherwise shows one at which it is met again meanwhile.
+const RECENTLY_NS: u64 = 20 * SECOND_NS;
+const BACK: f64 = 0.6;
+
 /// Slopes of the delay outside of this are not believed.
 const SLOPE_LEAST: f64 = -0.5;
 const SLOPE_MOST: f64 = 2.0;
@@ -324,10 +328,16 @@ impl RateController {
         if self.mode != Mode::Cruise {
             return;
         }
-        let patience_ns = (3 * self.rtt_ns).max(SECOND_NS / 2);
-        let high = self.queue_s > self.high_queue_s();
-        if self.watch.observe(now_ns, high, self.network, patience_ns) {
-            self.phase.dip_soon(now_ns, EXTRA_DIP_NS);
+        // Whom we have just competed with is known: no dip need show it again.
+        let back = self.policy != Policy::Low && self.competed_recently(now_ns).is_some();
+        let patience_ns = if back { 2 * self.rtt_ns } else { (3 * self.rtt_ns).max(SECOND_NS / 2) };
+        let high_s = if back { BACK * self.high_queue_s() } else { self.high_queue_s() };
+        if self.watch.observe(now_ns, self.queue_s > high_s, self.network, patience_ns) {
+            if back {
+                self.compete(now_ns);
+            } else {
+                self.phase.dip_soon(now_ns, EXTRA_DIP_NS);
+            }
         }
     }
 
@@ -367,16 +377,18 @@ impl RateController {
     }
 
     fn compete(&mut self, now_ns: u64) {
-        let recently_ns = (5 * SECOND_NS).max(self.rtt_ns.saturating_mul(10));
-        let rate = match (self.competed, self.watch.onset()) {
-            (Some((end_ns, rate)), _) if now_ns.saturating_sub(end_ns) < recently_ns => rate,
-            (_, Some(rate)) => 0.7 * rate,
-            _ => self.network,
-        };
+        let onset = self.watch.onset().map(|rate| 0.7 * rate);
+        let rate = self.competed_recently(now_ns).or(onset).unwrap_or(self.network);
         self.network = self.bounded(rate.max(self.network));
         self.mode = Mode::Compete;
         self.competition = competition::Competition::new(now_ns);
         self.hold.release();
+    }
+
+    /// The rate at the end of the last stay in share mode, if that is not long ago.
+    fn competed_recently(&self, now_ns: u64) -> Option<f64> {
+        let recently_ns = RECENTLY_NS.max(self.rtt_ns.saturating_mul(10));
+        self.competed.filter(|(end_ns, _)| now_ns.saturating_sub(*end_ns) < recently_ns).map(|(_, rate)| rate)
     }
 
     fn stop_competing(&mut self, now_ns: u64) {
@@ -400,6 +412,7 @@ impl RateController {
                 share: self.response.share(),
                 share_is_known: self.response.share.is_full(),
                 aim: weight / (weight + 1.0),
+                weight,
                 packets: losses.packets,
                 loss: losses.loss,
                 random_loss: self.loss.random(),
