@@ -30,6 +30,9 @@ const FREE_ROUNDS: u32 = 3;
 const ROUND_TRAINS: f64 = 2.0;
 const ROUND_PACKETS: f64 = 16.0;
 
+/// Share of the queue that is aimed at over the share that is due to the weight: cuts and what cruise gives away keep the mean below the aim.
+const AIM: f64 = 1.2;
+
 /// How long a competitor is remembered, and the share of the queue that otherwise shows one at which it is met again meanwhile.
 const RECENTLY_NS: u64 = 20 * SECOND_NS;
 const BACK: f64 = 0.6;
@@ -411,7 +414,7 @@ impl RateController {
                 set_point_s: self.set_point_s(),
                 share: self.response.share(),
                 share_is_known: self.response.share.is_full(),
-                aim: weight / (weight + 1.0),
+                aim: AIM * weight / (weight + 1.0),
                 weight,
                 packets: losses.packets,
                 loss: losses.loss,

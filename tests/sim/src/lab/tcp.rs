@@ -83,7 +83,7 @@ impl Tcp {
 
     /// The next segment if one may be sent now.
     pub(super) fn poll(&mut self, now_ns: u64) -> Option<Segment> {
-        if self.in_flight >= self.window() || self.pace_ns > now_ns as f64 {
+        if self.in_flight >= self.window() || self.pace_ns as u64 > now_ns {
             return None;
         }
         if let Controller::Bbr(bbr) = &self.controller {
