@@ -166,7 +166,7 @@ fn against(control: Control, seed: u64) -> Vec<Check> {
                 (Control::Cubic, Policy::Fair) => (0.25, 0.75),
                 (Control::Cubic, Policy::High) => (0.50, 0.80),
                 (Control::Cubic, _) => (0.0, 0.10),
-                (Control::Bbr, Policy::Low) => (0.0, 0.25),
+                (Control::Bbr, Policy::Low) => (0.0, 0.30),
                 (Control::Bbr, _) => (0.10, 0.90),
             };
             let note = format!("TCP {:.3}, sum {:.3}, queue p50 {:.1} ms", shares[0], shares.iter().sum::<f64>(), outcome.queue_ms.0);

@@ -16,6 +16,9 @@ const NEAR_FULL: f64 = 0.6;
 const CUT: f64 = 0.2;
 const STEP_MOST: f64 = 0.06;
 
+/// Least share of a cut.
+const GUILT_LEAST: f64 = 0.25;
+
 /// Share of the queue at which we are taken to be alone.
 const ALONE: f64 = 0.85;
 
@@ -111,6 +114,8 @@ pub(super) struct Competition {
 pub(super) struct Round {
     /// Rate that arrived, queue and its usual set point (seconds), our share of the queue and the share aimed at.
     pub(super) arrival_rate: f64,
+    /// The present rate.
+    pub(super) rate: f64,
     pub(super) queue_s: f64,
     pub(super) high_queue_s: f64,
     pub(super) set_point_s: f64,
@@ -160,10 +165,14 @@ impl Competition {
         let since_cut_ns = now_ns.saturating_sub(self.cut_ns);
         let rate = if overflow && since_cut_ns > round.rtt_ns.max(SECOND_NS / 10) {
             self.cut_ns = now_ns;
-            Some(round.arrival_rate * (1.0 - CUT / round.weight))
+            // Who holds little of the queue has little to do with its overflow.
+            let guilt = within(round.share / round.aim, GUILT_LEAST, 1.0);
+            Some(round.arrival_rate * (1.0 - CUT * guilt / round.weight))
         } else if since_cut_ns > round.rtt_ns {
             let step = STEP_MOST * round.weight * (1.0 - round.share / round.aim);
-            Some(round.arrival_rate * (1.0 + within(step, -STEP_MOST, STEP_MOST * round.weight)))
+            // Below the aim a queue that somebody else fills must not take our rate with it.
+            let reference = if step > 0.0 { round.arrival_rate.max(round.rate) } else { round.arrival_rate };
+            Some(reference * (1.0 + within(step, -STEP_MOST, STEP_MOST * round.weight)))
         } else {
             None
         };

@@ -372,8 +372,14 @@ impl RateController {
         let all_ours = ours > 0.65 || after_s < set_point_s;
         let stays = before_s > self.high_queue_s() && after_s > set_point_s + QUEUE_SHARE_S && ours < 0.5;
         let watched = self.watch.since_ns().is_some_and(|since| now_ns.saturating_sub(since) > 3 * self.rtt_ns);
-        if self.mode == Mode::Compete && all_ours {
-            self.stop_competing(now_ns);
+        if all_ours {
+            if self.mode == Mode::Compete {
+                self.stop_competing(now_ns);
+            }
+            // Whoever it was dips when we do: one of ours. `High` does not yield for that.
+            if self.policy != Policy::High {
+                self.competed = None;
+            }
         } else if self.mode == Mode::Cruise && stays && watched {
             self.compete(now_ns);
         }
@@ -409,6 +415,7 @@ impl RateController {
             now_ns,
             &competition::Round {
                 arrival_rate,
+                rate: self.network,
                 queue_s: self.queue_s,
                 high_queue_s: self.high_queue_s(),
                 set_point_s: self.set_point_s(),
