@@ -11,7 +11,25 @@ use super::{BaseDelay, Kind, Mode, Policy, RateController, Train};
 const QUEUE_S: f64 = 0.003;
 const QUEUE_PER_HALVING_S: f64 = 0.0004;
 const QUEUE_FULL_RATE: f64 = 1.25e9;
-const QUEUE_SHARE_S: f64 = 0.003;
+const QUEUE_SHARE_S: f64 = 0.006;
+
+/// The share term grows with this power of this rate over ours, at most so many times: lanes that share a queue with others converge the faster, the
+/// slower they are, and one that is alone does not feel it (compare the flow scaling of Swift, SIGCOMM 2020, §3.5).
+const QUEUE_SHARE_RATE: f64 = 1.25e8;
+const QUEUE_SHARE_POWER: f64 = 0.2;
+const QUEUE_SHARE_MOST: f64 = 4.0;
+
+/// A queue that stays above our own target by this factor and this much is not of our making.
+const HIGH: f64 = 1.25;
+const HIGH_S: f64 = 0.003;
+
+/// Where the queue overflowed, the target stays below this share of it, for this long.
+const BELOW_OVERFLOW: f64 = 0.75;
+const OVERFLOW_REMEMBERED_NS: u64 = 30 * SECOND_NS;
+
+/// A lane that shares dips often while it is this young: it met the queue of others and takes it for the path.
+const YOUNG_NS: u64 = 10 * SECOND_NS;
+const YOUNG_SHARE: f64 = 0.7;
 
 /// Jitter below this is not worth a longer queue, and the most that jitter may add (transport-study §3.2, J).
 const JITTER_FREE_S: f64 = 0.0003;
@@ -22,6 +40,11 @@ const DAMPING: f64 = 2.5;
 
 /// Largest growth per round (transport-study §3.3).
 const GROWTH_MOST: f64 = 0.1;
+
+/// Free growth begins when no queue was seen for this long: one of many lanes on a full link moves the queue too little to see that it is full, and
+/// when all of them grow at once it overflows.
+const FREE_AFTER_NS: u64 = SECOND_NS / 2;
+const FREE_AFTER_ROUND_TRIPS: u64 = 4;
 
 /// Rounds of free growth before start-up is entered again (transport-study §3.3).
 const FREE_ROUNDS: u32 = 3;
@@ -208,9 +231,26 @@ impl RateController {
         queue_s + (2.0 * self.response.jitter.mean()).min(2.0 * JITTER_MOST_S)
     }
 
+    /// What a lane without any share of the queue may add to the set point, seconds.
+    fn share_term_s(&self) -> f64 {
+        QUEUE_SHARE_S * within((QUEUE_SHARE_RATE * self.weight() / self.network.max(1.0)).powf(QUEUE_SHARE_POWER), 1.0, QUEUE_SHARE_MOST)
+    }
+
     /// A queue this high is not of our making.
     fn high_queue_s(&self) -> f64 {
-        2.0 * (self.set_point_s() + QUEUE_SHARE_S)
+        HIGH * self.target_s(self.response.share()) + HIGH_S
+    }
+
+    /// Queue that a lane with this share of it aims at, seconds.
+    fn target_s(&self, share: f64) -> f64 {
+        let target_s = self.set_point_s() + self.share_term_s() * within(1.0 - share / self.weight(), -1.0, 1.0);
+        target_s.min(self.overflow.map_or(f64::INFINITY, |(_, queue_s)| BELOW_OVERFLOW * queue_s))
+    }
+
+    /// Something overflowed at the present queue.
+    fn remember_overflow(&mut self, now_ns: u64) {
+        let queue_s = self.queue_s + 0.5 * DITHER * HALF_PERIOD_S;
+        self.overflow = Some((now_ns, queue_s.max(QUEUE_S)));
     }
 
     /// Sets the rate from the trains that became final since the last update.
@@ -222,6 +262,7 @@ impl RateController {
         self.round.restart();
         self.last_update_ns = now_ns;
         let elapsed_s = elapsed_s.min(2.0);
+        self.overflow = self.overflow.filter(|(since_ns, _)| now_ns.saturating_sub(*since_ns) < OVERFLOW_REMEMBERED_NS);
         let losses = self.loss.round(round.trains, round.sent, round.received);
         if round.pairs > 0.0 {
             let foot_s = round.queue_s / round.pairs;
@@ -245,7 +286,8 @@ impl RateController {
                         self.network = self.bounded(rate);
                         return;
                     }
-                    Outcome::Congestion | Outcome::Unclear => {}
+                    Outcome::Congestion => self.remember_overflow(now_ns),
+                    Outcome::Unclear => {}
                 }
             }
         }
@@ -266,6 +308,7 @@ impl RateController {
             self.network = self.bounded(rate.max(0.5 * self.network).min(self.network));
             self.loss.abandon_experiment();
             self.loss.clear_response();
+            self.remember_overflow(now_ns);
             self.hold.hit(now_ns, self.network, self.rtt_ns);
             self.free_rounds = 0;
             return;
@@ -289,21 +332,25 @@ impl RateController {
         } else {
             self.loss.follow(&losses, share > 0.5);
         }
-        let change = self.change(set_point_s, share, losses.significant);
+        let change = self.change(now_ns, set_point_s, share, losses.significant);
         self.apply(now_ns, elapsed_s, &round, reference, change);
         self.look_for_competition(now_ns);
     }
 
     /// Relative change of the rate that brings the queue to the set point.
-    fn change(&mut self, set_point_s: f64, share: f64, lossy: bool) -> f64 {
+    fn change(&mut self, now_ns: u64, set_point_s: f64, share: f64, lossy: bool) -> f64 {
         let low_queue = self.queue_s < 0.5 * set_point_s && !lossy;
-        if low_queue && share < 0.2 {
+        if !low_queue || share >= 0.2 {
+            self.queue_seen_ns = now_ns;
+        }
+        let unseen_ns = now_ns.saturating_sub(self.queue_seen_ns);
+        if unseen_ns > FREE_AFTER_NS.max(FREE_AFTER_ROUND_TRIPS * self.rtt_ns) {
             self.free_rounds += 1;
             return 0.9 * GROWTH_MOST;
         }
         self.free_rounds = 0;
         let loop_s = DAMPING * (self.rtt_s() + self.feedback_gap_s + 0.5 * self.round_s());
-        let error_s = set_point_s + QUEUE_SHARE_S * within(1.0 - share / self.weight(), -1.0, 1.0) - self.queue_s;
+        let error_s = self.target_s(share) - self.queue_s;
         let fall_most = if self.policy == Policy::Low { 0.5 } else { 0.02 + 0.4 * within(share, 0.0, 1.0) };
         let change = within(error_s / loop_s, -fall_most, GROWTH_MOST);
         if low_queue { change.max(0.03 * (1.0 - share)) } else { change }
@@ -330,6 +377,9 @@ impl RateController {
     fn look_for_competition(&mut self, now_ns: u64) {
         if self.mode != Mode::Cruise {
             return;
+        }
+        if now_ns.saturating_sub(self.started_ns) < YOUNG_NS && self.response.share() < YOUNG_SHARE {
+            self.phase.dip_soon(now_ns, EXTRA_DIP_NS);
         }
         // Whom we have just competed with is known: no dip need show it again.
         let back = self.policy != Policy::Low && self.competed_recently(now_ns).is_some();
@@ -370,7 +420,7 @@ impl RateController {
         let after_s = self.base.excess_s(arrival.last_delay_s);
         let set_point_s = self.set_point_s();
         let all_ours = ours > 0.65 || after_s < set_point_s;
-        let stays = before_s > self.high_queue_s() && after_s > set_point_s + QUEUE_SHARE_S && ours < 0.5;
+        let stays = before_s > self.high_queue_s() && after_s > self.target_s(self.response.share()) && ours < 0.5;
         let watched = self.watch.since_ns().is_some_and(|since| now_ns.saturating_sub(since) > 3 * self.rtt_ns);
         if all_ours {
             if self.mode == Mode::Compete {

@@ -194,6 +194,11 @@ pub struct RateController {
     queue_s: f64,
     last_update_ns: u64,
     free_rounds: u32,
+    started_ns: u64,
+    /// When the path last overflowed because of us, and the queue at which it did, seconds.
+    overflow: Option<(u64, f64)>,
+    /// When a queue of our making was last seen.
+    queue_seen_ns: u64,
     limited_ns: Option<u64>,
     last_sent_ns: u64,
     /// When feedback came last, and the smoothed time between two.
@@ -234,6 +239,9 @@ impl RateController {
             queue_s: 0.0,
             last_update_ns: now_ns,
             free_rounds: 0,
+            started_ns: now_ns,
+            overflow: None,
+            queue_seen_ns: now_ns,
             limited_ns: None,
             last_sent_ns: now_ns,
             feedback_ns: None,

@@ -2,7 +2,7 @@
 
 use super::delay::BaseDelay;
 use super::trains::Train;
-use super::units::{median, within};
+use super::units::{median, seconds, within};
 
 /// Rate at which a lane begins, bytes/s: 10 Mbit/s (transport-study §3.2, R0).
 pub(super) const FIRST_RATE: f64 = 1.25e6;
@@ -62,8 +62,16 @@ pub(super) enum Verdict {
     Saturated { rate: f64 },
 }
 
+/// A delay that grows by this much per time, and by this much in all, from the first pulse of a step to the last: the mean rate itself is more than
+/// the path has to spare.
+const RISING_SLOPE: f64 = 0.05;
+const RISING_S: f64 = 0.0015;
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Pulse {
+    start_ns: u64,
+    /// Offset of the first packet's delay, seconds.
+    first_delay_s: f64,
     ratio: f64,
     rate: f64,
     /// Rate counted in packets that arrived instead of packet numbers: lower where a pulse overflowed a short queue.
@@ -182,6 +190,8 @@ impl StartUp {
         let measured = packets >= 3.0 && !train.disturbed;
         if measured && self.count < PULSES_MOST {
             self.pulses[self.count] = Pulse {
+                start_ns: train.start_ns,
+                first_delay_s: arrival.first_delay_s,
                 ratio: (span_s / arrival.arrival_span_s.max(1e-6)).min(1.0),
                 rate: arrived.min(train.rate),
                 received_rate: arrived * (f64::from(arrival.received) - 1.0).max(1.0) / packets,
@@ -245,6 +255,14 @@ impl StartUp {
             let rate = FOUND * self.middle(|pulse| pulse.rate).min(carried_bytes);
             return Verdict::Found { rate, queue_s: self.middle(|pulse| pulse.queue_s) };
         }
+        if let Some(slope) = self.rising()
+            && self.validated
+        {
+            // Others use what is missing: a pulse takes its part of the link from them, and shows more than there is.
+            self.random_loss = random;
+            let rate = rate / (1.0 + slope);
+            return Verdict::Found { rate, queue_s: self.middle(|pulse| pulse.queue_s) };
+        }
         self.delivered = Some((rate, delivered));
         let bound = (mean_loss + 2.0 * deviation).min(1.0);
         let bound = self.loss_bound.map_or(bound, |known| known.min(bound));
@@ -263,6 +281,15 @@ impl StartUp {
         self.validated = true;
         self.forget_step();
         verdict
+    }
+
+    /// By how much the delay grows per time over the pulses of the step, if it does.
+    fn rising(&self) -> Option<f64> {
+        let pulses = &self.pulses[..self.count];
+        let (first, last) = (pulses.first()?, pulses.last()?);
+        let span_s = seconds(last.start_ns.saturating_sub(first.start_ns));
+        let rise_s = last.first_delay_s - first.first_delay_s;
+        (rise_s > RISING_S && rise_s > RISING_SLOPE * span_s && span_s > 0.0).then(|| (rise_s / span_s).min(1.0))
     }
 
     fn middle(&self, value: impl Fn(&Pulse) -> f64) -> f64 {

@@ -12,6 +12,12 @@ const MOST_NS: u64 = 250 * MS;
 /// Share of the received bytes that feedback may cost (issue 3 asks for at most 0.5 %; what is steered by estimates stays below).
 const SHARE: f64 = 0.0042;
 
+/// Feedbacks in which a train is reported where that costs no time, since some are lost; and where it does, since a train that is never reported is
+/// only one measurement less, but later news makes all of them late. The bytes between the two.
+const TRAIN_REPORTS: u8 = 3;
+const TRAIN_REPORTS_TIGHT: u8 = 1;
+const TRAIN_REPEATS_BYTES: u64 = 128;
+
 /// Size of the first round, bytes, before one was sent.
 const FIRST_ROUND_BYTES: u64 = 200;
 
@@ -54,15 +60,24 @@ impl Interval {
         self.round_bytes = (3 * self.round_bytes + bytes) / 4;
     }
 
+    /// How often a train is reported.
+    pub(super) fn train_reports(&self) -> u8 {
+        if self.affordable_ns(self.round_bytes + TRAIN_REPEATS_BYTES) > self.usual_ns() { TRAIN_REPORTS_TIGHT } else { TRAIN_REPORTS }
+    }
+
+    fn usual_ns(&self) -> u64 {
+        (self.round_trip_ns / 8).clamp(LEAST_NS, USUAL_NS)
+    }
+
+    /// Time in which what comes in pays for a round of so many bytes, nanoseconds; 0 while the rate is not known.
+    fn affordable_ns(&self, bytes: u64) -> u64 {
+        let rate = self.told.max(self.measured);
+        if rate > 0.0 { (bytes as f64 * 1e9 / (SHARE * rate)) as u64 } else { 0 }
+    }
+
     /// Time between two rounds, nanoseconds.
     pub(super) fn ns(&self) -> u64 {
-        let usual = (self.round_trip_ns / 8).clamp(LEAST_NS, USUAL_NS);
-        let rate = self.told.max(self.measured);
-        if rate <= 0.0 {
-            return usual;
-        }
-        let affordable = (self.round_bytes as f64 * 1e9 / (SHARE * rate)) as u64;
-        usual.max(affordable.min(MOST_NS))
+        self.usual_ns().max(self.affordable_ns(self.round_bytes).min(MOST_NS))
     }
 }
 

@@ -408,7 +408,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
         let limit = short_bytes_max(self.config.chunk_bytes).min(FEEDBACK_BYTES_MAX);
         let Some(mut writer) = FeedbackWriter::new(&mut plain[..limit], &summary) else { return 0 };
         if self.round_packets == 0 {
-            self.trains.report(FEEDBACK_TRAINS_MAX, |train| writer.train(train));
+            self.trains.report(FEEDBACK_TRAINS_MAX, self.interval.train_reports(), |train| writer.train(train));
         }
         let over = self.window.report(now_ns, repeat_ns, |index, verdicts, bits| writer.segment(index, verdicts, bits));
         let bytes = writer.finish();

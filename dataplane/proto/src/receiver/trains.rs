@@ -6,9 +6,6 @@ use tradewind_wire::feedback::Train;
 /// Trains remembered: several feedbacks' worth, so that each is reported many times.
 const TRAINS: usize = 16;
 
-/// Feedbacks in which a train is reported after its last packet came: one may be lost, and a train that is never reported is only one
-/// measurement less.
-const REPORTS: u8 = 3;
 
 /// The last trains seen, oldest first, and how often each was reported since its last packet came.
 pub(super) struct Trains {
@@ -61,11 +58,11 @@ impl Trains {
         self.count += 1;
     }
 
-    /// Offers the newest `most` trains that are due, oldest first, to `write`.
-    pub(super) fn report(&mut self, most: usize, mut write: impl FnMut(&Train) -> bool) {
-        let due = self.ring[..self.count].iter().filter(|(_, reports)| *reports < REPORTS).count();
+    /// Offers the newest `most` trains that were reported fewer than `times` since their last packet came, oldest first, to `write`.
+    pub(super) fn report(&mut self, most: usize, times: u8, mut write: impl FnMut(&Train) -> bool) {
+        let due = self.ring[..self.count].iter().filter(|(_, reports)| *reports < times).count();
         let skip = due.saturating_sub(most);
-        for (train, reports) in self.ring[..self.count].iter_mut().filter(|(_, reports)| *reports < REPORTS).skip(skip) {
+        for (train, reports) in self.ring[..self.count].iter_mut().filter(|(_, reports)| *reports < times).skip(skip) {
             if write(train) {
                 *reports += 1;
             }
@@ -79,7 +76,7 @@ mod tests {
 
     fn reported(trains: &mut Trains) -> Vec<Train> {
         let mut out = Vec::new();
-        trains.report(8, |train| {
+        trains.report(8, 3, |train| {
             out.push(*train);
             true
         });
@@ -107,7 +104,7 @@ mod tests {
             trains.on_packet(train, u64::from(train), 0, 0);
         }
         let names = |trains: &[Train]| trains.iter().map(|train| train.train).collect::<Vec<_>>();
-        for _ in 0..REPORTS {
+        for _ in 0..3 {
             assert_eq!(names(&reported(&mut trains)), (92..100).collect::<Vec<_>>());
         }
         trains.on_packet(99, 100, 0, 0);
