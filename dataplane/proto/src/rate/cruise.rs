@@ -24,19 +24,19 @@ const HIGH: f64 = 1.25;
 const HIGH_S: f64 = 0.003;
 
 /// Where the queue overflowed, the target stays below this share of it, for this long.
-const BELOW_OVERFLOW: f64 = 0.75;
+const BELOW_OVERFLOW: f64 = 0.9;
 const OVERFLOW_REMEMBERED_NS: u64 = 30 * SECOND_NS;
 
 /// A lane that shares dips often while it is this young: it met the queue of others and takes it for the path.
 const YOUNG_NS: u64 = 10 * SECOND_NS;
-const YOUNG_SHARE: f64 = 0.7;
+const YOUNG_SHARE: f64 = 0.5;
 
 /// Jitter below this is not worth a longer queue, and the most that jitter may add (transport-study §3.2, J).
 const JITTER_FREE_S: f64 = 0.0003;
 const JITTER_MOST_S: f64 = 0.015;
 
 /// Time constant of the queue over the delay of the loop (transport-study §3.2, T).
-const DAMPING: f64 = 2.5;
+const DAMPING: f64 = 1.8;
 
 /// Largest growth per round (transport-study §3.3).
 const GROWTH_MOST: f64 = 0.1;
@@ -244,7 +244,8 @@ impl RateController {
     /// Queue that a lane with this share of it aims at, seconds.
     fn target_s(&self, share: f64) -> f64 {
         let target_s = self.set_point_s() + self.share_term_s() * within(1.0 - share / self.weight(), -1.0, 1.0);
-        target_s.min(self.overflow.map_or(f64::INFINITY, |(_, queue_s)| BELOW_OVERFLOW * queue_s))
+        // Below a queue that overflows, but still the higher, the higher the target: lanes go on to converge.
+        self.overflow.map_or(target_s, |(_, queue_s)| BELOW_OVERFLOW * queue_s * (1.0 - (-target_s / queue_s).exp()))
     }
 
     /// Something overflowed at the present queue.
