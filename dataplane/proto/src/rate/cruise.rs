@@ -36,7 +36,7 @@ const JITTER_FREE_S: f64 = 0.0003;
 const JITTER_MOST_S: f64 = 0.015;
 
 /// Time constant of the queue over the delay of the loop (transport-study §3.2, T).
-const DAMPING: f64 = 1.8;
+const DAMPING: f64 = 2.2;
 
 /// Largest growth per round (transport-study §3.3).
 const GROWTH_MOST: f64 = 0.1;

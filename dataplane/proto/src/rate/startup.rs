@@ -32,7 +32,7 @@ const PULSES_FOR_LOSS: usize = 8;
 
 /// Once the fate of as many pulses is known as are needed, a step ends at this loss although too few of them could be measured; and at any loss
 /// after this many times as many.
-const LOSS_UNMEASURED: f64 = 0.5;
+const LOSS_UNMEASURED: f64 = 0.65;
 const PULSES_UNMEASURED: usize = 4;
 
 /// Pulses beyond those needed that the first step sends at its mean rate before anything is known of the path; and how much slower it goes on.
@@ -92,7 +92,7 @@ pub(super) struct StartUp {
     known: usize,
     /// Least and greatest delay of the first packets of pulses, which find no queue of ours.
     first_delays_s: (f64, f64),
-    /// Pulses begun in the first step of the first start.
+    /// Pulses begun in the first step of the first start, until one shows that the path carries them.
     blind: Option<usize>,
     /// Lowest upper bound of the loss over all steps: loss that was there at a rate that the path carried is random.
     loss_bound: Option<f64>,
@@ -199,6 +199,9 @@ impl StartUp {
                 loss,
             };
             self.count += 1;
+            if self.pulses[self.count - 1].ratio > 0.5 && loss < LOSS_UNMEASURED {
+                self.blind = None;
+            }
         }
         let needed = self.needed(rate, train.rate, rtt_s);
         if self.count >= needed {
@@ -267,8 +270,10 @@ impl StartUp {
         let bound = (mean_loss + 2.0 * deviation).min(1.0);
         let bound = self.loss_bound.map_or(bound, |known| known.min(bound));
         self.loss_bound = Some(bound);
-        // So much of it cannot be random: the pulses overflowed a short queue.
-        self.random_loss = if mean_loss > super::loss::RANDOM_LOSS_MOST { 0.0 } else { mean_loss.min(bound) };
+        // Pulses that were stretched may have overflowed a short queue. Without an earlier step to compare with, half of their loss is taken for random:
+        // too little is put right within a round trip or two, too much is not noticed for long.
+        let overflowed = !keeps_up && !self.validated;
+        self.random_loss = if overflowed { 0.5 * mean_loss.min(super::loss::RANDOM_LOSS_MOST) } else { mean_loss.min(bound) };
         let verdict = if keeps_up {
             Verdict::Faster { rate: (VALIDATED * peak).max(rate) }
         } else {

@@ -15,7 +15,9 @@ const SHARE: f64 = 0.0042;
 /// Feedbacks in which a train is reported where that costs no time, since some are lost; and where it does, since a train that is never reported is
 /// only one measurement less, but later news makes all of them late. The bytes between the two.
 const TRAIN_REPORTS: u8 = 3;
-const TRAIN_REPORTS_TIGHT: u8 = 1;
+const TRAIN_REPORTS_TIGHT: u8 = 2;
+const TRAIN_REPORTS_SLOW: u8 = 1;
+const SLOW_BYTES_PER_S: f64 = 1e6;
 const TRAIN_REPEATS_BYTES: u64 = 128;
 
 /// Size of the first round, bytes, before one was sent.
@@ -62,7 +64,13 @@ impl Interval {
 
     /// How often a train is reported.
     pub(super) fn train_reports(&self) -> u8 {
-        if self.affordable_ns(self.round_bytes + TRAIN_REPEATS_BYTES) > self.usual_ns() { TRAIN_REPORTS_TIGHT } else { TRAIN_REPORTS }
+        if self.affordable_ns(self.round_bytes + TRAIN_REPEATS_BYTES) <= self.usual_ns() {
+            TRAIN_REPORTS
+        } else if self.told.max(self.measured) > SLOW_BYTES_PER_S {
+            TRAIN_REPORTS_TIGHT
+        } else {
+            TRAIN_REPORTS_SLOW
+        }
     }
 
     fn usual_ns(&self) -> u64 {
