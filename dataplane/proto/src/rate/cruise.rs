@@ -23,8 +23,9 @@ const QUEUE_SHARE_MOST: f64 = 4.0;
 const HIGH: f64 = 1.25;
 const HIGH_S: f64 = 0.003;
 
-/// Where the queue overflowed, the target stays below this share of it, for this long.
-const BELOW_OVERFLOW: f64 = 0.9;
+/// Where the queue overflowed, the target bends towards this share of it, this fast, for this long.
+const BELOW_OVERFLOW: f64 = 0.95;
+const OVERFLOW_BEND: f64 = 1.5;
 const OVERFLOW_REMEMBERED_NS: u64 = 30 * SECOND_NS;
 
 /// A lane that shares dips often while it is this young: it met the queue of others and takes it for the path.
@@ -245,7 +246,7 @@ impl RateController {
     fn target_s(&self, share: f64) -> f64 {
         let target_s = self.set_point_s() + self.share_term_s() * within(1.0 - share / self.weight(), -1.0, 1.0);
         // Below a queue that overflows, but still the higher, the higher the target: lanes go on to converge.
-        self.overflow.map_or(target_s, |(_, queue_s)| BELOW_OVERFLOW * queue_s * (1.0 - (-target_s / queue_s).exp()))
+        self.overflow.map_or(target_s, |(_, queue_s)| BELOW_OVERFLOW * queue_s * (1.0 - (-OVERFLOW_BEND * target_s / queue_s).exp()))
     }
 
     /// Something overflowed at the present queue.
