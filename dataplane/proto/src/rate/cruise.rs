@@ -9,7 +9,7 @@ use super::{BaseDelay, Kind, Mode, Policy, RateController, Train};
 /// Queue aimed at, seconds: a base, a part per halving of the rate below 10 Gbit/s (that part makes two lanes converge), and the range of the share
 /// term (transport-study §3.2, theta and delta).
 const QUEUE_S: f64 = 0.003;
-const QUEUE_PER_HALVING_S: f64 = 0.0004;
+const QUEUE_PER_HALVING_S: f64 = 0.00025;
 const QUEUE_FULL_RATE: f64 = 1.25e9;
 const QUEUE_SHARE_S: f64 = 0.006;
 
