@@ -57,6 +57,9 @@ const ROUND_PACKETS: f64 = 16.0;
 /// Share of the queue that is aimed at over the share that is due to the weight: cuts and what cruise gives away keep the mean below the aim.
 const AIM: f64 = 1.2;
 
+/// Share of the set point below which a dip has drained the queue.
+const DRAINED: f64 = 0.4;
+
 /// How long a competitor is remembered, and the share of the queue that otherwise shows one at which it is met again meanwhile.
 const RECENTLY_NS: u64 = 20 * SECOND_NS;
 const BACK: f64 = 0.6;
@@ -421,20 +424,21 @@ impl RateController {
         let before_s = self.base.excess_s(start_s);
         let after_s = self.base.excess_s(arrival.last_delay_s);
         let set_point_s = self.set_point_s();
-        let all_ours = ours > 0.65 || after_s < set_point_s;
+        let all_ours = ours > 0.65 || after_s < DRAINED * set_point_s;
         let stays = before_s > self.high_queue_s() && after_s > self.target_s(self.response.share()) && ours < 0.5;
         let watched = self.watch.since_ns().is_some_and(|since| now_ns.saturating_sub(since) > 3 * self.rtt_ns);
         if all_ours {
             if self.mode == Mode::Compete {
                 self.stop_competing(now_ns);
             }
-            // Whoever it was dips when we do: one of ours. `High` does not yield for that.
-            if self.policy != Policy::High {
+            // Twice in a row is no accident of a competitor that has just yielded: whoever it is dips when we do, one of ours. `High` does not care.
+            if self.drained_last && self.policy != Policy::High {
                 self.competed = None;
             }
         } else if self.mode == Mode::Cruise && stays && watched {
             self.compete(now_ns);
         }
+        self.drained_last = all_ours;
     }
 
     fn compete(&mut self, now_ns: u64) {

@@ -191,6 +191,8 @@ pub struct RateController {
     competition: Competition,
     /// End and rate of the last stay in share mode.
     competed: Option<(u64, f64)>,
+    /// The last dip drained the queue.
+    drained_last: bool,
     queue_s: f64,
     last_update_ns: u64,
     free_rounds: u32,
@@ -236,6 +238,7 @@ impl RateController {
             standing: Standing::new(),
             competition: Competition::new(now_ns),
             competed: None,
+            drained_last: false,
             queue_s: 0.0,
             last_update_ns: now_ns,
             free_rounds: 0,
