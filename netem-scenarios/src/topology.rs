@@ -334,7 +334,11 @@ impl Topology {
         stats_file: &Path,
         arguments: &[&str],
     ) -> Result<EmulatorGuard, TopologyError> {
-        let folder = std::env::temp_dir();
+        // Beside the statistics, so that they go with that folder even after a crash.
+        let folder = match stats_file.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => std::env::temp_dir(),
+        };
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let ready_file = folder.join(format!("{}-{number}-ready.json", self.base));
         let scenario_file = folder.join(format!("{}-{number}-scenario.toml", self.base));

@@ -5,13 +5,15 @@
 //! A run counts only if the emulator calls it valid; it is repeated up to [`REPEATS`] times otherwise, then shown as invalid.
 //! The destination is the server's local store in memory. Control traffic takes a path of its own with the same delays and no loss, so
 //! set-up does not cost minutes; goodput counts from the first packet anyway. Loss is independent and the same in both directions.
-//! One run with one seed stands for a cell: with random loss, small differences are luck.
+//! One run with one seed stands for a cell. With random loss a difference may be luck, so where the two disagree the simulator plays
+//! other seeds too, and its spread stands in the note.
 //!
 //! JSON (`--json FILE`): one object.
 //! - `command`: name, `seconds` asked for; `kernel`, `mtu_bytes`, `payload_share` of a frame, `xdp_mode`, `agreement` (a share);
 //! - `cells`: an array, one object a cell: `name`, the cell (`rate_bps`, `rtt_ms`, `loss` in each direction, `queue_ms` asked for),
 //!   `queue_bytes` in force, `seed`, `file_bytes`, `bound_bps`, `attempts`, `valid`, `problems` (why not), `emulated` and `simulated`
-//!   (each null or [`Figures`]), `simulated_rtt_ms`, `emulated_over_simulated`, `disagrees`, and, from the last run: `client` (the event
+//!   (each null or [`Figures`]), `simulated_rtt_ms`, `emulated_over_simulated`, `disagrees`,
+//!   `simulated_spread_bps` (least and largest over ten seeds, where they disagree and the file is at most 64 MiB), and, from the last run: `client` (the event
 //!   `done`), `client_progress`, `set_up_s` (the command's time beside the transfer), `emulator` (its statistics);
 //! - `not_run`: names of cells for which the time was too short.
 
@@ -124,6 +126,9 @@ pub struct Row {
     pub simulated_rtt_ms: f64,
     /// Goodput over goodput.
     pub emulated_over_simulated: Option<f64>,
+    /// Where they disagree and the transfer is short: least and largest goodput of the simulator over ten seeds, bit/s. An emulated figure
+    /// within it may be luck.
+    pub simulated_spread_bps: Option<[f64; 2]>,
     /// They differ by more than [`AGREEMENT`].
     pub disagrees: bool,
     /// The client's event `done`.

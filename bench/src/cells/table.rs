@@ -42,7 +42,10 @@ pub(super) fn row(row: &Row) {
         notes.push(format!("run {}", row.attempts));
     }
     if row.disagrees && row.valid {
-        notes.push("FINDING".to_owned());
+        let spread = row.simulated_spread_bps.map_or(String::new(), |[least, most]| {
+            format!(" (simulated with other seeds: {:.*} to {:.*})", digits(least), least / 1e6, digits(most), most / 1e6)
+        });
+        notes.push(format!("FINDING{spread}"));
     }
     if row.cell.rtt_ms == 0.0 {
         notes.push(format!("RTT {:.2} ms", row.simulated_rtt_ms));
@@ -70,7 +73,7 @@ pub(super) fn foot(report: &Report, took: Duration) {
     let count = |predicate: fn(&Row) -> bool| report.cells.iter().filter(|row| predicate(row)).count();
     println!();
     println!(
-        "{} cells in {:.1} min: {} valid, {} of them with emulator and simulator more than {:.0} % apart (FINDING), {} invalid, {} not run",
+        "cells measured: {} in {:.1} min; {} valid, {} of them with emulator and simulator more than {:.0} % apart (FINDING), {} invalid, {} not run",
         report.cells.len(),
         took.as_secs_f64() / 60.0,
         count(|row| row.valid),
