@@ -31,6 +31,7 @@ fn a_cell_is_played_by_emulator_and_simulator() -> Result<()> {
     let report = cells::run(&arguments, &Interrupt::default())?;
     let [row] = report.cells.as_slice() else { panic!("{} cells", report.cells.len()) };
     assert!(is_only_late(&row.problems), "{:?}", row.problems);
+    assert!(row.failures.is_empty(), "{:?}", row.failures);
     let (emulated, simulated) = (row.emulated.as_ref().expect("emulated"), row.simulated.as_ref().expect("simulated"));
     for figures in [emulated, simulated] {
         assert!((0.2..=1.0).contains(&figures.goodput_over_bound), "{figures:?}");

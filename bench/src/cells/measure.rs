@@ -33,6 +33,7 @@ pub(super) fn cell(testbed: &mut Testbed, cell: &Cell, seed: u64, seconds: f64) 
         attempts: 0,
         valid: false,
         problems: Vec::new(),
+        failures: Vec::new(),
         emulated: None,
         simulated: None,
         simulated_rtt_ms: cell.rtt_ms,
@@ -46,6 +47,7 @@ pub(super) fn cell(testbed: &mut Testbed, cell: &Cell, seed: u64, seconds: f64) 
     };
     while !row.valid && row.attempts <= REPEATS {
         row.attempts += 1;
+        row.failures.clear();
         emulate(testbed, cell, seconds, &mut row)?;
     }
     if cell.rtt_ms == 0.0 {
@@ -53,6 +55,7 @@ pub(super) fn cell(testbed: &mut Testbed, cell: &Cell, seed: u64, seconds: f64) 
     }
     testbed.interrupt.check()?;
     simulate(cell, &mut row);
+    row.disagrees = !row.failures.is_empty();
     if let (Some(emulated), Some(simulated)) = (&row.emulated, &row.simulated) {
         let ratio = emulated.goodput_bps / simulated.goodput_bps;
         row.emulated_over_simulated = Some(ratio);
@@ -72,7 +75,9 @@ fn emulate(testbed: &mut Testbed, cell: &Cell, seconds: f64, row: &mut Row) -> R
     testbed.play(&cell.scenario(row.seed)?, &[])?;
     let dropped_before = testbed.topology.end_send_drops()?;
     let mut command = Server::tradewind(testbed);
-    command.arg("send").arg(&source).args(["local:cell.bin", "--json", "--overwrite"]);
+    // A name of its own: what a failed transfer left may still be open in the server.
+    let name = format!("cell-{}-{}.bin", row.seed, row.attempts);
+    command.arg("send").arg(&source).arg(format!("local:{name}")).args(["--json", "--overwrite"]);
     let deadline = Duration::from_secs_f64(cell.seconds(seconds) * PATIENCE + 60.0);
     let sent = run(&mut command, &testbed.interrupt, deadline)?;
     let dropped = testbed.topology.end_send_drops()?;
@@ -86,11 +91,11 @@ fn emulate(testbed: &mut Testbed, cell: &Cell, seconds: f64, row: &mut Row) -> R
     }
     match sent.success("tradewind send").and_then(|()| figures(cell, row, &sent, &emulator)) {
         Ok(figures) => row.emulated = Some(figures),
-        Err(error) => row.problems.push(format!("{error:#}")),
+        Err(error) => row.failures.push(format!("{error:#}")),
     }
     row.valid = row.problems.is_empty();
     // Memory, not disk: the file must be gone before the next one comes.
-    let _ = std::fs::remove_file(testbed.path("local/cell.bin"));
+    let _ = std::fs::remove_file(testbed.path("local").join(name));
     std::fs::remove_file(&source)?;
     Ok(())
 }
@@ -124,8 +129,8 @@ fn simulate(cell: &Cell, row: &mut Row) {
             };
             row.simulated = Some(counted.figures(cell, row.file_bytes));
         }
-        Ok(_) => row.problems.push("the simulated transfer did not complete".to_owned()),
-        Err(failure) => row.problems.push(format!("the simulator: {failure}")),
+        Ok(_) => row.failures.push("the simulated transfer did not complete".to_owned()),
+        Err(failure) => row.failures.push(format!("the simulator: {failure}")),
     }
 }
 

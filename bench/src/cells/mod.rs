@@ -11,7 +11,8 @@
 //! JSON (`--json FILE`): one object.
 //! - `command`: name, `seconds` asked for; `kernel`, `mtu_bytes`, `payload_share` of a frame, `xdp_mode`, `agreement` (a share);
 //! - `cells`: an array, one object a cell: `name`, the cell (`rate_bps`, `rtt_ms`, `loss` in each direction, `queue_ms` asked for),
-//!   `queue_bytes` in force, `seed`, `file_bytes`, `bound_bps`, `attempts`, `valid`, `problems` (why not), `emulated` and `simulated`
+//!   `queue_bytes` in force, `seed`, `file_bytes`, `bound_bps`, `attempts`, `valid`, `problems` (why not), `failures` (of a transfer, over the link or in
+//!   the simulator; then `emulated` or `simulated` is null), `emulated` and `simulated`
 //!   (each null or [`Figures`]), `simulated_rtt_ms`, `emulated_over_simulated`, `disagrees`,
 //!   `simulated_spread_bps` (least and largest over ten seeds, where they disagree and the file is at most 64 MiB), and, from the last run: `client` (the event
 //!   `done`), `client_progress`, `set_up_s` (the command's time beside the transfer), `emulator` (its statistics);
@@ -116,8 +117,10 @@ pub struct Row {
     pub attempts: u32,
     /// Whether the last of them may be used.
     pub valid: bool,
-    /// Why not, and why the simulator has no figures.
+    /// Why not.
     pub problems: Vec<String>,
+    /// Why there are no figures: a transfer that failed over a valid link, or in the simulator, is a finding and not repeated.
+    pub failures: Vec<String>,
     /// By real processes over the emulated WAN.
     pub emulated: Option<Figures>,
     /// By the simulator.
@@ -129,7 +132,7 @@ pub struct Row {
     /// Where they disagree and the transfer is short: least and largest goodput of the simulator over ten seeds, bit/s. An emulated figure
     /// within it may be luck.
     pub simulated_spread_bps: Option<[f64; 2]>,
-    /// They differ by more than [`AGREEMENT`].
+    /// They differ by more than [`AGREEMENT`], or one of them failed.
     pub disagrees: bool,
     /// The client's event `done`.
     pub client: Value,

@@ -59,7 +59,7 @@ pub(super) fn row(row: &Row) {
         figures(&row.simulated),
         notes.join(", ")
     );
-    for problem in &row.problems {
+    for problem in row.problems.iter().chain(&row.failures) {
         println!("    {}", problem.replace('\n', "\n    "));
     }
 }
@@ -73,7 +73,7 @@ pub(super) fn foot(report: &Report, took: Duration) {
     let count = |predicate: fn(&Row) -> bool| report.cells.iter().filter(|row| predicate(row)).count();
     println!();
     println!(
-        "cells measured: {} in {:.1} min; {} valid, {} of them with emulator and simulator more than {:.0} % apart (FINDING), {} invalid, {} not run",
+        "cells measured: {} in {:.1} min; {} valid, {} of them with emulator and simulator more than {:.0} % apart or failed (FINDING), {} invalid, {} not run",
         report.cells.len(),
         took.as_secs_f64() / 60.0,
         count(|row| row.valid),
