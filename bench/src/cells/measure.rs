@@ -55,11 +55,11 @@ pub(super) fn cell(testbed: &mut Testbed, cell: &Cell, seed: u64, seconds: f64) 
     }
     testbed.interrupt.check()?;
     simulate(cell, &mut row);
-    row.disagrees = !row.failures.is_empty();
+    row.disagrees = row.valid && !row.failures.is_empty();
     if let (Some(emulated), Some(simulated)) = (&row.emulated, &row.simulated) {
         let ratio = emulated.goodput_bps / simulated.goodput_bps;
         row.emulated_over_simulated = Some(ratio);
-        row.disagrees = (ratio - 1.0).abs() > AGREEMENT;
+        row.disagrees |= row.valid && (ratio - 1.0).abs() > AGREEMENT;
         if row.disagrees {
             row.simulated_spread_bps = spread(cell, row_seeds(seed), file_bytes, row.simulated_rtt_ms, simulated.goodput_bps);
         }

@@ -132,7 +132,7 @@ pub struct Row {
     /// Where they disagree and the transfer is short: least and largest goodput of the simulator over ten seeds, bit/s. An emulated figure
     /// within it may be luck.
     pub simulated_spread_bps: Option<[f64; 2]>,
-    /// They differ by more than [`AGREEMENT`], or one of them failed.
+    /// The run is valid, and they differ by more than [`AGREEMENT`], or one of them failed.
     pub disagrees: bool,
     /// The client's event `done`.
     pub client: Value,

@@ -41,7 +41,7 @@ pub(super) fn row(row: &Row) {
     } else if row.attempts > 1 {
         notes.push(format!("run {}", row.attempts));
     }
-    if row.disagrees && row.valid {
+    if row.disagrees {
         let spread = row.simulated_spread_bps.map_or(String::new(), |[least, most]| {
             format!(" (simulated with other seeds: {:.*} to {:.*})", digits(least), least / 1e6, digits(most), most / 1e6)
         });
@@ -77,7 +77,7 @@ pub(super) fn foot(report: &Report, took: Duration) {
         report.cells.len(),
         took.as_secs_f64() / 60.0,
         count(|row| row.valid),
-        count(|row| row.valid && row.disagrees),
+        count(|row| row.disagrees),
         AGREEMENT * 100.0,
         count(|row| !row.valid),
         report.not_run.len()

@@ -25,7 +25,7 @@ pub struct Outcome {
     pub case: Case,
     /// Its bar, for people.
     pub bar_text: String,
-    /// Whether the bar was reached; `None`: there is none, or no figures.
+    /// Whether the bar was reached; `None`: there is none, or the run is not valid.
     pub bar_met: Option<bool>,
     /// Runs.
     pub attempts: u32,
@@ -72,33 +72,45 @@ pub struct Second {
 
 /// Plays a case until a run is valid, or often enough.
 pub(super) fn case(testbed: &mut Testbed, case: &Case, report: &Report) -> Result<Outcome> {
-    let mut outcome = Outcome {
-        case: case.clone(),
-        bar_text: case.bar.text(),
-        bar_met: None,
-        attempts: 0,
-        valid: false,
-        problems: Vec::new(),
-        window_s: [0.0; 2],
-        shares: [0.0; 2],
-        goodput_bps: [None; 2],
-        jain: 0.0,
-        ratio: 0.0,
-        queue_ms_p50: 0.0,
-        queue_ms_p95: 0.0,
-        queue_drops: [0; 2],
-        series: Vec::new(),
-        tcp_received_bytes_per_100ms: None,
-        client_progress: [Vec::new(), Vec::new()],
-        emulator: Value::Null,
-    };
-    while !outcome.valid && outcome.attempts <= REPEATS {
-        outcome.attempts += 1;
-        outcome.problems.clear();
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let mut outcome = Outcome::blank(case, attempts);
         play(testbed, case, report, &mut outcome)?;
         outcome.valid = outcome.problems.is_empty();
+        if outcome.valid {
+            outcome.bar_met = case.bar.is_met(outcome.shares);
+        }
+        if outcome.valid || attempts > REPEATS {
+            return Ok(outcome);
+        }
     }
-    Ok(outcome)
+}
+
+impl Outcome {
+    /// Nothing counted yet.
+    fn blank(case: &Case, attempts: u32) -> Self {
+        Self {
+            case: case.clone(),
+            bar_text: case.bar.text(),
+            bar_met: None,
+            attempts,
+            valid: false,
+            problems: Vec::new(),
+            window_s: [0.0; 2],
+            shares: [0.0; 2],
+            goodput_bps: [None; 2],
+            jain: 0.0,
+            ratio: 0.0,
+            queue_ms_p50: 0.0,
+            queue_ms_p95: 0.0,
+            queue_drops: [0; 2],
+            series: Vec::new(),
+            tcp_received_bytes_per_100ms: None,
+            client_progress: [Vec::new(), Vec::new()],
+            emulator: Value::Null,
+        }
+    }
 }
 
 fn play(testbed: &mut Testbed, case: &Case, report: &Report, outcome: &mut Outcome) -> Result<()> {
@@ -189,7 +201,6 @@ fn count(account: &FlowAccount, left: &[Left; 2], report: &Report, outcome: &mut
     outcome.shares = delivered.map(|steps| sum(steps, start, end) as f64 * 8.0 / f64::from(report.seconds) / report.rate_bps as f64);
     outcome.jain = jain(outcome.shares);
     outcome.ratio = if outcome.shares[0] > 0.0 { outcome.shares[1] / outcome.shares[0] } else { f64::INFINITY };
-    outcome.bar_met = outcome.case.bar.is_met(outcome.shares);
     let backlog = &account.forward_backlog_bytes;
     let mut queue: Vec<u64> = backlog[start.min(backlog.len())..end.min(backlog.len())].to_vec();
     queue.sort_unstable();

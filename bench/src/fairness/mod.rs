@@ -10,7 +10,7 @@
 //! JSON (`--json FILE`): one object.
 //! - `command`; `rate_bps`, `queue_ms`, `queue_bytes` of the link; `stagger_s`, `skip_s`, `seconds` asked for; `kernel`, `xdp_mode`,
 //!   `congestion_controls` of the kernel;
-//! - `cases`: one object a case: `case` (`name`, `first`, `newcomer`, `rtt_ms` of each, `bar`), `bar_text`, `bar_met` (null: none),
+//! - `cases`: one object a case: `case` (`name`, `first`, `newcomer`, `rtt_ms` of each, `bar`), `bar_text`, `bar_met` (null: no bar, or not valid),
 //!   `attempts`, `valid`, `problems`, `window_s` (start and end since the link started), `shares` of the link's rate (first, newcomer; frames
 //!   that came through), `goodput_bps` as the receiving program or the client's progress sees it (null if unknown), `jain`, `ratio`
 //!   (newcomer over first), `queue_ms_p50` and `queue_ms_p95` (over 100 ms means within the window), `queue_drops` (of each flow, whole
