@@ -1,6 +1,24 @@
 //! The testbed (three namespaces, an emulated WAN, a real S3 server, tradewindd), shared by the demo, the end-to-end tests and
-//! the benchmarks.
+//! the benchmarks; and the benchmarks that need it: [`cells`] and [`fairness`].
 #![forbid(unsafe_code)]
 
+pub mod cells;
+pub mod fairness;
 pub mod process;
 pub mod testbed;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// Bytes of an Ethernet frame around an IP packet, without FCS: the emulated link's rate counts them.
+pub const ETHERNET_BYTES: u32 = 14;
+
+/// Writes a report as JSON.
+///
+/// # Errors
+/// When the file cannot be written; the message names it.
+pub fn write_json(file: &Path, report: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(report)?;
+    std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))
+}

@@ -71,6 +71,14 @@ impl Background {
         self.child.id()
     }
 
+    /// Whether it has ended on its own.
+    ///
+    /// # Errors
+    /// When the system does not let us ask.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// What it has printed so far.
     #[must_use]
     pub fn log_text(&self) -> String {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tradewind_netem::emulator::{Emulator, EmulatorOptions};
+use tradewind_netem::flows::FlowSpec;
 use tradewind_netem::generate::{self, Kind};
 use tradewind_netem::stats::{EmulatorStats, ValidityBounds};
 use tradewind_netem::topology::ReadyFile;
@@ -91,6 +92,10 @@ struct RunArguments {
     /// A run with one release later than this is invalid, in microseconds. Default: 20000, or half of the delay.
     #[arg(long)]
     lateness_us_max: Option<f64>,
+    /// Keep an account of the packets whose client end has a UDP or TCP port in this range, and delay them by so much more each way
+    /// (repeatable; with --backend own only).
+    #[arg(long, value_name = "NAME:FIRST-LAST[:EXTRA_DELAY_MS]")]
+    flow: Vec<FlowSpec>,
     /// End when this process is no longer the parent.
     #[arg(long)]
     parent_pid: Option<u32>,
@@ -174,6 +179,7 @@ fn run(arguments: &RunArguments) -> Result<ExitCode, AnyError> {
             lateness_p99_us_max: arguments.lateness_p99_us_max.unwrap_or(fitting.lateness_p99_us_max),
             lateness_us_max: arguments.lateness_us_max.unwrap_or(fitting.lateness_us_max),
         }),
+        flows: arguments.flow.clone(),
         parent_pid: arguments.parent_pid,
         ..EmulatorOptions::new(&arguments.left, &arguments.right)
     };
@@ -203,6 +209,9 @@ fn run(arguments: &RunArguments) -> Result<ExitCode, AnyError> {
 fn choose_backend(backend: Backend, scenario: &Scenario, options: &EmulatorOptions) -> Result<Option<tc::TcPlan>, AnyError> {
     if backend == Backend::Own {
         return Ok(None);
+    }
+    if !options.flows.is_empty() {
+        return Err("--flow needs our own emulator: add --backend own".into());
     }
     let mtu_bytes = options.mtu_bytes()?;
     let plan = tc::plan(scenario, &options.left, &options.right, mtu_bytes);

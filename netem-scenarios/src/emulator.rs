@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::flows::{Fate, FlowMeter, FlowSpec};
 use crate::link::{DropReason, Link, Verdict, Way};
 use crate::scenario::Scenario;
-use crate::stats::{DeviceWitness, DirectionStats, EmulatorStats, Lateness, ValidityBounds};
+use crate::stats::{Backlog, DeviceWitness, DirectionStats, EmulatorStats, Lateness, ValidityBounds};
 use crate::store::{DueQueue, Held, PacketStore};
 use crate::sys;
 
@@ -33,6 +34,8 @@ const CLOCK_CHECK_NS: u64 = 10_000_000;
 const PARENT_CHECK_NS: u64 = 1_000_000_000;
 /// Ethernet header and one VLAN tag.
 const LINK_HEADER_BYTES: usize = 18;
+/// Largest queue that the histogram tells apart, in bytes.
+const BACKLOG_BYTES_MAX: u64 = 1 << 36;
 /// Largest lateness that the histogram tells apart, in nanoseconds.
 const LATENESS_NS_MAX: u64 = 60_000_000_000;
 
@@ -52,6 +55,8 @@ pub struct EmulatorOptions {
     pub ring_frames: usize,
     /// Bytes of frames that each direction can hold at most. Default: what the scenario needs, and no more than 1 GiB.
     pub store_bytes_max: u64,
+    /// Flows to keep an account of, and perhaps to delay more. Default: none.
+    pub flows: Vec<FlowSpec>,
     /// Bounds for a valid run. Default: [`ValidityBounds::for_scenario`].
     pub bounds: Option<ValidityBounds>,
     /// Ends when this process is no longer the parent.
@@ -69,6 +74,7 @@ impl EmulatorOptions {
             realtime: true,
             ring_frames: 8192,
             store_bytes_max: 1 << 30,
+            flows: Vec::new(),
             bounds: None,
             parent_pid: None,
         }
@@ -135,6 +141,10 @@ struct Lane {
     store: PacketStore,
     stats: DirectionStats,
     lateness: Histogram<u64>,
+    /// Bytes that packets found in the bottleneck's queue.
+    backlog: Histogram<u64>,
+    flows: FlowMeter,
+    start_ns: u64,
     input: String,
     output: String,
     at_start: DeviceCounters,
@@ -153,8 +163,11 @@ impl Lane {
         let mtu = read_sys_number(input, "mtu")?.min(9_000) as usize;
         let frame_bytes_max = mtu + LINK_HEADER_BYTES;
         // Twice what the path holds, and 50 ms more: packets of the last ring-full are held before the first of them is released.
+        let flows = FlowMeter::new(&options.flows, way);
+        let rate_bytes_per_s = direction.rate().max_bps().unwrap_or(UNLIMITED_RATE_ASSUMED_BPS) / 8;
         let needed = 2 * direction.bytes_inside_max(UNLIMITED_RATE_ASSUMED_BPS, frame_bytes_max as u64)
-            + direction.rate().max_bps().unwrap_or(UNLIMITED_RATE_ASSUMED_BPS) / 8 / 20
+            + 2 * (rate_bytes_per_s * (flows.extra_delay_ns_max() / 1_000_000) / 1_000)
+            + rate_bytes_per_s / 20
             + (1 << 20);
         let socket = |source| EmulatorError::Socket { interface: input.clone(), source };
         let ring = sys::ReceiveRing::open(input, frame_bytes_max, options.ring_frames).map_err(socket)?;
@@ -167,6 +180,9 @@ impl Lane {
             store: PacketStore::new(needed.min(options.store_bytes_max), frame_bytes_max),
             stats: DirectionStats::default(),
             lateness: Histogram::new_with_max(LATENESS_NS_MAX, 3).expect("the bounds are constants that the histogram accepts"),
+            backlog: Histogram::new_with_max(BACKLOG_BYTES_MAX, 3).expect("the bounds are constants that the histogram accepts"),
+            flows,
+            start_ns,
             input: input.clone(),
             output: output.clone(),
             at_start: DeviceCounters::default(),
@@ -186,7 +202,7 @@ impl Lane {
     /// Reads waiting frames, decides about each, keeps those that will be delivered. `realtime_offset_ns` turns kernel stamps into
     /// monotonic time; `now_ns` bounds them.
     fn receive(&mut self, realtime_offset_ns: i64, now_ns: u64) -> usize {
-        let Self { ring, link, queue, store, stats, .. } = self;
+        let Self { ring, link, queue, store, stats, backlog, flows, start_ns, .. } = self;
         ring.receive(RECEIVE_BATCH_FRAMES, |frame| {
             stats.received += 1;
             stats.received_bytes += u64::from(frame.wire_bytes);
@@ -195,12 +211,34 @@ impl Lane {
                 Some(sys::FrameFault::ChecksumMissing) => return stats.own_drops.checksum += 1,
                 None => {}
             }
-            let arrival_ns = (frame.realtime_ns as i64 - realtime_offset_ns).max(0) as u64;
-            let (due_ns, second_ns) = match link.offer(arrival_ns.min(now_ns), frame.wire_bytes) {
-                Verdict::Drop(DropReason::Queue) => return stats.queue_drops += 1,
-                Verdict::Drop(DropReason::Outage) => return stats.outage_drops += 1,
-                Verdict::Drop(DropReason::Random) => return stats.random_loss += 1,
-                Verdict::Deliver { due_ns, duplicate_due_ns } => (due_ns, duplicate_due_ns),
+            let arrival_ns = ((frame.realtime_ns as i64 - realtime_offset_ns).max(0) as u64).min(now_ns);
+            let found_bytes = link.backlog_bytes(arrival_ns);
+            backlog.saturating_record(found_bytes);
+            flows.record_backlog(arrival_ns.saturating_sub(*start_ns), found_bytes);
+            let flow = flows.classify(frame.untagged());
+            let mut tell = |fate| {
+                if let Some((index, _)) = flow {
+                    flows.record(index, frame.wire_bytes, fate);
+                }
+            };
+            let (due_ns, second_ns) = match link.offer(arrival_ns, frame.wire_bytes) {
+                Verdict::Drop(DropReason::Queue) => {
+                    tell(Fate::QueueDrop);
+                    return stats.queue_drops += 1;
+                }
+                Verdict::Drop(DropReason::Outage) => {
+                    tell(Fate::Lost);
+                    return stats.outage_drops += 1;
+                }
+                Verdict::Drop(DropReason::Random) => {
+                    tell(Fate::Lost);
+                    return stats.random_loss += 1;
+                }
+                Verdict::Deliver { due_ns, duplicate_due_ns } => {
+                    let extra_ns = flow.map_or(0, |(_, extra_ns)| extra_ns);
+                    tell(Fate::Delivered((due_ns + extra_ns).saturating_sub(*start_ns)));
+                    (due_ns + extra_ns, duplicate_due_ns.map(|due_ns| due_ns + extra_ns))
+                }
             };
             stats.duplicated += u64::from(second_ns.is_some());
             for due_ns in [Some(due_ns), second_ns].into_iter().flatten() {
@@ -264,6 +302,12 @@ impl Lane {
             p50_us: self.lateness.value_at_quantile(0.5) as f64 / 1e3,
             p99_us: self.lateness.value_at_quantile(0.99) as f64 / 1e3,
             max_us: self.lateness.max() as f64 / 1e3,
+        });
+        stats.backlog = Some(Backlog {
+            count: self.backlog.len(),
+            p50_bytes: self.backlog.value_at_quantile(0.5),
+            p95_bytes: self.backlog.value_at_quantile(0.95),
+            max_bytes: self.backlog.max(),
         });
         stats.device = Some(DeviceWitness {
             received_min: before.received - self.at_start.received,
@@ -358,9 +402,11 @@ impl Emulator {
             bounds: self.options.bounds_for(&self.scenario),
             forward: forward.finish(realtime_offset_ns)?,
             reverse: reverse.finish(realtime_offset_ns)?,
+            flows: None,
             valid: false,
             invalid_reasons: Vec::new(),
         };
+        stats.flows = FlowMeter::account(&forward.flows, &reverse.flows);
         stats.judge();
         Ok(stats)
     }

@@ -3,6 +3,7 @@
 //! - [`scenario`]: what a path does, in TOML, per direction. [`generate`] makes variable ones.
 //! - [`link`]: the decisions (drop or due time) as pure arithmetic, for the emulator and for simulators.
 //! - [`emulator`]: plays a scenario between two interfaces with AF_PACKET sockets, and says whether the run was valid.
+//! - [`flows`]: who used the bottleneck when, and a longer path for some.
 //! - [`tc`]: the same by the kernel's own `netem` and `tbf`, where it has them.
 //! - [`topology`]: three network namespaces (client – wan – server) with everything set for honest measurements.
 //! - [`verify`]: measures an emulated path with its own probes and compares it with the scenario.
@@ -13,6 +14,7 @@
 
 pub mod analysis;
 pub mod emulator;
+pub mod flows;
 pub mod generate;
 pub mod link;
 pub mod probe;

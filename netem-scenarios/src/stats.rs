@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::flows::FlowAccount;
 use crate::scenario::Scenario;
 
 /// Bounds that a run must keep to be valid.
@@ -59,6 +60,19 @@ pub struct Lateness {
     pub max_us: f64,
 }
 
+/// What packets found in the bottleneck's queue when they arrived: bytes of frames, the one being sent counted whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Backlog {
+    /// Packets in the figures: all that arrived, dropped ones too.
+    pub count: u64,
+    /// Median in bytes.
+    pub p50_bytes: u64,
+    /// 95th percentile in bytes.
+    pub p95_bytes: u64,
+    /// Largest in bytes.
+    pub max_bytes: u64,
+}
+
 /// What the kernel's own interface counters said over the run, as a second witness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DeviceWitness {
@@ -99,6 +113,9 @@ pub struct DirectionStats {
     pub own_drops: OwnDrops,
     /// Release lateness; absent for back ends that cannot tell.
     pub lateness: Option<Lateness>,
+    /// The queue that packets found; absent for back ends that cannot tell.
+    #[serde(default)]
+    pub backlog: Option<Backlog>,
     /// Kernel interface counters; absent for back ends without own counters to compare.
     pub device: Option<DeviceWitness>,
 }
@@ -192,6 +209,9 @@ pub struct EmulatorStats {
     pub forward: DirectionStats,
     /// Server → client.
     pub reverse: DirectionStats,
+    /// Who used the bottleneck when; absent unless flows were asked for.
+    #[serde(default)]
+    pub flows: Option<FlowAccount>,
     /// Whether results taken over this link may be used.
     pub valid: bool,
     /// Why not.
@@ -241,6 +261,7 @@ pub(crate) mod tests {
             bounds: ValidityBounds { lateness_p99_us_max: 1_000.0, lateness_us_max: 20_000.0 },
             forward: direction.clone(),
             reverse: direction,
+            flows: None,
             valid: false,
             invalid_reasons: Vec::new(),
         }

@@ -371,6 +371,7 @@ impl Session {
             bounds: self.options.bounds_for(&self.scenario),
             forward,
             reverse,
+            flows: None,
             valid: false,
             invalid_reasons: Vec::new(),
         };

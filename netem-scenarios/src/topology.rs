@@ -5,6 +5,8 @@
 //!  tw0 10.77.1.1/24 ══ veth ══ left  [emulator]  right ══ veth ══ tw0 10.77.1.2/24
 //! ```
 //!
+//! With [`TopologyOptions::management`] there is a second path beside it: `tw1` 10.77.2.1 and 10.77.2.2, `mgmt-left` and `mgmt-right`.
+//!
 //! One queue per veth (an AF_XDP socket binds one); `tx` offload off at the ends (raw frames need real checksums, and super-packets must
 //! not cross); in the middle no GRO, no ARP, no IPv6, no address, promiscuous; permanent neighbours; TCP buffers up to 256 MiB and no
 //! metrics saved from one run to the next. No interface of the machine itself is touched.
@@ -24,15 +26,17 @@
 //! # Ok(()) }
 //! ```
 
-use std::io::Read as _;
+mod guard;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+pub use guard::{EmulatorGuard, ReadyFile};
+
 use crate::scenario::Scenario;
-use crate::stats::EmulatorStats;
 use crate::sys;
 
 /// The client's address, on [`END_INTERFACE`] of its namespace, in a /24.
@@ -45,13 +49,17 @@ pub const CLIENT_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 
 pub const SERVER_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 2);
 /// The one interface, beside loopback, of the client's and of the server's namespace.
 pub const END_INTERFACE: &str = "tw0";
+/// The client's address on [`MANAGEMENT_INTERFACE`] with [`TopologyOptions::management`], in a /24.
+pub const CLIENT_MANAGEMENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 2, 1);
+/// The server's address on [`MANAGEMENT_INTERFACE`] with [`TopologyOptions::management`], in a /24.
+pub const SERVER_MANAGEMENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 2, 2);
+/// The second interface of the client's and of the server's namespace with [`TopologyOptions::management`].
+pub const MANAGEMENT_INTERFACE: &str = "tw1";
 /// The middle namespace's interface towards the client.
 pub const LEFT_INTERFACE: &str = "left";
 /// The middle namespace's interface towards the server.
 pub const RIGHT_INTERFACE: &str = "right";
 
-/// How long an emulator may take to be ready, and how long to end.
-const EMULATOR_DEADLINE: Duration = Duration::from_secs(15);
 /// How long processes left in a namespace get between being asked and being made to end.
 const PROCESS_DEADLINE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(10);
@@ -127,6 +135,29 @@ impl Namespace {
     }
 }
 
+/// What a path through the middle namespace is made of.
+struct PathNames {
+    /// The interface at both ends.
+    end: &'static str,
+    left: &'static str,
+    right: &'static str,
+    client: Ipv4Addr,
+    server: Ipv4Addr,
+    /// Third number of the addresses, IP and MAC.
+    net: u8,
+}
+
+const DATA_PATH: PathNames =
+    PathNames { end: END_INTERFACE, left: LEFT_INTERFACE, right: RIGHT_INTERFACE, client: CLIENT_ADDRESS, server: SERVER_ADDRESS, net: 1 };
+const MANAGEMENT_PATH: PathNames = PathNames {
+    end: MANAGEMENT_INTERFACE,
+    left: "mgmt-left",
+    right: "mgmt-right",
+    client: CLIENT_MANAGEMENT_ADDRESS,
+    server: SERVER_MANAGEMENT_ADDRESS,
+    net: 2,
+};
+
 /// What may vary between topologies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopologyOptions {
@@ -135,11 +166,14 @@ pub struct TopologyOptions {
     /// Give the ends IPv6 addresses too ([`CLIENT_ADDRESS_V6`], [`SERVER_ADDRESS_V6`]). Default false: IPv6 is off, so that no neighbour
     /// discovery mixes with what is counted.
     pub ipv6: bool,
+    /// A second path between client and server, for what must not mix with what is measured; see [`Topology::start_management_emulator`].
+    /// Default false.
+    pub management: bool,
 }
 
 impl Default for TopologyOptions {
     fn default() -> Self {
-        Self { mtu_bytes: 1500, ipv6: false }
+        Self { mtu_bytes: 1500, ipv6: false, management: false }
     }
 }
 
@@ -184,22 +218,32 @@ impl Topology {
             self.set_sysctls(namespace, options)?;
             self.ip(namespace, "link set lo up")?;
         }
+        self.set_up_path(&DATA_PATH, options)?;
+        if options.management {
+            self.set_up_path(&MANAGEMENT_PATH, options)?;
+        }
+        Ok(())
+    }
+
+    fn set_up_path(&self, path: &PathNames, options: &TopologyOptions) -> Result<(), TopologyError> {
         let mtu = options.mtu_bytes;
-        for (interface, end) in [(LEFT_INTERFACE, Namespace::Client), (RIGHT_INTERFACE, Namespace::Server)] {
-            let (client_side, mac) = (end == Namespace::Client, end_mac(end));
-            let peer = format!("peer name {END_INTERFACE} numrxqueues 1 numtxqueues 1 mtu {mtu} address {mac} netns {}", self.name(end));
+        let PathNames { end: name, client, server, net, .. } = path;
+        for (interface, end) in [(path.left, Namespace::Client), (path.right, Namespace::Server)] {
+            let client_side = end == Namespace::Client;
+            let mac = end_mac(end, *net);
+            let peer = format!("peer name {name} numrxqueues 1 numtxqueues 1 mtu {mtu} address {mac} netns {}", self.name(end));
             self.ip(Namespace::Wan, &format!("link add {interface} numrxqueues 1 numtxqueues 1 mtu {mtu} type veth {peer}"))?;
-            let (own, other) = if client_side { (CLIENT_ADDRESS, SERVER_ADDRESS) } else { (SERVER_ADDRESS, CLIENT_ADDRESS) };
-            let other_mac = end_mac(if client_side { Namespace::Server } else { Namespace::Client });
-            self.ip(end, &format!("addr add {own}/24 dev {END_INTERFACE}"))?;
-            self.ethtool(end, &["-K", END_INTERFACE, "tx", "off"])?;
-            self.ip(end, &format!("link set {END_INTERFACE} up"))?;
-            self.ip(end, &format!("neigh replace {other} lladdr {other_mac} dev {END_INTERFACE} nud permanent"))?;
-            if options.ipv6 {
+            let (own, other) = if client_side { (client, server) } else { (server, client) };
+            let other_mac = end_mac(if client_side { Namespace::Server } else { Namespace::Client }, *net);
+            self.ip(end, &format!("addr add {own}/24 dev {name}"))?;
+            self.ethtool(end, &["-K", name, "tx", "off"])?;
+            self.ip(end, &format!("link set {name} up"))?;
+            self.ip(end, &format!("neigh replace {other} lladdr {other_mac} dev {name} nud permanent"))?;
+            if options.ipv6 && path.end == END_INTERFACE {
                 let (own, other) =
                     if client_side { (CLIENT_ADDRESS_V6, SERVER_ADDRESS_V6) } else { (SERVER_ADDRESS_V6, CLIENT_ADDRESS_V6) };
-                self.ip(end, &format!("addr add {own}/64 dev {END_INTERFACE} nodad"))?;
-                self.ip(end, &format!("neigh replace {other} lladdr {other_mac} dev {END_INTERFACE} nud permanent"))?;
+                self.ip(end, &format!("addr add {own}/64 dev {name} nodad"))?;
+                self.ip(end, &format!("neigh replace {other} lladdr {other_mac} dev {name} nud permanent"))?;
             }
             self.ethtool(Namespace::Wan, &["-K", interface, "gro", "off"])?;
             self.ip(Namespace::Wan, &format!("link set {interface} arp off promisc on up"))?;
@@ -265,7 +309,36 @@ impl Topology {
         stats_file: &Path,
         arguments: &[&str],
     ) -> Result<EmulatorGuard, TopologyError> {
-        let folder = std::env::temp_dir();
+        self.start_on(&DATA_PATH, scenario, emulator_binary, stats_file, arguments)
+    }
+
+    /// As [`Topology::start_emulator_with`], on the management path of [`TopologyOptions::management`].
+    ///
+    /// # Errors
+    /// As [`Topology::start_emulator`].
+    pub fn start_management_emulator(
+        &self,
+        scenario: &Scenario,
+        emulator_binary: &Path,
+        stats_file: &Path,
+        arguments: &[&str],
+    ) -> Result<EmulatorGuard, TopologyError> {
+        self.start_on(&MANAGEMENT_PATH, scenario, emulator_binary, stats_file, arguments)
+    }
+
+    fn start_on(
+        &self,
+        path: &PathNames,
+        scenario: &Scenario,
+        emulator_binary: &Path,
+        stats_file: &Path,
+        arguments: &[&str],
+    ) -> Result<EmulatorGuard, TopologyError> {
+        // Beside the statistics, so that they go with that folder even after a crash.
+        let folder = match stats_file.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => std::env::temp_dir(),
+        };
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let ready_file = folder.join(format!("{}-{number}-ready.json", self.base));
         let scenario_file = folder.join(format!("{}-{number}-scenario.toml", self.base));
@@ -274,7 +347,7 @@ impl Topology {
             .map_err(io_error(format!("cannot write {}", scenario_file.display())))?;
         let mut command = self.command(Namespace::Wan, emulator_binary);
         command.arg("run").arg("--scenario").arg(&scenario_file);
-        command.args(["--left", LEFT_INTERFACE, "--right", RIGHT_INTERFACE]);
+        command.args(["--left", path.left, "--right", path.right]);
         command.arg("--stats-file").arg(stats_file).arg("--ready-file").arg(&ready_file);
         command.args(["--parent-pid", &std::process::id().to_string()]);
         command.args(arguments);
@@ -352,9 +425,9 @@ impl Drop for Topology {
     }
 }
 
-/// A fixed, locally administered address for each end.
-fn end_mac(end: Namespace) -> &'static str {
-    if end == Namespace::Client { "02:77:00:00:01:01" } else { "02:77:00:00:01:02" }
+/// A fixed, locally administered address for each end of a path.
+fn end_mac(end: Namespace, net: u8) -> String {
+    format!("02:77:00:00:{net:02x}:{:02x}", if end == Namespace::Client { 1 } else { 2 })
 }
 
 fn check_prefix(prefix: &str) -> Result<(), TopologyError> {
@@ -420,124 +493,6 @@ fn output<'a>(tool: &str, arguments: impl IntoIterator<Item = &'a str>) -> Resul
 
 fn run<'a>(tool: &str, arguments: impl IntoIterator<Item = &'a str>) -> Result<(), TopologyError> {
     output(tool, arguments).map(|_| ())
-}
-
-/// A running emulator. [`EmulatorGuard::stop`] gives its statistics; dropping it just ends it.
-#[derive(Debug)]
-pub struct EmulatorGuard {
-    child: Option<Child>,
-    stats_file: PathBuf,
-    files: Vec<PathBuf>,
-    start_ns: u64,
-}
-
-impl EmulatorGuard {
-    /// When the link started: CLOCK_MONOTONIC in nanoseconds.
-    #[must_use]
-    pub fn start_monotonic_ns(&self) -> u64 {
-        self.start_ns
-    }
-
-    /// Process id of the emulator.
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
-    }
-
-    fn wait_until_ready(&mut self, ready_file: &Path) -> Result<(), TopologyError> {
-        let deadline = Instant::now() + EMULATOR_DEADLINE;
-        loop {
-            if let Ok(text) = std::fs::read_to_string(ready_file) {
-                let ready: ReadyFile = serde_json::from_str(&text).map_err(|e| TopologyError::Emulator {
-                    what: "wrote a ready file that does not parse".into(),
-                    stderr: e.to_string(),
-                })?;
-                self.start_ns = ready.start_monotonic_ns;
-                return Ok(());
-            }
-            if let Some(status) = self.poll()? {
-                return Err(TopologyError::Emulator { what: format!("ended before it was ready ({status})"), stderr: self.stderr() });
-            }
-            if Instant::now() > deadline {
-                self.end(sys::Signal::Kill);
-                return Err(TopologyError::Emulator { what: "was not ready within 15 s".into(), stderr: self.stderr() });
-            }
-            std::thread::sleep(POLL);
-        }
-    }
-
-    fn poll(&mut self) -> Result<Option<std::process::ExitStatus>, TopologyError> {
-        match &mut self.child {
-            Some(child) => child.try_wait().map_err(io_error("cannot wait for the WAN emulator")),
-            None => Ok(None),
-        }
-    }
-
-    fn stderr(&mut self) -> String {
-        let mut text = String::new();
-        if let Some(mut pipe) = self.child.as_mut().and_then(|c| c.stderr.take()) {
-            // What cannot be read is not there to be shown.
-            let _ = pipe.read_to_string(&mut text);
-        }
-        text.trim().to_owned()
-    }
-
-    /// Stops the emulator and returns what it measured. Look at [`EmulatorStats::valid`] before using anything taken over the link.
-    ///
-    /// # Errors
-    /// [`TopologyError::Emulator`] if it had ended on its own, does not end within 15 s, or left no statistics.
-    pub fn stop(mut self) -> Result<EmulatorStats, TopologyError> {
-        if let Some(status) = self.poll()? {
-            return Err(TopologyError::Emulator { what: format!("had ended on its own ({status})"), stderr: self.stderr() });
-        }
-        if !self.end(sys::Signal::Terminate) {
-            self.end(sys::Signal::Kill);
-            return Err(TopologyError::Emulator { what: "did not end within 15 s of SIGTERM".into(), stderr: self.stderr() });
-        }
-        let stderr = self.stderr();
-        let text = std::fs::read_to_string(&self.stats_file).map_err(|e| TopologyError::Emulator {
-            what: format!("left no {} ({e})", self.stats_file.display()),
-            stderr: stderr.clone(),
-        })?;
-        serde_json::from_str(&text)
-            .map_err(|e| TopologyError::Emulator { what: format!("left statistics that do not parse ({e})"), stderr })
-    }
-
-    /// Signals and waits; whether the process has ended.
-    fn end(&mut self, signal: sys::Signal) -> bool {
-        let Some(child) = &mut self.child else { return true };
-        let deadline = Instant::now() + EMULATOR_DEADLINE;
-        loop {
-            match child.try_wait() {
-                Ok(Some(_)) => return true,
-                Ok(None) if Instant::now() < deadline => {
-                    // Repeating does no harm, and the pid is ours until it has been waited for.
-                    let _ = sys::send_signal(child.id(), signal);
-                    std::thread::sleep(POLL);
-                }
-                _ => return false,
-            }
-        }
-    }
-}
-
-impl Drop for EmulatorGuard {
-    fn drop(&mut self) {
-        self.end(sys::Signal::Kill);
-        for file in &self.files {
-            // Gone already is as good.
-            let _ = std::fs::remove_file(file);
-        }
-    }
-}
-
-/// What the emulator writes when packets can flow.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub struct ReadyFile {
-    /// `own` or `tc`.
-    pub backend: String,
-    /// When the link started: CLOCK_MONOTONIC in nanoseconds.
-    pub start_monotonic_ns: u64,
 }
 
 #[cfg(test)]

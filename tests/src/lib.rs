@@ -94,6 +94,8 @@ pub fn event(finished: &Finished, kind: &str) -> Option<Value> {
     events.find(|event| event["event"] == kind)
 }
 
-fn is_root() -> bool {
+/// Whether this process may make network namespaces.
+#[must_use]
+pub fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0)
 }

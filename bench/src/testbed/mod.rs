@@ -3,16 +3,18 @@
 mod server;
 mod store;
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 use tradewind_netem::Scenario;
+use tradewind_netem::scenario::{Direction, DirectionSpec};
 use tradewind_netem::stats::EmulatorStats;
-use tradewind_netem::topology::{EmulatorGuard, Namespace, Topology, TopologyOptions};
+use tradewind_netem::topology::{EmulatorGuard, Namespace, SERVER_ADDRESS, SERVER_MANAGEMENT_ADDRESS, Topology, TopologyOptions};
 
-pub use server::{ACCESS_KEY, REST_PORT, Server, ServerOptions, health};
+pub use server::{ACCESS_KEY, REST_PORT, Server, ServerOptions, events, health};
 pub use store::{BUCKET, Store, sha256_of_file, write_random};
 
 use crate::process::Interrupt;
@@ -74,7 +76,27 @@ pub struct Testbed {
     pub folder: TempDir,
     /// Set by Ctrl-C.
     pub interrupt: Interrupt,
+    management: bool,
     emulator: Option<EmulatorGuard>,
+    management_emulator: Option<EmulatorGuard>,
+}
+
+/// What differs between testbeds.
+#[derive(Clone, Copy, Debug)]
+pub struct TestbedOptions {
+    /// MTU of the path, bytes. Default 1500.
+    pub mtu_bytes: u32,
+    /// Control traffic (REST over TLS) takes a path of its own, with the delays of the emulated link and without its rate, queue and
+    /// loss, so that set-up costs no minutes and does not mix with what is measured. Default false.
+    pub management: bool,
+    /// The folder lies in memory (`/dev/shm`), so that no disk limits what is measured. Default false.
+    pub in_memory: bool,
+}
+
+impl Default for TestbedOptions {
+    fn default() -> Self {
+        Self { mtu_bytes: 1500, management: false, in_memory: false }
+    }
 }
 
 impl Testbed {
@@ -84,16 +106,54 @@ impl Testbed {
     /// # Errors
     /// When not root, or a tool is missing; the message says what to do.
     pub fn new(prefix: &str, scenario: &Scenario, mtu_bytes: u32, interrupt: &Interrupt) -> Result<Self> {
+        let mut testbed = Self::without_link(prefix, &TestbedOptions { mtu_bytes, ..TestbedOptions::default() }, interrupt)?;
+        testbed.play(scenario, &[])?;
+        Ok(testbed)
+    }
+
+    /// Makes the namespaces; nothing gets from one end to the other before [`Testbed::play`].
+    ///
+    /// # Errors
+    /// As [`Testbed::new`].
+    pub fn without_link(prefix: &str, options: &TestbedOptions, interrupt: &Interrupt) -> Result<Self> {
         let programs = Programs::find()?;
         for name in Topology::remove_leftovers(prefix)? {
             eprintln!("removed {name}, left behind by an earlier run");
         }
-        remove_old_folders(prefix);
-        let folder = tempfile::Builder::new().prefix(&format!("{prefix}-{}-", std::process::id())).tempdir()?;
-        let topology = Topology::create(prefix, &TopologyOptions { mtu_bytes, ..TopologyOptions::default() })?;
-        let stats = folder.path().join("emulator.json");
-        let emulator = topology.start_emulator(scenario, &programs.ours("tradewind-netem"), &stats)?;
-        Ok(Self { topology, programs, folder, interrupt: interrupt.clone(), emulator: Some(emulator) })
+        let memory = Path::new("/dev/shm");
+        let parent = if options.in_memory && memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        remove_old_folders(&parent, prefix);
+        let folder = tempfile::Builder::new().prefix(&format!("{prefix}-{}-", std::process::id())).tempdir_in(parent)?;
+        let (mtu_bytes, management) = (options.mtu_bytes, options.management);
+        let topology = Topology::create(prefix, &TopologyOptions { mtu_bytes, management, ..TopologyOptions::default() })?;
+        let interrupt = interrupt.clone();
+        Ok(Self { topology, programs, folder, interrupt, management, emulator: None, management_emulator: None })
+    }
+
+    /// Starts the emulated link, with further arguments for `tradewind-netem run`, such as `--flow`.
+    ///
+    /// # Errors
+    /// When it does not start, or one is running.
+    pub fn play(&mut self, scenario: &Scenario, arguments: &[&str]) -> Result<()> {
+        if self.emulator.is_some() {
+            bail!("a link is running; stop it first");
+        }
+        let (binary, stats) = (self.programs.ours("tradewind-netem"), self.path("emulator.json"));
+        if self.management {
+            let delay = |direction: &Direction| DirectionSpec { delay_ms: direction.delay_ns() as f64 / 1e6, ..DirectionSpec::default() };
+            let (forward, reverse) = (delay(scenario.forward()), delay(scenario.reverse()));
+            let delays = Scenario::new("management", "the same delays, nothing else", scenario.seed(), forward, Some(reverse))?;
+            let stats = self.path("management-emulator.json");
+            self.management_emulator = Some(self.topology.start_management_emulator(&delays, &binary, &stats, arguments)?);
+        }
+        self.emulator = Some(self.topology.start_emulator_with(scenario, &binary, &stats, arguments)?);
+        Ok(())
+    }
+
+    /// Where clients reach the REST interface.
+    #[must_use]
+    pub fn rest_address(&self) -> Ipv4Addr {
+        if self.management { SERVER_MANAGEMENT_ADDRESS } else { SERVER_ADDRESS }
     }
 
     /// A path in the testbed's folder.
@@ -114,11 +174,12 @@ impl Testbed {
         clean(self.topology.command(Namespace::Server, program))
     }
 
-    /// Ends the emulator and returns what it saw.
+    /// Ends the emulator (and the management path's) and returns what it saw.
     ///
     /// # Errors
     /// When it had ended on its own.
     pub fn stop_emulator(&mut self) -> Result<EmulatorStats> {
+        self.management_emulator = None;
         Ok(self.emulator.take().context("the emulator was stopped before")?.stop()?)
     }
 }
@@ -134,8 +195,8 @@ fn clean(mut command: Command) -> Command {
 }
 
 /// Removes folders of this prefix whose process is gone.
-fn remove_old_folders(prefix: &str) {
-    let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+fn remove_old_folders(parent: &Path, prefix: &str) {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
         let pid =

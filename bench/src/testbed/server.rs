@@ -42,10 +42,34 @@ impl Server {
     /// # Errors
     /// When it does not come up; the message holds the end of its log.
     pub fn start(testbed: &Testbed, store: &Store, options: &ServerOptions) -> Result<Self> {
+        let (key, secret) = store.credentials();
+        let endpoint = store.endpoint();
+        let weed = format!(
+            r#"
+[stores.weed]
+kind = "s3"
+endpoint = "{endpoint}"
+region = "us-east-1"
+buckets = ["*"]
+access_key = "{key}"
+secret_key = "{secret}"
+"#
+        );
+        Self::start_with(testbed, &weed, options)
+    }
+
+    /// Starts it with one user and only the local store.
+    ///
+    /// # Errors
+    /// When it does not come up; the message holds the end of its log.
+    pub fn start_local(testbed: &Testbed, options: &ServerOptions) -> Result<Self> {
+        Self::start_with(testbed, "", options)
+    }
+
+    fn start_with(testbed: &Testbed, further_stores: &str, options: &ServerOptions) -> Result<Self> {
         let config = testbed.path("tradewindd.toml");
         let local = testbed.path("local");
         std::fs::create_dir_all(&local)?;
-        let (key, secret) = store.credentials();
         let text = format!(
             r#"state_dir = "{state}"
 
@@ -61,21 +85,12 @@ xdp = "{xdp}"
 access_key = "{ACCESS_KEY}"
 secret = "{SECRET}"
 
-[stores.weed]
-kind = "s3"
-endpoint = "{endpoint}"
-region = "us-east-1"
-buckets = ["*"]
-access_key = "{key}"
-secret_key = "{secret}"
-
 [stores.local]
 kind = "local"
 root = "{local}"
-"#,
+{further_stores}"#,
             state = testbed.path("state").display(),
             xdp = options.xdp,
-            endpoint = store.endpoint(),
             local = local.display(),
         );
         std::fs::write(&config, text)?;
@@ -110,7 +125,7 @@ root = "{local}"
     pub fn tradewind(testbed: &Testbed) -> Command {
         let mut command = testbed.client(&testbed.programs.ours("tradewind"));
         command.env("TRADEWIND_ACCESS_KEY", ACCESS_KEY).env("TRADEWIND_SECRET", SECRET);
-        command.env("TRADEWIND_SERVER", format!("{SERVER_ADDRESS}:{REST_PORT}"));
+        command.env("TRADEWIND_SERVER", format!("{}:{REST_PORT}", testbed.rest_address()));
         command.env("XDG_CONFIG_HOME", testbed.path("client-config")).env("HOME", testbed.folder.path());
         command
     }
@@ -127,4 +142,10 @@ pub fn health(testbed: &Testbed) -> Result<Value> {
         .arg(format!("https://{SERVER_ADDRESS}:{REST_PORT}/healthz"))
         .output()?;
     Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// The events of a kind that `tradewind --json` wrote, in order.
+#[must_use]
+pub fn events(stdout: &str, kind: &str) -> Vec<Value> {
+    stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(|event| event["event"] == kind).collect()
 }

@@ -72,6 +72,11 @@ pub(crate) struct ReceivedFrame<'a> {
 }
 
 impl ReceivedFrame<'_> {
+    /// The frame without its tag.
+    pub(crate) fn untagged(&self) -> &[u8] {
+        self.bytes
+    }
+
     /// Writes the frame as it was on the wire, tag included. `target` has `wire_bytes` bytes and the frame has no fault.
     pub(crate) fn write_to(&self, target: &mut [u8]) {
         match self.vlan {

@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use serde_json::Value;
 use tradewind_bench::process::{Finished, Interrupt, run};
-use tradewind_bench::testbed::{BUCKET, Server, ServerOptions, Store, Testbed, health, sha256_of_file, write_random};
+use tradewind_bench::testbed::{BUCKET, Server, ServerOptions, Store, Testbed, events, health, sha256_of_file, write_random};
+use tradewind_bench::write_json;
 use tradewind_netem::Scenario;
 
 use report::Report;
@@ -82,8 +83,7 @@ fn demo(arguments: &Arguments) -> Result<()> {
     let report = Report::new(&scenario, arguments.size, &done, &sent, server_cpu_s, &xdp_status, sha256_match, tcp, &emulator)?;
     report.print();
     if let Some(file) = &arguments.json {
-        let text = serde_json::to_string_pretty(&report)?;
-        std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+        write_json(file, &report)?;
     }
     report.verdict()
 }
@@ -101,6 +101,5 @@ fn send(testbed: &Testbed, source: &Path, interrupt: &Interrupt) -> Result<Finis
 
 /// The last event that `tradewind send --json` wrote.
 fn done_event(sent: &Finished) -> Result<Value> {
-    let mut events = sent.stdout.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    events.find(|event| event["event"] == "done").context("tradewind send wrote no event 'done'")
+    events(&sent.stdout, "done").pop().context("tradewind send wrote no event 'done'")
 }

@@ -3,16 +3,15 @@
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::Value;
+use tradewind_bench::ETHERNET_BYTES;
 use tradewind_bench::process::Finished;
+use tradewind_bench::testbed::events;
 use tradewind_netem::Scenario;
 use tradewind_netem::stats::EmulatorStats;
 use tradewind_wire::limits::chunk_bytes_for_mtu;
 
 use super::MTU_BYTES;
 use super::tcp::TcpRun;
-
-/// Bytes of an Ethernet frame around an IP packet: the emulated link's rate counts them.
-const ETHERNET_BYTES: u32 = 14;
 
 /// Everything measured in one run.
 #[derive(Debug, Serialize)]
@@ -103,12 +102,7 @@ impl Report {
             tcp_cubic_goodput_bps: tcp_goodput("cubic"),
             tcp,
             client: done.clone(),
-            client_progress: sent
-                .stdout
-                .lines()
-                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-                .filter(|event| event["event"] == "progress")
-                .collect(),
+            client_progress: events(&sent.stdout, "progress"),
             emulator_valid: emulator.valid,
             emulator: serde_json::to_value(emulator)?,
         })

@@ -1,5 +1,4 @@
-//! `tradewind-bench`: what the protocol core costs a packet on this machine. Run it as `cargo xtask bench`.
-#![forbid(unsafe_code)]
+//! What sealing and opening packets costs on this machine.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -29,7 +28,8 @@ fn measure(mut work: impl FnMut(u64)) -> f64 {
     results[RUNS / 2]
 }
 
-fn main() {
+/// Measures and prints.
+pub(crate) fn run() {
     println!("{:<12} {:>7} {:>10} {:>10} {:>10} {:>10}", "provider", "bytes", "seal ns", "GB/s", "open ns", "GB/s");
     let secret = LaneSecret([3; 32]);
     let aad = [0; 29];

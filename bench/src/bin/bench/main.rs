@@ -1,0 +1,48 @@
+//! `tradewind-bench`: the benchmarks. Run it as `cargo xtask bench`.
+#![forbid(unsafe_code)]
+
+mod crypto;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use tradewind_bench::process::Interrupt;
+use tradewind_bench::{cells, fairness};
+
+/// Measures Tradewind on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "tradewind-bench")]
+struct Arguments {
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// What sealing and opening packets costs (the default).
+    Crypto,
+    /// Paths of the grid of bandwidth, round-trip time, loss and queue: real processes over the emulated WAN beside the simulator.
+    Cells(cells::Arguments),
+    /// Two flows at one bottleneck: two of ours, ours beside the kernel's CUBIC and BBR.
+    Fairness(fairness::Arguments),
+}
+
+fn main() -> ExitCode {
+    match bench(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(arguments: &Arguments) -> Result<()> {
+    match &arguments.what {
+        None | Some(What::Crypto) => crypto::run(),
+        Some(What::Cells(arguments)) => drop(cells::run(arguments, &Interrupt::watch()?)?),
+        Some(What::Fairness(arguments)) => drop(fairness::run(arguments, &Interrupt::watch()?)?),
+    }
+    Ok(())
+}
