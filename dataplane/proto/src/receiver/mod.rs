@@ -6,6 +6,7 @@
 //! everything is ([`Receiver::finish`]).
 
 mod assembly;
+mod orders;
 mod reorder;
 mod trains;
 mod types;
@@ -22,6 +23,7 @@ use tradewind_wire::{BlockId, Control, DataHeader, Header, Kind, PacketNumber};
 use crate::crypto::{Direction, OpenKeys, SealKeys};
 use crate::sequence::{close_text_max, micros, short_bytes_max, truncated};
 use assembly::{Assembly, Place};
+use orders::Standing;
 use reorder::Reorder;
 use trains::Trains;
 pub use types::{Arrival, BufferSource, DropReason, ReceiverConfig, ReceiverEvent, ReceiverStatistics};
@@ -81,6 +83,7 @@ pub struct Receiver<B> {
     closed: bool,
     /// The owner has been told of the end.
     ended: bool,
+    standing: Standing,
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
@@ -117,6 +120,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             closing: None,
             closed: false,
             ended: false,
+            standing: Standing::default(),
             config,
         }
     }
@@ -243,7 +247,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
                 }
                 self.feedback_at_ns = self.feedback_at_ns.min(now_ns + INTERVAL_MIN_NS);
             }
-            Control::State { round_trip_us, rate_kbps } => {
+            Control::State(state) => {
+                let (round_trip_us, rate_kbps) = (state.round_trip_us, state.rate_kbps);
+                self.standing.on_state(header.packet_number.get(), state);
                 self.round_trip_ns = u64::from(round_trip_us) * 1000;
                 let bits = (usize::from(self.config.chunk_bytes) as u64 + 73) * 8;
                 self.packet_gap_ns = bits * MS / u64::from(rate_kbps.max(1));
@@ -252,7 +258,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
                 self.closed = true;
                 self.end(code, String::from_utf8_lossy(text).into_owned());
             }
-            Control::Done { .. } => return Err(DropReason::Malformed),
+            Control::Done { .. } | Control::Orders(_) => return Err(DropReason::Malformed),
         }
         Ok(())
     }
@@ -357,6 +363,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             self.end(close::TIMEOUT, text);
             return self.poll_transmit(now_ns, out);
         }
+        if let Some(orders) = self.standing.take_due(now_ns, self.round_trip_ns) {
+            return self.write_control(&Control::Orders(orders), out);
+        }
         if now_ns >= self.feedback_at_ns { self.write_feedback(now_ns, out) } else { 0 }
     }
 
@@ -447,7 +456,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             return 0;
         }
         let at = heard_ns.saturating_add(self.config.idle_timeout_ns);
-        at.min(if self.done.is_some() { self.done_at_ns } else { self.feedback_at_ns })
+        at.min(if self.done.is_some() { self.done_at_ns } else { self.feedback_at_ns.min(self.standing.due_ns()) })
     }
 
     /// The next thing that the owner should know, oldest first.
