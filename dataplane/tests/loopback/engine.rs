@@ -84,7 +84,7 @@ impl Engine {
                     });
                 }
                 FromEngine::LaneRefused(why) => return Err(why),
-                FromEngine::Progress(_) => {}
+                FromEngine::Progress(_) | FromEngine::LaneReport(_) => {}
                 other => panic!("unexpected: {other:?}"),
             }
         }
@@ -94,7 +94,7 @@ impl Engine {
     pub(crate) async fn last_word(&mut self) -> FromEngine {
         loop {
             match self.receive().await {
-                FromEngine::Progress(_) | FromEngine::FileDone(_) => {}
+                FromEngine::Progress(_) | FromEngine::LaneReport(_) | FromEngine::FileDone(_) => {}
                 last => return last,
             }
         }

@@ -13,8 +13,13 @@ use tradewind_client::{Cipher, LaneOffer, Policy, RateOptions, Source, Upload, U
 use tradewind_ipc::{DestinationName, ErrorCode, FromEngine, LaneClosed, ToEngine};
 
 fn upload(offer: LaneOffer, sources: Vec<Source>) -> Upload {
-    let rate =
-        RateOptions { policy: Policy::Fair, target_bytes_per_s: Some(50_000_000), minimum_bytes_per_s: None, initial_round_trip: None };
+    let rate = RateOptions {
+        policy: Policy::Fair,
+        target_bytes_per_s: Some(50_000_000),
+        minimum_bytes_per_s: None,
+        lease_bytes_per_s: None,
+        initial_round_trip: None,
+    };
     Upload { lane: offer, sources, rate, cancel: Arc::new(AtomicBool::new(false)), idle_timeout: Duration::from_secs(5) }
 }
 
