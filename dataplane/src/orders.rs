@@ -94,8 +94,7 @@ mod tests {
 
     #[test]
     fn no_bound_is_no_bound_on_the_wire() {
-        let orders =
-            LaneOrders { lane_id: 1, number: 4, policy: RatePolicy::Low, target_kbps: None, minimum_kbps: 5, lease_kbps: Some(0) };
+        let orders = LaneOrders { lane_id: 1, number: 4, policy: RatePolicy::Low, target_kbps: None, minimum_kbps: 5, lease_kbps: Some(0) };
         let expected = Orders { number: 4, policy: policy::LOW, target_kbps: KBPS_NONE, minimum_kbps: 5, lease_kbps: 0 };
         assert_eq!(to_wire(&orders), expected);
     }

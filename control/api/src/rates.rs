@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn senseless_changes_are_refused() {
-        let code = |body: &str| RateChange::parse(body.as_bytes()).and_then(|change| change.applied_to(RateRequest::default())).unwrap_err().code;
+        let code =
+            |body: &str| RateChange::parse(body.as_bytes()).and_then(|change| change.applied_to(RateRequest::default())).unwrap_err().code;
         for body in ["", "{", r#"{"polic":"low"}"#, r#"{"policy":"greedy"}"#, r#"{"target_rate_bps":-1}"#] {
             assert_eq!(code(body), ApiCode::Malformed.into(), "{body}");
         }

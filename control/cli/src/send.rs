@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tradewind_api::{Client, LaneOffer, Outcome, RatePolicy, RateRequest, SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit};
+use tradewind_api::{
+    Client, LaneOffer, Outcome, RatePolicy, RateRequest, SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit,
+};
 use tradewind_client::{Progress, RateOptions, Source, Upload, UploadError, UploadReport};
 
 use crate::connect::{connect, tcp_round_trip};

@@ -243,7 +243,9 @@ fn read_section(reader: &mut Reader<'_>, written: &mut Written, name: &str, line
         },
         unknown => reader.error(
             Some(line),
-            format!("unknown key '{unknown}'; known are state_dir, log, [rest], [data], [engine], [limits], [[user]], [stores.NAME], [[cap]]"),
+            format!(
+                "unknown key '{unknown}'; known are state_dir, log, [rest], [data], [engine], [limits], [[user]], [stores.NAME], [[cap]]"
+            ),
         ),
     }
 }

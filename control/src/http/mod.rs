@@ -116,12 +116,7 @@ async fn status(State(app): Shared, Path(id): Path<String>, headers: HeaderMap) 
     Ok(Json(app.supervisor.status(user.access_key, id).await?))
 }
 
-async fn change_rate(
-    State(app): Shared,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<TransferStatus>, Refusal> {
+async fn change_rate(State(app): Shared, Path(id): Path<String>, headers: HeaderMap, body: Body) -> Result<Json<TransferStatus>, Refusal> {
     let user = app.identify(&headers)?;
     let change = RateChange::parse(&whole(body).await?)?;
     Ok(Json(app.supervisor.change_rate(user.access_key, id, change).await?))

@@ -7,8 +7,8 @@ use rand::Rng as _;
 use tokio::sync::oneshot;
 use tradewind_api::limits::LIST_MAX;
 use tradewind_api::{
-    ApiCode, EngineHealth, ErrorCode, Health, HealthState, LaneOffer, OfferedEndpoint, Problem, RateChange, RateGrant, Submission, SubmitResponse, TransferLimits,
-    TransferList, TransferState, TransferStatus,
+    ApiCode, EngineHealth, ErrorCode, Health, HealthState, LaneOffer, OfferedEndpoint, Problem, RateChange, RateGrant, Submission,
+    SubmitResponse, TransferLimits, TransferList, TransferState, TransferStatus,
 };
 use tradewind_ipc::{FromEngine, LaneClosed, LaneReport, LaneSecret, OpenLane, Ready, ToEngine};
 
@@ -248,7 +248,9 @@ impl Core {
     fn list(&self, owner: &str, now: Instant) -> TransferList {
         let mut own: Vec<_> = self.transfers.iter().filter(|(_, transfer)| transfer.owner == owner).collect();
         own.sort_by_key(|(id, transfer)| (std::cmp::Reverse(transfer.submitted()), id.as_str()));
-        TransferList { transfers: own.into_iter().take(LIST_MAX).map(|(id, transfer)| transfer.status(id, false, now, &self.rates)).collect() }
+        TransferList {
+            transfers: own.into_iter().take(LIST_MAX).map(|(id, transfer)| transfer.status(id, false, now, &self.rates)).collect(),
+        }
     }
 
     fn cancel(&mut self, now: Instant, owner: &str, id: &str, effects: &mut Vec<Effect>) -> Result<TransferStatus, Problem> {

@@ -26,35 +26,12 @@ const TICK: Duration = Duration::from_millis(100);
 /// A question to the supervisor, with the place for its answer.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Submit {
-        owner: String,
-        submission: Box<Submission>,
-        resolved: Box<Resolved>,
-        reply: oneshot::Sender<Result<SubmitResponse, Problem>>,
-    },
-    Status {
-        owner: String,
-        id: String,
-        reply: oneshot::Sender<Result<TransferStatus, Problem>>,
-    },
-    List {
-        owner: String,
-        reply: oneshot::Sender<TransferList>,
-    },
-    Cancel {
-        owner: String,
-        id: String,
-        reply: oneshot::Sender<Result<TransferStatus, Problem>>,
-    },
-    ChangeRate {
-        owner: String,
-        id: String,
-        change: RateChange,
-        reply: oneshot::Sender<Result<TransferStatus, Problem>>,
-    },
-    Health {
-        reply: oneshot::Sender<Health>,
-    },
+    Submit { owner: String, submission: Box<Submission>, resolved: Box<Resolved>, reply: oneshot::Sender<Result<SubmitResponse, Problem>> },
+    Status { owner: String, id: String, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
+    List { owner: String, reply: oneshot::Sender<TransferList> },
+    Cancel { owner: String, id: String, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
+    ChangeRate { owner: String, id: String, change: RateChange, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
+    Health { reply: oneshot::Sender<Health> },
     Drain,
 }
 

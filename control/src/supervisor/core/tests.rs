@@ -1,5 +1,7 @@
 use tradewind_api::{ProblemCode, parse_submit};
-use tradewind_ipc::{DataEndpoint, Destination, DestinationName, LaneAccepted, LaneReceipt, LaneTotals, Progress, Stats, Store, XdpMode, XdpStatus};
+use tradewind_ipc::{
+    DataEndpoint, Destination, DestinationName, LaneAccepted, LaneReceipt, LaneTotals, Progress, Stats, Store, XdpMode, XdpStatus,
+};
 
 use super::*;
 use crate::config::load_text;

@@ -18,14 +18,14 @@ use self::fill::{Want, scaled, shares};
 use self::ledger::Ledger;
 use crate::config::CapConfig;
 
-/// A sender's demand is taken to be larger by this, so that it has room to find out that it can send more.
-const HEADROOM_PERCENT: u64 = 125;
+/// A sender's demand is taken to be this part of it, so that it runs into its lease when it can send more, and says so.
+const HEADROOM_PERCENT: u64 = 105;
 /// Even a transfer that sends nothing keeps this part of the cap, and at most so many kbit/s: with it its sender shows when it
 /// wants more.
-const IDLE_PART: u64 = 100;
+const IDLE_PART: u64 = 200;
 const IDLE_KBPS_MAX: u64 = 1_000;
 /// Idle transfers together keep at most this part of the cap.
-const IDLE_ALL_PART: u64 = 4;
+const IDLE_ALL_PART: u64 = 50;
 /// Leases do not move for less than one part in so many.
 const STILL_PART: u64 = 100;
 /// How long a sender may go on after its transfer has failed here: after 3 s without a word from the receiver it falls to a packet

@@ -1,5 +1,6 @@
 //! Orders: policy, target, minimum and lease all at once, in the middle of a transfer.
 
+use super::units::DITHER;
 use super::{Limiter, Mode, Policy, RateController};
 
 /// A limit raised by this factor ends the phase and the wait that the low limit had imposed. Below it both are over soon, and a phase cut short
@@ -50,7 +51,8 @@ impl RateController {
     #[must_use]
     pub fn wanted_bytes_per_s(&self) -> Option<u64> {
         let unknown = self.mode == Mode::StartUp || self.limits.binding(self.network) == Limiter::Lease;
-        let wanted = if unknown { self.limits.target() } else { self.network.min(self.limits.target()) };
+        // The dither needs room above the mean, or nothing can be measured.
+        let wanted = if unknown { self.limits.target() } else { (self.network * (1.0 + DITHER)).min(self.limits.target()) };
         (wanted < u64::MAX as f64).then_some(wanted as u64)
     }
 
