@@ -185,11 +185,13 @@ impl Engine {
                 }
             }
             ToEngine::LaneOrders(orders) => {
-                // A lane that has ended needs none.
-                if let Some(lane) = self.lanes.get(&orders.lane_id) {
-                    lane.shared.order(orders::to_wire(&orders));
-                    self.workers.mailboxes.iter().for_each(Mailbox::ring);
+                for orders in &orders {
+                    // A lane that has ended needs none.
+                    if let Some(lane) = self.lanes.get(&orders.lane_id) {
+                        lane.shared.order(orders::to_wire(orders));
+                    }
                 }
+                self.workers.mailboxes.iter().for_each(Mailbox::ring);
             }
             ToEngine::Drain => self.draining = true,
             ToEngine::StatsRequest => self.tell(FromEngine::Stats(self.stats())),

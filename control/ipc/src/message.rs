@@ -12,6 +12,9 @@ use crate::{ErrorCode, LaneSecret, SecretText};
 /// Version of this set of messages. Both processes come from one release, so the rule is plain: equal or refused.
 pub const PROTOCOL_VERSION: u32 = 2;
 
+/// Orders in one message: they fit a frame ([`crate::FRAME_BYTES_MAX`]) with room to spare.
+pub const LANE_ORDERS_MAX: usize = 512;
+
 /// Which process speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -42,9 +45,9 @@ pub enum ToEngine {
     /// End a lane and abandon what it has not finished. Answered by [`FromEngine::LaneFailed`] with the same code, unless the
     /// lane ended by itself meanwhile.
     CloseLane(LaneClosed),
-    /// How the lane's sender should send from now on. Those with the largest number hold; a lane that has ended ignores them.
-    /// The sender's obedience shows in [`FromEngine::LaneReport`].
-    LaneOrders(LaneOrders),
+    /// How senders should send from now on, at most [`LANE_ORDERS_MAX`] at once. For each lane those with the largest number hold;
+    /// one that has ended ignores them. A sender's obedience shows in [`FromEngine::LaneReport`].
+    LaneOrders(Vec<LaneOrders>),
     /// Take no new lanes, finish those that run, then exit with status 0.
     Drain,
     /// Answer with [`FromEngine::Stats`].

@@ -10,7 +10,7 @@ use tradewind_api::{
     ApiCode, EngineHealth, ErrorCode, Health, HealthState, LaneOffer, OfferedEndpoint, Problem, RateChange, RateGrant, Submission,
     SubmitResponse, TransferLimits, TransferList, TransferState, TransferStatus,
 };
-use tradewind_ipc::{FromEngine, LaneClosed, LaneReport, LaneSecret, OpenLane, Ready, ToEngine};
+use tradewind_ipc::{FromEngine, LANE_ORDERS_MAX, LaneClosed, LaneReport, LaneSecret, OpenLane, Ready, ToEngine};
 
 use super::engine::is_ready;
 use super::rates::Rates;
@@ -417,7 +417,8 @@ impl Core {
         self.watch_engine(now, effects);
         if now >= self.rates_at {
             self.rates_at = now + RATES_INTERVAL;
-            effects.extend(self.rates.orders(now).into_iter().map(|orders| Effect::Send(ToEngine::LaneOrders(orders))));
+            let orders = self.rates.orders(now);
+            effects.extend(orders.chunks(LANE_ORDERS_MAX).map(|orders| Effect::Send(ToEngine::LaneOrders(orders.to_vec()))));
         }
         let idle = Duration::from_secs(self.limits.idle_timeout_s) + IDLE_MARGIN;
         let mut late = Vec::new();

@@ -32,8 +32,9 @@ fn main() {
             }
             ToEngine::CloseLane(lane) => control.send(&FromEngine::LaneFailed(lane)).unwrap(),
             ToEngine::LaneOrders(orders) => {
-                log(&format!("orders {orders:?}"));
-                control.send(&FromEngine::LaneReport(report(orders.lane_id, orders.number, orders.lease_kbps))).unwrap();
+                for orders in orders {
+                    control.send(&FromEngine::LaneReport(report(orders.lane_id, orders.number, orders.lease_kbps))).unwrap();
+                }
             }
             ToEngine::Drain => {
                 log("drain");

@@ -10,7 +10,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tradewind_client::{Cipher, LaneOffer};
 use tradewind_ipc::{
-    Destination, DestinationName, FromEngine, LaneClosed, LaneSecret, OpenLane, Ready, Receiver, Sender, Store, ToEngine, accept_engine,
+    Destination, DestinationName, FromEngine, LaneClosed, LaneReport, LaneSecret, OpenLane, Ready, Receiver, Sender, Store, ToEngine,
+    accept_engine,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -85,6 +86,17 @@ impl Engine {
                 }
                 FromEngine::LaneRefused(why) => return Err(why),
                 FromEngine::Progress(_) | FromEngine::LaneReport(_) => {}
+                other => panic!("unexpected: {other:?}"),
+            }
+        }
+    }
+
+    /// The first report of a sender that is as wanted.
+    pub(crate) async fn report(&mut self, wanted: impl Fn(&LaneReport) -> bool) -> LaneReport {
+        loop {
+            match self.receive().await {
+                FromEngine::LaneReport(report) if wanted(&report) => return report,
+                FromEngine::LaneReport(_) | FromEngine::Progress(_) => {}
                 other => panic!("unexpected: {other:?}"),
             }
         }

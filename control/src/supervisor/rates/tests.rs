@@ -303,7 +303,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     /// Whatever is lost and whoever comes and goes: the leases in force at the senders never add up to more than the cap
     /// (`World::step` asserts it every 5 ms), and once all is quiet what is wanted is used.

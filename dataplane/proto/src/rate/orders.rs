@@ -56,6 +56,12 @@ impl RateController {
         (wanted < u64::MAX as f64).then_some(wanted as u64)
     }
 
+    /// Whether the target is the least of target, storage limit and lease, also where another is as low.
+    #[must_use]
+    pub fn target_binds(&self) -> bool {
+        self.limits.target() <= self.limits.cap()
+    }
+
     /// A packet besides the data was sent: it takes its time like any other.
     pub fn on_control_sent(&mut self, now_ns: u64, bytes: u32) {
         let rate = self.sending_rate();

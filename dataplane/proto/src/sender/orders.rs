@@ -151,6 +151,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
             _ if no_credit || unconfirmed => Limiter::Storage,
             Limiter::Source if lately || self.storage_limited => Limiter::Storage,
             _ if starved && !self.finished => Limiter::Source,
+            Limiter::Lease if self.rate.target_binds() => Limiter::Target,
             limiter => limiter,
         }
     }
