@@ -69,7 +69,7 @@ impl World {
 
     fn lucky(&mut self) -> bool {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.random >> 33) % self.arrives == 0
+        (self.random >> 33).is_multiple_of(self.arrives)
     }
 
     fn open(&mut self, lane_id: u64, rate: RateRequest, source_kbps: u64) {
