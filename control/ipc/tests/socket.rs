@@ -93,7 +93,7 @@ async fn other_versions_roles_and_silence_are_named() {
     );
     assert!(error.to_string().contains("tradewind-engine 9"), "{error}");
 
-    let control = serde_json::json!({"protocol": 1, "role": "control", "software": "tradewindd"});
+    let control = serde_json::json!({"protocol": PROTOCOL_VERSION, "role": "control", "software": "tradewindd"});
     assert!(matches!(refused_hello(&control).await, IpcError::WrongRole { expected: Role::Engine, found: Role::Control }));
 
     let (control, engine) = pair();
