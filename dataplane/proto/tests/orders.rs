@@ -253,6 +253,20 @@ fn orders_change_everything_in_the_middle() {
 }
 
 #[test]
+fn a_raised_bound_is_used_within_a_second() {
+    for bounds in [[(5_000, KBPS_NONE), (80_000, KBPS_NONE)], [(KBPS_NONE, 5_000), (KBPS_NONE, 80_000)]] {
+        let mut lane = Lane::new(Policy::Fair, None, Way::new(20 * MS, 1, false), Way::new(20 * MS, 1, false), 0);
+        lane.order(1, policy::FAIR, bounds[0].0, bounds[0].1);
+        lane.run(3_000);
+        lane.order(2, policy::FAIR, bounds[1].0, bounds[1].1);
+        lane.run(1_000);
+        let before = lane.sent_bytes;
+        lane.run(1_000);
+        assert!(lane.sent_bytes - before >= 9_500_000, "{bounds:?}: {}", lane.sent_bytes - before);
+    }
+}
+
+#[test]
 fn a_lane_that_starts_with_nothing_gets_its_lease_when_it_is_heard() {
     let mut lane = Lane::new(Policy::Fair, Some(0), Way::new(30 * MS, 10, false), Way::new(30 * MS, 10, false), 0);
     lane.order(1, policy::FAIR, KBPS_NONE, 30_000);

@@ -7,6 +7,12 @@ use super::{Limiter, Mode, Policy, RateController};
 /// would only disturb its measurement.
 const RAISED: f64 = 2.0;
 
+/// A network rate at this share of what bounds it was held back by that bound, not by the path.
+const BOUND: f64 = 0.9;
+
+/// A network rate below this share of a raised bound is worth a search.
+const ROOM: f64 = 0.8;
+
 /// What a sender is told to do. Rates in bytes/s of IP packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateOrders {
@@ -24,6 +30,7 @@ impl RateController {
     /// Obeys from the next packet on. Ask [`Self::next_send_ns`] again afterwards.
     pub fn obey(&mut self, now_ns: u64, orders: RateOrders) {
         let before = self.sending_rate();
+        let was_bound = self.network >= BOUND * self.limits.cap();
         let policy = orders.policy.unwrap_or(self.policy);
         if policy != Policy::Fixed || orders.target_bytes_per_s.is_some() {
             self.set_target(orders.target_bytes_per_s.unwrap_or(u64::MAX));
@@ -34,7 +41,10 @@ impl RateController {
         self.set_minimum(orders.minimum_bytes_per_s);
         self.set_lease(orders.lease_bytes_per_s);
         let after = self.limits.allowed(self.network, self.packet_per_rtt());
-        if after >= RAISED * before.max(1.0) {
+        if was_bound && self.mode == Mode::Cruise && self.network < ROOM * self.limits.cap() {
+            // What the path carries beyond the old bound nobody knows: trains find out in a few round trips, growth takes seconds.
+            self.search_again(now_ns);
+        } else if after >= RAISED * before.max(1.0) {
             self.next_step(now_ns);
         }
     }
