@@ -9,11 +9,21 @@ use tradewind_ipc::{Destination, S3Store, Store};
 use crate::auth::Identified;
 use crate::config::{S3Config, StoreConfig};
 
+/// A place in a configured store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// Name of the store in the configuration.
+    pub store: String,
+    /// What the engine is told.
+    pub destination: Destination,
+}
+
 /// Finds the store and the name in it.
 ///
 /// # Errors
 /// [`ApiCode::StoreUnknown`], [`ApiCode::Invalid`] where two stores fit, [`ErrorCode::DestinationInvalid`].
-pub fn resolve(stores: &BTreeMap<String, StoreConfig>, user: &Identified, destination: &DestinationUrl) -> Result<Destination, Problem> {
+pub fn resolve(stores: &BTreeMap<String, StoreConfig>, user: &Identified, destination: &DestinationUrl) -> Result<Resolved, Problem> {
+    let resolved = |store: &str, destination| Resolved { store: store.to_owned(), destination };
     let allowed = |name: &str| user.stores.as_ref().is_none_or(|own| own.iter().any(|store| store == name));
     let mut visible = stores.iter().filter(|(name, _)| allowed(name));
     match destination {
@@ -28,30 +38,30 @@ pub fn resolve(stores: &BTreeMap<String, StoreConfig>, user: &Identified, destin
                 let detail = format!("bucket '{bucket}' can be in store '{first}' or in store '{second}'");
                 return Err(Problem::new(ApiCode::Invalid, detail).with_hint(format!("write {first}:{bucket}/… or {second}:{bucket}/…")));
             }
-            Ok(in_bucket(config, bucket.clone(), name.clone()))
+            Ok(resolved(first, in_bucket(config, bucket.clone(), name.clone())))
         }
         DestinationUrl::File { path, into } => {
             let path = Path::new(path);
-            let roots = visible.filter_map(|(_, config)| match config {
-                StoreConfig::Local { root } if path.starts_with(root) => Some(root),
+            let roots = visible.filter_map(|(name, config)| match config {
+                StoreConfig::Local { root } if path.starts_with(root) => Some((name, root)),
                 _ => None,
             });
             // The innermost store that contains the path.
-            let root = roots.max_by_key(|root| root.components().count());
-            let root = root.ok_or_else(|| unknown(format!("no local store that contains '{}'", path.display())))?;
+            let root = roots.max_by_key(|(_, root)| root.components().count());
+            let (store, root) = root.ok_or_else(|| unknown(format!("no local store that contains '{}'", path.display())))?;
             let relative = path.strip_prefix(root).ok().and_then(Path::to_str).unwrap_or_default();
-            in_directory(root, relative, *into)
+            Ok(resolved(store, in_directory(root, relative, *into)?))
         }
         DestinationUrl::Named { store, path, into } => match visible.find(|(name, _)| *name == store) {
             None => Err(unknown(format!("no store named '{store}'"))),
-            Some((_, StoreConfig::Local { root })) => in_directory(root, path, *into),
+            Some((_, StoreConfig::Local { root })) => Ok(resolved(store, in_directory(root, path, *into)?)),
             Some((_, StoreConfig::S3(config))) => {
                 let split = DestinationUrl::bucket_and_name(path, *into);
                 let (bucket, name) = split.map_err(|e| Problem::new(ErrorCode::DestinationInvalid, e.to_string()))?;
                 if !config.buckets.iter().any(|b| *b == bucket || b == "*") {
                     return Err(unknown(format!("store '{store}' has no bucket '{bucket}'")));
                 }
-                Ok(in_bucket(config, bucket, name))
+                Ok(resolved(store, in_bucket(config, bucket, name)))
             }
         },
     }
@@ -113,7 +123,7 @@ mod tests {
         ]);
         let stores_of_user = user_stores.map(|names| names.iter().map(|&n| n.to_owned()).collect());
         let user = Identified { access_key: "u".into(), stores: stores_of_user };
-        let found = resolve(&stores, &user, &DestinationUrl::parse(destination).unwrap()).map_err(|p| p.code)?;
+        let found = resolve(&stores, &user, &DestinationUrl::parse(destination).unwrap()).map_err(|p| p.code)?.destination;
         let place = match found.store {
             Store::Local { root } => root.display().to_string(),
             Store::S3(store) => store.bucket,

@@ -131,6 +131,81 @@ async fn a_server_that_is_gone_is_named() {
     assert!(matches!(error, ClientError::Unreachable { .. }) && error.exit_code() == exit::UNREACHABLE, "{error}");
 }
 
+const CAP: &str = "[[cap]]\nname = \"uplink\"\nrate_mbps = 100\nstores = [\"data\"]\n";
+
+/// Asks until the status is as wanted.
+async fn eventually(client: &Client, id: &str, wanted: impl Fn(&RateStatus) -> bool) -> RateStatus {
+    let mut rate = RateStatus::default();
+    for _ in 0..200 {
+        rate = client.status(id).await.unwrap().rate;
+        if wanted(&rate) {
+            return rate;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{rate:?}");
+}
+
+#[tokio::test]
+async fn rates_are_shown_changed_and_shared() {
+    let server = Server::start(CAP).await;
+    let client = server.ready().await;
+    let (first, _) = client.submit(&to("data:run1")).await.unwrap();
+    let expected = RateGrant { lease_rate_bps: Some(100_000_000), ..RateGrant::default() };
+    assert_eq!(first.lanes[0].rate, expected, "alone it begins with the whole cap");
+    let (second, _) = client.submit(&to("data:run2")).await.unwrap();
+    assert_eq!(second.lanes[0].rate.lease_rate_bps, Some(0), "the first has not confirmed to have given up a part");
+    let half = |rate: &RateStatus| rate.lease_rate_bps == Some(50_000_000) && rate.in_force;
+    for id in [&first.transfer_id, &second.transfer_id] {
+        let rate = eventually(&client, id, half).await;
+        assert_eq!((rate.cap.as_deref(), rate.limiter, rate.sent_rate_bps), (Some("uplink"), Some(Limiter::Lease), Some(50_000_000)));
+    }
+    let change =
+        RateChange { policy: Some(RatePolicy::High), target_rate_bps: Some(Some(900_000_000)), minimum_rate_bps: Some(Some(5_000_000)) };
+    let changed = client.change_rate(&first.transfer_id, &change).await.unwrap().rate;
+    assert_eq!((changed.policy, changed.minimum_rate_bps), (RatePolicy::High, Some(5_000_000)));
+    assert_eq!(changed.target_rate_bps, Some(100_000_000), "never above the cap");
+    eventually(&client, &first.transfer_id, |rate| {
+        rate.in_force && rate.lease_rate_bps.is_some_and(|lease| lease.abs_diff(66_666_000) < 2_000)
+    })
+    .await;
+    let ended = client.cancel(&first.transfer_id).await.unwrap();
+    assert_eq!((ended.rate.policy, ended.rate.limiter, ended.rate.lease_rate_bps), (RatePolicy::High, None, None));
+    assert_eq!(code(&client.change_rate(&first.transfer_id, &change).await.unwrap_err()), ApiCode::Invalid.into());
+}
+
+#[tokio::test]
+async fn changes_that_cannot_be_are_refused() {
+    let server = Server::start(CAP).await;
+    let client = server.ready().await;
+    let with_minimum = |bps| {
+        let mut request = to("data:run");
+        request.rate.minimum_rate_bps = Some(bps);
+        request
+    };
+    let error = client.submit(&with_minimum(100_001_000)).await.unwrap_err();
+    assert_eq!((code(&error), error.exit_code()), (ApiCode::RateUnavailable.into(), exit::BUSY), "{error}");
+    let (first, _) = client.submit(&with_minimum(60_000_000)).await.unwrap();
+    assert_eq!(code(&client.submit(&with_minimum(41_000_000)).await.unwrap_err()), ApiCode::RateUnavailable.into());
+    let (second, _) = client.submit(&with_minimum(40_000_000)).await.unwrap();
+    let more = RateChange { minimum_rate_bps: Some(Some(41_000_000)), ..RateChange::default() };
+    assert_eq!(code(&client.change_rate(&second.transfer_id, &more).await.unwrap_err()), ApiCode::RateUnavailable.into());
+    let fixed = RateChange { policy: Some(RatePolicy::Fixed), ..RateChange::default() };
+    assert_eq!(code(&client.change_rate(&first.transfer_id, &fixed).await.unwrap_err()), ApiCode::Invalid.into());
+    assert_eq!(code(&client.change_rate("no-such", &fixed).await.unwrap_err()), ApiCode::NotFound.into());
+    let bob = server.client("bob", "secret-of-bob");
+    assert_eq!(code(&bob.change_rate(&first.transfer_id, &more).await.unwrap_err()), ApiCode::NotFound.into(), "it is ann's");
+    let nobody = server.client("ann", "wrong");
+    assert_eq!(code(&nobody.change_rate(&first.transfer_id, &more).await.unwrap_err()), ApiCode::Unauthorized.into());
+    let path = format!("/v1/transfers/{}", first.transfer_id);
+    for (body, status, expected) in
+        [("{}", 422, ApiCode::Invalid), ("{", 400, ApiCode::Malformed), (r#"{"rate":1}"#, 400, ApiCode::Malformed)]
+    {
+        let (found, _, problem) = raw(&server, "PATCH", &path, body.as_bytes().to_vec(), true).await;
+        assert_eq!((found, problem.code), (status, expected.into()), "{body}");
+    }
+}
+
 /// What the typed client cannot send.
 async fn raw(server: &Server, method: &str, path: &str, body: Vec<u8>, authorized: bool) -> (u16, String, Problem) {
     let tls = pinned_tls_config(server.fingerprint).unwrap();

@@ -21,7 +21,8 @@ use tradewind_wire::limits::{BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MIN, LANES_MAX};
 use crate::destination;
 use crate::lane_task::LaneTask;
 use crate::options::Options;
-use crate::shared::{Command, LaneOpening, LaneShared};
+use crate::orders;
+use crate::shared::{Command, LaneOpening, LaneShared, Mailbox};
 use crate::statistics::{Stage, WorkerStatistics};
 use crate::topology::{Opened, Workers};
 
@@ -85,6 +86,7 @@ enum Action {
 struct OpenedLane {
     cancel: Option<oneshot::Sender<LaneClosed>>,
     blocks: u64,
+    shared: Arc<LaneShared>,
 }
 
 struct Engine {
@@ -181,6 +183,15 @@ impl Engine {
                     // A lane that ended meanwhile has already said so.
                     let _ = cancel.send(why);
                 }
+            }
+            ToEngine::LaneOrders(orders) => {
+                for orders in &orders {
+                    // A lane that has ended needs none.
+                    if let Some(lane) = self.lanes.get(&orders.lane_id) {
+                        lane.shared.order(orders::to_wire(orders));
+                    }
+                }
+                self.workers.mailboxes.iter().for_each(Mailbox::ring);
             }
             ToEngine::Drain => self.draining = true,
             ToEngine::StatsRequest => self.tell(FromEngine::Stats(self.stats())),
@@ -289,6 +300,7 @@ impl Engine {
         let (uploads, stored) = mpsc::unbounded_channel();
         let uploader = Uploader::start(&tokio::runtime::Handle::current(), store, uploader_config, uploads);
         let (cancel, cancelled) = oneshot::channel();
+        let lane_shared = Arc::clone(&shared);
         let task = LaneTask {
             lane,
             shared,
@@ -306,7 +318,7 @@ impl Engine {
             let _ = actions.send(Action::LaneEnded(lane.0, Box::new(last)));
         });
         self.blocks_promised += blocks;
-        self.lanes.insert(lane.0, OpenedLane { cancel: Some(cancel), blocks });
+        self.lanes.insert(lane.0, OpenedLane { cancel: Some(cancel), blocks, shared: lane_shared });
         tracing::info!("transfer {}: lane {lane} open, {blocks} blocks, {chunk_bytes} bytes a packet", open.transfer_id);
         Ok(())
     }

@@ -25,6 +25,8 @@ pub(crate) struct Lane {
     pub(crate) timer_ns: u64,
     /// Blocks handed to storage so far.
     handed_over: u32,
+    /// Number of the newest orders given to the receiver.
+    orders: u32,
 }
 
 /// What a packet changed for its lane.
@@ -47,6 +49,7 @@ impl Lane {
             reported: false,
             timer_ns: u64::MAX,
             handed_over: 0,
+            orders: 0,
         }
     }
 
@@ -126,6 +129,10 @@ impl Lane {
         self.receiver.set_blocks_allowed(now_ns, durable.saturating_add(window));
         let limited = u64::from(waiting) * 4 >= u64::from(window) * 3;
         self.receiver.set_storage(now_ns, durable, shared.storage_kbps.load(Ordering::Relaxed), limited);
+        if let Some(orders) = shared.orders_after(self.orders) {
+            self.orders = orders.number;
+            self.receiver.set_orders(now_ns, orders);
+        }
         self.publish();
     }
 
@@ -140,6 +147,9 @@ impl Lane {
         shared.packets_duplicate.store(statistics.duplicate_chunks, Ordering::Relaxed);
         shared.packets_lost.store(statistics.packets_missing, Ordering::Relaxed);
         shared.blocks_complete.store(statistics.blocks_completed, Ordering::Relaxed);
+        if let Some(state) = self.receiver.sender_state() {
+            shared.publish_sender(state, self.receiver.orders_obeyed());
+        }
     }
 
     pub(crate) fn finish(&mut self, now_ns: u64, receipt: u64) {

@@ -15,6 +15,7 @@ use tradewind_wire::control::close;
 use tradewind_wire::{BlockId, LaneId};
 
 use crate::destination;
+use crate::orders::Reporting;
 use crate::shared::{Command, LaneEvent, LaneShared, Mailbox};
 use crate::statistics::{Stage, WorkerStatistics};
 
@@ -80,6 +81,7 @@ impl LaneTask {
     }
 
     async fn drive(&mut self, opened: Instant, waiting: &mut HashMap<u32, u64>) -> End {
+        let mut reporting = Reporting::default();
         let mut progress = interval(PROGRESS_INTERVAL);
         let mut credit = interval(CREDIT_INTERVAL);
         credit.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -94,6 +96,9 @@ impl LaneTask {
                 }
                 _ = credit.tick() => {
                     self.carry_credit();
+                    if let Some(report) = reporting.due(self.lane, self.shared.sender(), Instant::now()) {
+                        let _ = self.to_control.send(FromEngine::LaneReport(report));
+                    }
                     None
                 }
                 _ = progress.tick() => {

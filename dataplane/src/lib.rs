@@ -10,6 +10,7 @@ mod lane;
 mod lane_task;
 pub mod link;
 pub mod options;
+mod orders;
 pub mod privileges;
 pub mod probe;
 pub mod shared;

@@ -1,14 +1,14 @@
 //! What a worker and the control side tell each other about a lane.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::queue::ArrayQueue;
 use tradewind_fabric::SharedBlock;
 use tradewind_fabric::wake::Waker;
 use tradewind_proto::block::BlockTable;
 use tradewind_proto::receiver::ReceiverConfig;
-use tradewind_wire::{BlockId, LaneId};
+use tradewind_wire::{BlockId, LaneId, Orders, State};
 
 /// Commands that may wait for a worker: two for each lane that an engine can have.
 const COMMANDS_MAX: usize = 2 * tradewind_wire::limits::LANES_MAX;
@@ -106,9 +106,41 @@ pub struct LaneShared {
     pub blocks_complete: AtomicU32,
     /// When the first authentic packet came, nanoseconds; 0: none yet.
     pub first_packet_ns: AtomicU64,
+    /// Number of the newest orders in `orders`, so that the worker takes the lock only when there are new ones.
+    orders_number: AtomicU32,
+    orders: Mutex<Option<Orders>>,
+    /// The sender's newest word, and the number of the newest orders that it has obeyed.
+    sender: Mutex<Option<(State, u32)>>,
 }
 
 impl LaneShared {
+    /// Hands orders to the lane's worker; older ones than those that are there are dropped.
+    pub fn order(&self, orders: Orders) {
+        let mut newest = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.is_none_or(|newest| newest.number < orders.number) {
+            *newest = Some(orders);
+            self.orders_number.store(orders.number, Ordering::Release);
+        }
+    }
+
+    /// The newest orders if they are newer than `known`.
+    pub fn orders_after(&self, known: u32) -> Option<Orders> {
+        if self.orders_number.load(Ordering::Acquire) <= known {
+            return None;
+        }
+        *self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes what the sender says of itself.
+    pub fn publish_sender(&self, state: State, obeyed: u32) {
+        *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = Some((state, obeyed));
+    }
+
+    /// The sender's newest word and the number of the newest orders obeyed.
+    pub fn sender(&self) -> Option<(State, u32)> {
+        *self.sender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes this worker the lane's owner; `false` if another one is.
     pub fn claim(&self, now_ns: u64) -> bool {
         let first = !self.claimed.swap(true, Ordering::AcqRel);

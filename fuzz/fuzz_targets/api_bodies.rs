@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use tradewind_api::limits::{RATE_BPS_MAX, RATE_BPS_MIN};
-use tradewind_api::{DestinationUrl, check_relative_name, parse_submit};
+use tradewind_api::{DestinationUrl, RateChange, RateRequest, check_relative_name, parse_submit};
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(submission) = parse_submit(bytes) {
@@ -13,6 +13,11 @@ fuzz_target!(|bytes: &[u8]| {
         }
         assert_ne!(request.files, Some(0));
         assert_eq!(DestinationUrl::parse(&request.destination).ok().as_ref(), Some(&submission.destination));
+    }
+    if let Ok(rate) = RateChange::parse(bytes).and_then(|change| change.applied_to(RateRequest::default())) {
+        for rate in [rate.target_rate_bps, rate.minimum_rate_bps].into_iter().flatten() {
+            assert!((RATE_BPS_MIN..=RATE_BPS_MAX).contains(&rate));
+        }
     }
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(destination) = DestinationUrl::parse(text) {

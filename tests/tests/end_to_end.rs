@@ -45,7 +45,7 @@ fn a_file_crosses_the_wan_into_the_bucket_through_af_xdp() -> Result<()> {
 
 #[test]
 fn without_af_xdp_the_kernels_socket_serves_and_the_server_says_why() -> Result<()> {
-    let Some(world) = World::start(&ServerOptions { xdp: "off" })? else { return Ok(()) };
+    let Some(world) = World::start(&ServerOptions { xdp: "off", ..ServerOptions::default() })? else { return Ok(()) };
     assert_eq!(world.xdp_mode()?, "none");
     assert!(health(&world.testbed)?["engine"]["xdp"]["reason"].as_str().is_some_and(|reason| !reason.is_empty()));
     let file = world.file("f", 5_000_000)?;

@@ -188,7 +188,7 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
     let options = TestbedOptions { mtu_bytes: MTU_BYTES, management: true, in_memory: true };
     let mut testbed = Testbed::without_link("twcells", &options, interrupt)?;
     let xdp = ["auto", "driver", "generic", "off"].into_iter().find(|&mode| mode == arguments.xdp).unwrap_or("auto");
-    let server = Server::start_local(&testbed, &ServerOptions { xdp })?;
+    let server = Server::start_local(&testbed, &ServerOptions { xdp, ..ServerOptions::default() })?;
     report.xdp_mode = health(&testbed)?["engine"]["xdp"]["mode"].clone();
     table::head(&report.xdp_mode);
     for (index, cell) in chosen {

@@ -100,7 +100,7 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
     let options = TestbedOptions { management: true, in_memory: true, ..TestbedOptions::default() };
     let mut testbed = Testbed::without_link("twfair", &options, interrupt)?;
     let xdp = ["auto", "driver", "generic", "off"].into_iter().find(|&mode| mode == arguments.xdp).unwrap_or("auto");
-    let server = Server::start_local(&testbed, &ServerOptions { xdp })?;
+    let server = Server::start_local(&testbed, &ServerOptions { xdp, ..ServerOptions::default() })?;
     let mut report = Report {
         command: "fairness",
         rate_bps,

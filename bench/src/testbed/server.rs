@@ -23,11 +23,13 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 pub struct ServerOptions {
     /// Value of `data.xdp`: `auto`, `driver`, `generic`, `off`.
     pub xdp: &'static str,
+    /// Further sections of the configuration.
+    pub more: &'static str,
 }
 
 impl Default for ServerOptions {
     fn default() -> Self {
-        Self { xdp: "auto" }
+        Self { xdp: "auto", more: "" }
     }
 }
 
@@ -88,9 +90,12 @@ secret = "{SECRET}"
 [stores.local]
 kind = "local"
 root = "{local}"
-{further_stores}"#,
+{further_stores}
+{more}
+"#,
             state = testbed.path("state").display(),
             xdp = options.xdp,
+            more = options.more,
             local = local.display(),
         );
         std::fs::write(&config, text)?;

@@ -11,6 +11,7 @@ use tradewind_ipc::{SecretText, exit};
 use crate::limits::{RESPONSE_BODY_BYTES_MAX, TRANSFER_ID_BYTES_MAX};
 use crate::pin::{Presented, pinned_and_watched};
 use crate::problem::{ApiCode, Problem};
+use crate::rates::RateChange;
 use crate::types::{Health, SubmitRequest, SubmitResponse, TransferList, TransferStatus};
 use crate::{Fingerprint, ServerAddress};
 
@@ -177,6 +178,16 @@ impl Client {
     pub async fn cancel(&self, transfer_id: &str) -> Result<TransferStatus, ClientError> {
         let path = transfer_path(transfer_id)?;
         self.read(self.send(Method::DELETE, &path, None).await?).await
+    }
+
+    /// `PATCH /v1/transfers/{id}`: changes policy and rates of a running transfer.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn change_rate(&self, transfer_id: &str, change: &RateChange) -> Result<TransferStatus, ClientError> {
+        let path = transfer_path(transfer_id)?;
+        let body = serde_json::to_vec(change).map_err(|e| ClientError::Setup(e.to_string()))?;
+        self.read(self.send(Method::PATCH, &path, Some(body)).await?).await
     }
 
     /// `GET /healthz`, with credentials if the client has any.

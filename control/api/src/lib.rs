@@ -6,6 +6,7 @@
 //! | `POST /v1/transfers` ([`SubmitRequest`]) | 201 [`SubmitResponse`] |
 //! | `GET /v1/transfers` | 200 [`TransferList`] |
 //! | `GET /v1/transfers/{id}` | 200 [`TransferStatus`] |
+//! | `PATCH /v1/transfers/{id}` ([`RateChange`]) | 200 [`TransferStatus`] |
 //! | `DELETE /v1/transfers/{id}` | 200 [`TransferStatus`] |
 //! | `GET /healthz` | 200 or 503 [`Health`]; details only with credentials |
 //!
@@ -22,6 +23,7 @@ mod known;
 pub mod limits;
 mod pin;
 mod problem;
+mod rates;
 mod submit;
 mod types;
 
@@ -32,8 +34,9 @@ pub use fingerprint::{Fingerprint, FingerprintError};
 pub use known::{KnownServers, KnownServersError, Trust, TrustError, Trusted, establish_trust};
 pub use pin::{pinned_tls_config, probe_fingerprint};
 pub use problem::{ApiCode, Problem, ProblemCode};
+pub use rates::{RateChange, RateGrant, RateStatus};
 pub use submit::{Submission, parse_submit};
-pub use tradewind_ipc::{Cipher, DestinationName, ErrorCode, LaneSecret, SecretText, XdpMode, XdpStatus, exit};
+pub use tradewind_ipc::{Cipher, DestinationName, ErrorCode, LaneSecret, Limiter, SecretText, XdpMode, XdpStatus, exit};
 pub use types::{
     EngineHealth, FileStatus, Health, HealthState, LaneOffer, OfferedEndpoint, Outcome, RatePolicy, RateRequest, SubmitRequest,
     SubmitResponse, Totals, TransferLimits, TransferList, TransferState, TransferStatus,

@@ -79,6 +79,8 @@ pub enum ApiCode {
     NoSuchRoute,
     /// Too many transfers.
     TooManyTransfers,
+    /// The minimum rate does not fit below the server's cap beside those promised already.
+    RateUnavailable,
     /// The engine is not up or did not answer in time.
     EngineUnavailable,
     /// The request took too long.
@@ -110,6 +112,7 @@ impl ProblemCode {
                 ApiCode::StoreUnknown => 403,
                 ApiCode::NotFound | ApiCode::NoSuchRoute => 404,
                 ApiCode::TooManyTransfers => 429,
+                ApiCode::RateUnavailable => 409,
                 ApiCode::EngineUnavailable => 503,
                 ApiCode::Timeout => 408,
             },
@@ -139,6 +142,7 @@ impl ProblemCode {
                 ApiCode::NotFound => "no such transfer",
                 ApiCode::NoSuchRoute => "no such path or method",
                 ApiCode::TooManyTransfers => "too many transfers",
+                ApiCode::RateUnavailable => "the server's rate cap has no room for this minimum rate",
                 ApiCode::EngineUnavailable => "the server's engine is not ready",
                 ApiCode::Timeout => "the request took too long",
             },
@@ -157,6 +161,7 @@ impl ProblemCode {
                 ApiCode::StoreUnknown => "ask the server's operator to add the store to its configuration",
                 ApiCode::NotFound => "list yours with `tradewind status`; finished ones are forgotten after a while",
                 ApiCode::NoSuchRoute => "check the server's address and release",
+                ApiCode::RateUnavailable => "ask for a lower minimum rate, or wait until another transfer with one has ended",
                 ApiCode::TooManyTransfers => "wait for others to end, or raise limits.transfers_max on the server",
                 ApiCode::EngineUnavailable => "try again in a few seconds; if it persists, see the server's log",
                 ApiCode::Timeout => "try again",
@@ -175,7 +180,7 @@ impl ProblemCode {
                 ApiCode::Malformed | ApiCode::BodyTooLarge | ApiCode::Invalid | ApiCode::NotFound => exit::USAGE,
                 ApiCode::StoreUnknown => exit::DESTINATION,
                 ApiCode::NoSuchRoute => exit::UNREACHABLE,
-                ApiCode::TooManyTransfers | ApiCode::EngineUnavailable | ApiCode::Timeout => exit::BUSY,
+                ApiCode::TooManyTransfers | ApiCode::RateUnavailable | ApiCode::EngineUnavailable | ApiCode::Timeout => exit::BUSY,
             },
             Self::Transfer(code) => code.exit_code(),
             Self::Other(_) => exit::INTERNAL,

@@ -1,8 +1,9 @@
 //! From the bytes of a `POST /v1/transfers` body to a request that makes sense. Used by the server and by a fuzz target.
 
-use crate::limits::{RATE_BPS_MAX, RATE_BPS_MIN, REQUEST_BODY_BYTES_MAX};
+use crate::limits::REQUEST_BODY_BYTES_MAX;
 use crate::problem::{ApiCode, Problem};
-use crate::types::{RatePolicy, RateRequest, SubmitRequest};
+use crate::rates::check_rate;
+use crate::types::SubmitRequest;
 use crate::{DestinationUrl, ErrorCode};
 
 /// A [`SubmitRequest`] whose values are in range and whose destination is split.
@@ -38,26 +39,12 @@ pub fn parse_submit(body: &[u8]) -> Result<Submission, Problem> {
     Ok(Submission { request, destination })
 }
 
-fn check_rate(rate: RateRequest) -> Result<(), Problem> {
-    let invalid = |detail: String| Err(Problem::new(ApiCode::Invalid, detail));
-    for (name, value) in [("target_rate_bps", rate.target_rate_bps), ("minimum_rate_bps", rate.minimum_rate_bps)] {
-        if let Some(value) = value.filter(|v| !(RATE_BPS_MIN..=RATE_BPS_MAX).contains(v)) {
-            return invalid(format!("rate.{name} is {value} bit/s, allowed are {RATE_BPS_MIN} to {RATE_BPS_MAX}"));
-        }
-    }
-    match (rate.policy, rate.target_rate_bps, rate.minimum_rate_bps) {
-        (RatePolicy::Fixed, None, _) => invalid("the fixed policy needs rate.target_rate_bps".to_owned()),
-        (_, Some(target), Some(minimum)) if minimum > target => {
-            invalid(format!("rate.minimum_rate_bps ({minimum}) is above rate.target_rate_bps ({target})"))
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{RATE_BPS_MAX, RATE_BPS_MIN};
     use crate::problem::ProblemCode;
+    use crate::types::{RatePolicy, RateRequest};
 
     fn code_of(body: &str) -> ProblemCode {
         parse_submit(body.as_bytes()).unwrap_err().code

@@ -3,7 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+pub use tradewind_ipc::RatePolicy;
 use tradewind_ipc::{Cipher, ErrorCode, FileDone, LaneSecret, XdpStatus};
+
+use crate::rates::{RateGrant, RateStatus};
 
 /// `POST /v1/transfers`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,21 +47,6 @@ pub struct RateRequest {
     pub minimum_rate_bps: Option<u64>,
 }
 
-/// Behaviour beside other traffic (transport.md, "Rate control").
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RatePolicy {
-    /// Sends at the target rate whatever happens.
-    Fixed,
-    /// Adaptive, with twice the weight of `fair`.
-    High,
-    /// Adaptive, shares evenly.
-    #[default]
-    Fair,
-    /// Adaptive, yields to everything else.
-    Low,
-}
-
 /// Answer to [`SubmitRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubmitResponse {
@@ -95,6 +83,8 @@ pub struct LaneOffer {
     pub credit_blocks: u32,
     /// AEAD of the packets.
     pub cipher: Cipher,
+    /// How fast to begin; orders on the lane may change it at any time.
+    pub rate: RateGrant,
 }
 
 impl LaneOffer {
@@ -160,6 +150,9 @@ pub struct TransferStatus {
     pub bytes_announced: Option<u64>,
     /// Sums of the receiving end.
     pub totals: Totals,
+    /// How fast it may and does go.
+    #[serde(default)]
+    pub rate: RateStatus,
     /// Files that are durable, the latest [`crate::limits::STATUS_FILES_MAX`] of them.
     #[serde(default)]
     pub files: Vec<FileStatus>,
@@ -270,6 +263,7 @@ mod tests {
             chunk_bytes: 1400,
             credit_blocks: 8,
             cipher: Cipher::Aes128Gcm,
+            rate: RateGrant::default(),
         };
         let json = serde_json::to_value(&offer).unwrap();
         assert_eq!(json["lane_id"], "fffffffffffffffe");

@@ -166,10 +166,10 @@ fn eta(progress: &Progress) -> Option<Duration> {
 }
 
 /// What binds, in a user's words.
-fn limit_name(limiter: &str) -> &str {
+pub(crate) fn limit_name(limiter: &str) -> &str {
     match limiter {
         "target" => "target (--rate)",
-        "lease" => "server's share",
+        "lease" => "server's cap",
         other => other,
     }
 }

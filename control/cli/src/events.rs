@@ -172,6 +172,7 @@ mod tests {
             files_announced: Some(2),
             bytes_announced: Some(1_000_000),
             totals,
+            rate: tradewind_api::RateStatus::default(),
             files: Vec::new(),
             outcome: None,
         };

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `tradewind send SRC… DEST` | sends files and directories | `send` |
 //! | `tradewind status [ID]` | shows transfers as the server sees them | `transfers` |
+//! | `tradewind rate ID` | changes policy and rates of a running transfer | `transfers` |
 //! | `tradewind cancel ID` | ends a transfer | `transfers` |
 //! | `tradewind doctor` | examines this machine and, if asked, a server | `doctor` |
 //! | `tradewind completions SHELL` | prints a completion script | here |
@@ -48,6 +49,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match options.command {
         Command::Send(options) => with_runtime(options.json, send::send(&options)),
         Command::Status(options) => with_runtime(options.json, transfers::status(&options)),
+        Command::Rate(options) => with_runtime(options.json, transfers::rate(&options)),
         Command::Cancel(options) => with_runtime(options.json, transfers::cancel(&options)),
         Command::Doctor(options) => with_runtime(options.json, doctor::doctor(&options)),
         Command::Completions { shell } => {

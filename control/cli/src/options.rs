@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use tradewind_api::{Fingerprint, RatePolicy, ServerAddress};
+use tradewind_api::{Fingerprint, RateChange, RatePolicy, ServerAddress};
 
-use crate::rate::BitRate;
+use crate::rate::{BitRate, RateOrNone};
 
 /// Moves files at line rate over any distance, straight into object storage.
 #[derive(Debug, Parser)]
@@ -48,6 +48,14 @@ Examples:
   tradewind send results/ s3://lab/run-12/ --server far.example.org --policy low
   tradewind send disk.img file:///data/disk-1.img --server 192.0.2.7:33000 --rate 2G";
 
+const RATE_HELP: &str = "\
+What is not given stays as it is. The change reaches the sender within a round trip or so.
+
+Examples:
+  tradewind rate 4f0c… --rate 500M             no faster than 500 Mbit/s from now on
+  tradewind rate 4f0c… --policy low            yield to everything else
+  tradewind rate 4f0c… --rate none             as fast as the path takes";
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -56,6 +64,9 @@ pub(crate) enum Command {
     Send(SendOptions),
     /// Show one transfer, or all of yours.
     Status(StatusOptions),
+    /// Change policy and rates of a running transfer.
+    #[command(after_help = RATE_HELP)]
+    Rate(RateOptions),
     /// End a transfer. What is durable already stays.
     Cancel(CancelOptions),
     /// Examine this machine and, with --server, the way to a server.
@@ -142,6 +153,41 @@ pub(crate) struct StatusOptions {
     pub(crate) json: bool,
 }
 
+/// `tradewind rate`.
+#[derive(Debug, Args)]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("change").args(["policy", "rate", "min_rate"]).required(true).multiple(true))]
+pub(crate) struct RateOptions {
+    /// The transfer.
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// Behaviour beside other traffic.
+    #[arg(long, value_enum)]
+    pub(crate) policy: Option<PolicyOption>,
+    /// Never send faster, bits per second: 300M, 1.5G; or none. With the policy fixed, the rate itself.
+    #[arg(long, value_name = "RATE|none")]
+    pub(crate) rate: Option<RateOrNone>,
+    /// Never send slower, even when the network is full, bits per second; or none.
+    #[arg(long, value_name = "RATE|none")]
+    pub(crate) min_rate: Option<RateOrNone>,
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+    /// Print the server's answer as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl RateOptions {
+    /// As the server is told.
+    pub(crate) fn change(&self) -> RateChange {
+        RateChange {
+            policy: self.policy.map(PolicyOption::for_server),
+            target_rate_bps: self.rate.map(RateOrNone::bits_per_s),
+            minimum_rate_bps: self.min_rate.map(RateOrNone::bits_per_s),
+        }
+    }
+}
+
 /// `tradewind cancel`.
 #[derive(Debug, Args)]
 pub(crate) struct CancelOptions {
@@ -192,16 +238,6 @@ impl PolicyOption {
             Self::High => RatePolicy::High,
             Self::Fair => RatePolicy::Fair,
             Self::Low => RatePolicy::Low,
-        }
-    }
-
-    /// As the sender is told.
-    pub(crate) const fn for_sender(self) -> tradewind_client::Policy {
-        match self {
-            Self::Fixed => tradewind_client::Policy::Fixed,
-            Self::High => tradewind_client::Policy::High,
-            Self::Fair => tradewind_client::Policy::Fair,
-            Self::Low => tradewind_client::Policy::Low,
         }
     }
 }
@@ -280,6 +316,13 @@ mod tests {
     fn other_commands() {
         assert!(matches!(parse("status --server far").unwrap().command, Command::Status(StatusOptions { id: None, .. })));
         assert!(matches!(parse("cancel abc --server far").unwrap().command, Command::Cancel(CancelOptions { id, .. }) if id == "abc"));
+        let Command::Rate(rate) = parse("rate abc --server far --policy low --rate none").unwrap().command else { panic!("not a rate") };
+        let expected = RateChange { policy: Some(RatePolicy::Low), target_rate_bps: Some(None), minimum_rate_bps: None };
+        assert_eq!((rate.id.as_str(), rate.change()), ("abc", expected));
+        let Command::Rate(rate) = parse("rate abc --server far --min-rate 5M").unwrap().command else { panic!("not a rate") };
+        assert_eq!(rate.change(), RateChange { minimum_rate_bps: Some(Some(5_000_000)), ..RateChange::default() });
+        assert_eq!(parse("rate abc --server far").unwrap_err().kind(), ErrorKind::MissingRequiredArgument, "a change of nothing");
+        assert!(parse("rate abc --server far --rate 1").is_err());
         assert!(matches!(parse("doctor --json").unwrap().command, Command::Doctor(DoctorOptions { json: true, .. })));
         assert!(matches!(parse("completions bash").unwrap().command, Command::Completions { .. }));
         assert_eq!(parse("cancel --server far").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);

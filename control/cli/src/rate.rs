@@ -30,10 +30,24 @@ impl BitRate {
     pub(crate) const fn bits_per_s(self) -> u64 {
         self.0
     }
+}
 
-    /// Bytes per second, rounded down.
-    pub(crate) const fn bytes_per_s(self) -> u64 {
-        self.0 / 8
+/// A rate, or the word `none` that takes a bound away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RateOrNone(Option<BitRate>);
+
+impl RateOrNone {
+    /// Bits per second.
+    pub(crate) fn bits_per_s(self) -> Option<u64> {
+        self.0.map(BitRate::bits_per_s)
+    }
+}
+
+impl FromStr for RateOrNone {
+    type Err = RateError;
+
+    fn from_str(text: &str) -> Result<Self, RateError> {
+        if text.trim().eq_ignore_ascii_case("none") { Ok(Self(None)) } else { text.parse().map(|rate| Self(Some(rate))) }
     }
 }
 
@@ -122,7 +136,9 @@ mod tests {
         ] {
             assert_eq!(text.parse::<BitRate>().unwrap().bits_per_s(), bits, "{text}");
         }
-        assert_eq!("8001".parse::<BitRate>().unwrap().bytes_per_s(), 1000);
+        assert_eq!("none".parse::<RateOrNone>().unwrap().bits_per_s(), None);
+        assert_eq!("5M".parse::<RateOrNone>().unwrap().bits_per_s(), Some(5_000_000));
+        assert_eq!("nothing".parse::<RateOrNone>(), Err(RateError::Form));
     }
 
     #[test]

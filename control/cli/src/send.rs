@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tradewind_api::{Client, LaneOffer, Outcome, RateRequest, SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit};
+use tradewind_api::{
+    Client, LaneOffer, Outcome, RatePolicy, RateRequest, SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit,
+};
 use tradewind_client::{Progress, RateOptions, Source, Upload, UploadError, UploadReport};
 
 use crate::connect::{connect, tcp_round_trip};
@@ -43,7 +45,7 @@ pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
     let id = agreed.answer.transfer_id.as_str();
 
     let cancel = Arc::new(AtomicBool::new(false));
-    let upload = match upload(options, std::mem::take(&mut collected.sources), &agreed, Arc::clone(&cancel)) {
+    let upload = match upload(std::mem::take(&mut collected.sources), &agreed, Arc::clone(&cancel)) {
         Ok(upload) => upload,
         Err(error) => return Err(explain(&agreed.client, id, error, None).await),
     };
@@ -133,7 +135,7 @@ async fn submit(client: &Client, options: &SendOptions, request: &SubmitRequest)
     Ok((answer?, measured.map_or(bound, |time: Duration| time.min(bound))))
 }
 
-fn upload(options: &SendOptions, sources: Vec<Source>, agreed: &Agreed, cancel: Arc<AtomicBool>) -> Result<Upload, UploadError> {
+fn upload(sources: Vec<Source>, agreed: &Agreed, cancel: Arc<AtomicBool>) -> Result<Upload, UploadError> {
     let offer = agreed.answer.lanes.first().ok_or_else(|| UploadError::Offer("it names no lane".to_owned()))?;
     Ok(Upload {
         lane: tradewind_client::LaneOffer {
@@ -150,14 +152,25 @@ fn upload(options: &SendOptions, sources: Vec<Source>, agreed: &Agreed, cancel: 
         },
         sources,
         rate: RateOptions {
-            policy: options.policy.for_sender(),
-            target_bytes_per_s: options.rate.map(|rate| rate.bytes_per_s()),
-            minimum_bytes_per_s: options.min_rate.map(|rate| rate.bytes_per_s()),
+            policy: for_sender(offer.rate.policy),
+            target_bytes_per_s: offer.rate.target_rate_bps.map(|rate| rate / 8),
+            minimum_bytes_per_s: offer.rate.minimum_rate_bps.map(|rate| rate / 8),
+            lease_bytes_per_s: offer.rate.lease_rate_bps.map(|rate| rate / 8),
             initial_round_trip: agreed.round_trip,
         },
         cancel,
         idle_timeout: IDLE_TIMEOUT,
     })
+}
+
+/// As the sender is told.
+const fn for_sender(policy: RatePolicy) -> tradewind_client::Policy {
+    match policy {
+        RatePolicy::Fixed => tradewind_client::Policy::Fixed,
+        RatePolicy::High => tradewind_client::Policy::High,
+        RatePolicy::Fair => tradewind_client::Policy::Fair,
+        RatePolicy::Low => tradewind_client::Policy::Low,
+    }
 }
 
 /// Where to send, best first: what the server offers, with the address that answered over HTTPS where it names none. Addresses of
@@ -351,6 +364,7 @@ mod tests {
             chunk_bytes: 1400,
             credit_blocks: 8,
             cipher: Cipher::Aes128Gcm,
+            rate: tradewind_api::RateGrant::default(),
         }
     }
 
@@ -382,6 +396,7 @@ mod tests {
             files_announced: None,
             bytes_announced: None,
             totals: Totals::default(),
+            rate: tradewind_api::RateStatus::default(),
             files: Vec::new(),
             outcome: code.map(|code| Outcome { code, detail: "from the server".to_owned(), hint: "do this".to_owned() }),
         }

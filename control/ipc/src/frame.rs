@@ -111,6 +111,20 @@ mod tests {
     }
 
     #[test]
+    fn the_most_orders_fit_a_frame() {
+        let (lane_id, number, most) = (u64::MAX, u32::MAX, u32::MAX);
+        let orders = crate::LaneOrders {
+            lane_id,
+            number,
+            policy: crate::RatePolicy::Fixed,
+            target_kbps: Some(most),
+            minimum_kbps: most,
+            lease_kbps: Some(most),
+        };
+        assert!(encode_frame(&crate::ToEngine::LaneOrders(vec![orders; crate::LANE_ORDERS_MAX])).is_ok());
+    }
+
+    #[test]
     fn garbage_is_an_error_not_a_panic() {
         let mut decoder = FrameDecoder::new();
         decoder.extend(&[0, 0, 0, 3, b'{', 0xff, b'}']);

@@ -32,7 +32,8 @@ pub use code::{ErrorCode, exit};
 pub use error::IpcError;
 pub use frame::{FRAME_BYTES_MAX, FrameDecoder, encode_frame};
 pub use message::{
-    Cipher, DataEndpoint, Destination, DestinationName, Dialect, FileDone, FromEngine, Hello, LaneAccepted, LaneClosed, LaneReceipt,
-    LaneTotals, OpenLane, PROTOCOL_VERSION, Progress, Ready, Role, S3Store, StageLatency, Stats, Store, ToEngine, XdpMode, XdpStatus,
+    Cipher, DataEndpoint, Destination, DestinationName, Dialect, FileDone, FromEngine, Hello, LANE_ORDERS_MAX, LaneAccepted, LaneClosed,
+    LaneOrders, LaneReceipt, LaneReport, LaneTotals, Limiter, OpenLane, PROTOCOL_VERSION, Progress, RatePolicy, Ready, Role, S3Store,
+    StageLatency, Stats, Store, ToEngine, XdpMode, XdpStatus,
 };
 pub use secret::{LANE_SECRET_BYTES, LaneSecret, SecretText};

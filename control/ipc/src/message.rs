@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::{ErrorCode, LaneSecret, SecretText};
 
 /// Version of this set of messages. Both processes come from one release, so the rule is plain: equal or refused.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
+
+/// Orders in one message: they fit a frame ([`crate::FRAME_BYTES_MAX`]) with room to spare.
+pub const LANE_ORDERS_MAX: usize = 512;
 
 /// Which process speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +45,9 @@ pub enum ToEngine {
     /// End a lane and abandon what it has not finished. Answered by [`FromEngine::LaneFailed`] with the same code, unless the
     /// lane ended by itself meanwhile.
     CloseLane(LaneClosed),
+    /// How senders should send from now on, at most [`LANE_ORDERS_MAX`] at once. For each lane those with the largest number hold;
+    /// one that has ended ignores them. A sender's obedience shows in [`FromEngine::LaneReport`].
+    LaneOrders(Vec<LaneOrders>),
     /// Take no new lanes, finish those that run, then exit with status 0.
     Drain,
     /// Answer with [`FromEngine::Stats`].
@@ -60,6 +66,9 @@ pub enum FromEngine {
     LaneRefused(LaneClosed),
     /// How far a lane is; about twice a second while it runs.
     Progress(Progress),
+    /// What a lane's sender says of itself: at once when it has obeyed orders or its limiter changed, else twice a second, ten
+    /// times a second under orders.
+    LaneReport(LaneReport),
     /// One file is durable at its destination.
     FileDone(FileDone),
     /// The lane ended well: every file is durable. Its last message.
@@ -89,6 +98,89 @@ impl fmt::Display for Cipher {
             Self::Aes256Gcm => "aes-256-gcm",
         })
     }
+}
+
+/// Behaviour beside other traffic (transport.md, "Rate control").
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RatePolicy {
+    /// Sends at the target rate whatever happens.
+    Fixed,
+    /// Adaptive, with twice the weight of `fair`.
+    High,
+    /// Adaptive, shares evenly.
+    #[default]
+    Fair,
+    /// Adaptive, yields to everything else.
+    Low,
+}
+
+/// What keeps a transfer from going faster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limiter {
+    /// The path.
+    Network,
+    /// The receiver's storage.
+    Storage,
+    /// The target rate.
+    Target,
+    /// The transfer's share of the server's cap.
+    Lease,
+    /// Its sender has not enough to send.
+    Source,
+}
+
+impl Limiter {
+    /// As in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Network => "network",
+            Self::Storage => "storage",
+            Self::Target => "target",
+            Self::Lease => "lease",
+            Self::Source => "source",
+        }
+    }
+}
+
+/// How a lane's sender should send. Each order says everything. Rates in kbit/s of IP packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaneOrders {
+    /// Which lane.
+    pub lane_id: u64,
+    /// Grows with each order, from 1; 0 is what was agreed at set-up.
+    pub number: u32,
+    /// Behaviour beside other traffic.
+    pub policy: RatePolicy,
+    /// Upper bound; `None`: none.
+    pub target_kbps: Option<u32>,
+    /// Lower bound of the network controller; 0: none.
+    pub minimum_kbps: u32,
+    /// Share of an aggregate cap; `None`: none; 0: no data for now.
+    pub lease_kbps: Option<u32>,
+}
+
+/// What a lane's sender says of itself. Rates in kbit/s of IP packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaneReport {
+    /// Which lane.
+    pub lane_id: u64,
+    /// Number of the newest orders that it has obeyed.
+    pub orders: u32,
+    /// What limits it, if it says.
+    pub limiter: Option<Limiter>,
+    /// Rate allowed now.
+    pub rate_kbps: u32,
+    /// Sent in the last tenth of a second or so.
+    pub sent_kbps: u32,
+    /// What it would send without a lease; `None`: as much as it can get.
+    pub wanted_kbps: Option<u32>,
+    /// Smoothed round-trip time, microseconds; 0 while unknown.
+    pub round_trip_us: u32,
 }
 
 /// A lane to be opened.

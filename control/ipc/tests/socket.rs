@@ -84,12 +84,16 @@ async fn refused_hello(hello: &serde_json::Value) -> IpcError {
 
 #[tokio::test]
 async fn other_versions_roles_and_silence_are_named() {
-    let newer = serde_json::json!({"protocol": 2, "role": "engine", "software": "tradewind-engine 9", "new_field": true});
+    let newer =
+        serde_json::json!({"protocol": PROTOCOL_VERSION + 1, "role": "engine", "software": "tradewind-engine 9", "new_field": true});
     let error = refused_hello(&newer).await;
-    assert!(matches!(&error, IpcError::VersionMismatch { ours: 1, theirs: 2, .. }), "{error}");
+    assert!(
+        matches!(&error, IpcError::VersionMismatch { ours: PROTOCOL_VERSION, theirs, .. } if *theirs == PROTOCOL_VERSION + 1),
+        "{error}"
+    );
     assert!(error.to_string().contains("tradewind-engine 9"), "{error}");
 
-    let control = serde_json::json!({"protocol": 1, "role": "control", "software": "tradewindd"});
+    let control = serde_json::json!({"protocol": PROTOCOL_VERSION, "role": "control", "software": "tradewindd"});
     assert!(matches!(refused_hello(&control).await, IpcError::WrongRole { expected: Role::Engine, found: Role::Control }));
 
     let (control, engine) = pair();

@@ -6,6 +6,7 @@ use std::path::Path;
 use tradewind_api::is_store_name;
 use tradewind_ipc::SecretText;
 
+use super::caps;
 use super::load::{Reader, Severity, Written};
 use super::sections::{StoreKind, StoreSection, UserSection};
 use super::{Config, S3Config, StoreConfig, User};
@@ -42,7 +43,9 @@ pub(super) fn resolve(written: &Written, reader: &mut Reader<'_>) -> Config {
     if written.stores.is_empty() {
         reader.error(None, "transfers have nowhere to go: add a [stores.NAME] with kind = \"s3\" or kind = \"local\"");
     }
+    let caps = caps::resolve(written, reader);
     Config {
+        caps,
         state_dir: written.state_dir.clone(),
         log: written.log,
         rest: written.rest.clone(),

@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::check;
-use super::sections::{DataSection, EngineSection, LimitsSection, LogFormat, RestSection, StoreSection, UserSection};
+use super::sections::{CapSection, DataSection, EngineSection, LimitsSection, LogFormat, RestSection, StoreSection, UserSection};
 use super::{Config, DEFAULT_PATH};
 use crate::options::Options;
 
@@ -125,6 +125,9 @@ pub(super) struct Written {
     pub(super) limits: LimitsSection,
     pub(super) user: Vec<UserSection>,
     pub(super) stores: BTreeMap<String, StoreSection>,
+    pub(super) cap: Vec<CapSection>,
+    #[serde(skip)]
+    pub(super) cap_lines: Vec<usize>,
     #[serde(skip)]
     pub(super) user_lines: Vec<usize>,
     #[serde(skip)]
@@ -213,6 +216,18 @@ fn read_section(reader: &mut Reader<'_>, written: &mut Written, name: &str, line
             }
             _ => reader.error(Some(line), "user: write [[user]], once for each user"),
         },
+        "cap" => match value.into_inner() {
+            DeValue::Array(caps) => {
+                for cap in caps {
+                    let line = reader.line_of(cap.span().start);
+                    if let Some(cap) = reader.section("cap", cap) {
+                        written.cap.push(cap);
+                        written.cap_lines.push(line);
+                    }
+                }
+            }
+            _ => reader.error(Some(line), "cap: write [[cap]], once for each cap"),
+        },
         "stores" => match value.into_inner() {
             DeValue::Table(stores) => {
                 for (key, store) in stores {
@@ -228,7 +243,9 @@ fn read_section(reader: &mut Reader<'_>, written: &mut Written, name: &str, line
         },
         unknown => reader.error(
             Some(line),
-            format!("unknown key '{unknown}'; known are state_dir, log, [rest], [data], [engine], [limits], [[user]], [stores.NAME]"),
+            format!(
+                "unknown key '{unknown}'; known are state_dir, log, [rest], [data], [engine], [limits], [[user]], [stores.NAME], [[cap]]"
+            ),
         ),
     }
 }

@@ -1,11 +1,12 @@
 //! The configuration: typed, with units in the names, checked as a whole before anything starts.
 
+mod caps;
 mod check;
 mod load;
 mod sections;
 
 pub use load::{Loaded, Problem, Severity, load, load_text};
-pub use sections::{DataSection, EngineSection, LimitsSection, LogFormat, RestSection, XdpChoice};
+pub use sections::{DataSection, EngineSection, LimitsSection, LogFormat, RestSection, WeightsSection, XdpChoice};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -34,6 +35,32 @@ pub struct Config {
     pub users: Vec<User>,
     /// Where to, by name.
     pub stores: BTreeMap<String, StoreConfig>,
+    /// Aggregate caps; a transfer is under the first that covers it.
+    pub caps: Vec<CapConfig>,
+}
+
+/// An aggregate cap: the transfers that it covers together never send faster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CapConfig {
+    /// For people.
+    pub name: String,
+    /// The cap, kbit/s of IP packets.
+    pub rate_kbps: u64,
+    /// Access keys of the users whose transfers it covers; `None`: all.
+    pub users: Option<Vec<String>>,
+    /// Names of the stores to which transfers are covered; `None`: all.
+    pub stores: Option<Vec<String>>,
+    /// How its transfers share it.
+    pub weights: WeightsSection,
+}
+
+impl CapConfig {
+    /// Whether it covers transfers of this user to this store.
+    #[must_use]
+    pub fn covers(&self, user: &str, store: &str) -> bool {
+        let among = |names: &Option<Vec<String>>, name: &str| names.as_ref().is_none_or(|names| names.iter().any(|n| n == name));
+        among(&self.users, user) && among(&self.stores, store)
+    }
 }
 
 /// A user of the REST interface.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize, Serializer};
-use tradewind_ipc::{Dialect, SecretText};
+use tradewind_ipc::{Dialect, RatePolicy, SecretText};
 
 /// Format of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -120,6 +120,54 @@ impl Default for LimitsSection {
     fn default() -> Self {
         Self { transfers_max: 4096, finished_keep_s: 3600, idle_timeout_s: 120, shutdown_timeout_s: 30 }
     }
+}
+
+/// Weights of the policies below a cap: of two transfers that want more than there is, each gets by its weight.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WeightsSection {
+    /// Of `fixed`. Default 1.
+    pub fixed: f64,
+    /// Of `high`. Default 2.
+    pub high: f64,
+    /// Of `fair`. Default 1.
+    pub fair: f64,
+    /// Of `low`. Default 0.5.
+    pub low: f64,
+}
+
+impl Default for WeightsSection {
+    fn default() -> Self {
+        Self { fixed: 1.0, high: 2.0, fair: 1.0, low: 0.5 }
+    }
+}
+
+impl WeightsSection {
+    /// Of this policy.
+    #[must_use]
+    pub const fn of(&self, policy: RatePolicy) -> f64 {
+        match policy {
+            RatePolicy::Fixed => self.fixed,
+            RatePolicy::High => self.high,
+            RatePolicy::Fair => self.fair,
+            RatePolicy::Low => self.low,
+        }
+    }
+}
+
+/// `[[cap]]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CapSection {
+    pub(super) name: String,
+    /// Mbit/s of IP packets.
+    pub(super) rate_mbps: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) users: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) stores: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) weights: WeightsSection,
 }
 
 /// `[[user]]`.

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use tradewind_api::limits::REQUEST_BODY_BYTES_MAX;
-use tradewind_api::{ApiCode, Health, HealthState, Problem, SubmitResponse, TransferList, TransferStatus, parse_submit};
+use tradewind_api::{ApiCode, Health, HealthState, Problem, RateChange, SubmitResponse, TransferList, TransferStatus, parse_submit};
 
 pub use server::{Limits, Running, start};
 
@@ -65,7 +65,7 @@ pub fn router(config: &Config, supervisor: Supervisor) -> Router {
     let app = Arc::new(app);
     Router::new()
         .route("/v1/transfers", post(submit).get(list))
-        .route("/v1/transfers/{id}", get(status).delete(cancel))
+        .route("/v1/transfers/{id}", get(status).patch(change_rate).delete(cancel))
         .route("/healthz", get(health))
         .fallback(no_route)
         .method_not_allowed_fallback(no_route)
@@ -93,14 +93,17 @@ impl App {
 /// Credentials before the body: strangers cannot make us read one.
 async fn submit(State(app): Shared, headers: HeaderMap, body: Body) -> Result<(StatusCode, Json<SubmitResponse>), Refusal> {
     let user = app.identify(&headers)?;
-    let too_large =
-        |_| Problem::new(ApiCode::BodyTooLarge, format!("the body has more than {REQUEST_BODY_BYTES_MAX} bytes, or was cut off"));
-    let body = to_bytes(body, REQUEST_BODY_BYTES_MAX).await.map_err(too_large)?;
-    let submission = parse_submit(&body)?;
-    let destination = stores::resolve(&app.stores, &user, &submission.destination)?;
-    let answer = app.supervisor.submit(user.access_key, submission, destination).await?;
+    let submission = parse_submit(&whole(body).await?)?;
+    let resolved = stores::resolve(&app.stores, &user, &submission.destination)?;
+    let answer = app.supervisor.submit(user.access_key, submission, resolved).await?;
     tracing::info!(transfer = answer.transfer_id, "transfer opened");
     Ok((StatusCode::CREATED, Json(answer)))
+}
+
+async fn whole(body: Body) -> Result<axum::body::Bytes, Problem> {
+    let too_large =
+        |_| Problem::new(ApiCode::BodyTooLarge, format!("the body has more than {REQUEST_BODY_BYTES_MAX} bytes, or was cut off"));
+    to_bytes(body, REQUEST_BODY_BYTES_MAX).await.map_err(too_large)
 }
 
 async fn list(State(app): Shared, headers: HeaderMap) -> Result<Json<TransferList>, Refusal> {
@@ -111,6 +114,12 @@ async fn list(State(app): Shared, headers: HeaderMap) -> Result<Json<TransferLis
 async fn status(State(app): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Json<TransferStatus>, Refusal> {
     let user = app.identify(&headers)?;
     Ok(Json(app.supervisor.status(user.access_key, id).await?))
+}
+
+async fn change_rate(State(app): Shared, Path(id): Path<String>, headers: HeaderMap, body: Body) -> Result<Json<TransferStatus>, Refusal> {
+    let user = app.identify(&headers)?;
+    let change = RateChange::parse(&whole(body).await?)?;
+    Ok(Json(app.supervisor.change_rate(user.access_key, id, change).await?))
 }
 
 async fn cancel(State(app): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Json<TransferStatus>, Refusal> {

@@ -7,15 +7,17 @@ use rand::Rng as _;
 use tokio::sync::oneshot;
 use tradewind_api::limits::LIST_MAX;
 use tradewind_api::{
-    ApiCode, EngineHealth, ErrorCode, Health, HealthState, LaneOffer, OfferedEndpoint, Problem, Submission, SubmitResponse, TransferLimits,
-    TransferList, TransferState, TransferStatus,
+    ApiCode, EngineHealth, ErrorCode, Health, HealthState, LaneOffer, OfferedEndpoint, Problem, RateChange, RateGrant, Submission,
+    SubmitResponse, TransferLimits, TransferList, TransferState, TransferStatus,
 };
-use tradewind_ipc::{Destination, FromEngine, LaneClosed, LaneSecret, OpenLane, Ready, ToEngine};
+use tradewind_ipc::{FromEngine, LANE_ORDERS_MAX, LaneClosed, LaneReport, LaneSecret, OpenLane, Ready, ToEngine};
 
 use super::engine::is_ready;
+use super::rates::Rates;
 use super::transfer::{Transfer, Waiting};
 use super::{Command, EngineEvent};
 use crate::config::{Config, DataSection, LimitsSection};
+use crate::stores::Resolved;
 
 /// How long a submission waits for the engine, which asks the store whether it would take the files.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -29,6 +31,10 @@ const STATS_INTERVAL: Duration = Duration::from_secs(5);
 /// Silence after which the engine counts as hung.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 const BLOCK_BYTES_DEFAULT: u32 = 1 << 20;
+/// How often rates are shared out.
+const RATES_INTERVAL: Duration = Duration::from_millis(100);
+/// The same when capacity has become free: not for every single report of many.
+const RATES_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// The engine ends idle lanes itself and knows why they are idle; so much later we do it for an engine that does not.
 const IDLE_MARGIN: Duration = Duration::from_secs(30);
 
@@ -77,6 +83,9 @@ pub(super) struct Core {
     restart_delay: Duration,
     transfers: HashMap<String, Transfer>,
     by_lane: HashMap<u64, String>,
+    rates: Rates,
+    /// When rates are to be shared out again.
+    rates_at: Instant,
     /// Set when draining: when to stop waiting.
     drain_until: Option<Instant>,
 }
@@ -93,6 +102,8 @@ impl Core {
             restart_delay: RESTART_DELAY_MIN,
             transfers: HashMap::new(),
             by_lane: HashMap::new(),
+            rates: Rates::new(&config.caps),
+            rates_at: now,
             drain_until: None,
         }
     }
@@ -116,19 +127,22 @@ impl Core {
     fn command(&mut self, now: Instant, command: Command, effects: &mut Vec<Effect>) {
         // A reply that nobody waits for any more needs no care, except a submission's: `lane_opened` sees to that.
         match command {
-            Command::Submit { owner, submission, destination, reply } => {
-                if let Err((reply, problem)) = self.submit(now, owner, *submission, *destination, reply, effects) {
+            Command::Submit { owner, submission, resolved, reply } => {
+                if let Err((reply, problem)) = self.submit(now, owner, *submission, *resolved, reply, effects) {
                     let _ = reply.send(Err(problem));
                 }
             }
             Command::Status { owner, id, reply } => {
-                let _ = reply.send(self.owned(&owner, &id).map(|transfer| transfer.status(&id, true, now)));
+                let _ = reply.send(self.owned(&owner, &id).map(|transfer| transfer.status(&id, true, now, &self.rates)));
             }
             Command::List { owner, reply } => {
                 let _ = reply.send(self.list(&owner, now));
             }
             Command::Cancel { owner, id, reply } => {
                 let _ = reply.send(self.cancel(now, &owner, &id, effects));
+            }
+            Command::ChangeRate { owner, id, change, reply } => {
+                let _ = reply.send(self.change_rate(now, &owner, &id, change));
             }
             Command::Health { reply } => {
                 let _ = reply.send(self.health());
@@ -147,7 +161,7 @@ impl Core {
         now: Instant,
         owner: String,
         submission: Submission,
-        destination: Destination,
+        resolved: Resolved,
         reply: oneshot::Sender<Result<SubmitResponse, Problem>>,
         effects: &mut Vec<Effect>,
     ) -> Result<(), (oneshot::Sender<Result<SubmitResponse, Problem>>, Problem)> {
@@ -168,6 +182,9 @@ impl Core {
         }
         let mut random = rand::rng();
         let lane_id = std::iter::repeat_with(|| random.next_u64()).find(|id| *id != 0 && !self.by_lane.contains_key(id)).unwrap_or(1);
+        if let Err(problem) = self.rates.ask(now, lane_id, &owner, &resolved.store, submission.request.rate) {
+            return Err((reply, problem));
+        }
         let mut secret = [0; 32];
         random.fill_bytes(&mut secret);
         let secret = LaneSecret::new(secret);
@@ -180,6 +197,7 @@ impl Core {
             chunk_bytes: 0,
             credit_blocks: self.credit_blocks,
             cipher: submission.request.cipher,
+            rate: RateGrant::default(),
         };
         effects.push(Effect::Send(ToEngine::OpenLane(Box::new(OpenLane {
             transfer_id: id.clone(),
@@ -189,7 +207,7 @@ impl Core {
             block_bytes: self.block_bytes,
             chunk_bytes: 0,
             credit_blocks: self.credit_blocks,
-            destination,
+            destination: resolved.destination,
             overwrite: submission.request.overwrite,
         }))));
         let waiting = Waiting { reply, offer, deadline: now + ANSWER_TIMEOUT };
@@ -230,13 +248,29 @@ impl Core {
     fn list(&self, owner: &str, now: Instant) -> TransferList {
         let mut own: Vec<_> = self.transfers.iter().filter(|(_, transfer)| transfer.owner == owner).collect();
         own.sort_by_key(|(id, transfer)| (std::cmp::Reverse(transfer.submitted()), id.as_str()));
-        TransferList { transfers: own.into_iter().take(LIST_MAX).map(|(id, transfer)| transfer.status(id, false, now)).collect() }
+        TransferList {
+            transfers: own.into_iter().take(LIST_MAX).map(|(id, transfer)| transfer.status(id, false, now, &self.rates)).collect(),
+        }
     }
 
     fn cancel(&mut self, now: Instant, owner: &str, id: &str, effects: &mut Vec<Effect>) -> Result<TransferStatus, Problem> {
         let lane_id = self.owned(owner, id)?.lane_id;
         self.close(now, lane_id, ErrorCode::Cancelled, &format!("cancelled by {owner}"), effects);
-        Ok(self.owned(owner, id)?.status(id, true, now))
+        Ok(self.owned(owner, id)?.status(id, true, now, &self.rates))
+    }
+
+    fn change_rate(&mut self, now: Instant, owner: &str, id: &str, change: RateChange) -> Result<TransferStatus, Problem> {
+        let transfer = self.owned(owner, id)?;
+        if transfer.is_final() {
+            return Err(Problem::new(ApiCode::Invalid, "the transfer has ended").with_hint("start another one with the rate wanted"));
+        }
+        let (lane_id, rate) = (transfer.lane_id, change.applied_to(transfer.rate())?);
+        self.rates.change(lane_id, rate)?;
+        self.rates_at = now;
+        if let Some(transfer) = self.transfers.get_mut(id) {
+            transfer.set_rate(rate);
+        }
+        Ok(self.owned(owner, id)?.status(id, true, now, &self.rates))
     }
 
     /// Ends a transfer from this side and tells the engine. A transfer that has ended stays as it is.
@@ -250,6 +284,8 @@ impl Core {
     fn end(&mut self, now: Instant, lane_id: u64, code: ErrorCode, text: &str) -> bool {
         let Some(transfer) = self.by_lane.remove(&lane_id).and_then(|id| self.transfers.get_mut(&id)) else { return false };
         transfer.failed(code, text, now);
+        self.rates.end(now, lane_id, false, transfer.round_trip());
+        self.rates_at = now;
         if let Some(waiting) = transfer.waiting.take() {
             let _ = waiting.reply.send(Err(Problem::new(code, text)));
         }
@@ -311,6 +347,7 @@ impl Core {
                     transfer.progressed(progress.totals, now);
                 }
             }
+            FromEngine::LaneReport(report) => self.lane_reported(now, report),
             FromEngine::FileDone(file) => {
                 if let Some(transfer) = self.of_lane(file.lane_id) {
                     transfer.file_done(file, now);
@@ -319,10 +356,21 @@ impl Core {
             FromEngine::LaneDone(receipt) => {
                 if let Some(transfer) = self.of_lane(receipt.lane_id) {
                     transfer.done(receipt.totals, now);
+                    let round_trip = transfer.round_trip();
+                    self.rates.end(now, receipt.lane_id, true, round_trip);
                     self.by_lane.remove(&receipt.lane_id);
                 }
             }
             FromEngine::Stats(stats) => tracing::debug!(?stats, "engine statistics"),
+        }
+    }
+
+    fn lane_reported(&mut self, now: Instant, report: LaneReport) {
+        if self.rates.report(now, &report) {
+            self.rates_at = self.rates_at.min(now + RATES_INTERVAL_MIN);
+        }
+        if let Some(transfer) = self.of_lane(report.lane_id) {
+            transfer.reported(report);
         }
     }
 
@@ -336,7 +384,10 @@ impl Core {
         let Some(transfer) = self.transfers.get_mut(&id) else { return };
         let Some(waiting) = transfer.waiting.take() else { return };
         transfer.opened(now);
-        let offer = LaneOffer { chunk_bytes, credit_blocks, ..waiting.offer };
+        let rate = self.rates.open(now, lane_id);
+        // The others have to make room for it.
+        self.rates_at = now;
+        let offer = LaneOffer { chunk_bytes, credit_blocks, rate, ..waiting.offer };
         let response = SubmitResponse { transfer_id: id, lanes: vec![offer], limits };
         if waiting.reply.send(Ok(response)).is_err() {
             self.close(now, lane_id, ErrorCode::PeerGone, "the client did not wait for the answer", effects);
@@ -364,6 +415,11 @@ impl Core {
     /// What time alone brings about; after every event.
     fn housekeeping(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         self.watch_engine(now, effects);
+        if now >= self.rates_at {
+            self.rates_at = now + RATES_INTERVAL;
+            let orders = self.rates.orders(now);
+            effects.extend(orders.chunks(LANE_ORDERS_MAX).map(|orders| Effect::Send(ToEngine::LaneOrders(orders.to_vec()))));
+        }
         let idle = Duration::from_secs(self.limits.idle_timeout_s) + IDLE_MARGIN;
         let mut late = Vec::new();
         for transfer in self.transfers.values().filter(|t| !t.is_final()) {

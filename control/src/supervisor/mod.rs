@@ -5,17 +5,19 @@
 
 mod core;
 mod engine;
+mod rates;
 mod transfer;
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use tradewind_api::{ApiCode, Health, Problem, Submission, SubmitResponse, TransferList, TransferStatus};
-use tradewind_ipc::{Destination, FromEngine, ToEngine};
+use tradewind_api::{ApiCode, Health, Problem, RateChange, Submission, SubmitResponse, TransferList, TransferStatus};
+use tradewind_ipc::{FromEngine, ToEngine};
 
 pub use self::core::{ANSWER_TIMEOUT, RESTART_DELAY_MAX, RESTART_DELAY_MIN};
 use self::core::{Core, Effect, Event};
 use crate::config::Config;
+use crate::stores::Resolved;
 
 const COMMANDS_WAITING_MAX: usize = 1024;
 const MESSAGES_WAITING_MAX: usize = 1024;
@@ -24,29 +26,12 @@ const TICK: Duration = Duration::from_millis(100);
 /// A question to the supervisor, with the place for its answer.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Submit {
-        owner: String,
-        submission: Box<Submission>,
-        destination: Box<Destination>,
-        reply: oneshot::Sender<Result<SubmitResponse, Problem>>,
-    },
-    Status {
-        owner: String,
-        id: String,
-        reply: oneshot::Sender<Result<TransferStatus, Problem>>,
-    },
-    List {
-        owner: String,
-        reply: oneshot::Sender<TransferList>,
-    },
-    Cancel {
-        owner: String,
-        id: String,
-        reply: oneshot::Sender<Result<TransferStatus, Problem>>,
-    },
-    Health {
-        reply: oneshot::Sender<Health>,
-    },
+    Submit { owner: String, submission: Box<Submission>, resolved: Box<Resolved>, reply: oneshot::Sender<Result<SubmitResponse, Problem>> },
+    Status { owner: String, id: String, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
+    List { owner: String, reply: oneshot::Sender<TransferList> },
+    Cancel { owner: String, id: String, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
+    ChangeRate { owner: String, id: String, change: RateChange, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
+    Health { reply: oneshot::Sender<Health> },
     Drain,
 }
 
@@ -69,9 +54,9 @@ impl Supervisor {
     ///
     /// # Errors
     /// A [`Problem`] that says who refused and why.
-    pub async fn submit(&self, owner: String, submission: Submission, destination: Destination) -> Result<SubmitResponse, Problem> {
-        let (submission, destination) = (Box::new(submission), Box::new(destination));
-        self.ask(|reply| Command::Submit { owner, submission, destination, reply }).await?
+    pub async fn submit(&self, owner: String, submission: Submission, resolved: Resolved) -> Result<SubmitResponse, Problem> {
+        let (submission, resolved) = (Box::new(submission), Box::new(resolved));
+        self.ask(|reply| Command::Submit { owner, submission, resolved, reply }).await?
     }
 
     /// Where a transfer of this user stands.
@@ -96,6 +81,15 @@ impl Supervisor {
     /// [`ApiCode::NotFound`].
     pub async fn cancel(&self, owner: String, id: String) -> Result<TransferStatus, Problem> {
         self.ask(|reply| Command::Cancel { owner, id, reply }).await?
+    }
+
+    /// Changes policy and rates of a running transfer of this user.
+    ///
+    /// # Errors
+    /// [`ApiCode::NotFound`], [`ApiCode::Invalid`] for rates that make no sense or a transfer that has ended,
+    /// [`ApiCode::RateUnavailable`].
+    pub async fn change_rate(&self, owner: String, id: String, change: RateChange) -> Result<TransferStatus, Problem> {
+        self.ask(|reply| Command::ChangeRate { owner, id, change, reply }).await?
     }
 
     /// State of server and engine.

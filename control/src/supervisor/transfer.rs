@@ -5,8 +5,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 use tradewind_api::limits::STATUS_FILES_MAX;
-use tradewind_api::{FileStatus, LaneOffer, Outcome, Problem, SubmitRequest, SubmitResponse, Totals, TransferState, TransferStatus};
-use tradewind_ipc::ErrorCode;
+use tradewind_api::{
+    FileStatus, LaneOffer, Outcome, Problem, RateRequest, RateStatus, SubmitRequest, SubmitResponse, Totals, TransferState, TransferStatus,
+};
+use tradewind_ipc::{ErrorCode, LaneReport};
+
+use super::rates::Rates;
 
 /// Somebody who waits for the engine's word on a lane.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub(super) struct Transfer {
     totals: Totals,
     files: VecDeque<FileStatus>,
     outcome: Option<Outcome>,
+    /// The sender's newest word.
+    report: Option<LaneReport>,
 }
 
 impl Transfer {
@@ -48,7 +54,26 @@ impl Transfer {
             totals: Totals::default(),
             files: VecDeque::new(),
             outcome: None,
+            report: None,
         }
+    }
+
+    /// Rates as they were asked for.
+    pub(super) const fn rate(&self) -> RateRequest {
+        self.request.rate
+    }
+
+    pub(super) fn set_rate(&mut self, rate: RateRequest) {
+        self.request.rate = rate;
+    }
+
+    pub(super) fn reported(&mut self, report: LaneReport) {
+        self.report = Some(report);
+    }
+
+    /// The round trip that the sender sees; zero while unknown.
+    pub(super) fn round_trip(&self) -> Duration {
+        Duration::from_micros(self.report.map_or(0, |report| report.round_trip_us.into()))
     }
 
     pub(super) fn is_final(&self) -> bool {
@@ -115,7 +140,7 @@ impl Transfer {
         }
     }
 
-    pub(super) fn status(&self, id: &str, with_files: bool, now: Instant) -> TransferStatus {
+    pub(super) fn status(&self, id: &str, with_files: bool, now: Instant, rates: &Rates) -> TransferStatus {
         let elapsed = self.ended.unwrap_or(now).saturating_duration_since(self.submitted);
         TransferStatus {
             transfer_id: id.to_owned(),
@@ -126,8 +151,31 @@ impl Transfer {
             files_announced: self.request.files,
             bytes_announced: self.request.bytes,
             totals: self.totals.clone(),
+            rate: self.rate_status(rates),
             files: if with_files { self.files.iter().cloned().collect() } else { Vec::new() },
             outcome: self.outcome.clone(),
+        }
+    }
+}
+
+impl Transfer {
+    fn rate_status(&self, rates: &Rates) -> RateStatus {
+        let RateRequest { policy, target_rate_bps, minimum_rate_bps } = self.request.rate;
+        let Some(view) = rates.view(self.lane_id).filter(|_| !self.is_final()) else {
+            return RateStatus { policy, target_rate_bps, minimum_rate_bps, in_force: true, ..RateStatus::default() };
+        };
+        let of_report = |value: fn(&LaneReport) -> u32| self.report.as_ref().map(|report| u64::from(value(report)) * 1000);
+        RateStatus {
+            policy: view.grant.policy,
+            target_rate_bps: view.grant.target_rate_bps,
+            minimum_rate_bps: view.grant.minimum_rate_bps,
+            cap: view.cap,
+            lease_rate_bps: view.grant.lease_rate_bps,
+            limiter: self.report.and_then(|report| report.limiter),
+            allowed_rate_bps: of_report(|report| report.rate_kbps),
+            sent_rate_bps: of_report(|report| report.sent_kbps),
+            round_trip_us: self.report.map(|report| report.round_trip_us.into()).filter(|&time| time > 0),
+            in_force: view.in_force,
         }
     }
 }

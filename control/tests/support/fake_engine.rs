@@ -31,6 +31,11 @@ fn main() {
                 }
             }
             ToEngine::CloseLane(lane) => control.send(&FromEngine::LaneFailed(lane)).unwrap(),
+            ToEngine::LaneOrders(orders) => {
+                for orders in orders {
+                    control.send(&FromEngine::LaneReport(report(orders.lane_id, orders.number, orders.lease_kbps))).unwrap();
+                }
+            }
             ToEngine::Drain => {
                 log("drain");
                 return;
@@ -38,6 +43,13 @@ fn main() {
             ToEngine::StatsRequest => control.send(&FromEngine::Stats(Stats::default())).unwrap(),
         }
     }
+}
+
+/// A sender that obeys at once and wants all it can get.
+fn report(lane_id: u64, orders: u32, lease_kbps: Option<u32>) -> LaneReport {
+    let limiter = Some(if lease_kbps.is_some() { Limiter::Lease } else { Limiter::Network });
+    let kbps = lease_kbps.unwrap_or(1000);
+    LaneReport { lane_id, orders, limiter, rate_kbps: kbps, sent_kbps: kbps, wanted_kbps: None, round_trip_us: 1500 }
 }
 
 fn answers(open: &OpenLane) -> Vec<FromEngine> {
@@ -56,6 +68,7 @@ fn answers(open: &OpenLane) -> Vec<FromEngine> {
         std::process::abort();
     } else if name.starts_with("run") {
         answers.push(FromEngine::Progress(Progress { lane_id, totals }));
+        answers.push(FromEngine::LaneReport(report(lane_id, 0, None)));
     } else if name.starts_with("done") {
         answers.push(FromEngine::FileDone(FileDone { lane_id, path: name.clone(), size: 10, crc64: 1, etag: Some("\"e\"".into()) }));
         answers.push(FromEngine::LaneDone(LaneReceipt { lane_id, files: 1, bytes: 10, elapsed_ms: 1, totals }));

@@ -58,6 +58,8 @@ pub struct RateOptions {
     pub target_bytes_per_s: Option<u64>,
     /// Never slower than this, bytes/s of IP packets.
     pub minimum_bytes_per_s: Option<u64>,
+    /// Share of the server's cap to begin with, bytes/s of IP packets; 0: nothing yet. `None`: no cap.
+    pub lease_bytes_per_s: Option<u64>,
     /// Round-trip time as the set-up over HTTPS saw it, if it did.
     pub initial_round_trip: Option<Duration>,
 }
@@ -98,7 +100,10 @@ impl Upload {
         let payload_max = self.lane.block_bytes as usize;
         let pool = block_pool(payload_max, self.lane.credit_blocks)?;
         let link = open_link(endpoint, usize::from(chunk_bytes))?;
-        let sender = Sender::new(self.sender_config(chunk_bytes, endpoint), tradewind_fabric::clock::now_ns());
+        let mut sender = Sender::new(self.sender_config(chunk_bytes, endpoint), tradewind_fabric::clock::now_ns());
+        if let Some(lease) = self.rate.lease_bytes_per_s {
+            sender.set_lease(lease);
+        }
         let (blocks, ready) = crossbeam::channel::bounded(BLOCKS_AHEAD);
         let stop = Arc::new(AtomicBool::new(false));
         let waker = link.waker();

@@ -9,7 +9,7 @@ use common::{MS, Random};
 use tradewind_proto::crypto::Direction;
 use tradewind_wire::feedback::{FeedbackWriter, Summary, Train};
 use tradewind_wire::limits::{BLOCKS_OPEN_MAX, SEGMENTS_OPEN_MAX};
-use tradewind_wire::{BlockId, Control, DataHeader, Kind};
+use tradewind_wire::{BlockId, Control, DataHeader, Kind, Orders, State};
 
 #[global_allocator]
 static ALLOCATOR: counting::Counting = counting::Counting;
@@ -39,11 +39,25 @@ fn edge(random: &mut Random) -> u64 {
 
 fn control(random: &mut Random, plain: &mut [u8]) -> usize {
     let text = [0xff; 512];
-    let message = match random.below(5) {
+    let message = match random.below(6) {
         0 => Control::Fin { blocks: edge(random) as u32 },
         1 => Control::Done { receipt: edge(random) },
         2 if random.below(20) == 0 => Control::Close { code: edge(random) as u16, text: &text[..random.below(513) as usize] },
-        _ => Control::State { round_trip_us: edge(random) as u32, rate_kbps: edge(random) as u32 },
+        3 => Control::Orders(Orders {
+            number: edge(random) as u32,
+            policy: random.bits() as u8 % 8,
+            target_kbps: edge(random) as u32,
+            minimum_kbps: edge(random) as u32,
+            lease_kbps: edge(random) as u32,
+        }),
+        _ => Control::State(State {
+            round_trip_us: edge(random) as u32,
+            rate_kbps: edge(random) as u32,
+            sent_kbps: edge(random) as u32,
+            wanted_kbps: edge(random) as u32,
+            orders: edge(random) as u32,
+            limiter: random.bits() as u8,
+        }),
     };
     message.write(plain).expect("it fits")
 }

@@ -10,7 +10,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tradewind_client::{Cipher, LaneOffer};
 use tradewind_ipc::{
-    Destination, DestinationName, FromEngine, LaneClosed, LaneSecret, OpenLane, Ready, Receiver, Sender, Store, ToEngine, accept_engine,
+    Destination, DestinationName, FromEngine, LaneClosed, LaneReport, LaneSecret, OpenLane, Ready, Receiver, Sender, Store, ToEngine,
+    accept_engine,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -84,7 +85,18 @@ impl Engine {
                     });
                 }
                 FromEngine::LaneRefused(why) => return Err(why),
-                FromEngine::Progress(_) => {}
+                FromEngine::Progress(_) | FromEngine::LaneReport(_) => {}
+                other => panic!("unexpected: {other:?}"),
+            }
+        }
+    }
+
+    /// The first report of a sender that is as wanted.
+    pub(crate) async fn report(&mut self, wanted: impl Fn(&LaneReport) -> bool) -> LaneReport {
+        loop {
+            match self.receive().await {
+                FromEngine::LaneReport(report) if wanted(&report) => return report,
+                FromEngine::LaneReport(_) | FromEngine::Progress(_) => {}
                 other => panic!("unexpected: {other:?}"),
             }
         }
@@ -94,7 +106,7 @@ impl Engine {
     pub(crate) async fn last_word(&mut self) -> FromEngine {
         loop {
             match self.receive().await {
-                FromEngine::Progress(_) | FromEngine::FileDone(_) => {}
+                FromEngine::Progress(_) | FromEngine::LaneReport(_) | FromEngine::FileDone(_) => {}
                 last => return last,
             }
         }

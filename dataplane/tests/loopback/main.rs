@@ -10,11 +10,16 @@ use std::time::Duration;
 
 use engine::Engine;
 use tradewind_client::{Cipher, LaneOffer, Policy, RateOptions, Source, Upload, UploadError, UploadReport};
-use tradewind_ipc::{DestinationName, ErrorCode, FromEngine, LaneClosed, ToEngine};
+use tradewind_ipc::{DestinationName, ErrorCode, FromEngine, LaneClosed, LaneOrders, Limiter, RatePolicy, ToEngine};
 
 fn upload(offer: LaneOffer, sources: Vec<Source>) -> Upload {
-    let rate =
-        RateOptions { policy: Policy::Fair, target_bytes_per_s: Some(50_000_000), minimum_bytes_per_s: None, initial_round_trip: None };
+    let rate = RateOptions {
+        policy: Policy::Fair,
+        target_bytes_per_s: Some(50_000_000),
+        minimum_bytes_per_s: None,
+        lease_bytes_per_s: None,
+        initial_round_trip: None,
+    };
     Upload { lane: offer, sources, rate, cancel: Arc::new(AtomicBool::new(false)), idle_timeout: Duration::from_secs(5) }
 }
 
@@ -143,5 +148,40 @@ async fn a_cancelled_or_changed_source_leaves_nothing_half() {
         }
         assert_eq!(std::fs::read_dir(to.path()).unwrap().count(), 0, "partial files were left behind");
     }
+    engine.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_reach_the_sender_and_its_word_comes_back() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = from.path().join("f");
+    std::fs::write(&path, bytes(20 << 20)).unwrap();
+    let mut engine = Engine::start().await;
+    let offer = engine.open_lane(to.path(), DestinationName::Exact("f".to_owned()), Cipher::Aes128Gcm).await.unwrap();
+    let lane_id = offer.lane_id;
+    let mut upload = upload(offer, vec![Source { path, name: b"f".to_vec() }]);
+    // The lane begins with a lease of nothing: only orders let it go.
+    upload.rate.lease_bytes_per_s = Some(0);
+    let running = tokio::spawn(run(upload));
+    let first = engine.report(|report| report.limiter == Some(Limiter::Lease)).await;
+    assert_eq!((first.orders, first.rate_kbps, first.sent_kbps / 100), (0, 0, 0));
+    let orders = |number, target_kbps, lease_kbps| {
+        let policy = RatePolicy::Fixed;
+        ToEngine::LaneOrders(vec![LaneOrders { lane_id, number, policy, target_kbps: Some(target_kbps), minimum_kbps: 0, lease_kbps }])
+    };
+    engine.send(orders(1, 30_000, Some(20_000))).await;
+    let slow = engine.report(|report| report.orders == 1 && report.sent_kbps > 18_000).await;
+    assert_eq!((slow.limiter, slow.rate_kbps, slow.wanted_kbps), (Some(Limiter::Lease), 20_000, Some(30_000)));
+    assert!(slow.sent_kbps <= 22_000, "{slow:?}");
+    engine.send(orders(3, 400_000, None)).await;
+    // An older order that comes late changes nothing.
+    engine.send(orders(2, 8, Some(8))).await;
+    let fast = engine.report(|report| report.orders == 3).await;
+    assert_eq!(fast.rate_kbps, 400_000);
+    running.await.unwrap().unwrap();
+    let FromEngine::LaneDone(receipt) = engine.last_word().await else { panic!("the lane failed") };
+    assert_eq!(receipt.bytes, 20 << 20);
+    // A lane that has ended ignores orders.
+    engine.send(orders(4, 8, None)).await;
     engine.drain().await;
 }

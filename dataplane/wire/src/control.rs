@@ -1,6 +1,7 @@
 //! CONTROL packets: the end of a lane, and what the sender tells about itself.
 
 use crate::limits::CLOSE_TEXT_MAX;
+use crate::orders::{Orders, State};
 use crate::read::{ParseError, Reader, Writer};
 
 /// Longest CONTROL plaintext, bytes.
@@ -26,13 +27,10 @@ pub enum Control<'a> {
         /// For people, UTF-8, at most [`CLOSE_TEXT_MAX`] bytes.
         text: &'a [u8],
     },
-    /// Sender to receiver: what the receiver needs to pace its feedback.
-    State {
-        /// Smoothed round-trip time, microseconds; 0 while unknown.
-        round_trip_us: u32,
-        /// Sending rate, kbit/s.
-        rate_kbps: u32,
-    },
+    /// Sender to receiver: what the receiver needs to pace its feedback, and what its side needs to share out rates.
+    State(State),
+    /// Receiver to sender: how to send from now on. Repeated until a STATE carries its number.
+    Orders(Orders),
 }
 
 /// Codes of CLOSE.
@@ -61,6 +59,7 @@ const TYPE_FIN: u8 = 1;
 const TYPE_DONE: u8 = 2;
 const TYPE_CLOSE: u8 = 3;
 const TYPE_STATE: u8 = 4;
+const TYPE_ORDERS: u8 = 5;
 
 impl<'a> Control<'a> {
     /// Reads a decrypted CONTROL payload.
@@ -80,7 +79,21 @@ impl<'a> Control<'a> {
                 }
                 Ok(Self::Close { code, text: reader.bytes(length)? })
             }
-            TYPE_STATE => Ok(Self::State { round_trip_us: reader.u32()?, rate_kbps: reader.u32()? }),
+            TYPE_STATE => Ok(Self::State(State {
+                round_trip_us: reader.u32()?,
+                rate_kbps: reader.u32()?,
+                sent_kbps: reader.u32()?,
+                wanted_kbps: reader.u32()?,
+                orders: reader.u32()?,
+                limiter: reader.u8()?,
+            })),
+            TYPE_ORDERS => Ok(Self::Orders(Orders {
+                number: reader.u32()?,
+                policy: reader.u8()?,
+                target_kbps: reader.u32()?,
+                minimum_kbps: reader.u32()?,
+                lease_kbps: reader.u32()?,
+            })),
             _ => Err(ParseError::Kind),
         }
     }
@@ -107,10 +120,22 @@ impl<'a> Control<'a> {
                 writer.u16(text.len() as u16);
                 writer.bytes(text);
             }
-            Self::State { round_trip_us, rate_kbps } => {
+            Self::State(state) => {
                 writer.u8(TYPE_STATE);
-                writer.u32(round_trip_us);
-                writer.u32(rate_kbps);
+                writer.u32(state.round_trip_us);
+                writer.u32(state.rate_kbps);
+                writer.u32(state.sent_kbps);
+                writer.u32(state.wanted_kbps);
+                writer.u32(state.orders);
+                writer.u8(state.limiter);
+            }
+            Self::Orders(orders) => {
+                writer.u8(TYPE_ORDERS);
+                writer.u32(orders.number);
+                writer.u8(orders.policy);
+                writer.u32(orders.target_kbps);
+                writer.u32(orders.minimum_kbps);
+                writer.u32(orders.lease_kbps);
             }
         }
         writer.finish()

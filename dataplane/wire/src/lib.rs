@@ -15,10 +15,12 @@ pub mod feedback;
 pub mod header;
 pub mod ids;
 pub mod limits;
+pub mod orders;
 mod read;
 
 pub use control::Control;
 pub use data::DataHeader;
 pub use header::{Header, Kind};
 pub use ids::{BlockId, FileId, LaneId, PacketNumber};
+pub use orders::{Orders, State};
 pub use read::ParseError;

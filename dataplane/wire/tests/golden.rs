@@ -6,7 +6,7 @@ use tradewind_wire::control::Control;
 use tradewind_wire::feedback::{Feedback, FeedbackWriter, Summary, Train};
 use tradewind_wire::header::FLAG_LAST_CHUNK;
 use tradewind_wire::limits::{DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES, DATAGRAM_BYTES_MIN, HEADER_BYTES};
-use tradewind_wire::{BlockId, DataHeader, Header, Kind, ParseError};
+use tradewind_wire::{BlockId, DataHeader, Header, Kind, Orders, ParseError, State};
 
 type Vector = BTreeMap<String, String>;
 
@@ -125,12 +125,28 @@ fn feedback_is_read_and_written() {
 
 #[test]
 fn control_messages_are_read_and_written() {
-    let (close, state) = (plain("close"), plain("state"));
+    let (close, state, orders) = (plain("close"), plain("state"), plain("orders"));
+    let state = State {
+        round_trip_us: number(&state, "round_trip_us"),
+        rate_kbps: number(&state, "rate_kbps"),
+        sent_kbps: number(&state, "sent_kbps"),
+        wanted_kbps: number(&state, "wanted_kbps"),
+        orders: number(&state, "orders"),
+        limiter: number(&state, "limiter"),
+    };
+    let orders = Orders {
+        number: number(&orders, "number"),
+        policy: number(&orders, "policy"),
+        target_kbps: number(&orders, "target_kbps"),
+        minimum_kbps: number(&orders, "minimum_kbps"),
+        lease_kbps: number(&orders, "lease_kbps"),
+    };
     for (name, message) in [
         ("fin", Control::Fin { blocks: number(&plain("fin"), "blocks") }),
         ("done", Control::Done { receipt: number(&plain("done"), "receipt") }),
         ("close", Control::Close { code: number(&close, "code"), text: close["text"].as_bytes() }),
-        ("state", Control::State { round_trip_us: number(&state, "round_trip_us"), rate_kbps: number(&state, "rate_kbps") }),
+        ("state", Control::State(state)),
+        ("orders", Control::Orders(orders)),
     ] {
         let bytes = unhex(&plain(name)["bytes"]);
         assert_eq!(Control::parse(&bytes), Ok(message), "{name}");

@@ -112,14 +112,23 @@ fn start(seed: u64) -> Vec<Check> {
         let outcome = play(&lab);
         let bound = mbps * 1e6 * payload_share(9000) * (1.0 - loss);
         let width_ms = rtt_ms.max(100.0);
-        let reached = (0..10_000).map(|step| f64::from(step) * 10.0).find(|&ms| outcome.flows[0].rate_bps(ms, ms + width_ms) >= 0.9 * bound);
+        let reached =
+            (0..10_000).map(|step| f64::from(step) * 10.0).find(|&ms| outcome.flows[0].rate_bps(ms, ms + width_ms) >= 0.9 * bound);
         // The rate holds for the whole width; what came before the middle of it is the start.
         let start_ms = reached.map_or(ANY, |ms| ms + 0.5 * width_ms);
         let what = format!("10 Gbit/s, RTT {rtt_ms} ms, loss {loss}, queue 10 ms");
         let lost = outcome.flows[0].count.overflowed as f64 * 9000.0 / (mbps * 1e6 / 8.0 * 0.010);
         let note = format!("{start_ms:.0} ms");
         let value = start_ms / rounds * 10.0;
-        checks.push(Check { group: "start", what: what.clone(), figure: "round trips (or 50 ms) to 90 %", value, least: 0.0, most: 10.0, note });
+        checks.push(Check {
+            group: "start",
+            what: what.clone(),
+            figure: "round trips (or 50 ms) to 90 %",
+            value,
+            least: 0.0,
+            most: 10.0,
+            note,
+        });
         checks.push(Check { group: "start", what, figure: "overflow, in queues", value: lost, least: 0.0, most: 1.0, note: String::new() });
     }
     checks
@@ -155,7 +164,9 @@ fn pair(seed: u64) -> Vec<Check> {
 fn against(control: Control, seed: u64) -> Vec<Check> {
     let group = if control == Control::Cubic { "cubic" } else { "bbr" };
     let mut checks = Vec::new();
-    for (mbps, rtt_ms, queue_ms) in [(100.0, 20.0, 100.0), (100.0, 100.0, 100.0), (155.0, 30.0, 100.0), (622.0, 50.0, 100.0), (1_000.0, 20.0, 100.0)] {
+    for (mbps, rtt_ms, queue_ms) in
+        [(100.0, 20.0, 100.0), (100.0, 100.0, 100.0), (155.0, 30.0, 100.0), (622.0, 50.0, 100.0), (1_000.0, 20.0, 100.0)]
+    {
         for policy in [Policy::Fair, Policy::High, Policy::Low] {
             let spec = LaneSpec { policy, ..LaneSpec::default() };
             let flows = vec![FlowSpec::tcp(control, rtt_ms), FlowSpec::lane(spec, rtt_ms).from_ms(10_000.0)];
@@ -180,7 +191,9 @@ fn against(control: Control, seed: u64) -> Vec<Check> {
 /// Many lanes of different hosts.
 fn many(seed: u64) -> Vec<Check> {
     let mut checks = Vec::new();
-    for (mbps, lanes, queue_ms) in [(155.0, 20, 100.0), (155.0, 50, 100.0), (1_000.0, 20, 100.0), (1_000.0, 50, 100.0), (155.0, 20, 10.0), (1_000.0, 50, 10.0)] {
+    for (mbps, lanes, queue_ms) in
+        [(155.0, 20, 100.0), (155.0, 50, 100.0), (1_000.0, 20, 100.0), (1_000.0, 50, 100.0), (155.0, 20, 10.0), (1_000.0, 50, 10.0)]
+    {
         for spread in [false, true] {
             let rtt = |index: usize| if spread { 20.0 + 180.0 * index as f64 / lanes as f64 } else { 100.0 };
             let flows = (0..lanes).map(|index| FlowSpec::lane(LaneSpec::default(), rtt(index)).from_ms(200.0 * index as f64)).collect();
@@ -193,8 +206,24 @@ fn many(seed: u64) -> Vec<Check> {
             let least = shares.iter().copied().fold(ANY, f64::min) * lanes as f64;
             let most = shares.iter().copied().fold(0.0, f64::max) * lanes as f64;
             let note = format!("sum {sum:.3}, least and most of a fair share {least:.2} {most:.2}, queue p50 {:.1} ms", outcome.queue_ms.0);
-            checks.push(Check { group: "many", what: what.clone(), figure: "Jain's index from 30 s on", value: jain(&shares), least: 0.90, most: 1.0, note });
-            checks.push(Check { group: "many", what, figure: "overflow loss", value: overflow(&outcome), least: 0.0, most: 0.03, note: String::new() });
+            checks.push(Check {
+                group: "many",
+                what: what.clone(),
+                figure: "Jain's index from 30 s on",
+                value: jain(&shares),
+                least: 0.90,
+                most: 1.0,
+                note,
+            });
+            checks.push(Check {
+                group: "many",
+                what,
+                figure: "overflow loss",
+                value: overflow(&outcome),
+                least: 0.0,
+                most: 0.03,
+                note: String::new(),
+            });
         }
     }
     checks
@@ -213,7 +242,13 @@ fn aqm(seed: u64) -> Vec<Check> {
                 let outcome = play(&lab);
                 let shares = shares(&outcome, mbps, 5.0, 40.0);
                 let sum = shares.iter().sum::<f64>() / (1.0 - loss);
-                let note = format!("{}, Jain {:.3}, drops {:.4}, queue p50 {:.1} ms", list(&shares), jain(&shares), overflow(&outcome), outcome.queue_ms.0);
+                let note = format!(
+                    "{}, Jain {:.3}, drops {:.4}, queue p50 {:.1} ms",
+                    list(&shares),
+                    jain(&shares),
+                    overflow(&outcome),
+                    outcome.queue_ms.0
+                );
                 let what = format!("{queue:?}, {mbps} Mbit/s, RTT {rtts:?} ms, loss {loss}");
                 checks.push(Check { group: "aqm", what, figure: "use of the bound from 5 s on", value: sum, least: 0.93, most: 1.0, note });
             }
@@ -240,7 +275,15 @@ fn disorder(seed: u64) -> Vec<Check> {
             let shares = shares(&outcome, mbps, 5.0, 40.0);
             let note = format!("queue p50 {:.1} p95 {:.1} ms, overflow {:.4}", outcome.queue_ms.0, outcome.queue_ms.1, overflow(&outcome));
             let what = format!("{name}, {mbps} Mbit/s, RTT {rtt_ms} ms");
-            checks.push(Check { group: "disorder", what, figure: "use of the link from 5 s on", value: shares[0], least: 0.93, most: 1.0, note });
+            checks.push(Check {
+                group: "disorder",
+                what,
+                figure: "use of the link from 5 s on",
+                value: shares[0],
+                least: 0.93,
+                most: 1.0,
+                note,
+            });
         }
     }
     checks
@@ -291,8 +334,24 @@ fn reverse(seed: u64) -> Vec<Check> {
         let bad = run(LaneSpec { reverse_loss: 0.3, reverse_bps: mbps * 1e4, ..LaneSpec::default() });
         let what = format!("{mbps} Mbit/s, RTT {rtt_ms} ms, way back at 1 % of the rate and 30 % loss");
         let note = format!("{:.3} instead of {:.3}", bad.0, good.0);
-        checks.push(Check { group: "reverse", what: what.clone(), figure: "use over that with a good way back", value: bad.0 / good.0, least: 0.97, most: ANY, note });
-        checks.push(Check { group: "reverse", what, figure: "feedback over data, bytes", value: bad.1, least: 0.0, most: 0.005, note: String::new() });
+        checks.push(Check {
+            group: "reverse",
+            what: what.clone(),
+            figure: "use over that with a good way back",
+            value: bad.0 / good.0,
+            least: 0.97,
+            most: ANY,
+            note,
+        });
+        checks.push(Check {
+            group: "reverse",
+            what,
+            figure: "feedback over data, bytes",
+            value: bad.1,
+            least: 0.0,
+            most: 0.005,
+            note: String::new(),
+        });
     }
     checks
 }
@@ -316,8 +375,15 @@ fn change(seed: u64) -> Vec<Check> {
     add("outage of 30 s, from 5 s after it on", 100.0, 50.0, change(10.0, Change::OutageMs(30e3)), 45.0, 60.0, 100.0);
     add("RTT 50 to 200 ms, the 40 s after it", 100.0, 50.0, change(10.0, Change::RttMs(200.0)), 10.0, 50.0, 100.0);
     add("RTT 200 to 50 ms, the 20 s after it", 100.0, 200.0, change(10.0, Change::RttMs(50.0)), 10.0, 30.0, 100.0);
-    add("policy low, then fair again, from 2 s after it on", 100.0, 50.0,
-        vec![(5e3, Change::Policy(0, Policy::Low)), (10e3, Change::Policy(0, Policy::Fair))], 12.0, 20.0, 100.0);
+    add(
+        "policy low, then fair again, from 2 s after it on",
+        100.0,
+        50.0,
+        vec![(5e3, Change::Policy(0, Policy::Low)), (10e3, Change::Policy(0, Policy::Fair))],
+        12.0,
+        20.0,
+        100.0,
+    );
     add("target 20 Mbit/s, from 1 s after it on", 100.0, 50.0, change(5.0, Change::TargetBps(0, 20e6)), 6.0, 20.0, 20.0);
     checks
 }
@@ -343,7 +409,15 @@ fn tail(seed: u64) -> Vec<Check> {
         late.sort_by(f64::total_cmp);
         let note = format!("median {:.2}, worst {:.2}", late[10], late[19]);
         let what = format!("64 MiB, {mbps} Mbit/s, RTT 300 ms, loss 30 % each way, 20 runs");
-        checks.push(Check { group: "tail", what, figure: "round trips after the ideal end, 95th percentile", value: late[18], least: -1.0, most: 3.0, note });
+        checks.push(Check {
+            group: "tail",
+            what,
+            figure: "round trips after the ideal end, 95th percentile",
+            value: late[18],
+            least: -1.0,
+            most: 3.0,
+            note,
+        });
     }
     checks
 }
@@ -360,7 +434,10 @@ fn storage(seed: u64) -> Vec<Check> {
         let value = flow.rate_bps(5e3, 20e3) / store;
         let value = if limiter == Some(Limiter::Storage) { value } else { 0.0 };
         let sent = flow.count.forward_bytes as f64;
-        let note = format!("says {limiter:?}, {:.4} of the bytes sent again", 1.0 - flow.count.samples.last().copied().unwrap_or(0) as f64 / sent / payload_share(1500));
+        let note = format!(
+            "says {limiter:?}, {:.4} of the bytes sent again",
+            1.0 - flow.count.samples.last().copied().unwrap_or(0) as f64 / sent / payload_share(1500)
+        );
         let what = format!("store of 200 Mbit/s behind 1 Gbit/s, RTT {rtt_ms} ms, {window} blocks");
         checks.push(Check { group: "storage", what, figure: "use of the store from 5 s on", value, least: 0.95, most: 1.01, note });
     }

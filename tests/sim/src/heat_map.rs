@@ -66,7 +66,10 @@ pub fn page(summary: &Summary) -> String {
                     let _ = write!(out, "<tr><th>{rate_mbps}<th>{rtt_ms}");
                     for &loss in &losses {
                         let wanted = (rate_mbps, rtt_ms, loss, queue_ms);
-                        let row = summary.rows.iter().find(|row| (row.cell.rate_mbps, row.cell.rtt_ms, row.cell.loss, row.cell.queue_ms) == wanted);
+                        let row = summary
+                            .rows
+                            .iter()
+                            .find(|row| (row.cell.rate_mbps, row.cell.rtt_ms, row.cell.loss, row.cell.queue_ms) == wanted);
                         match row {
                             Some(row) => {
                                 let value = (figure.value)(row);

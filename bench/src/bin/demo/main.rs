@@ -63,7 +63,7 @@ fn demo(arguments: &Arguments) -> Result<()> {
     let mut testbed = Testbed::new("twdemo", &scenario, MTU_BYTES, &interrupt)?;
     println!("three namespaces and the emulated WAN are up; starting the S3 server (SeaweedFS) and tradewindd");
     let store = Store::start(&testbed)?;
-    let server = Server::start(&testbed, &store, &ServerOptions { xdp })?;
+    let server = Server::start(&testbed, &store, &ServerOptions { xdp, ..ServerOptions::default() })?;
     let xdp_status = health(&testbed)?["engine"]["xdp"].clone();
     let source = testbed.path("demo.bin");
     write_random(&source, arguments.size)?;

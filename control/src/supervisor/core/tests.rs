@@ -1,5 +1,7 @@
 use tradewind_api::{ProblemCode, parse_submit};
-use tradewind_ipc::{DataEndpoint, DestinationName, LaneAccepted, LaneReceipt, LaneTotals, Progress, Stats, Store, XdpMode, XdpStatus};
+use tradewind_ipc::{
+    DataEndpoint, Destination, DestinationName, LaneAccepted, LaneReceipt, LaneTotals, Progress, Stats, Store, XdpMode, XdpStatus,
+};
 
 use super::*;
 use crate::config::load_text;
@@ -50,8 +52,9 @@ impl World {
     fn submit(&mut self, owner: &str) -> (u64, Answer) {
         let (reply, answer) = oneshot::channel();
         let submission = Box::new(parse_submit(br#"{"destination":"data:in/"}"#).unwrap());
-        let destination = Box::new(Destination { store: Store::Local { root: "/d".into() }, name: DestinationName::Into("in/".into()) });
-        self.event(Event::Command(Command::Submit { owner: owner.into(), submission, destination, reply }));
+        let destination = Destination { store: Store::Local { root: "/d".into() }, name: DestinationName::Into("in/".into()) };
+        let resolved = Box::new(Resolved { store: "data".into(), destination });
+        self.event(Event::Command(Command::Submit { owner: owner.into(), submission, resolved, reply }));
         let lane = self.effects.iter().find_map(|effect| match effect {
             Effect::Send(ToEngine::OpenLane(open)) => Some(open.lane_id),
             _ => None,

@@ -237,7 +237,8 @@ impl RateController {
 
     /// What a lane without any share of the queue may add to the set point, seconds.
     fn share_term_s(&self) -> f64 {
-        QUEUE_SHARE_S * within((QUEUE_SHARE_RATE * self.weight() / self.network.max(1.0)).powf(QUEUE_SHARE_POWER), 1.0, QUEUE_SHARE_MOST)
+        let most_s = if self.policy == Policy::Low { 0.5 * QUEUE_SHARE_S } else { QUEUE_SHARE_S };
+        most_s * within((QUEUE_SHARE_RATE * self.weight() / self.network.max(1.0)).powf(QUEUE_SHARE_POWER), 1.0, QUEUE_SHARE_MOST)
     }
 
     /// A queue this high is not of our making.

@@ -7,6 +7,7 @@
 
 mod assembly;
 mod interval;
+mod orders;
 mod reorder;
 mod trains;
 mod types;
@@ -24,6 +25,7 @@ use crate::crypto::{Direction, OpenKeys, SealKeys};
 use crate::sequence::{close_text_max, micros, short_bytes_max, truncated};
 use assembly::{Assembly, Place};
 use interval::Interval;
+use orders::Standing;
 use reorder::Reorder;
 use trains::Trains;
 pub use types::{Arrival, BufferSource, DropReason, ReceiverConfig, ReceiverEvent, ReceiverStatistics};
@@ -79,6 +81,7 @@ pub struct Receiver<B> {
     closed: bool,
     /// The owner has been told of the end.
     ended: bool,
+    standing: Standing,
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
@@ -115,6 +118,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             closing: None,
             closed: false,
             ended: false,
+            standing: Standing::default(),
             config,
         }
     }
@@ -241,14 +245,15 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
                 }
                 self.feedback_at_ns = self.feedback_at_ns.min(now_ns + FIN_ANSWER_NS);
             }
-            Control::State { round_trip_us, rate_kbps } => {
-                self.interval.on_state(u64::from(round_trip_us) * 1000, f64::from(rate_kbps) * 125.0);
+            Control::State(state) => {
+                self.standing.on_state(header.packet_number.get(), state);
+                self.interval.on_state(u64::from(state.round_trip_us) * 1000, f64::from(state.rate_kbps) * 125.0);
             }
             Control::Close { code, text } => {
                 self.closed = true;
                 self.end(code, String::from_utf8_lossy(text).into_owned());
             }
-            Control::Done { .. } => return Err(DropReason::Malformed),
+            Control::Done { .. } | Control::Orders(_) => return Err(DropReason::Malformed),
         }
         Ok(())
     }
@@ -353,6 +358,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             self.end(close::TIMEOUT, text);
             return self.poll_transmit(now_ns, out);
         }
+        if let Some(orders) = self.standing.take_due(now_ns, self.interval.round_trip_ns()) {
+            return self.write_control(&Control::Orders(orders), out);
+        }
         if now_ns >= self.feedback_at_ns { self.write_feedback(now_ns, out) } else { 0 }
     }
 
@@ -440,7 +448,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             return 0;
         }
         let at = heard_ns.saturating_add(self.config.idle_timeout_ns);
-        at.min(if self.done.is_some() { self.done_at_ns } else { self.feedback_at_ns })
+        at.min(if self.done.is_some() { self.done_at_ns } else { self.feedback_at_ns.min(self.standing.due_ns()) })
     }
 
     /// The next thing that the owner should know, oldest first.

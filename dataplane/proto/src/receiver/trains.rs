@@ -6,7 +6,6 @@ use tradewind_wire::feedback::Train;
 /// Trains remembered: several feedbacks' worth, so that each is reported many times.
 const TRAINS: usize = 16;
 
-
 /// The last trains seen, oldest first, and how often each was reported since its last packet came.
 pub(super) struct Trains {
     ring: [(Train, u8); TRAINS],

@@ -5,6 +5,7 @@
 //! in with [`Sender::open_block`] while [`Sender::can_open_block`] says so.
 
 mod blocks;
+mod orders;
 mod records;
 mod round_trip;
 mod tail;
@@ -20,11 +21,12 @@ use tradewind_wire::limits::{CHUNK_BYTES_MAX, DATA_HEADER_BYTES, DATA_OVERHEAD_B
 use tradewind_wire::{BlockId, Control, DataHeader, Header, Kind, PacketNumber, control::close};
 
 use crate::crypto::{Direction, OpenKeys, SealKeys};
-use crate::rate::{Limiter, RateController, TrainReport};
+use crate::rate::{RateController, TrainReport};
 use crate::receiver::DropReason;
 use crate::replay::Replay;
 use crate::sequence::{close_text_max, micros, truncated};
 use blocks::{Blocks, Pick};
+use orders::Standing;
 use records::{Entry, Records, Verdict};
 use round_trip::RoundTrip;
 use tail::Tail;
@@ -90,12 +92,11 @@ pub struct Sender<B> {
     replay: Replay,
     newest_feedback: Option<PacketNumber>,
     feedback_interval_ns: u64,
-    /// What IP and UDP add to a datagram.
-    headers_bytes: usize,
     largest_echoed: u64,
     started_ns: u64,
     /// Whether a DATA packet has ever arrived, and how many were lost.
     full_size: (bool, u64),
+    standing: Standing,
 }
 
 impl<B: AsRef<[u8]>> Sender<B> {
@@ -132,11 +133,11 @@ impl<B: AsRef<[u8]>> Sender<B> {
             state_at_ns: now_ns,
             replay: Replay::default(),
             newest_feedback: None,
-            headers_bytes: (config.rate.packet_bytes as usize).saturating_sub(usize::from(config.chunk_bytes) + DATA_OVERHEAD_BYTES),
             feedback_interval_ns: FEEDBACK_INTERVAL_NS,
             largest_echoed: 0,
             started_ns: now_ns,
             full_size: (false, 0),
+            standing: Standing::new(now_ns),
             config,
         }
     }
@@ -228,7 +229,8 @@ impl<B: AsRef<[u8]>> Sender<B> {
                 match Control::parse(plain)? {
                     Control::Done { receipt } => self.on_done(receipt),
                     Control::Close { code, text } => self.on_close(code, text),
-                    Control::Fin { .. } | Control::State { .. } => return Err(DropReason::Malformed),
+                    Control::Orders(orders) => self.on_orders(now_ns, &orders),
+                    Control::Fin { .. } | Control::State(_) => return Err(DropReason::Malformed),
                 }
                 Ok(())
             }
@@ -400,36 +402,36 @@ impl<B: AsRef<[u8]>> Sender<B> {
         if let Some((code, text, copies)) = self.closing {
             self.closing = (copies > 1).then_some((code, text, copies - 1));
             self.closed = self.closing.is_none();
-            return self.write_control(&Control::Close { code, text: text.as_bytes() }, out);
+            return self.write_control(now_ns, &Control::Close { code, text: text.as_bytes() }, out);
         }
         if self.done {
             return None;
         }
         if self.finished && !self.fin_known && !self.blocks.has_fresh() && now_ns >= self.fin_at_ns {
             self.fin_at_ns = now_ns + (self.round_trip.smoothed_ns() / 2).max(20 * MS);
-            return self.write_control(&Control::Fin { blocks: self.blocks.opened() }, out);
+            return self.write_control(now_ns, &Control::Fin { blocks: self.blocks.opened() }, out);
         }
         if now_ns >= self.state_at_ns {
             self.state_at_ns = self.next_state_ns(now_ns);
-            let round_trip_us = if self.round_trip.is_known() { (self.round_trip.smoothed_ns() / 1000) as u32 } else { 0 };
-            let rate_kbps = u32::try_from(self.rate.rate_bytes_per_s() / 125).unwrap_or(u32::MAX);
-            return self.write_control(&Control::State { round_trip_us, rate_kbps }, out);
+            let state = self.state(now_ns);
+            return self.write_control(now_ns, &Control::State(state), out);
         }
         None
     }
 
     fn next_state_ns(&self, now_ns: u64) -> u64 {
         let idle = self.records.unresolved() == 0 && !self.blocks.has_fresh();
-        now_ns + if idle { KEEP_ALIVE_NS } else { self.round_trip.smoothed_ns().clamp(100 * MS, KEEP_ALIVE_NS) }
+        let usual = if idle { KEEP_ALIVE_NS } else { self.round_trip.smoothed_ns().clamp(100 * MS, KEEP_ALIVE_NS) };
+        now_ns + self.leased_state_interval_ns(idle).unwrap_or(usual)
     }
 
-    fn write_control(&mut self, control: &Control<'_>, out: &mut [u8]) -> Option<usize> {
+    fn write_control(&mut self, now_ns: u64, control: &Control<'_>, out: &mut [u8]) -> Option<usize> {
         let mut plain = [0; CONTROL_BYTES_MAX];
         let bytes = control.write(&mut plain)?;
-        self.write_short(Kind::Control, &plain[..bytes], out)
+        self.write_short(now_ns, Kind::Control, &plain[..bytes], out)
     }
 
-    fn write_short(&mut self, kind: Kind, plain: &[u8], out: &mut [u8]) -> Option<usize> {
+    fn write_short(&mut self, now_ns: u64, kind: Kind, plain: &[u8], out: &mut [u8]) -> Option<usize> {
         let packet_number = self.records.push(Entry::Other)?;
         let header = Header { kind, flags: 0, packet_number, lane: self.config.lane }.to_bytes();
         let bytes = HEADER_BYTES + plain.len() + TAG_BYTES;
@@ -437,6 +439,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
         self.seal.seal(packet_number, &header, plain, &mut out[HEADER_BYTES..bytes]).ok()?;
         self.statistics.packets_sent += 1;
         self.statistics.bytes_sent += bytes as u64;
+        self.rate.on_control_sent(now_ns, bytes as u32 + self.ip_bytes());
         Some(bytes)
     }
 
@@ -448,7 +451,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
         self.probes_due -= 1;
         match self.blocks.next_tail(u8::MAX) {
             Some(pick) => self.write_chunk(now_ns, pick, TRAIN_NONE, out),
-            None => self.write_short(Kind::Probe, &[0; 32], out).unwrap_or(0),
+            None => self.write_short(now_ns, Kind::Probe, &[0; 32], out).unwrap_or(0),
         }
     }
 
@@ -461,6 +464,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
             if self.admission.0 > 0 || now_ns >= self.rate.next_send_ns() {
                 self.admission.0 = 0;
                 self.rate.on_app_limited(now_ns);
+                self.note_starved(now_ns);
             }
             return 0;
         }
@@ -532,7 +536,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
         self.statistics.data_packets_sent += 1;
         self.statistics.data_packets_again += u64::from(pick.again);
         self.statistics.bytes_sent += bytes as u64;
-        self.rate.on_sent(now_ns, packet_number.get(), (bytes + self.headers_bytes) as u32, train);
+        self.rate.on_sent(now_ns, packet_number.get(), bytes as u32 + self.ip_bytes(), train);
         bytes
     }
 
@@ -581,14 +585,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
         statistics.rate_bytes_per_s = self.rate.rate_bytes_per_s();
         statistics.random_loss = self.rate.random_loss();
         statistics.blocks_opened = self.blocks.opened();
-        let starved = !self.blocks.has_fresh() && !self.blocks.has_lost();
-        statistics.limiter = if starved && self.blocks.opened() >= self.blocks_allowed {
-            Limiter::Storage
-        } else if starved && !self.finished {
-            Limiter::Source
-        } else {
-            self.rate.limiter()
-        };
+        statistics.limiter = self.limiter();
         statistics
     }
 }

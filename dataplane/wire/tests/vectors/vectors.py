@@ -58,8 +58,16 @@ def close(code, text):
     return b"\x03" + struct.pack(">HH", code, len(text)) + text
 
 
-def state(round_trip_us, rate_kbps):
-    return b"\x04" + struct.pack(">II", round_trip_us, rate_kbps)
+STATE = dict(round_trip_us=100_250, rate_kbps=293_900, sent_kbps=290_001, wanted_kbps=4_294_967_295, orders=9, limiter=4)
+ORDERS = dict(number=9, policy=2, target_kbps=4_294_967_295, minimum_kbps=1_000, lease_kbps=293_900)
+
+
+def state(s):
+    return b"\x04" + struct.pack(">IIIIIB", s["round_trip_us"], s["rate_kbps"], s["sent_kbps"], s["wanted_kbps"], s["orders"], s["limiter"])
+
+
+def orders(o):
+    return b"\x05" + struct.pack(">IBIII", o["number"], o["policy"], o["target_kbps"], o["minimum_kbps"], o["lease_kbps"])
 
 
 SUMMARY = dict(flags=3, now_us=4_000_000_000, hold_us=1234, echo_us=3_999_900_000, largest=5_000_000_001, closed=4_999_999_990,
@@ -133,7 +141,8 @@ PLAIN = [
     ("done", "control", 0, "reverse", 13, b"", done(0x1122334455667788)),
     ("close without text", "control", 0, "forward", 14, b"", close(0, b"")),
     ("close with text", "control", 0, "reverse", 15, b"", close(5, "the store answered 403: größer".encode())),
-    ("state", "control", 0, "forward", 16, b"", state(100_250, 293_900)),
+    ("state", "control", 0, "forward", 16, b"", state(STATE)),
+    ("orders", "control", 0, "reverse", 18, b"", orders(ORDERS)),
     ("probe", "probe", 0, "forward", 17, b"", bytes(32)),
 ]
 
@@ -151,7 +160,8 @@ write("plain.txt", ["Plaintexts and what they mean."],
        dict(name="fin", bytes=fin(300), blocks=300),
        dict(name="done", bytes=done(0x1122334455667788), receipt=0x1122334455667788),
        dict(name="close", bytes=close(5, b"the store answered 403"), code=5, text="the store answered 403"),
-       dict(name="state", bytes=state(100_250, 293_900), round_trip_us=100_250, rate_kbps=293_900),
+       dict(name="state", bytes=state(STATE), **STATE),
+       dict(name="orders", bytes=orders(ORDERS), **ORDERS),
        dict(name="data", bytes=data_header(4_294_967_295, 255, 65, 7, 734), sent_us=4_294_967_295, train=255, floor_segment=65, block=7, chunk=734)])
 hostile = []
 
@@ -171,7 +181,9 @@ bad("kind 5", "header", bytes([0x15]) + good[1:], "kind")
 bad("kind 15", "header", bytes([0x1F]) + good[1:], "kind")
 bad("data without a payload byte", "data", good[:45], "truncated")
 bad("control of type 0", "control", b"\0" + bytes(8), "kind")
-bad("control of type 5", "control", b"\5" + bytes(8), "kind")
+bad("control of type 6", "control", b"\6" + bytes(24), "kind")
+bad("state one byte short", "control", state(STATE)[:-1], "truncated")
+bad("orders one byte short", "control", orders(ORDERS)[:-1], "truncated")
 bad("close text one byte too long", "control", close(1, bytes(513)), "limit")
 bad("close text longer than the packet", "control", close(1, b"abc")[:-1], "truncated")
 bad("nine trains", "feedback", b"\0\x09\0\0" + FEEDBACK[4:] + bytes(400), "limit")

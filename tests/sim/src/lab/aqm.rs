@@ -138,7 +138,11 @@ impl<P> FairQueues<P> {
             let flow = &mut self.flows[index];
             if flow.deficit <= 0 {
                 flow.deficit += QUANTUM_BYTES;
-                if from_new { self.new.pop_front() } else { self.old.pop_front() };
+                if from_new {
+                    self.new.pop_front()
+                } else {
+                    self.old.pop_front()
+                };
                 self.old.push_back(index);
                 continue;
             }

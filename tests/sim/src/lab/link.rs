@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use crate::random::Random;
 
-use super::aqm::{Codel, FairQueues};
 use super::Histogram;
+use super::aqm::{Codel, FairQueues};
 
 /// Queue discipline of the bottleneck.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -301,11 +301,11 @@ impl Running<'_> {
         let popped = link.pop(now_ns, |waiting| {
             touched[0] = waiting.flow;
             match (&mut flows[waiting.flow], waiting.packet) {
-            (Flow::Lane(ours), Cargo::Ours(datagram)) => ours.dropped(true, datagram),
-            (Flow::Tcp(tcp, _), Cargo::Tcp(segment)) => {
-                tcp.notify(now_ns + (rtt_ms[waiting.flow] * MS as f64) as u64, segment, true);
-            }
-            _ => {}
+                (Flow::Lane(ours), Cargo::Ours(datagram)) => ours.dropped(true, datagram),
+                (Flow::Tcp(tcp, _), Cargo::Tcp(segment)) => {
+                    tcp.notify(now_ns + (rtt_ms[waiting.flow] * MS as f64) as u64, segment, true);
+                }
+                _ => {}
             }
         });
         if let Some((leaves_ns, waiting, lost)) = popped {
@@ -374,7 +374,8 @@ impl Running<'_> {
         let queue_ms = self.link.backlog_ns(now_ns) / MS as f64;
         for (index, flow) in self.flows.iter_mut().enumerate() {
             let Flow::Lane(ours) = flow else { continue };
-            let RateState { mode, network_bytes_per_s, queue_s, random_loss, share, loss_response, rtt_s, .. } = ours.sender.rate_mut().state();
+            let RateState { mode, network_bytes_per_s, queue_s, random_loss, share, loss_response, rtt_s, .. } =
+                ours.sender.rate_mut().state();
             println!(
                 "{:9.3} s lane {index} {mode:?} {:.3} Mbit/s, queue {:.2} ms (true {queue_ms:.2}), share {share:.2}, p0 {random_loss:.4}, response {loss_response:.2}, rtt {:.1} ms, overflow {}, got {:.2} MB",
                 now_ns as f64 * 1e-9,

@@ -276,10 +276,6 @@ impl Ours {
         self.delay_reverse_ns = self.delay_forward_ns;
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.over
-    }
-
     /// When something happens next.
     pub(super) fn next_ns(&self) -> u64 {
         if self.over {
@@ -314,7 +310,11 @@ impl Ours {
 
     /// A packet got no further.
     pub(super) fn dropped(&mut self, overflow: bool, datagram: Datagram) {
-        if overflow { self.count.overflowed += 1 } else { self.count.lost += 1 }
+        if overflow {
+            self.count.overflowed += 1;
+        } else {
+            self.count.lost += 1;
+        }
         self.spare.push(datagram);
     }
 

@@ -60,7 +60,15 @@ impl Tcp {
             Control::Cubic => Controller::Cubic(Cubic::new()),
             Control::Bbr => Controller::Bbr(Bbr::new(now_ns)),
         };
-        Self { controller, notices: VecDeque::new(), in_flight: 0, delivered: 0, delivered_ns: now_ns, pace_ns: now_ns as f64, recovery_ns: 0 }
+        Self {
+            controller,
+            notices: VecDeque::new(),
+            in_flight: 0,
+            delivered: 0,
+            delivered_ns: now_ns,
+            pace_ns: now_ns as f64,
+            recovery_ns: 0,
+        }
     }
 
     /// Segments delivered so far.

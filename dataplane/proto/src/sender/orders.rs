@@ -1,0 +1,168 @@
+//! Orders from the receiver's side, and what the sender says of itself in return.
+
+use tradewind_wire::orders::{KBPS_NONE, Orders, State, limiter, policy};
+
+use super::{MS, Sender};
+use crate::rate::{Limiter, Policy, RateOrders};
+
+/// How often a sender with a lease tells how it does: leases follow demand within a second.
+const LEASED_INTERVAL_NS: u64 = 100 * MS;
+/// The same while it has nothing to send.
+const LEASED_IDLE_INTERVAL_NS: u64 = 250 * MS;
+/// At most one STATE in so many of its own sizes: 1 % of the rate.
+const STATE_SHARE: u64 = 100;
+/// IP bytes of a STATE, about.
+const STATE_BYTES: u64 = 82;
+/// Shortest stretch over which the rate sent is measured.
+const MEASURE_NS: u64 = 50 * MS;
+/// For how long after the last want of credit a lack of data is the storage's doing.
+const CREDIT_MEMORY_NS: u64 = 500 * MS;
+
+/// What the orders module remembers.
+#[derive(Debug)]
+pub(super) struct Standing {
+    /// Largest number obeyed.
+    number: u32,
+    /// The orders in force give a lease.
+    leased: bool,
+    /// Time and IP bytes sent at the last measurement, and its result.
+    measured_ns: u64,
+    measured_bytes: u64,
+    sent_bytes_per_s: u64,
+    /// When a block could not be opened for want of credit, last.
+    no_credit_ns: Option<u64>,
+    /// The last time the sender was told.
+    now_ns: u64,
+}
+
+impl Standing {
+    pub(super) fn new(now_ns: u64) -> Self {
+        Self { number: 0, leased: false, measured_ns: now_ns, measured_bytes: 0, sent_bytes_per_s: 0, no_credit_ns: None, now_ns }
+    }
+}
+
+impl<B: AsRef<[u8]>> Sender<B> {
+    /// The lease of an aggregate cap that was agreed at set-up, bytes/s of IP packets; orders change it later.
+    pub fn set_lease(&mut self, bytes_per_s: u64) {
+        self.rate.set_lease(Some(bytes_per_s));
+        self.standing.leased = true;
+    }
+
+    /// Number of the newest orders obeyed; 0: none yet.
+    #[must_use]
+    pub fn orders_obeyed(&self) -> u32 {
+        self.standing.number
+    }
+
+    pub(super) fn on_orders(&mut self, now_ns: u64, orders: &Orders) {
+        if orders.number < self.standing.number {
+            return;
+        }
+        // Also after a repetition: it says that the last answer was lost.
+        self.state_at_ns = self.state_at_ns.min(now_ns);
+        if orders.number == self.standing.number {
+            return;
+        }
+        self.standing.number = orders.number;
+        self.standing.leased = orders.lease_kbps != KBPS_NONE;
+        let chosen = match orders.policy {
+            policy::FIXED => Some(Policy::Fixed),
+            policy::HIGH => Some(Policy::High),
+            policy::FAIR => Some(Policy::Fair),
+            policy::LOW => Some(Policy::Low),
+            _ => None,
+        };
+        if let Some(chosen) = chosen {
+            self.config.tail_copies = chosen != Policy::Low;
+        }
+        self.rate.obey(
+            now_ns,
+            RateOrders {
+                policy: chosen,
+                target_bytes_per_s: bytes_per_s(orders.target_kbps),
+                minimum_bytes_per_s: u64::from(orders.minimum_kbps) * 125,
+                lease_bytes_per_s: bytes_per_s(orders.lease_kbps),
+            },
+        );
+        self.admission.0 = 0;
+        self.admit_again_ns = 0;
+    }
+
+    /// Bytes of IP and UDP headers around each datagram.
+    pub(super) fn ip_bytes(&self) -> u32 {
+        self.config.rate.packet_bytes.saturating_sub(self.datagram_bytes_max() as u32)
+    }
+
+    /// There is nothing to send: remembers whose doing it is.
+    pub(super) fn note_starved(&mut self, now_ns: u64) {
+        self.standing.now_ns = now_ns;
+        if !self.finished && self.blocks.opened() >= self.blocks_allowed {
+            self.standing.no_credit_ns = Some(now_ns);
+        }
+    }
+
+    /// The next STATE.
+    pub(super) fn state(&mut self, now_ns: u64) -> State {
+        self.standing.now_ns = now_ns;
+        let elapsed_ns = now_ns.saturating_sub(self.standing.measured_ns);
+        if elapsed_ns >= MEASURE_NS {
+            let bytes = self.statistics.bytes_sent + self.statistics.packets_sent * u64::from(self.ip_bytes());
+            let sent = u128::from(bytes.saturating_sub(self.standing.measured_bytes)) * 1_000_000_000 / u128::from(elapsed_ns);
+            self.standing.sent_bytes_per_s = u64::try_from(sent).unwrap_or(u64::MAX);
+            self.standing.measured_ns = now_ns;
+            self.standing.measured_bytes = bytes;
+        }
+        let limiter = self.limiter();
+        let wanted = match limiter {
+            Limiter::Source | Limiter::Storage => Some(self.standing.sent_bytes_per_s),
+            Limiter::Network | Limiter::Target | Limiter::Lease => self.rate.wanted_bytes_per_s(),
+        };
+        State {
+            round_trip_us: if self.round_trip.is_known() { (self.round_trip.smoothed_ns() / 1000) as u32 } else { 0 },
+            rate_kbps: kbps(self.rate.rate_bytes_per_s()),
+            sent_kbps: kbps(self.standing.sent_bytes_per_s),
+            wanted_kbps: wanted.map_or(KBPS_NONE, kbps),
+            orders: self.standing.number,
+            limiter: match limiter {
+                Limiter::Network => limiter::NETWORK,
+                Limiter::Storage => limiter::STORAGE,
+                Limiter::Target => limiter::TARGET,
+                Limiter::Lease => limiter::LEASE,
+                Limiter::Source => limiter::SOURCE,
+            },
+        }
+    }
+
+    /// Until the next STATE of a lane with a lease; `None` without one.
+    pub(super) fn leased_state_interval_ns(&self, idle: bool) -> Option<u64> {
+        let least = if idle { LEASED_IDLE_INTERVAL_NS } else { LEASED_INTERVAL_NS };
+        let share = STATE_BYTES * STATE_SHARE * 1_000_000_000 / self.rate.rate_bytes_per_s().max(1);
+        self.standing.leased.then(|| share.clamp(least, super::KEEP_ALIVE_NS))
+    }
+
+    /// What limits the rate.
+    pub(super) fn limiter(&self) -> Limiter {
+        let starved = !self.blocks.has_fresh() && !self.blocks.has_lost();
+        let no_credit = starved && !self.finished && self.blocks.opened() >= self.blocks_allowed;
+        // All is there, and the store has yet to confirm it.
+        let unconfirmed = self.finished && self.blocks.opened() > 0 && starved && self.blocks.unreceived() == 0;
+        let lately = self.standing.no_credit_ns.is_some_and(|at| self.standing.now_ns.saturating_sub(at) <= CREDIT_MEMORY_NS);
+        match self.rate.limiter() {
+            _ if no_credit || unconfirmed => Limiter::Storage,
+            // Nothing may be sent, so nothing can show that there is something to send.
+            Limiter::Source if !starved && self.rate.next_send_ns() == u64::MAX => Limiter::Lease,
+            Limiter::Source if lately || self.storage_limited => Limiter::Storage,
+            _ if starved && !self.finished => Limiter::Source,
+            Limiter::Lease if self.rate.target_binds() => Limiter::Target,
+            limiter => limiter,
+        }
+    }
+}
+
+fn bytes_per_s(kbps: u32) -> Option<u64> {
+    (kbps != KBPS_NONE).then_some(u64::from(kbps) * 125)
+}
+
+fn kbps(bytes_per_s: u64) -> u32 {
+    u32::try_from(bytes_per_s / 125).unwrap_or(KBPS_NONE)
+}

@@ -1,0 +1,246 @@
+//! Rates end to end: real processes across an emulated WAN, two transfers below one cap, changes in their middle, and the
+//! limiter by its name. What goes over the client's cable is counted by the kernel, so the figures are those of IP packets.
+//! What this cannot see: caps over several servers (there are none), more than a few transfers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tradewind_bench::process::Background;
+use tradewind_bench::testbed::{BUCKET, Server, ServerOptions};
+use tradewind_tests::World;
+
+const CAP_BPS: f64 = 60e6;
+const CONFIG: &str = "[engine]\ncredit_blocks = 64\n[[cap]]\nname = \"uplink\"\nrate_mbps = 60\n";
+/// Ethernet header of each frame that the kernel counts.
+const FRAME_BYTES: u64 = 14;
+
+/// A reading of the kernel's counter, which was true at some moment between two.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    before: Instant,
+    after: Instant,
+    ip_bytes: u64,
+}
+
+/// Reads what left the client's interface, every few milliseconds.
+struct Meter {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Reading>>,
+    /// Lives in the client's namespace, for the sake of its `/proc/PID/net/dev`.
+    _anchor: Background,
+}
+
+impl Meter {
+    fn start(world: &World) -> Result<Self> {
+        let mut command = world.testbed.client(std::path::Path::new("sleep"));
+        let anchor = Background::start(command.arg("600"), &world.testbed.path("anchor.log"))?;
+        let (path, stop) = (format!("/proc/{}/net/dev", anchor.pid()), Arc::new(AtomicBool::new(false)));
+        // Until `ip netns exec` has become `sleep`, the file is of another namespace.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while read(&path).is_none() {
+            ensure!(Instant::now() < deadline, "no interface tw0 in {path}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut readings = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                readings.extend(read(&path));
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            readings
+        });
+        Ok(Self { stop, thread, _anchor: anchor })
+    }
+
+    fn finish(self) -> Vec<Reading> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the meter panicked")
+    }
+}
+
+fn read(path: &str) -> Option<Reading> {
+    let before = Instant::now();
+    let text = std::fs::read_to_string(path).ok()?;
+    let after = Instant::now();
+    let fields = text.lines().find_map(|line| line.trim().strip_prefix("tw0:"))?;
+    let fields: Vec<u64> = fields.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+    Some(Reading { before, after, ip_bytes: fields.get(8)?.saturating_sub(FRAME_BYTES * fields.get(9)?) })
+}
+
+/// The most bits that left within any second, and when that began. A window surely no longer than a second is looked at, so a
+/// late reading hides a little and invents nothing.
+fn most_in_a_second(readings: &[Reading]) -> (f64, Duration) {
+    let (mut most, mut start, mut first) = (0, Duration::ZERO, 0);
+    for last in readings {
+        while last.after - readings[first].before > Duration::from_secs(1) {
+            first += 1;
+        }
+        let bytes = last.ip_bytes - readings[first].ip_bytes;
+        if bytes > most {
+            (most, start) = (bytes, readings[first].before - readings[0].before);
+        }
+    }
+    (most as f64 * 8.0, start)
+}
+
+fn mean_bps(readings: &[Reading], from: Instant, to: Instant) -> f64 {
+    let within: Vec<_> = readings.iter().filter(|reading| reading.before >= from && reading.after <= to).collect();
+    let (Some(first), Some(last)) = (within.first(), within.last()) else { return 0.0 };
+    (last.ip_bytes - first.ip_bytes) as f64 * 8.0 / (last.before - first.before).as_secs_f64()
+}
+
+fn start(world: &World, name: &str, bytes: u64, destination: &str, further: &[&str]) -> Result<(Background, String)> {
+    let known = list(world)?;
+    let file = world.file(name, bytes)?;
+    let mut command = Server::tradewind(&world.testbed);
+    command.args(["send", "--json"]).arg(&file).arg(destination).args(further);
+    let process = Background::start(&mut command, &world.testbed.path(&format!("{name}.log")))?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(id) = list(world)?.into_iter().find(|id| !known.contains(id)) {
+            return Ok((process, id));
+        }
+        ensure!(Instant::now() < deadline, "the transfer did not begin: {}", process.log_text());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn list(world: &World) -> Result<Vec<String>> {
+    let listed: Value = serde_json::from_str(&world.tradewind(&["status", "--json"])?.stdout)?;
+    let transfers = listed["transfers"].as_array().context("no transfers")?;
+    Ok(transfers.iter().filter_map(|transfer| transfer["transfer_id"].as_str().map(str::to_owned)).collect())
+}
+
+fn status(world: &World, id: &str) -> Result<Value> {
+    Ok(serde_json::from_str(&world.tradewind(&["status", "--json", id])?.stdout)?)
+}
+
+/// What two senders say that they send, on average over a time, bit/s.
+fn sent(world: &World, ids: [&str; 2], seconds: u64) -> Result<[f64; 2]> {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let (mut sums, mut count) = ([0.0; 2], 0.0);
+    while Instant::now() < end {
+        for (sum, id) in sums.iter_mut().zip(ids) {
+            let found = status(world, id)?;
+            *sum += found["rate"]["sent_rate_bps"].as_f64().with_context(|| found.to_string())?;
+        }
+        count += 1.0;
+    }
+    Ok(sums.map(|sum| sum / count))
+}
+
+fn wait_for_limiter(world: &World, id: &str, limiter: &str) -> Result<Value> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let found = status(world, id)?;
+        if found["rate"]["limiter"] == limiter {
+            return Ok(found);
+        }
+        ensure!(Instant::now() < deadline, "not limited by {limiter}: {found}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn two_transfers_share_a_cap_by_weight_and_never_exceed_it() -> Result<()> {
+    let Some(world) = World::start(&ServerOptions { more: CONFIG, ..ServerOptions::default() })? else { return Ok(()) };
+    let meter = Meter::start(&world)?;
+    let (_fair, fair) = start(&world, "fair", 200_000_000, "local:", &[])?;
+    std::thread::sleep(Duration::from_secs(2));
+    let alone = Instant::now();
+    std::thread::sleep(Duration::from_secs(2));
+    let alone = (alone, Instant::now());
+    let (_high, high) = start(&world, "high", 300_000_000, "local:", &["--policy", "high"])?;
+    std::thread::sleep(Duration::from_secs(2));
+
+    let shared = Instant::now();
+    let by_weight = sent(&world, [&fair, &high], 6)?;
+    let shared = (shared, Instant::now());
+    let mut leases = Vec::new();
+    for id in [&fair, &high] {
+        let found = wait_for_limiter(&world, id, "lease")?;
+        assert_eq!((&found["rate"]["cap"], &found["rate"]["in_force"]), (&"uplink".into(), &true.into()), "{found}");
+        leases.push(found["rate"]["lease_rate_bps"].as_f64().context("no lease")?);
+    }
+    assert!((1.96..=2.04).contains(&(leases[1] / leases[0])) && leases[0] + leases[1] <= CAP_BPS, "{leases:?}");
+    let shown = world.tradewind(&["status", &fair])?.stdout;
+    assert!(shown.contains("of cap 'uplink', limit: server's cap"), "{shown}");
+
+    // A target in the middle: the other gets what is left.
+    world.tradewind(&["rate", &high, "--rate", "10M"])?.success("tradewind rate")?;
+    std::thread::sleep(Duration::from_secs(2));
+    let changed = Instant::now();
+    let with_target = sent(&world, [&fair, &high], 3)?;
+    let changed = (changed, Instant::now());
+    let found = wait_for_limiter(&world, &high, "target")?;
+    assert_eq!(found["rate"]["target_rate_bps"], 10_000_000, "{found}");
+
+    // And without it again, as equals.
+    world.tradewind(&["rate", &high, "--rate", "none", "--policy", "fair"])?.success("tradewind rate")?;
+    std::thread::sleep(Duration::from_secs(2));
+    let equal = sent(&world, [&fair, &high], 3)?;
+
+    // A fixed rate above the cap is not obeyed beyond the lease.
+    world.tradewind(&["rate", &high, "--rate", "90M", "--policy", "fixed"])?.success("tradewind rate")?;
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(status(&world, &high)?["rate"]["target_rate_bps"], 60_000_000, "never above the cap");
+
+    world.tradewind(&["cancel", &high])?.success("tradewind cancel")?;
+    std::thread::sleep(Duration::from_secs(6));
+    let again = Instant::now();
+    std::thread::sleep(Duration::from_secs(2));
+    let again = (again, Instant::now());
+    let refused = world.tradewind(&["rate", &high, "--rate", "5M"])?;
+    assert_eq!(refused.status.and_then(|status| status.code()), Some(2), "{}", refused.stderr);
+    let readings = meter.finish();
+
+    let (most, when) = most_in_a_second(&readings);
+    let used = |(from, to)| mean_bps(&readings, from, to) / CAP_BPS;
+    println!(
+        "cap 60 Mbit/s: most in any second {:.4} (at {when:.1?}, {} readings); used alone {:.4}, shared {:.4}, with a target {:.4}, alone again {:.4}",
+        most / CAP_BPS,
+        readings.len(),
+        used(alone),
+        used(shared),
+        used(changed),
+        used(again)
+    );
+    println!(
+        "high : fair {:.3} (2), with 10 Mbit/s {:.3} (0.2), equal {:.3} (1)",
+        by_weight[1] / by_weight[0],
+        with_target[1] / with_target[0],
+        equal[1] / equal[0]
+    );
+    assert!(most <= 1.02 * CAP_BPS, "{most} bits within a second at {when:?}");
+    for (name, period) in [("alone", alone), ("shared", shared), ("with a target", changed), ("alone again", again)] {
+        assert!(used(period) >= 0.95, "{name}: {}", used(period));
+    }
+    assert!((1.9..=2.1).contains(&(by_weight[1] / by_weight[0])), "{by_weight:?}");
+    assert!((0.18..=0.22).contains(&(with_target[1] / with_target[0])), "{with_target:?}");
+    assert!((0.95..=1.05).contains(&(equal[1] / equal[0])), "{equal:?}");
+    Ok(())
+}
+
+#[test]
+fn the_server_names_what_limits_a_transfer() -> Result<()> {
+    let Some(mut world) = World::start(&ServerOptions { more: "[engine]\ncredit_blocks = 24\n", ..ServerOptions::default() })? else {
+        return Ok(());
+    };
+    let (_sending, id) = start(&world, "f", 400_000_000, &format!("s3://{BUCKET}/f"), &[])?;
+    wait_for_limiter(&world, &id, "network")?;
+    world.tradewind(&["rate", &id, "--rate", "20M"])?.success("tradewind rate")?;
+    wait_for_limiter(&world, &id, "target")?;
+    world.tradewind(&["rate", &id, "--rate", "none"])?.success("tradewind rate")?;
+    world.store.process().signal_stop();
+    let found = wait_for_limiter(&world, &id, "storage");
+    world.store.process().signal_continue();
+    found?;
+    wait_for_limiter(&world, &id, "network")?;
+    world.tradewind(&["cancel", &id])?.success("tradewind cancel")?;
+    Ok(())
+}
