@@ -45,7 +45,7 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// With --grid: a transfer takes at least this many seconds at the bound
-    #[arg(long, value_name = "S", default_value_t = 10.0)]
+    #[arg(long, value_name = "S", default_value_t = 20.0)]
     seconds: f64,
     /// With --grid: and at least this many round trips
     #[arg(long, value_name = "N", default_value_t = 100.0)]

@@ -319,7 +319,8 @@ impl RateController {
         if timeouts > 0 {
             self.pacer.no_later_than(now_ns);
         }
-        if timeouts > 1 && self.mode != Mode::Fixed {
+        // A lane that was told to be still is not silent because of the path.
+        if timeouts > 1 && self.mode != Mode::Fixed && self.limits.cap() > self.packet_per_rtt() {
             self.network = self.bounded(self.network * brake);
             self.search_again(now_ns);
         }
