@@ -1,0 +1,63 @@
+//! Rate control in the lab: a few cells of the grid and a few of the checks, those that play within seconds. All of them:
+//! `cargo xtask sim --grid table1` and `cargo xtask sim --checks all`.
+
+use tradewind_proto::rate::Policy;
+use tradewind_sim::battery::jain;
+use tradewind_sim::grid::{Cell, GridOptions, play_cell};
+use tradewind_sim::lab::{Control, FlowSpec, Lab, LaneSpec, Queue, play};
+
+fn lab(mbps: f64, flows: Vec<FlowSpec>, end_s: f64) -> Lab {
+    let queue = Queue::DropTail { ms: 100.0 };
+    Lab { seed: 1, rate_bps: mbps * 1e6, queue, loss: 0.0, flows, changes: Vec::new(), end_ms: end_s * 1e3, trace_ms: 0 }
+}
+
+#[test]
+fn single_lanes_fill_their_paths_with_short_queues_and_little_feedback() {
+    let options = GridOptions { seconds: 10.0, round_trips: 50.0, ..GridOptions::default() };
+    for (rate_mbps, rtt_ms, loss, queue_ms, least) in [
+        (10.0, 20.0, 0.0, 100.0, 0.97),
+        (10.0, 100.0, 0.01, 10.0, 0.93),
+        (100.0, 2.0, 0.0, 10.0, 0.97),
+        (100.0, 100.0, 0.05, 100.0, 0.92),
+        (100.0, 100.0, 0.3, 10.0, 0.90),
+    ] {
+        let row = play_cell(&Cell { rate_mbps, rtt_ms, loss, queue_ms }, &options);
+        println!("{row:?}");
+        assert!(row.complete && row.ratio >= least && row.ratio <= 1.0, "{row:?}");
+        assert!(row.queue_p50_ms <= 10.0 && row.overshoot_loss <= 0.03, "{row:?}");
+        assert!(row.feedback_share <= 0.005, "{row:?}");
+    }
+}
+
+#[test]
+fn the_same_cell_gives_the_same_figures() {
+    let cell = Cell { rate_mbps: 20.0, rtt_ms: 30.0, loss: 0.02, queue_ms: 50.0 };
+    let options = GridOptions { seconds: 3.0, round_trips: 10.0, ..GridOptions::default() };
+    let figures = || format!("{:?}", play_cell(&cell, &options));
+    assert_eq!(figures(), figures());
+    let other = format!("{:?}", play_cell(&cell, &GridOptions { seed: 2, ..options }));
+    assert_ne!(figures(), other);
+}
+
+#[test]
+fn two_lanes_with_round_trips_of_one_to_ten_share_evenly() {
+    let flows = vec![FlowSpec::lane(LaneSpec::default(), 20.0), FlowSpec::lane(LaneSpec::default(), 200.0).from_ms(10_000.0)];
+    let outcome = play(&lab(50.0, flows, 60.0));
+    let rates: Vec<f64> = outcome.flows.iter().map(|flow| flow.rate_bps(30e3, 60e3)).collect();
+    println!("{rates:?}");
+    assert!(jain(&rates) >= 0.95, "{rates:?}");
+}
+
+#[test]
+fn against_one_cubic_flow_fair_shares_and_low_gives_way() {
+    let share = |policy| {
+        let lane = LaneSpec { policy, ..LaneSpec::default() };
+        let flows = vec![FlowSpec::tcp(Control::Cubic, 20.0), FlowSpec::lane(lane, 20.0).from_ms(10_000.0)];
+        let outcome = play(&lab(100.0, flows, 70.0));
+        outcome.flows[1].rate_bps(30e3, 70e3) / 100e6
+    };
+    let (fair, low) = (share(Policy::Fair), share(Policy::Low));
+    println!("fair {fair:.3}, low {low:.3}");
+    assert!((0.25..=0.75).contains(&fair), "{fair}");
+    assert!(low <= 0.10, "{low}");
+}
