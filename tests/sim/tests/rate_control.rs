@@ -24,7 +24,7 @@ fn single_lanes_fill_their_paths_with_short_queues_and_little_feedback() {
         let row = play_cell(&Cell { rate_mbps, rtt_ms, loss, queue_ms }, &options);
         println!("{row:?}");
         assert!(row.complete && row.ratio >= least && row.ratio <= 1.0, "{row:?}");
-        assert!(row.queue_p50_ms <= 10.0 && row.overshoot_loss <= 0.03, "{row:?}");
+        assert!(row.queue_p50_ms <= (0.7 * queue_ms).min(10.0) && row.overshoot_loss <= 0.03, "{row:?}");
         assert!(row.feedback_share <= 0.005, "{row:?}");
     }
 }

@@ -28,9 +28,9 @@ const IDLE_KBPS_MAX: u64 = 1_000;
 const IDLE_ALL_PART: u64 = 50;
 /// Leases do not move for less than one part in so many.
 const STILL_PART: u64 = 100;
-/// How long a sender may go on after its transfer has failed here: after 3 s without a word from the receiver it falls to a packet
-/// per round trip (transport.md, section 4), if it has not heard CLOSE.
-const FAILED_HOLD: Duration = Duration::from_secs(4);
+/// How long a sender may go on after its transfer has failed here. If it has not heard CLOSE, it falls to a packet per round trip at the first probe
+/// timeout that finds 3 s without a word from the receiver (transport.md, section 4); these are up to 2 s apart, and its last word was a round trip old.
+const FAILED_HOLD: Duration = Duration::from_secs(6);
 /// The same after success, when all that it may send are copies until DONE arrives; round trips come on top.
 const DONE_HOLD: Duration = Duration::from_secs(1);
 /// Round trips of [`DONE_HOLD`].

@@ -94,7 +94,8 @@ impl World {
     fn end(&mut self, lane_id: u64, well: bool) {
         self.rates.end(self.now, lane_id, well, 2 * self.one_way);
         if let Some(sender) = self.senders.get_mut(&lane_id) {
-            let more = if well { DONE_HOLD } else { FAILED_HOLD };
+            // What a sender does, whatever the constant says: 3 s of silence and up to 2 s to the next probe timeout.
+            let more = if well { DONE_HOLD } else { Duration::from_secs(5) };
             sender.ends = sender.ends.or(Some(self.now + more));
         }
         self.orders_at = self.now;

@@ -1,7 +1,7 @@
 //! Cruise: keep the bottleneck full and its queue at a few milliseconds.
 
 use super::average::{RunningMean, TrimmedMean};
-use super::competition::{self, EXTRA_DIP_NS};
+use super::competition::{self, EXTRA_DIP_NS, Standing};
 use super::loss::{LossLevel, Outcome, RoundLoss};
 use super::units::{DITHER, HALF_PERIOD_S, SECOND_NS, seconds, within};
 use super::{BaseDelay, Kind, Mode, Policy, RateController, Train};
@@ -270,6 +270,10 @@ impl RateController {
         let elapsed_s = elapsed_s.min(2.0);
         self.overflow = self.overflow.filter(|(since_ns, _)| now_ns.saturating_sub(*since_ns) < OVERFLOW_REMEMBERED_NS);
         let losses = self.loss.round(round.trains, round.sent, round.received);
+        if losses.lost_beyond(self.loss.random()) {
+            // A longer path loses nothing; a full buffer does.
+            self.standing = Standing::new();
+        }
         if round.pairs > 0.0 {
             let foot_s = round.queue_s / round.pairs;
             self.standing.observe(foot_s);
@@ -301,7 +305,7 @@ impl RateController {
         let delivered = arrival_rate * (1.0 - losses.loss);
         let without_congestion = delivered / (1.0 - self.loss.random());
         if self.mode == Mode::Compete {
-            self.share(now_ns, &losses, arrival_rate * (1.0 - losses.excess));
+            self.share(now_ns, &losses, arrival_rate * (1.0 - losses.excess), self.is_held_back(&round));
             return;
         }
         if self.loss.is_ours() {
@@ -363,12 +367,9 @@ impl RateController {
     }
 
     fn apply(&mut self, now_ns: u64, elapsed_s: f64, round: &Round, reference: f64, change: f64) {
-        let centre = round.centre / round.trains;
         let mut rate = reference * (1.0 + change);
-        let span_s = seconds(round.newest_end_ns.saturating_sub(round.oldest_start_ns.unwrap_or(round.newest_end_ns)));
-        let held_back = round.limited || centre < 0.9 * self.network || round.bytes < 0.75 * centre * span_s;
-        if held_back {
-            // Somebody else holds us back, so the path was not tried at our rate: it may be too high, but it may not grow.
+        if self.is_held_back(round) {
+            // The path was not tried at our rate: it may be too high, but it may not grow.
             self.free_rounds = 0;
             rate = if change < 0.0 { rate.min(self.network).max(self.network * (1.0 + change)) } else { self.network };
         }
@@ -377,6 +378,13 @@ impl RateController {
         if self.free_rounds >= FREE_ROUNDS && !self.hold.is_active() && self.network < 0.9 * self.limits.cap() {
             self.search_again(now_ns);
         }
+    }
+
+    /// Whether something else than the network held the lane back: its source, its credit, a lease, a target.
+    fn is_held_back(&self, round: &Round) -> bool {
+        let centre = round.centre / round.trains;
+        let span_s = seconds(round.newest_end_ns.saturating_sub(round.oldest_start_ns.unwrap_or(round.newest_end_ns)));
+        round.limited || centre < 0.9 * self.network || round.bytes < 0.75 * centre * span_s
     }
 
     /// A queue that stays although we cut is looked into with an extra dip.
@@ -403,6 +411,9 @@ impl RateController {
     /// The second part of a dip: did the queue drain with us?
     pub(super) fn on_dip(&mut self, now_ns: u64, train: &Train) {
         let (Some((start_ns, start_s)), Some(arrival)) = (self.round.dip_start.take(), train.arrival) else { return };
+        if self.policy == Policy::Low {
+            return;
+        }
         let excess_s = self.base.excess_s(arrival.least_delay_s);
         let high = excess_s > self.high_queue_s();
         if let Some(longer_s) = self.standing.on_dip(high, excess_s) {
@@ -416,9 +427,6 @@ impl RateController {
         if high {
             self.standing.begin(excess_s);
             self.phase.dip_soon(now_ns, EXTRA_DIP_NS);
-        }
-        if self.policy == Policy::Low {
-            return;
         }
         let drained_s = seconds(train.end_ns.saturating_sub(start_ns)).max(1e-3);
         let ours = (start_s - arrival.last_delay_s) / (0.7 * drained_s);
@@ -466,7 +474,7 @@ impl RateController {
     }
 
     /// A round in share mode.
-    fn share(&mut self, now_ns: u64, losses: &RoundLoss, arrival_rate: f64) {
+    fn share(&mut self, now_ns: u64, losses: &RoundLoss, arrival_rate: f64, held_back: bool) {
         let weight = self.weight();
         let decision = self.competition.round(
             now_ns,
@@ -490,7 +498,8 @@ impl RateController {
             self.loss.follow(losses, true);
         }
         if let Some(rate) = decision.rate {
-            self.network = self.bounded(rate);
+            // What was not tried may not grow.
+            self.network = self.bounded(if held_back { rate.min(self.network) } else { rate });
         }
         if decision.leave {
             self.stop_competing(now_ns);

@@ -59,6 +59,13 @@ pub(super) struct RoundLoss {
     error: f64,
 }
 
+impl RoundLoss {
+    /// Whether more was lost than a random level explains, by three standard deviations and two packets.
+    pub(super) fn lost_beyond(&self, random: f64) -> bool {
+        (self.loss - random) * self.packets > 3.0 * (random * self.packets).sqrt() + 2.0
+    }
+}
+
 /// Random level, response of the loss to our own dither, and what dips measured.
 #[derive(Clone, Debug)]
 pub(super) struct LossLevel {

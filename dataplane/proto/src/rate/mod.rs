@@ -318,6 +318,10 @@ impl RateController {
         let (timeouts, brake) = self.limits.on_heard(now_ns);
         if timeouts > 0 {
             self.pacer.no_later_than(now_ns);
+            if self.mode == Mode::Fixed {
+                // The phase that began during the silence has its rate and its length.
+                self.next_step(now_ns);
+            }
         }
         // A lane that was told to be still is not silent because of the path.
         if timeouts > 1 && self.mode != Mode::Fixed && self.limits.cap() > self.packet_per_rtt() {

@@ -41,6 +41,10 @@ impl RateController {
         self.set_minimum(orders.minimum_bytes_per_s);
         self.set_lease(orders.lease_bytes_per_s);
         let after = self.limits.allowed(self.network, self.packet_per_rtt());
+        if was_bound && matches!(self.mode, Mode::Cruise | Mode::Compete) && after > RAISED * before {
+            // The rate from before the low bound may be minutes old.
+            self.network = self.bounded(self.network.min(RAISED * before));
+        }
         if was_bound && self.mode == Mode::Cruise && self.network < ROOM * self.limits.cap() {
             // What the path carries beyond the old bound nobody knows: trains find out in a few round trips, growth takes seconds.
             self.search_again(now_ns);
@@ -70,6 +74,12 @@ impl RateController {
     #[must_use]
     pub fn target_binds(&self) -> bool {
         self.limits.target() <= self.limits.cap()
+    }
+
+    /// Whether the lease is the least of everything that bounds the rate.
+    #[must_use]
+    pub fn lease_binds(&self) -> bool {
+        self.limits.binding(self.network) == Limiter::Lease
     }
 
     /// A packet besides the data was sent: it takes its time like any other.

@@ -432,6 +432,9 @@ impl<B: AsRef<[u8]>> Sender<B> {
     }
 
     fn write_short(&mut self, now_ns: u64, kind: Kind, plain: &[u8], out: &mut [u8]) -> Option<usize> {
+        if self.records.unresolved() == 0 {
+            self.progress_ns = now_ns;
+        }
         let packet_number = self.records.push(Entry::Other)?;
         let header = Header { kind, flags: 0, packet_number, lane: self.config.lane }.to_bytes();
         let bytes = HEADER_BYTES + plain.len() + TAG_BYTES;
@@ -443,13 +446,14 @@ impl<B: AsRef<[u8]>> Sender<B> {
         Some(bytes)
     }
 
-    /// After a silence: repeats the oldest unreceived chunk, or sends a bare PROBE when there is none.
+    /// After a silence: repeats the newest unreceived chunk, or sends a bare PROBE when there is none or no data may be sent.
     fn poll_probe(&mut self, now_ns: u64, out: &mut [u8]) -> usize {
         if self.probes_due == 2 {
             self.blocks.rewind_tail();
         }
         self.probes_due -= 1;
-        match self.blocks.next_tail(u8::MAX) {
+        let still = self.rate.next_send_ns() == u64::MAX;
+        match if still { None } else { self.blocks.next_tail(u8::MAX) } {
             Some(pick) => self.write_chunk(now_ns, pick, TRAIN_NONE, out),
             None => self.write_short(now_ns, Kind::Probe, &[0; 32], out).unwrap_or(0),
         }

@@ -149,8 +149,8 @@ impl<B: AsRef<[u8]>> Sender<B> {
         let lately = self.standing.no_credit_ns.is_some_and(|at| self.standing.now_ns.saturating_sub(at) <= CREDIT_MEMORY_NS);
         match self.rate.limiter() {
             _ if no_credit || unconfirmed => Limiter::Storage,
-            // Nothing may be sent, so nothing can show that there is something to send.
-            Limiter::Source if !starved && self.rate.next_send_ns() == u64::MAX => Limiter::Lease,
+            // Data waits for the lease: how long ago there was none does not matter.
+            Limiter::Source if !starved && self.rate.lease_binds() => Limiter::Lease,
             Limiter::Source if lately || self.storage_limited => Limiter::Storage,
             _ if starved && !self.finished => Limiter::Source,
             Limiter::Lease if self.rate.target_binds() => Limiter::Target,

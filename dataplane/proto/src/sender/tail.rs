@@ -1,6 +1,6 @@
 //! The tail: what is sent when nothing new may be sent (transport study, section 2.3).
 //!
-//! Unreceived chunks are repeated in passes, oldest first. With random loss p and N chunks outstanding, k copies with
+//! Unreceived chunks are repeated in passes, newest first (news of the oldest is on its way). With random loss p and N chunks outstanding, k copies with
 //! p^k * N < 0.1 leave nothing to wait for with high probability, so at most k copies are in flight and passes are at least
 //! RTT / k apart. A path that loses next to nothing gets at most two copies.
 

@@ -86,7 +86,12 @@ impl<P> Link<P> {
         self.rate_bps
     }
 
-    pub(super) fn set_rate_bps(&mut self, rate_bps: f64) {
+    pub(super) fn set_rate_bps(&mut self, now_ns: u64, rate_bps: f64) {
+        // What is queued leaves at the new rate.
+        let now = now_ns as f64;
+        if self.free_ns > now {
+            self.free_ns = now + (self.free_ns - now) * self.rate_bps / rate_bps;
+        }
         self.rate_bps = rate_bps;
     }
 

@@ -270,7 +270,7 @@ impl Running<'_> {
 
     fn apply(&mut self, now_ns: u64, change: Change) {
         match change {
-            Change::RateBps(rate_bps) => self.link.set_rate_bps(rate_bps),
+            Change::RateBps(rate_bps) => self.link.set_rate_bps(now_ns, rate_bps),
             Change::Loss(loss) => self.link.set_loss(loss),
             Change::OutageMs(ms) => self.link.set_down_until(now_ns + (ms * MS as f64) as u64),
             Change::RttMs(rtt_ms) => {
@@ -283,12 +283,12 @@ impl Running<'_> {
             }
             Change::Policy(index, policy) => {
                 if let Flow::Lane(ours) = &mut self.flows[index] {
-                    ours.sender.rate_mut().set_policy(policy);
+                    ours.obey(now_ns, Some(policy), None);
                 }
             }
             Change::TargetBps(index, target_bps) => {
                 if let Flow::Lane(ours) = &mut self.flows[index] {
-                    ours.sender.rate_mut().set_target((target_bps / 8.0) as u64);
+                    ours.obey(now_ns, None, Some((target_bps / 8.0) as u64));
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use tradewind_proto::crypto::{CipherSuite, LaneSecret, Provider};
-use tradewind_proto::rate::{Policy, RateConfig};
+use tradewind_proto::rate::{Policy, RateConfig, RateOrders};
 use tradewind_proto::receiver::{Receiver, ReceiverConfig, ReceiverEvent};
 use tradewind_proto::sender::{Sender, SenderConfig, SenderEvent};
 use tradewind_wire::LaneId;
@@ -274,6 +274,12 @@ impl Ours {
     pub(super) fn set_rtt_ms(&mut self, rtt_ms: f64) {
         self.delay_forward_ns = (rtt_ms * 0.5 * MS as f64) as u64;
         self.delay_reverse_ns = self.delay_forward_ns;
+    }
+
+    /// The user changes policy or target, bytes/s.
+    pub(super) fn obey(&mut self, now_ns: u64, policy: Option<Policy>, target_bytes_per_s: Option<u64>) {
+        let orders = RateOrders { policy, target_bytes_per_s, minimum_bytes_per_s: 0, lease_bytes_per_s: None };
+        self.sender.rate_mut().obey(now_ns + CLOCK_SENDER_NS, orders);
     }
 
     /// When something happens next.
