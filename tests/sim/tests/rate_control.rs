@@ -61,3 +61,16 @@ fn against_one_cubic_flow_fair_shares_and_low_gives_way() {
     assert!((0.25..=0.75).contains(&fair), "{fair}");
     assert!(low <= 0.10, "{low}");
 }
+
+/// Twenty lanes on a queue far too short for them lose packets, but the link must not be flooded.
+#[test]
+fn many_lanes_on_a_short_queue_do_not_collapse() {
+    let rtt_ms = |index: u32| 20.0 + 9.0 * f64::from(index);
+    let flows = (0..20).map(|index| FlowSpec::lane(LaneSpec::default(), rtt_ms(index)).from_ms(200.0 * f64::from(index))).collect();
+    let outcome = play(&Lab { queue: Queue::DropTail { ms: 10.0 }, ..lab(155.0, flows, 40.0) });
+    let (lost, sent) = outcome.flows.iter().fold((0, 0), |sum, flow| (sum.0 + flow.count.overflowed, sum.1 + flow.count.forward_packets));
+    let arrived: f64 = outcome.flows.iter().map(|flow| flow.rate_bps(20e3, 40e3)).sum();
+    println!("{lost} of {sent} packets overflowed; {:.1} Mbit/s of payload arrive", arrived * 1e-6);
+    assert!((lost as f64) < 0.25 * sent as f64, "{lost} of {sent}");
+    assert!(arrived > 0.9 * 155e6 * 0.95, "{arrived}");
+}

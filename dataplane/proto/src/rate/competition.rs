@@ -16,6 +16,9 @@ const NEAR_FULL: f64 = 0.6;
 const CUT: f64 = 0.2;
 const STEP_MOST: f64 = 0.06;
 
+/// Loss beyond the random level that shows an overflow however short the queue is.
+const SHORT_QUEUE_LOSS: f64 = 0.05;
+
 /// Least share of a cut.
 const GUILT_LEAST: f64 = 0.25;
 
@@ -155,7 +158,9 @@ impl Competition {
         }
         self.peak_s[0] = self.peak_s[0].max(round.queue_s);
         let peak_s = self.peak_s[0].max(self.peak_s[1]);
-        let near_full = peak_s > round.high_queue_s && round.queue_s > NEAR_FULL * peak_s;
+        // Also a queue too short to look high overflows: then it is the loss that shows it.
+        let shows = peak_s > round.high_queue_s || round.loss - round.random_loss > SHORT_QUEUE_LOSS;
+        let near_full = shows && round.queue_s > NEAR_FULL * peak_s;
         let lost = (round.loss - round.random_loss) * round.packets;
         let chance = (round.random_loss.max(1.0 / round.packets) * round.packets).sqrt();
         let overflow = near_full && lost >= (3.0 * chance).max(2.0);

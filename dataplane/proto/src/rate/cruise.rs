@@ -285,6 +285,18 @@ impl RateController {
             self.round.trough = None;
             return;
         }
+        if losses.cannot_be_random() {
+            // Whatever else is believed of this path: most of what is sent is lost, and that is ours to end.
+            let delivered = round.centre / round.trains * (1.0 - losses.loss) / (1.0 - self.loss.random());
+            if self.mode == Mode::Compete {
+                self.stop_competing(now_ns);
+            }
+            self.competed = None;
+            self.network = self.bounded(delivered.min(self.network));
+            self.loss.begin();
+            self.free_rounds = 0;
+            return;
+        }
         if let Some(test) = self.loss.experiment() {
             if self.mode == Mode::Compete {
                 self.loss.abandon_experiment();

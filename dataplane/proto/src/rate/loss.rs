@@ -60,6 +60,11 @@ pub(super) struct RoundLoss {
 }
 
 impl RoundLoss {
+    /// Whether more was lost than any random level that is believed explains, by three standard deviations.
+    pub(super) fn cannot_be_random(&self) -> bool {
+        self.loss > RANDOM_LOSS_MOST + 0.05 + 1.5 / self.packets.max(1.0).sqrt()
+    }
+
     /// Whether more was lost than a random level explains, by three standard deviations and two packets.
     pub(super) fn lost_beyond(&self, random: f64) -> bool {
         (self.loss - random) * self.packets > 3.0 * (random * self.packets).sqrt() + 2.0
