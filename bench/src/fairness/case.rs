@@ -68,8 +68,7 @@ impl Bar {
 /// Jain's index of two shares: (Σx)² / (n Σx²), 1 if equal, 1/2 if one has all (Jain, Chiu, Hawe: DEC-TR-301, 1984).
 #[must_use]
 pub fn jain(shares: [f64; 2]) -> f64 {
-    let [a, b] = shares;
-    if a + b == 0.0 { 0.0 } else { (a + b) * (a + b) / (2.0 * (a * a + b * b)) }
+    tradewind_sim::battery::jain(&shares)
 }
 
 /// An encounter.

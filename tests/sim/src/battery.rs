@@ -73,7 +73,7 @@ fn lab(mbps: f64, queue_ms: f64, seed: u64, flows: Vec<FlowSpec>, end_s: f64) ->
         flows,
         changes: Vec::new(),
         end_ms: end_s * 1e3,
-        trace_ms: std::env::var("LAB_TRACE_MS").ok().and_then(|ms| ms.parse().ok()).unwrap_or(0),
+        trace_ms: 0,
     }
 }
 

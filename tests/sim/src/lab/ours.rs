@@ -160,7 +160,6 @@ pub(super) struct Ours {
     receiver: Receiver<Vec<u8>>,
     image: Arc<[u8]>,
     left: u64,
-    sent_blocks: u64,
     window: u32,
     durable: u32,
     total: Option<u32>,
@@ -168,7 +167,6 @@ pub(super) struct Ours {
     storing: VecDeque<u64>,
     store_free_ns: f64,
     buffers: Vec<Vec<u8>>,
-    image_bytes_max: usize,
     datagram_bytes_max: usize,
     spare: Vec<Datagram>,
     forward: VecDeque<(u64, Datagram)>,
@@ -239,7 +237,6 @@ impl Ours {
             receiver,
             image: image.into(),
             left: spec.bytes.unwrap_or(u64::MAX),
-            sent_blocks: 0,
             window,
             durable: 0,
             total: None,
@@ -247,7 +244,6 @@ impl Ours {
             storing: VecDeque::new(),
             store_free_ns: 0.0,
             buffers: Vec::new(),
-            image_bytes_max: BLOCK_BYTES,
             datagram_bytes_max: datagram_bytes_max.max(1200),
             spare: Vec::new(),
             forward: VecDeque::new(),
@@ -361,8 +357,8 @@ impl Ours {
             };
             self.stamp_ns = self.stamp_ns.max(now_ns + (self.random.unit() * self.spec.noise_us as f64 * 1e3) as u64);
             let clock_ns = self.receiver_clock(self.stamp_ns);
-            let (buffers, bytes) = (&mut self.buffers, self.image_bytes_max);
-            let mut take = || Some(buffers.pop().unwrap_or_else(|| vec![0; bytes]));
+            let buffers = &mut self.buffers;
+            let mut take = || Some(buffers.pop().unwrap_or_else(|| vec![0; BLOCK_BYTES]));
             let _ = self.receiver.handle_datagram(clock_ns, datagram.bytes(), false, &mut take);
             self.spare.push(datagram);
             any = true;
@@ -473,7 +469,6 @@ impl Ours {
                     break;
                 }
                 self.left -= length as u64;
-                self.sent_blocks += 1;
             }
             if self.left == 0 && !self.finished {
                 self.finished = true;
