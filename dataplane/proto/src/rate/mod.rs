@@ -39,7 +39,7 @@ pub use orders::RateOrders;
 use pacer::Pacer;
 use phases::Phase;
 use random::Random;
-use startup::{FIRST_RATE, StartUp, Verdict};
+use startup::{StartUp, Verdict, first_rate};
 use trains::{Kind, Train, Trains};
 use units::{ROUND_LEAST_S, SECOND_NS, seconds};
 
@@ -216,7 +216,7 @@ impl RateController {
     pub fn new(config: RateConfig, now_ns: u64) -> Self {
         let limits = Limits::new(config.target_bytes_per_s, config.minimum_bytes_per_s, now_ns);
         let mode = if config.policy == Policy::Fixed { Mode::Fixed } else { Mode::StartUp };
-        let network = if mode == Mode::Fixed { limits.target() } else { limits.network(FIRST_RATE, 0.0) };
+        let network = if mode == Mode::Fixed { limits.target() } else { limits.network(first_rate(f64::from(config.packet_bytes)), 0.0) };
         let mut controller = Self {
             policy: config.policy,
             packet_bytes: f64::from(config.packet_bytes.max(1)),
@@ -371,7 +371,7 @@ impl RateController {
         } else if was_fixed {
             self.mode = Mode::StartUp;
             self.startup = StartUp::first();
-            self.network = self.bounded(FIRST_RATE);
+            self.network = self.bounded(first_rate(self.packet_bytes));
             self.generation = self.generation.wrapping_add(1);
         }
     }

@@ -4,11 +4,19 @@ use super::delay::BaseDelay;
 use super::trains::Train;
 use super::units::{median, seconds, within};
 
-/// Rate at which a lane begins, bytes/s: 10 Mbit/s (transport-study §3.2, R0).
-pub(super) const FIRST_RATE: f64 = 1.25e6;
+/// Rate at which a lane begins with packets of 1500 bytes, bytes/s: 10 Mbit/s (transport-study §3.2, R0), and the size of packet that this is for.
+const FIRST_RATE: f64 = 1.25e6;
+const FIRST_PACKET_BYTES: f64 = 1_500.0;
 
-/// Peak of a pulse over the mean rate, at first and when start-up is entered again from cruise (transport-study §3.2, K and K_re).
+/// Rate at which a lane begins, bytes/s: as many packets per second of any larger size, for a path of large packets is no slow one.
+pub(super) fn first_rate(packet_bytes: f64) -> f64 {
+    FIRST_RATE * (packet_bytes / FIRST_PACKET_BYTES).max(1.0)
+}
+
+/// Peak of a pulse over the mean rate: at first, in the steps after the first, and when start-up is entered again from cruise (transport-study §3.2,
+/// K and `K_re`; its K is 8 throughout, and takes a round trip more to 1 and to 10 Gbit/s).
 const GAIN_FIRST: f64 = 8.0;
+const GAIN_NEXT: f64 = 12.5;
 const GAIN_AGAIN: f64 = 2.0;
 
 /// Time at the mean rate that a pulse's packets take, seconds, and its fewest packets (transport-study §3.2, P_fill).
@@ -17,7 +25,10 @@ const PULSE_PACKETS: f64 = 8.0;
 
 /// A pulse lasts at least this long at its peak, seconds: receivers stamp arrivals when they wake up, 0.1–1 ms late, and a span must stand out of
 /// that (the study's 1.25 ms needed stamps better than 0.1 ms, its §3.7).
-const PULSE_SPAN_S: f64 = 0.002;
+/// The first pulses are shorter at their mean rate and the later ones at their peak, so that a pulse just beyond what the path carries holds at most
+/// 20 ms of it: a queue of 10 ms loses as much again.
+const PULSE_SPAN_FIRST_S: f64 = 0.002;
+const PULSE_SPAN_S: f64 = 0.00125;
 
 /// Where the delay of single packets jitters, a pulse lasts this many times the spread that was seen, and at most this long, seconds.
 const PULSE_SPAN_PER_SPREAD: f64 = 2.0;
@@ -157,15 +168,19 @@ impl StartUp {
         if *blind > needed + PULSES_BLIND { BLIND_SLOWER } else { 1.0 }
     }
 
+    fn span_least_s(&self) -> f64 {
+        if self.gain > GAIN_FIRST { PULSE_SPAN_S } else { PULSE_SPAN_FIRST_S }
+    }
+
     /// How long a pulse lasts at its peak at least, seconds.
     fn span_s(&self) -> f64 {
         let (least, most) = self.first_delays_s;
-        within(PULSE_SPAN_PER_SPREAD * (most - least), PULSE_SPAN_S, PULSE_SPAN_MOST_S)
+        within(PULSE_SPAN_PER_SPREAD * (most - least), self.span_least_s(), PULSE_SPAN_MOST_S)
     }
 
     fn needed(&self, rate: f64, peak: f64, rtt_s: f64) -> usize {
         let pulse_s = (rate * PULSE_S).max(peak * self.span_s()) / rate;
-        ((rtt_s / (4.0 * pulse_s)) as usize).clamp(PULSES_LEAST, PULSES_MOST)
+        ((rtt_s / (8.0 * pulse_s)) as usize).clamp(PULSES_LEAST, PULSES_MOST)
     }
 
     /// Random loss as far as start-up knows.
@@ -275,7 +290,12 @@ impl StartUp {
         let overflowed = !keeps_up && !self.validated;
         self.random_loss = if overflowed { 0.5 * mean_loss.min(super::loss::RANDOM_LOSS_MOST) } else { mean_loss.min(bound) };
         let verdict = if keeps_up {
-            Verdict::Faster { rate: (VALIDATED * peak).max(rate) }
+            if self.gain == GAIN_FIRST {
+                self.gain = GAIN_NEXT;
+            }
+            // Not more than was seen to arrive: late stamps make it too low, which the next step puts right.
+            let arrived = FOUND * self.middle(|pulse| pulse.rate);
+            Verdict::Faster { rate: arrived.min(VALIDATED * peak).max(rate) }
         } else {
             // The mean rate of a step that follows another was carried by the path in that one: where single packets jitter, a pulse that seems
             // stretched below it is not believed.
