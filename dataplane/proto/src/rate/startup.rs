@@ -50,6 +50,9 @@ const PULSES_UNMEASURED: usize = 4;
 const PULSES_BLIND: usize = 2;
 const BLIND_SLOWER: f64 = 8.0;
 
+/// Standard errors by which a step must lose less than is known for the known level to be wrong.
+const KNOWN_LOSS_ERRORS: f64 = 3.0;
+
 /// Bytes from which packets are large: pulses hold half as many of them.
 const LARGE_PACKET_BYTES: f64 = 4_000.0;
 
@@ -113,6 +116,8 @@ pub(super) struct StartUp {
     validated: bool,
     /// Random loss as seen by the present step.
     random_loss: f64,
+    /// Random loss that cruise knew when start-up was entered again: from many more packets than a step has.
+    known_loss: Option<f64>,
 }
 
 impl StartUp {
@@ -131,6 +136,7 @@ impl StartUp {
             delivered: None,
             validated: false,
             random_loss: 0.0,
+            known_loss: None,
         }
     }
 
@@ -143,6 +149,7 @@ impl StartUp {
             loss_bound: Some(random_loss + 0.02),
             delivered: Some((rate, rate * (1.0 - random_loss))),
             random_loss,
+            known_loss: Some(random_loss),
             ..Self::first()
         }
     }
@@ -288,7 +295,14 @@ impl StartUp {
         // Pulses that were stretched may have overflowed a short queue. Without an earlier step to compare with, half of their loss is taken for random:
         // too little is put right within a round trip or two, too much is not noticed for long.
         let overflowed = !keeps_up && !self.validated;
-        self.random_loss = if overflowed { 0.5 * mean_loss.min(super::loss::RANDOM_LOSS_MOST) } else { mean_loss.min(bound) };
+        let lower = |known: f64| mean_loss < known - KNOWN_LOSS_ERRORS * deviation;
+        self.random_loss = if let Some(known) = self.known_loss.filter(|&known| !lower(known)) {
+            known.min(bound)
+        } else if overflowed {
+            0.5 * mean_loss.min(super::loss::RANDOM_LOSS_MOST)
+        } else {
+            mean_loss.min(bound)
+        };
         let verdict = if keeps_up {
             if self.gain == GAIN_FIRST {
                 self.gain = GAIN_NEXT;
