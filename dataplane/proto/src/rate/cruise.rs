@@ -47,6 +47,9 @@ const GROWTH_MOST: f64 = 0.1;
 const FREE_AFTER_NS: u64 = SECOND_NS / 2;
 const FREE_AFTER_ROUND_TRIPS: u64 = 4;
 
+/// A share of the queue below this is none that can be seen.
+const UNSEEN_SHARE: f64 = 0.2;
+
 /// Rounds of free growth before start-up is entered again (transport-study §3.3).
 const FREE_ROUNDS: u32 = 3;
 
@@ -305,7 +308,12 @@ impl RateController {
             } else {
                 match self.loss.finish_experiment(losses.loss) {
                     Outcome::Random { rate } => {
+                        let tried = !self.is_held_back(&round);
                         self.network = self.bounded(rate);
+                        if tried && self.response.share() < UNSEEN_SHARE && self.queue_s < 0.5 * self.set_point_s() {
+                            // The loss had been taken for the path's limit, and no queue says that it is near: look for it.
+                            self.search_again(now_ns);
+                        }
                         return;
                     }
                     Outcome::Congestion => self.remember_overflow(now_ns),
@@ -362,7 +370,7 @@ impl RateController {
     /// Relative change of the rate that brings the queue to the set point.
     fn change(&mut self, now_ns: u64, set_point_s: f64, share: f64, lossy: bool) -> f64 {
         let low_queue = self.queue_s < 0.5 * set_point_s && !lossy;
-        if !low_queue || share >= 0.2 {
+        if !low_queue || share >= UNSEEN_SHARE {
             self.queue_seen_ns = now_ns;
         }
         let unseen_ns = now_ns.saturating_sub(self.queue_seen_ns);
