@@ -13,11 +13,11 @@ const QUEUE_PER_HALVING_S: f64 = 0.00025;
 const QUEUE_FULL_RATE: f64 = 1.25e9;
 const QUEUE_SHARE_S: f64 = 0.006;
 
-/// The share term grows with this power of this rate over ours, at most so many times: lanes that share a queue with others converge the faster, the
-/// slower they are, and one that is alone does not feel it (compare the flow scaling of Swift, SIGCOMM 2020, §3.5).
+/// The share term grows by this part of itself for each halving of the rate below this one, down to so many halvings: of lanes that share a queue
+/// the slower aims at the longer queue, so they converge, and one that is alone does not feel it (compare the flow scaling of Swift, SIGCOMM 2020, §3.5).
 const QUEUE_SHARE_RATE: f64 = 1.25e8;
-const QUEUE_SHARE_POWER: f64 = 0.2;
-const QUEUE_SHARE_MOST: f64 = 4.0;
+const QUEUE_SHARE_PER_HALVING: f64 = 0.5;
+const QUEUE_SHARE_HALVINGS: f64 = 9.0;
 
 /// A queue that stays above our own target by this factor and this much is not of our making.
 const HIGH: f64 = 1.25;
@@ -241,7 +241,8 @@ impl RateController {
     /// What a lane without any share of the queue may add to the set point, seconds.
     fn share_term_s(&self) -> f64 {
         let most_s = if self.policy == Policy::Low { 0.5 * QUEUE_SHARE_S } else { QUEUE_SHARE_S };
-        most_s * within((QUEUE_SHARE_RATE * self.weight() / self.network.max(1.0)).powf(QUEUE_SHARE_POWER), 1.0, QUEUE_SHARE_MOST)
+        let halvings = within((QUEUE_SHARE_RATE * self.weight() / self.network.max(1.0)).log2(), 0.0, QUEUE_SHARE_HALVINGS);
+        most_s * (1.0 + QUEUE_SHARE_PER_HALVING * halvings)
     }
 
     /// A queue this high is not of our making.
@@ -281,6 +282,9 @@ impl RateController {
             let foot_s = round.queue_s / round.pairs;
             self.standing.observe(foot_s);
             self.queue_s = (foot_s + 0.5 * DITHER * HALF_PERIOD_S * within(self.response.share(), 0.0, 1.0)).max(0.0);
+        }
+        if self.mode == Mode::Cruise && now_ns.saturating_sub(self.started_ns) < YOUNG_NS && self.response.share() < YOUNG_SHARE {
+            self.phase.dip_soon(now_ns, EXTRA_DIP_NS);
         }
         if round.dip {
             // The queue was drained on purpose: what is left of the round says nothing about the rate.
@@ -412,9 +416,6 @@ impl RateController {
         if self.mode != Mode::Cruise {
             return;
         }
-        if now_ns.saturating_sub(self.started_ns) < YOUNG_NS && self.response.share() < YOUNG_SHARE {
-            self.phase.dip_soon(now_ns, EXTRA_DIP_NS);
-        }
         // Whom we have just competed with is known: no dip need show it again.
         let back = self.policy != Policy::Low && self.competed_recently(now_ns).is_some();
         let patience_ns = if back { 2 * self.rtt_ns } else { (3 * self.rtt_ns).max(SECOND_NS / 2) };
@@ -464,7 +465,7 @@ impl RateController {
             if self.drained_last && self.policy != Policy::High {
                 self.competed = None;
             }
-        } else if self.mode == Mode::Cruise && stays && watched {
+        } else if self.mode == Mode::Cruise && stays && watched && self.phase.is_common_dip(train.start_ns) {
             self.compete(now_ns);
         }
         self.drained_last = all_ours;

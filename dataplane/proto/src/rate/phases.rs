@@ -14,6 +14,9 @@ pub(super) const HALF_PERIOD_PACKETS: f64 = 8.0;
 const DIP_EVERY_NS: u64 = 10 * SECOND_NS;
 const DIP_RATE: f64 = 0.3;
 
+/// A dip begun this soon after a multiple of [`DIP_EVERY_NS`] is common to all lanes.
+const COMMON_DIP_NS: u64 = SECOND_NS;
+
 /// Length of the first part of a dip, in which the queue drains, and of the second part: 30 packets, within bounds (same place).
 const DIP_S: f64 = 0.025;
 const DIP_TAIL_PACKETS: f64 = 30.0;
@@ -72,6 +75,11 @@ impl Phase {
     /// The next time whose wall clock is a multiple of `step_ns`.
     fn next_multiple(&self, now_ns: u64, step_ns: u64) -> u64 {
         now_ns.saturating_add(step_ns - now_ns.wrapping_add(self.wall_offset_ns) % step_ns)
+    }
+
+    /// Whether a dip that was under way at this time is one in which all of our lanes dip, wherever they run.
+    pub(super) fn is_common_dip(&self, at_ns: u64) -> bool {
+        at_ns.wrapping_add(self.wall_offset_ns) % DIP_EVERY_NS < COMMON_DIP_NS
     }
 
     /// Asks for an earlier dip, on the grid of `step_ns`.

@@ -53,6 +53,9 @@ const BLIND_SLOWER: f64 = 8.0;
 /// Standard errors by which a step must lose less than is known for the known level to be wrong.
 const KNOWN_LOSS_ERRORS: f64 = 3.0;
 
+/// First delays of pulses that spread by more than this show that somebody else moves the queue, seconds.
+const OTHERS_S: f64 = 0.0005;
+
 /// Bytes from which packets are large: pulses hold half as many of them.
 const LARGE_PACKET_BYTES: f64 = 4_000.0;
 
@@ -277,7 +280,8 @@ impl StartUp {
         if lossy && !keeps_up {
             // The pulse itself overflowed the queue: its packets still left at the bottleneck's rate, and its loss is not random.
             self.random_loss = random;
-            let rate = FOUND * self.middle(|pulse| pulse.rate).min(carried_bytes);
+            let found = FOUND * self.middle(|pulse| pulse.rate).min(carried_bytes);
+            let rate = if self.others() { found.min(rate) } else { found };
             return Verdict::Found { rate, queue_s: self.middle(|pulse| pulse.queue_s) };
         }
         if let Some(slope) = self.rising()
@@ -315,6 +319,7 @@ impl StartUp {
             // stretched below it is not believed.
             let validated = if self.validated { rate } else { 0.0 };
             let found = FOUND * self.middle(|pulse| pulse.rate);
+            let found = if self.others() { found.min(rate) } else { found };
             Verdict::Found { rate: found.max(validated), queue_s: self.middle(|pulse| pulse.queue_s) }
         };
         self.validated = true;
@@ -329,6 +334,12 @@ impl StartUp {
         let span_s = seconds(last.start_ns.saturating_sub(first.start_ns));
         let rise_s = last.first_delay_s - first.first_delay_s;
         (rise_s > RISING_S && rise_s > RISING_SLOPE * span_s && span_s > 0.0).then(|| (rise_s / span_s).min(1.0))
+    }
+
+    /// Whether somebody else seems to move the queue: pulses of ours that each find it as the one before left it do not vary.
+    fn others(&self) -> bool {
+        let (least, most) = self.first_delays_s;
+        most - least > OTHERS_S
     }
 
     fn middle(&self, value: impl Fn(&Pulse) -> f64) -> f64 {
