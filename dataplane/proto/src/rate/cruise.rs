@@ -163,7 +163,7 @@ impl Round {
         self.dip |= matches!(train.kind, Kind::Dip | Kind::DipTail);
         self.disturbed |= train.disturbed;
         self.limited |= train.limited;
-        loss.on_train(train_loss);
+        loss.on_train(train_loss, f64::from(train.sent));
         match train.kind {
             Kind::Up => self.last_up = Some(*train),
             Kind::Down => {
@@ -245,6 +245,11 @@ impl RateController {
         most_s * (1.0 + QUEUE_SHARE_PER_HALVING * halvings)
     }
 
+    /// Whether the lane may still take the queue of others for the path.
+    pub(super) fn is_young(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.started_ns) < YOUNG_NS
+    }
+
     /// A queue this high is not of our making.
     fn high_queue_s(&self) -> f64 {
         HIGH * self.target_s(self.response.share()) + HIGH_S
@@ -283,7 +288,7 @@ impl RateController {
             self.standing.observe(foot_s);
             self.queue_s = (foot_s + 0.5 * DITHER * HALF_PERIOD_S * within(self.response.share(), 0.0, 1.0)).max(0.0);
         }
-        if self.mode == Mode::Cruise && now_ns.saturating_sub(self.started_ns) < YOUNG_NS && self.response.share() < YOUNG_SHARE {
+        if self.mode == Mode::Cruise && self.is_young(now_ns) && self.response.share() < YOUNG_SHARE {
             self.phase.dip_soon(now_ns, EXTRA_DIP_NS);
         }
         if round.dip {
@@ -450,7 +455,7 @@ impl RateController {
             self.phase.dip_soon(now_ns, EXTRA_DIP_NS);
         }
         let drained_s = seconds(train.end_ns.saturating_sub(start_ns)).max(1e-3);
-        let ours = (start_s - arrival.last_delay_s) / (0.7 * drained_s);
+        let ours = (start_s - arrival.last_delay_s) / ((1.0 - train.rate / train.centre) * drained_s);
         let before_s = self.base.excess_s(start_s);
         let after_s = self.base.excess_s(arrival.last_delay_s);
         let set_point_s = self.set_point_s();
@@ -465,7 +470,7 @@ impl RateController {
             if self.drained_last && self.policy != Policy::High {
                 self.competed = None;
             }
-        } else if self.mode == Mode::Cruise && stays && watched && self.phase.is_common_dip(train.start_ns) {
+        } else if self.mode == Mode::Cruise && stays && watched && !self.is_young(now_ns) && self.phase.is_common_dip(train.start_ns) {
             self.compete(now_ns);
         }
         self.drained_last = all_ours;

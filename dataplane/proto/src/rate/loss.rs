@@ -79,6 +79,8 @@ pub(super) struct LossLevel {
     /// Variance that chance alone gives the responses: eight of them may agree by luck where trains are short.
     response_chance: RunningMean,
     per_train: RunningMean,
+    /// Variance that chance alone gives the loss of trains.
+    per_train_chance: RunningMean,
     recent: [f64; RECENT_MOST],
     recent_count: usize,
     dip_loss: f64,
@@ -97,6 +99,7 @@ impl LossLevel {
             response: RunningMean::new(32.0),
             response_chance: RunningMean::new(32.0),
             per_train: RunningMean::new(64.0),
+            per_train_chance: RunningMean::new(64.0),
             recent: [0.0; RECENT_MOST],
             recent_count: 0,
             dip_loss: 0.0,
@@ -149,9 +152,11 @@ impl LossLevel {
         self.sums = [0.0; 3];
     }
 
-    /// Loss of one train.
-    pub(super) fn on_train(&mut self, loss: f64) {
+    /// Loss of one train of so many packets.
+    pub(super) fn on_train(&mut self, loss: f64, packets: f64) {
         self.per_train.add(loss);
+        let mean = self.per_train.mean();
+        self.per_train_chance.add(mean * (1.0 - mean) / packets.max(1.0));
         if self.recent_count == RECENT_MOST {
             self.recent.copy_within(1.., 0);
             self.recent_count -= 1;
@@ -225,8 +230,10 @@ impl LossLevel {
     fn dip_error(&self) -> f64 {
         let packets = self.dip_packets.max(1.0);
         let least = 1.0 / packets;
-        let binomial = (self.dip_loss.max(least) * (1.0 - self.dip_loss).max(least) / packets).sqrt();
-        binomial.max(self.per_train.deviation() / self.dips.max(1.0).sqrt())
+        let binomial = self.dip_loss.max(least) * (1.0 - self.dip_loss).max(least) / packets;
+        // What trains vary by beyond chance, dips vary by too.
+        let bursts = (self.per_train.deviation().powi(2) - self.per_train_chance.mean()).max(0.0);
+        (binomial + bursts / self.dips.max(1.0)).sqrt()
     }
 
     /// Begins an experiment: the rate goes from `rate_before` to `rate_after`.

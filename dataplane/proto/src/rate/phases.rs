@@ -10,9 +10,11 @@ const SPREAD: f64 = 0.4;
 /// A half period holds at least this many packets (transport-study §3.2, h).
 pub(super) const HALF_PERIOD_PACKETS: f64 = 8.0;
 
-/// Time between dips, and the rate in them (transport-study §3.2, dip).
+/// Time between dips, and the share of the rate in them (transport-study §3.2, dip).
 const DIP_EVERY_NS: u64 = 10 * SECOND_NS;
 const DIP_RATE: f64 = 0.3;
+/// The same of young lanes: many that start together overflow the link, and must drain it to see it.
+const DIP_RATE_YOUNG: f64 = 0.1;
 
 /// A dip begun this soon after a multiple of [`DIP_EVERY_NS`] is common to all lanes.
 const COMMON_DIP_NS: u64 = SECOND_NS;
@@ -108,10 +110,10 @@ impl RateController {
             self.pulse(centre)
         } else if cruising && last == Kind::Dip {
             let length_s = within(DIP_TAIL_PACKETS * packet_s / DIP_RATE, DIP_TAIL_LEAST_S, DIP_TAIL_MOST_S);
-            (Kind::DipTail, DIP_RATE * centre, length_s, 0.0)
+            (Kind::DipTail, self.dip_rate(start_ns) * centre, length_s, 0.0)
         } else if cruising && start_ns >= self.phase.next_dip_ns {
             self.phase.next_dip_ns = self.phase.next_multiple(start_ns, DIP_EVERY_NS);
-            (Kind::Dip, DIP_RATE * centre, DIP_S, 0.0)
+            (Kind::Dip, self.dip_rate(start_ns) * centre, DIP_S, 0.0)
         } else if cruising {
             self.dither(centre, packet_s)
         } else {
@@ -132,6 +134,11 @@ impl RateController {
         train.rate = rate;
         train.centre = centre;
         train.amplitude = amplitude;
+    }
+
+    /// Share of the rate at which a dip is sent.
+    fn dip_rate(&self, now_ns: u64) -> f64 {
+        if self.is_young(now_ns) { DIP_RATE_YOUNG } else { DIP_RATE }
     }
 
     fn pulse(&mut self, centre: f64) -> (Kind, f64, f64, f64) {
