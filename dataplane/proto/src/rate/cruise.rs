@@ -23,9 +23,11 @@ const QUEUE_SHARE_HALVINGS: f64 = 9.0;
 const HIGH: f64 = 1.25;
 const HIGH_S: f64 = 0.003;
 
-/// Where the queue overflowed, the target bends towards this share of it, this fast, for this long.
+/// Where the queue overflowed, targets from 0 to the second are mapped to queues from 0 to this share of it, for this long: as their logarithm, bent at
+/// the first.
 const BELOW_OVERFLOW: f64 = 0.95;
-const OVERFLOW_BEND: f64 = 1.5;
+const OVERFLOW_BEND_S: f64 = 0.001;
+const OVERFLOW_TARGET_S: f64 = 0.060;
 const OVERFLOW_REMEMBERED_NS: u64 = 30 * SECOND_NS;
 
 /// A lane that shares dips often while it is this young: it met the queue of others and takes it for the path.
@@ -259,7 +261,10 @@ impl RateController {
     fn target_s(&self, share: f64) -> f64 {
         let target_s = self.set_point_s() + self.share_term_s() * within(1.0 - share / self.weight(), -1.0, 1.0);
         // Below a queue that overflows, but still the higher, the higher the target: lanes go on to converge.
-        self.overflow.map_or(target_s, |(_, queue_s)| BELOW_OVERFLOW * queue_s * (1.0 - (-OVERFLOW_BEND * target_s / queue_s).exp()))
+        self.overflow.map_or(target_s, |(_, queue_s)| {
+            let bent = (1.0 + target_s / OVERFLOW_BEND_S).ln() / (1.0 + OVERFLOW_TARGET_S / OVERFLOW_BEND_S).ln();
+            target_s.min(BELOW_OVERFLOW * queue_s * bent)
+        })
     }
 
     /// Something overflowed at the present queue.
@@ -352,6 +357,15 @@ impl RateController {
             self.free_rounds = 0;
             return;
         }
+        if self.response.share() < YOUNG_SHARE
+            && let Some(arriving) = self.loss.beyond_dips()
+        {
+            // While all of ours are quiet less is lost: all that share the link overflow it, and each takes back its part.
+            self.network = self.bounded((self.network * arriving).max(0.5 * self.network));
+            self.remember_overflow(now_ns);
+            self.free_rounds = 0;
+            return;
+        }
         if self.loss.holds_still(&losses) {
             return;
         }
@@ -390,7 +404,7 @@ impl RateController {
         self.free_rounds = 0;
         let loop_s = DAMPING * (self.rtt_s() + self.feedback_gap_s + 0.5 * self.round_s());
         let error_s = self.target_s(share) - self.queue_s;
-        let fall_most = if self.policy == Policy::Low { 0.5 } else { 0.02 + 0.4 * within(share, 0.0, 1.0) };
+        let fall_most = if self.policy == Policy::Low { 0.5 } else { 0.06 + 0.4 * within(share, 0.0, 1.0) };
         let change = within(error_s / loop_s, -fall_most, GROWTH_MOST);
         if low_queue { change.max(0.03 * (1.0 - share)) } else { change }
     }

@@ -15,6 +15,9 @@ const EXCESS: f64 = 0.02;
 /// What a round keeps of the sums before it: a slow lane's rounds hold too few packets to say anything alone.
 const MEMORY: f64 = 0.8;
 
+/// The same of the sums that are compared with dips: about fifteen rounds.
+const MEMORY_OUTSIDE: f64 = 0.93;
+
 /// Packets over which the random level follows the measured loss, and the largest step (transport-study §3.3).
 const FOLLOW_PACKETS: f64 = 4_000.0;
 const FOLLOW_MOST: f64 = 0.2;
@@ -90,6 +93,8 @@ pub(super) struct LossLevel {
     frozen: bool,
     /// Fading sums of trains, packets sent and packets received.
     sums: [f64; 3],
+    /// Slower fading sums of packets sent and received outside of dips, to compare with dips.
+    outside: [f64; 2],
 }
 
 impl LossLevel {
@@ -108,6 +113,7 @@ impl LossLevel {
             experiment: None,
             frozen: false,
             sums: [0.0; 3],
+            outside: [0.0; 2],
         }
     }
 
@@ -190,6 +196,9 @@ impl LossLevel {
         for (sum, value) in self.sums.iter_mut().zip([trains, sent, received]) {
             *sum = MEMORY * *sum + value;
         }
+        for (sum, value) in self.outside.iter_mut().zip([sent, received]) {
+            *sum = MEMORY_OUTSIDE * *sum + value;
+        }
         let [trains, sent, received] = self.sums;
         let lasting = (1.0 - received / sent - self.random).max(0.0);
         let binomial = (self.random.max(1.0 / sent) * (1.0 - self.random) / (sent / trains)).sqrt();
@@ -225,6 +234,20 @@ impl LossLevel {
         } else if self.random < self.dip_loss - 3.0 * error {
             self.set_random(self.dip_loss - 2.0 * error);
         }
+    }
+
+    /// Whether more is lost than in dips, of which there were enough to know: how much of what is sent arrives, compared with dips.
+    pub(super) fn beyond_dips(&mut self) -> Option<f64> {
+        let [sent, received] = self.outside;
+        if self.dips < 2.0 || sent < 1.0 {
+            return None;
+        }
+        let loss = (1.0 - received / sent).max(0.0);
+        let error = (self.dip_error().powi(2) + loss * (1.0 - loss) / sent).sqrt();
+        (loss > self.dip_loss + EXCESS + 3.0 * error).then(|| {
+            self.outside = [0.0; 2];
+            (1.0 - loss) / (1.0 - self.dip_loss)
+        })
     }
 
     fn dip_error(&self) -> f64 {

@@ -50,6 +50,9 @@ const PULSES_UNMEASURED: usize = 4;
 const PULSES_BLIND: usize = 2;
 const BLIND_SLOWER: f64 = 8.0;
 
+/// Loss that grows by this much and three standard errors from a step to the next one, which is several times as fast, is no random loss.
+const LOSS_GROWN: f64 = 0.05;
+
 /// Standard errors by which a step must lose less than is known for the known level to be wrong.
 const KNOWN_LOSS_ERRORS: f64 = 3.0;
 
@@ -113,6 +116,8 @@ pub(super) struct StartUp {
     blind: Option<usize>,
     /// Lowest upper bound of the loss over all steps: loss that was there at a rate that the path carried is random.
     loss_bound: Option<f64>,
+    /// Loss of the step before and its standard error.
+    loss_before: Option<(f64, f64)>,
     /// Mean rate and delivered rate of the step before.
     delivered: Option<(f64, f64)>,
     /// The mean rate of the present step is known to work.
@@ -136,6 +141,7 @@ impl StartUp {
             first_delays_s: (f64::INFINITY, f64::NEG_INFINITY),
             blind: Some(0),
             loss_bound: None,
+            loss_before: None,
             delivered: None,
             validated: false,
             random_loss: 0.0,
@@ -263,7 +269,8 @@ impl StartUp {
         let delivered = rate * (1.0 - loss);
         let lossy = match self.delivered {
             Some((rate_before, delivered_before)) => {
-                delivered < 0.6 * delivered_before * rate / rate_before || loss - random > 0.1 + 4.0 * deviation
+                let grown = self.loss_before.is_some_and(|(before, error)| loss - before > LOSS_GROWN + 3.0 * error.hypot(deviation));
+                delivered < 0.6 * delivered_before * rate / rate_before || loss - random > 0.1 + 4.0 * deviation || grown
             }
             None => loss > 0.4,
         };
@@ -293,6 +300,7 @@ impl StartUp {
             return Verdict::Found { rate, queue_s: self.middle(|pulse| pulse.queue_s) };
         }
         self.delivered = Some((rate, delivered));
+        self.loss_before = Some((mean_loss, deviation));
         let bound = (mean_loss + 2.0 * deviation).min(1.0);
         let bound = self.loss_bound.map_or(bound, |known| known.min(bound));
         self.loss_bound = Some(bound);
