@@ -404,7 +404,7 @@ impl RateController {
         self.free_rounds = 0;
         let loop_s = DAMPING * (self.rtt_s() + self.feedback_gap_s + 0.5 * self.round_s());
         let error_s = self.target_s(share) - self.queue_s;
-        let fall_most = if self.policy == Policy::Low { 0.5 } else { 0.06 + 0.4 * within(share, 0.0, 1.0) };
+        let fall_most = if self.policy == Policy::Low { 0.5 } else { 0.02 + 0.4 * within(share, 0.0, 1.0) };
         let change = within(error_s / loop_s, -fall_most, GROWTH_MOST);
         if low_queue { change.max(0.03 * (1.0 - share)) } else { change }
     }
@@ -484,8 +484,16 @@ impl RateController {
             if self.drained_last && self.policy != Policy::High {
                 self.competed = None;
             }
-        } else if self.mode == Mode::Cruise && stays && watched && !self.is_young(now_ns) && self.phase.is_common_dip(train.start_ns) {
+        } else if self.mode == Mode::Cruise
+            && stays
+            && watched
+            && !self.is_young(now_ns)
+            && !self.loss.is_flooded()
+            && self.phase.is_common_dip(train.start_ns)
+        {
             self.compete(now_ns);
+        } else if self.mode == Mode::Compete && self.phase.is_common_dip(train.start_ns) {
+            self.competition.confirm(self.network);
         }
         self.drained_last = all_ours;
     }
@@ -495,7 +503,7 @@ impl RateController {
         let rate = self.competed_recently(now_ns).or(onset).unwrap_or(self.network);
         self.network = self.bounded(rate.max(self.network));
         self.mode = Mode::Compete;
-        self.competition = competition::Competition::new(now_ns);
+        self.competition = competition::Competition::new(now_ns, self.network);
         self.hold.release();
     }
 

@@ -18,6 +18,9 @@ const MEMORY: f64 = 0.8;
 /// The same of the sums that are compared with dips: about fifteen rounds.
 const MEMORY_OUTSIDE: f64 = 0.93;
 
+/// Loss beyond that in dips which says that the link is flooded by a crowd of newcomers, not kept full by TCP.
+const FLOODED: f64 = 0.05;
+
 /// Packets over which the random level follows the measured loss, and the largest step (transport-study §3.3).
 const FOLLOW_PACKETS: f64 = 4_000.0;
 const FOLLOW_MOST: f64 = 0.2;
@@ -248,6 +251,12 @@ impl LossLevel {
             self.outside = [0.0; 2];
             (1.0 - loss) / (1.0 - self.dip_loss)
         })
+    }
+
+    /// Whether more is lost outside of dips than any TCP would let happen for long.
+    pub(super) fn is_flooded(&self) -> bool {
+        let [_, sent, received] = self.sums;
+        sent > 0.0 && 1.0 - received / sent - self.dip_loss > FLOODED
     }
 
     fn dip_error(&self) -> f64 {

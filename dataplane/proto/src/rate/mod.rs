@@ -238,7 +238,7 @@ impl RateController {
             hold: Hold::new(),
             watch: Watch::default(),
             standing: Standing::new(),
-            competition: Competition::new(now_ns),
+            competition: Competition::new(now_ns, network),
             competed: None,
             drained_last: false,
             queue_s: 0.0,
