@@ -257,6 +257,11 @@ impl RateController {
         HIGH * self.target_s(self.response.share()) + HIGH_S
     }
 
+    /// A queue this high may be somebody else's, if it stays while all of ours are quiet.
+    fn suspicious_queue_s(&self) -> f64 {
+        HIGH * (self.set_point_s() + QUEUE_SHARE_S) + HIGH_S
+    }
+
     /// Queue that a lane with this share of it aims at, seconds.
     fn target_s(&self, share: f64) -> f64 {
         let target_s = self.set_point_s() + self.share_term_s() * within(1.0 - share / self.weight(), -1.0, 1.0);
@@ -438,11 +443,11 @@ impl RateController {
         // Whom we have just competed with is known: no dip need show it again.
         let back = self.policy != Policy::Low && self.competed_recently(now_ns).is_some();
         let patience_ns = if back { 2 * self.rtt_ns } else { (3 * self.rtt_ns).max(SECOND_NS / 2) };
-        let high_s = if back { BACK * self.high_queue_s() } else { self.high_queue_s() };
-        if self.watch.observe(now_ns, self.queue_s > high_s, self.network, patience_ns) {
+        let suspicious_s = if back { BACK * self.suspicious_queue_s() } else { self.suspicious_queue_s() };
+        if self.watch.observe(now_ns, self.queue_s > suspicious_s, self.network, patience_ns) {
             if back {
                 self.compete(now_ns);
-            } else {
+            } else if self.queue_s > self.high_queue_s() {
                 self.phase.dip_soon(now_ns, EXTRA_DIP_NS);
             }
         }
@@ -474,7 +479,7 @@ impl RateController {
         let after_s = self.base.excess_s(arrival.last_delay_s);
         let set_point_s = self.set_point_s();
         let all_ours = ours > 0.65 || after_s < DRAINED * set_point_s;
-        let stays = before_s > self.high_queue_s() && after_s > self.target_s(self.response.share()) && ours < 0.5;
+        let stays = before_s > self.suspicious_queue_s() && after_s > self.set_point_s() && ours < 0.5;
         let watched = self.watch.since_ns().is_some_and(|since| now_ns.saturating_sub(since) > 3 * self.rtt_ns);
         if all_ours {
             if self.mode == Mode::Compete {
@@ -530,7 +535,7 @@ impl RateController {
                 arrival_rate,
                 rate: self.network,
                 queue_s: self.queue_s,
-                high_queue_s: self.high_queue_s(),
+                high_queue_s: self.suspicious_queue_s(),
                 set_point_s: self.set_point_s(),
                 share: self.response.share(),
                 share_is_known: self.response.share.is_full(),
