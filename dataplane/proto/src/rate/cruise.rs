@@ -11,12 +11,15 @@ use super::{BaseDelay, Kind, Mode, Policy, RateController, Train};
 const QUEUE_S: f64 = 0.003;
 const QUEUE_PER_HALVING_S: f64 = 0.00025;
 const QUEUE_FULL_RATE: f64 = 1.25e9;
-const QUEUE_SHARE_S: f64 = 0.006;
+const QUEUE_SHARE_S: f64 = 0.003;
+
+/// What others of ours may add to our own set point before a queue is looked into, seconds.
+const SUSPICIOUS_S: f64 = 0.006;
 
 /// The share term grows by this part of itself for each halving of the rate below this one, down to so many halvings: of lanes that share a queue
 /// the slower aims at the longer queue, so they converge, and one that is alone does not feel it (compare the flow scaling of Swift, SIGCOMM 2020, §3.5).
 const QUEUE_SHARE_RATE: f64 = 1.25e8;
-const QUEUE_SHARE_PER_HALVING: f64 = 0.5;
+const QUEUE_SHARE_PER_HALVING: f64 = 1.667;
 const QUEUE_SHARE_HALVINGS: f64 = 9.0;
 
 /// A queue that stays above our own target by this factor and this much is not of our making.
@@ -259,7 +262,7 @@ impl RateController {
 
     /// A queue this high may be somebody else's, if it stays while all of ours are quiet.
     fn suspicious_queue_s(&self) -> f64 {
-        HIGH * (self.set_point_s() + QUEUE_SHARE_S) + HIGH_S
+        HIGH * (self.set_point_s() + SUSPICIOUS_S) + HIGH_S
     }
 
     /// Queue that a lane with this share of it aims at, seconds.

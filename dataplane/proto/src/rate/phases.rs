@@ -1,5 +1,6 @@
 //! Which train is sent next, how fast and how long: pulses, dither, dips.
 
+use super::competition::EXTRA_DIP_NS;
 use super::units::{DITHER, HALF_PERIOD_S, SECOND_NS, nanoseconds, within};
 use super::{Kind, Mode, RateController, pacer};
 
@@ -15,6 +16,9 @@ const DIP_EVERY_NS: u64 = 10 * SECOND_NS;
 const DIP_RATE: f64 = 0.3;
 /// The same of young lanes: many that start together overflow the link, and must drain it to see it.
 const DIP_RATE_YOUNG: f64 = 0.1;
+
+/// Lanes that start are quiet for this long while young lanes dip.
+const QUIET_NS: u64 = SECOND_NS / 10;
 
 /// A dip begun this soon after a multiple of [`DIP_EVERY_NS`] is common to all lanes.
 const COMMON_DIP_NS: u64 = SECOND_NS;
@@ -76,12 +80,17 @@ impl Phase {
 
     /// The next time whose wall clock is a multiple of `step_ns`.
     fn next_multiple(&self, now_ns: u64, step_ns: u64) -> u64 {
-        now_ns.saturating_add(step_ns - now_ns.wrapping_add(self.wall_offset_ns) % step_ns)
+        now_ns.saturating_add(step_ns - self.since_multiple(now_ns, step_ns))
     }
 
     /// Whether a dip that was under way at this time is one in which all of our lanes dip, wherever they run.
     pub(super) fn is_common_dip(&self, at_ns: u64) -> bool {
-        at_ns.wrapping_add(self.wall_offset_ns) % DIP_EVERY_NS < COMMON_DIP_NS
+        self.since_multiple(at_ns, DIP_EVERY_NS) < COMMON_DIP_NS
+    }
+
+    /// Time since the wall clock was a multiple of `step_ns`.
+    fn since_multiple(&self, now_ns: u64, step_ns: u64) -> u64 {
+        now_ns.wrapping_add(self.wall_offset_ns) % step_ns
     }
 
     /// Asks for an earlier dip, on the grid of `step_ns`.
@@ -106,7 +115,10 @@ impl RateController {
         let packet_s = self.packet_bytes / centre;
         let last = self.phase.kind;
         let cruising = matches!(self.mode, Mode::Cruise | Mode::Compete);
-        let (kind, rate, length_s, amplitude) = if self.mode == Mode::StartUp {
+        let quiet_s = self.quiet_s(start_ns);
+        let (kind, rate, length_s, amplitude) = if self.mode == Mode::StartUp && quiet_s > 0.0 {
+            (Kind::Steady, DIP_RATE_YOUNG * centre, quiet_s, 0.0)
+        } else if self.mode == Mode::StartUp {
             self.pulse(centre)
         } else if cruising && last == Kind::Dip {
             let length_s = within(DIP_TAIL_PACKETS * packet_s / DIP_RATE, DIP_TAIL_LEAST_S, DIP_TAIL_MOST_S);
@@ -134,6 +146,12 @@ impl RateController {
         train.rate = rate;
         train.centre = centre;
         train.amplitude = amplitude;
+    }
+
+    /// How long a lane in start-up is to be quiet from now on, seconds, because young lanes dip. The first step of a lane is too slow to be in their way.
+    fn quiet_s(&self, now_ns: u64) -> f64 {
+        let since_ns = self.phase.since_multiple(now_ns, EXTRA_DIP_NS);
+        if self.startup.is_blind() || since_ns >= QUIET_NS { 0.0 } else { (QUIET_NS - since_ns) as f64 * 1e-9 }
     }
 
     /// Share of the rate at which a dip is sent.

@@ -188,6 +188,11 @@ impl StartUp {
         if self.gain > GAIN_FIRST { PULSE_SPAN_S } else { PULSE_SPAN_FIRST_S }
     }
 
+    /// Whether nothing is known of the path yet.
+    pub(super) fn is_blind(&self) -> bool {
+        self.blind.is_some()
+    }
+
     /// How long a pulse lasts at its peak at least, seconds.
     fn span_s(&self) -> f64 {
         let (least, most) = self.first_delays_s;
