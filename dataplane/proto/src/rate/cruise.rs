@@ -4,7 +4,7 @@ use super::average::{RunningMean, TrimmedMean};
 use super::competition::{self, EXTRA_DIP_NS, Standing};
 use super::loss::{LossLevel, Outcome, RoundLoss};
 use super::units::{DITHER, HALF_PERIOD_S, SECOND_NS, seconds, within};
-use super::{BaseDelay, Kind, Mode, Policy, RateController, Train};
+use super::{BaseDelay, Kind, Mode, Policy, RateController, Train, phases};
 
 /// Queue aimed at, seconds: a base, a part per halving of the rate below 10 Gbit/s (that part makes two lanes converge), and the range of the share
 /// term (transport-study §3.2, theta and delta).
@@ -46,6 +46,10 @@ const DAMPING: f64 = 2.2;
 
 /// Largest growth per round (transport-study §3.3).
 const GROWTH_MOST: f64 = 0.1;
+
+/// What a lane falls per round at most where its rate does not seem to move the queue, when it is young and later: a full queue does not move either.
+const FALL_YOUNG: f64 = 0.06;
+const FALL: f64 = 0.02;
 
 /// Free growth begins when no queue was seen for this long: one of many lanes on a full link moves the queue too little to see that it is full, and
 /// when all of them grow at once it overflows.
@@ -302,7 +306,7 @@ impl RateController {
             self.queue_s = (foot_s + 0.5 * DITHER * HALF_PERIOD_S * within(self.response.share(), 0.0, 1.0)).max(0.0);
         }
         if self.mode == Mode::Cruise && self.is_young(now_ns) && self.response.share() < YOUNG_SHARE {
-            self.phase.dip_soon(now_ns, EXTRA_DIP_NS);
+            self.phase.dip_soon(now_ns, phases::YOUNG_DIP_NS);
         }
         if round.dip {
             // The queue was drained on purpose: what is left of the round says nothing about the rate.
@@ -412,7 +416,8 @@ impl RateController {
         self.free_rounds = 0;
         let loop_s = DAMPING * (self.rtt_s() + self.feedback_gap_s + 0.5 * self.round_s());
         let error_s = self.target_s(share) - self.queue_s;
-        let fall_most = if self.policy == Policy::Low { 0.5 } else { 0.02 + 0.4 * within(share, 0.0, 1.0) };
+        let fall_least = if self.is_young(now_ns) { FALL_YOUNG } else { FALL };
+        let fall_most = if self.policy == Policy::Low { 0.5 } else { fall_least + 0.4 * within(share, 0.0, 1.0) };
         let change = within(error_s / loop_s, -fall_most, GROWTH_MOST);
         if low_queue { change.max(0.03 * (1.0 - share)) } else { change }
     }

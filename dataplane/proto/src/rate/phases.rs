@@ -1,6 +1,5 @@
 //! Which train is sent next, how fast and how long: pulses, dither, dips.
 
-use super::competition::EXTRA_DIP_NS;
 use super::units::{DITHER, HALF_PERIOD_S, SECOND_NS, nanoseconds, within};
 use super::{Kind, Mode, RateController, pacer};
 
@@ -19,6 +18,9 @@ const DIP_RATE_YOUNG: f64 = 0.1;
 
 /// Lanes that start are quiet for this long while young lanes dip.
 const QUIET_NS: u64 = SECOND_NS / 10;
+
+/// Time between dips of young lanes.
+pub(super) const YOUNG_DIP_NS: u64 = SECOND_NS;
 
 /// A dip begun this soon after a multiple of [`DIP_EVERY_NS`] is common to all lanes.
 const COMMON_DIP_NS: u64 = SECOND_NS;
@@ -150,7 +152,7 @@ impl RateController {
 
     /// How long a lane in start-up is to be quiet from now on, seconds, because young lanes dip. The first step of a lane is too slow to be in their way.
     fn quiet_s(&self, now_ns: u64) -> f64 {
-        let since_ns = self.phase.since_multiple(now_ns, EXTRA_DIP_NS);
+        let since_ns = self.phase.since_multiple(now_ns, YOUNG_DIP_NS);
         if self.startup.is_blind() || since_ns >= QUIET_NS { 0.0 } else { (QUIET_NS - since_ns) as f64 * 1e-9 }
     }
 
