@@ -31,6 +31,11 @@ const HIGH_S: f64 = 0.003;
 const BELOW_OVERFLOW: f64 = 0.95;
 const OVERFLOW_BEND_S: f64 = 0.001;
 const OVERFLOW_TARGET_S: f64 = 0.060;
+const OVERFLOW_NEAR: f64 = 0.7;
+const OVERFLOW_HIGHER: f64 = 1.5;
+
+/// What a lane that shares a queue falls per round where it overflowed, beyond what the distance to its target asks for.
+const OVERFLOW_FALL: f64 = 0.01;
 const OVERFLOW_REMEMBERED_NS: u64 = 30 * SECOND_NS;
 
 /// A lane that shares dips often while it is this young: it met the queue of others and takes it for the path.
@@ -285,6 +290,18 @@ impl RateController {
         self.overflow = Some((now_ns, queue_s.max(QUEUE_S)));
     }
 
+    /// A queue that stands where it overflowed is remembered, one that stands higher was none, and one that was not met again is forgotten.
+    fn revise_overflow(&mut self, now_ns: u64) {
+        let Some((since_ns, queue_s)) = self.overflow else { return };
+        self.overflow = if self.queue_s > OVERFLOW_HIGHER * queue_s + QUEUE_S {
+            None
+        } else if self.queue_s > OVERFLOW_NEAR * queue_s {
+            Some((now_ns, queue_s))
+        } else {
+            (now_ns.saturating_sub(since_ns) < OVERFLOW_REMEMBERED_NS).then_some((since_ns, queue_s))
+        };
+    }
+
     /// Sets the rate from the trains that became final since the last update.
     pub(super) fn update(&mut self, now_ns: u64, elapsed_s: f64) {
         if self.round.trains < ROUND_TRAINS || self.round.sent < ROUND_PACKETS || (self.round.pairs < 1.0 && !self.round.dip) {
@@ -294,7 +311,6 @@ impl RateController {
         self.round.restart();
         self.last_update_ns = now_ns;
         let elapsed_s = elapsed_s.min(2.0);
-        self.overflow = self.overflow.filter(|(since_ns, _)| now_ns.saturating_sub(*since_ns) < OVERFLOW_REMEMBERED_NS);
         let losses = self.loss.round(round.trains, round.sent, round.received);
         if losses.lost_beyond(self.loss.random()) {
             // A longer path loses nothing; a full buffer does.
@@ -305,6 +321,7 @@ impl RateController {
             self.standing.observe(foot_s);
             self.queue_s = (foot_s + 0.5 * DITHER * HALF_PERIOD_S * within(self.response.share(), 0.0, 1.0)).max(0.0);
         }
+        self.revise_overflow(now_ns);
         if self.mode == Mode::Cruise && self.is_young(now_ns) && self.response.share() < YOUNG_SHARE {
             self.phase.dip_soon(now_ns, phases::YOUNG_DIP_NS);
         }
@@ -418,7 +435,9 @@ impl RateController {
         let error_s = self.target_s(share) - self.queue_s;
         let fall_least = if self.is_young(now_ns) { FALL_YOUNG } else { FALL };
         let fall_most = if self.policy == Policy::Low { 0.5 } else { fall_least + 0.4 * within(share, 0.0, 1.0) };
-        let change = within(error_s / loop_s, -fall_most, GROWTH_MOST);
+        let full = share < YOUNG_SHARE && self.overflow.is_some_and(|(_, queue_s)| self.queue_s > BELOW_OVERFLOW * queue_s);
+        let error = error_s / loop_s - if full { OVERFLOW_FALL } else { 0.0 };
+        let change = within(error, -fall_most, GROWTH_MOST);
         if low_queue { change.max(0.03 * (1.0 - share)) } else { change }
     }
 

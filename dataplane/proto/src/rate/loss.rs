@@ -12,6 +12,9 @@ const RECENT_MOST: usize = 128;
 /// Excess of loss over the random level that asks for an experiment, besides four standard errors (transport-study §3.3, exsig).
 const EXCESS: f64 = 0.02;
 
+/// The same of the loss outside of dips over that in them, besides two standard errors: whoever is wrong about it loses that much of its rate.
+const EXCESS_OUTSIDE: f64 = 0.01;
+
 /// What a round keeps of the sums before it: a slow lane's rounds hold too few packets to say anything alone.
 const MEMORY: f64 = 0.8;
 
@@ -247,7 +250,7 @@ impl LossLevel {
         }
         let loss = (1.0 - received / sent).max(0.0);
         let error = (self.dip_error().powi(2) + loss * (1.0 - loss) / sent).sqrt();
-        (loss > self.dip_loss + EXCESS + 3.0 * error).then(|| {
+        (loss > self.dip_loss + EXCESS_OUTSIDE + 2.0 * error).then(|| {
             self.outside = [0.0; 2];
             (1.0 - loss) / (1.0 - self.dip_loss)
         })
