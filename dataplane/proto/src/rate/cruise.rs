@@ -29,9 +29,8 @@ const HIGH_S: f64 = 0.003;
 /// Where the queue overflowed, targets from 0 to the second are mapped to queues from 0 to this share of it, for this long: as their logarithm, bent at
 /// the first.
 const BELOW_OVERFLOW: f64 = 0.95;
-const OVERFLOW_BEND_S: f64 = 0.001;
-const OVERFLOW_TARGET_S: f64 = 0.060;
-const OVERFLOW_NEAR: f64 = 0.7;
+const OVERFLOW_BEND_S: f64 = 0.003;
+const OVERFLOW_TARGET_S: f64 = 0.050;
 const OVERFLOW_HIGHER: f64 = 1.5;
 
 /// What a lane that shares a queue falls per round where it overflowed, beyond what the distance to its target asks for.
@@ -280,7 +279,7 @@ impl RateController {
         // Below a queue that overflows, but still the higher, the higher the target: lanes go on to converge.
         self.overflow.map_or(target_s, |(_, queue_s)| {
             let bent = (1.0 + target_s / OVERFLOW_BEND_S).ln() / (1.0 + OVERFLOW_TARGET_S / OVERFLOW_BEND_S).ln();
-            target_s.min(BELOW_OVERFLOW * queue_s * bent)
+            target_s.min(BELOW_OVERFLOW * queue_s * bent.min(1.0))
         })
     }
 
@@ -290,16 +289,13 @@ impl RateController {
         self.overflow = Some((now_ns, queue_s.max(QUEUE_S)));
     }
 
-    /// A queue that stands where it overflowed is remembered, one that stands higher was none, and one that was not met again is forgotten.
+    /// A queue that stands higher than it overflowed was another one, and one that was not met again is forgotten.
     fn revise_overflow(&mut self, now_ns: u64) {
         let Some((since_ns, queue_s)) = self.overflow else { return };
-        self.overflow = if self.queue_s > OVERFLOW_HIGHER * queue_s + QUEUE_S {
-            None
-        } else if self.queue_s > OVERFLOW_NEAR * queue_s {
-            Some((now_ns, queue_s))
-        } else {
-            (now_ns.saturating_sub(since_ns) < OVERFLOW_REMEMBERED_NS).then_some((since_ns, queue_s))
-        };
+        let higher = self.queue_s > OVERFLOW_HIGHER * queue_s + QUEUE_S;
+        if higher || now_ns.saturating_sub(since_ns) > OVERFLOW_REMEMBERED_NS {
+            self.overflow = None;
+        }
     }
 
     /// Sets the rate from the trains that became final since the last update.
