@@ -32,6 +32,9 @@ const FOLLOW_MOST: f64 = 0.2;
 const DIP_PACKETS: f64 = 120.0;
 const DIP_COUNT: f64 = 6.0;
 
+/// Dips before bursts of loss make the loss in dips less certain.
+const DIPS_FEW: f64 = 4.0;
+
 /// The running experiment: the rate was cut, now see whether the loss falls with it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Experiment {
@@ -268,7 +271,9 @@ impl LossLevel {
         let binomial = self.dip_loss.max(least) * (1.0 - self.dip_loss).max(least) / packets;
         // What trains vary by beyond chance, dips vary by too.
         let bursts = (self.per_train.deviation().powi(2) - self.per_train_chance.mean()).max(0.0);
-        (binomial + bursts / self.dips.max(1.0)).sqrt()
+        // The first dips are those of lanes that start together, whose chaos says nothing about the path.
+        let bursts = if self.dips < DIPS_FEW { 0.0 } else { bursts / self.dips };
+        (binomial + bursts).sqrt()
     }
 
     /// Begins an experiment: the rate goes from `rate_before` to `rate_after`.

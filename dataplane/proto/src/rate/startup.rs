@@ -59,6 +59,9 @@ const KNOWN_LOSS_ERRORS: f64 = 3.0;
 /// First delays of pulses that spread by more than this show that somebody else moves the queue, seconds.
 const OTHERS_S: f64 = 0.0005;
 
+/// Where others move the queue a lane goes on with this share of its mean rate.
+const BESIDE_OTHERS: f64 = 0.5;
+
 /// Bytes from which packets are large: pulses hold half as many of them.
 const LARGE_PACKET_BYTES: f64 = 4_000.0;
 
@@ -293,7 +296,7 @@ impl StartUp {
             // The pulse itself overflowed the queue: its packets still left at the bottleneck's rate, and its loss is not random.
             self.random_loss = random;
             let found = FOUND * self.middle(|pulse| pulse.rate).min(carried_bytes);
-            let rate = if self.others() { found.min(rate) } else { found };
+            let rate = if self.others() { found.min(BESIDE_OTHERS * rate) } else { found };
             return Verdict::Found { rate, queue_s: self.middle(|pulse| pulse.queue_s) };
         }
         if let Some(slope) = self.rising()
@@ -332,7 +335,7 @@ impl StartUp {
             // stretched below it is not believed.
             let validated = if self.validated { rate } else { 0.0 };
             let found = FOUND * self.middle(|pulse| pulse.rate);
-            let found = if self.others() { found.min(rate) } else { found };
+            let found = if self.others() { found.min(BESIDE_OTHERS * rate) } else { found };
             Verdict::Found { rate: found.max(validated), queue_s: self.middle(|pulse| pulse.queue_s) }
         };
         self.validated = true;
