@@ -73,6 +73,9 @@ const ROUND_PACKETS: f64 = 16.0;
 /// Share of the queue that is aimed at over the share that is due to the weight: cuts and what cruise gives away keep the mean below the aim.
 const AIM: f64 = 1.2;
 
+/// Share of the set point above which a queue is there to overflow.
+const QUEUE_SEEN: f64 = 0.7;
+
 /// Share of the set point below which a dip has drained the queue.
 const DRAINED: f64 = 0.4;
 
@@ -318,7 +321,8 @@ impl RateController {
             self.queue_s = (foot_s + 0.5 * DITHER * HALF_PERIOD_S * within(self.response.share(), 0.0, 1.0)).max(0.0);
         }
         self.revise_overflow(now_ns);
-        if self.mode == Mode::Cruise && self.is_young(now_ns) && self.response.share() < YOUNG_SHARE {
+        let bounded = self.network >= 0.9 * self.limits.cap();
+        if self.mode == Mode::Cruise && !bounded && self.is_young(now_ns) && self.response.share() < YOUNG_SHARE {
             self.phase.dip_soon(now_ns, phases::YOUNG_DIP_NS);
         }
         if round.dip {
@@ -383,6 +387,7 @@ impl RateController {
             return;
         }
         if self.response.share() < YOUNG_SHARE
+            && self.queue_s >= QUEUE_SEEN * self.set_point_s()
             && let Some(arriving) = self.loss.beyond_dips()
         {
             // While all of ours are quiet less is lost: all that share the link overflow it, and each takes back its part.
@@ -398,7 +403,7 @@ impl RateController {
         let share = self.response.share();
         let mut reference = arrival_rate;
         if losses.significant {
-            if self.queue_s >= 0.7 * set_point_s && share < 0.5 {
+            if self.queue_s >= QUEUE_SEEN * set_point_s && share < 0.5 {
                 reference = without_congestion;
             } else {
                 let rate = self.bounded(without_congestion.min(self.network).max(0.5 * self.network));

@@ -57,7 +57,7 @@ const LOSS_GROWN: f64 = 0.05;
 const KNOWN_LOSS_ERRORS: f64 = 3.0;
 
 /// First delays of pulses that spread by more than this show that somebody else moves the queue, seconds.
-const OTHERS_S: f64 = 0.0005;
+const OTHERS_S: f64 = 0.002;
 
 /// Where others move the queue a lane goes on with this share of its mean rate.
 const BESIDE_OTHERS: f64 = 0.5;
