@@ -29,7 +29,7 @@ const HIGH_S: f64 = 0.003;
 /// Where the queue overflowed, targets from 0 to the second are mapped to queues from 0 to this share of it, for this long: as their logarithm, bent at
 /// the first.
 const BELOW_OVERFLOW: f64 = 0.95;
-const OVERFLOW_BEND_S: f64 = 0.003;
+const OVERFLOW_BEND_S: f64 = 0.0015;
 const OVERFLOW_TARGET_S: f64 = 0.050;
 const OVERFLOW_HIGHER: f64 = 1.5;
 
@@ -40,6 +40,9 @@ const OVERFLOW_REMEMBERED_NS: u64 = 30 * SECOND_NS;
 /// A lane that shares dips often while it is this young: it met the queue of others and takes it for the path.
 const YOUNG_NS: u64 = 10 * SECOND_NS;
 const YOUNG_SHARE: f64 = 0.5;
+
+/// In its first time a lane does not decide that somebody else keeps the queue full: others may have started with it.
+const INFANT_NS: u64 = 4 * SECOND_NS;
 
 /// Jitter below this is not worth a longer queue, and the most that jitter may add (transport-study §3.2, J).
 const JITTER_FREE_S: f64 = 0.0003;
@@ -72,6 +75,10 @@ const ROUND_PACKETS: f64 = 16.0;
 
 /// Share of the queue that is aimed at over the share that is due to the weight: cuts and what cruise gives away keep the mean below the aim.
 const AIM: f64 = 1.2;
+
+/// Share of what a dip of everybody would drain above which the queue is ours, and below which it is somebody else's.
+const OURS: f64 = 0.65;
+const OURS_LITTLE: f64 = 0.35;
 
 /// Share of the set point above which a queue is there to overflow.
 const QUEUE_SEEN: f64 = 0.7;
@@ -506,8 +513,9 @@ impl RateController {
         let before_s = self.base.excess_s(start_s);
         let after_s = self.base.excess_s(arrival.last_delay_s);
         let set_point_s = self.set_point_s();
-        let all_ours = ours > 0.65 || after_s < DRAINED * set_point_s;
-        let stays = before_s > self.suspicious_queue_s() && after_s > self.set_point_s() && ours < 0.5;
+        let all_ours = ours > OURS || after_s < DRAINED * set_point_s;
+        let stays = before_s > self.suspicious_queue_s() && after_s > self.set_point_s() && ours < OURS_LITTLE;
+        let infant = now_ns.saturating_sub(self.started_ns) < INFANT_NS;
         let watched = self.watch.since_ns().is_some_and(|since| now_ns.saturating_sub(since) > 3 * self.rtt_ns);
         if all_ours {
             if self.mode == Mode::Compete {
@@ -520,7 +528,7 @@ impl RateController {
         } else if self.mode == Mode::Cruise
             && stays
             && watched
-            && !self.is_young(now_ns)
+            && !infant
             && !self.loss.is_flooded()
             && self.phase.is_common_dip(train.start_ns)
         {

@@ -123,7 +123,10 @@ impl RateController {
         } else if self.mode == Mode::StartUp {
             self.pulse(centre)
         } else if cruising && last == Kind::Dip {
-            let length_s = within(DIP_TAIL_PACKETS * packet_s / DIP_RATE, DIP_TAIL_LEAST_S, DIP_TAIL_MOST_S);
+            // Dips of lanes with different round trips do not meet unless they last: where a competitor is suspected, that matters.
+            let suspected = self.watch.since_ns().is_some() && self.response.share() < 0.5;
+            let least_s = if suspected { DIP_TAIL_MOST_S } else { DIP_TAIL_LEAST_S };
+            let length_s = within(DIP_TAIL_PACKETS * packet_s / DIP_RATE, least_s, DIP_TAIL_MOST_S);
             (Kind::DipTail, self.dip_rate(start_ns) * centre, length_s, 0.0)
         } else if cruising && start_ns >= self.phase.next_dip_ns {
             self.phase.next_dip_ns = self.phase.next_multiple(start_ns, DIP_EVERY_NS);
