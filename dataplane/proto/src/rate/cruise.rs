@@ -26,9 +26,10 @@ const QUEUE_SHARE_HALVINGS: f64 = 9.0;
 const HIGH: f64 = 1.25;
 const HIGH_S: f64 = 0.003;
 
-/// Where the queue overflowed, targets from 0 to the second are mapped to queues from 0 to this share of it, for this long: as their logarithm, bent at
-/// the first.
+/// Where the queue overflowed, targets are mapped to queues from 0 to this share of it, for this long: alone by an exponential bent like this, among
+/// others by the logarithm of targets up to the second of these, bent at the first.
 const BELOW_OVERFLOW: f64 = 0.95;
+const OVERFLOW_BEND_ALONE: f64 = 1.5;
 const OVERFLOW_BEND_S: f64 = 0.0015;
 const OVERFLOW_TARGET_S: f64 = 0.050;
 const OVERFLOW_HIGHER: f64 = 1.5;
@@ -287,10 +288,12 @@ impl RateController {
     fn target_s(&self, share: f64) -> f64 {
         let target_s = self.set_point_s() + self.share_term_s() * within(1.0 - share / self.weight(), -1.0, 1.0);
         // Below a queue that overflows, but still the higher, the higher the target: lanes go on to converge.
-        self.overflow.map_or(target_s, |(_, queue_s)| {
-            let bent = (1.0 + target_s / OVERFLOW_BEND_S).ln() / (1.0 + OVERFLOW_TARGET_S / OVERFLOW_BEND_S).ln();
-            target_s.min(BELOW_OVERFLOW * queue_s * bent.min(1.0))
-        })
+        let Some((_, queue_s)) = self.overflow else { return target_s };
+        // Alone a lane may stand close below the overflow; among others the differences between their targets must be left.
+        let alone = 1.0 - (-OVERFLOW_BEND_ALONE * target_s / queue_s).exp();
+        let among = (1.0 + target_s / OVERFLOW_BEND_S).ln() / (1.0 + OVERFLOW_TARGET_S / OVERFLOW_BEND_S).ln();
+        let share = within(share, 0.0, 1.0);
+        BELOW_OVERFLOW * queue_s * (share * alone + (1.0 - share) * among.min(1.0))
     }
 
     /// Something overflowed at the present queue.
