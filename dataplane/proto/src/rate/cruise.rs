@@ -42,8 +42,6 @@ const OVERFLOW_REMEMBERED_NS: u64 = 30 * SECOND_NS;
 const YOUNG_NS: u64 = 10 * SECOND_NS;
 const YOUNG_SHARE: f64 = 0.5;
 
-/// In its first time a lane does not decide that somebody else keeps the queue full: others may have started with it.
-const INFANT_NS: u64 = 4 * SECOND_NS;
 
 /// Jitter below this is not worth a longer queue, and the most that jitter may add (transport-study §3.2, J).
 const JITTER_FREE_S: f64 = 0.0003;
@@ -293,7 +291,7 @@ impl RateController {
         let alone = 1.0 - (-OVERFLOW_BEND_ALONE * target_s / queue_s).exp();
         let among = (1.0 + target_s / OVERFLOW_BEND_S).ln() / (1.0 + OVERFLOW_TARGET_S / OVERFLOW_BEND_S).ln();
         let share = within(share, 0.0, 1.0);
-        BELOW_OVERFLOW * queue_s * (share * alone + (1.0 - share) * among.min(1.0))
+        target_s.min(BELOW_OVERFLOW * queue_s * (share * alone + (1.0 - share) * among.min(1.0)))
     }
 
     /// Something overflowed at the present queue.
@@ -426,6 +424,8 @@ impl RateController {
             self.loss.follow(&losses, share > 0.5);
         }
         let change = self.change(now_ns, set_point_s, share, losses.significant);
+        let doubtful = losses.is_doubtful(self.loss.random()) && self.queue_s >= QUEUE_SEEN * set_point_s;
+        let change = if doubtful { change.min(0.0) } else { change };
         self.apply(now_ns, elapsed_s, &round, reference, change);
         self.look_for_competition(now_ns);
     }
@@ -518,7 +518,6 @@ impl RateController {
         let set_point_s = self.set_point_s();
         let all_ours = ours > OURS || after_s < DRAINED * set_point_s;
         let stays = before_s > self.suspicious_queue_s() && after_s > self.set_point_s() && ours < OURS_LITTLE;
-        let infant = now_ns.saturating_sub(self.started_ns) < INFANT_NS;
         let watched = self.watch.since_ns().is_some_and(|since| now_ns.saturating_sub(since) > 3 * self.rtt_ns);
         if all_ours {
             if self.mode == Mode::Compete {
@@ -531,7 +530,7 @@ impl RateController {
         } else if self.mode == Mode::Cruise
             && stays
             && watched
-            && !infant
+            && !self.is_young(now_ns)
             && !self.loss.is_flooded()
             && self.phase.is_common_dip(train.start_ns)
         {

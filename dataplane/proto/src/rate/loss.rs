@@ -12,6 +12,9 @@ const RECENT_MOST: usize = 128;
 /// Excess of loss over the random level that asks for an experiment, besides four standard errors (transport-study §3.3, exsig).
 const EXCESS: f64 = 0.02;
 
+/// Standard errors besides the excess beyond which a lane that sees a queue does not grow.
+const DOUBTFUL_ERRORS: f64 = 1.5;
+
 /// The same of the loss outside of dips over that in them, besides two standard errors: whoever is wrong about it loses that much of its rate.
 const EXCESS_OUTSIDE: f64 = 0.01;
 
@@ -75,6 +78,11 @@ impl RoundLoss {
     /// Whether more was lost than any random level that is believed explains, by three standard deviations.
     pub(super) fn cannot_be_random(&self) -> bool {
         self.loss > RANDOM_LOSS_MOST + 0.05 + 1.5 / self.packets.max(1.0).sqrt()
+    }
+
+    /// Whether so much was lost that it is no time to send more.
+    pub(super) fn is_doubtful(&self, random: f64) -> bool {
+        self.loss > random + EXCESS + DOUBTFUL_ERRORS * self.error
     }
 
     /// Whether more was lost than a random level explains, by three standard deviations and two packets.

@@ -270,15 +270,17 @@ impl StartUp {
 
     fn judge(&mut self, rate: f64, peak: f64) -> Verdict {
         let mean_loss = (1.0 - self.received / self.sent).max(0.0);
+        let bound = self.loss_bound.unwrap_or(0.0).min(super::loss::RANDOM_LOSS_MOST);
         let loss = self.middle(|pulse| pulse.loss).min(mean_loss);
-        let random = self.loss_bound.unwrap_or(0.0).min(super::loss::RANDOM_LOSS_MOST);
+        // What the step before lost, not the most that it may have lost: a rate that is corrected for too much loss is too high.
+        let random = self.loss_before.map_or(bound, |(before, _)| before.min(bound));
         let least = 1.0 / self.sent;
         let deviation = (loss.max(least) * (1.0 - loss).max(least) / self.sent).sqrt();
         let delivered = rate * (1.0 - loss);
         let lossy = match self.delivered {
             Some((rate_before, delivered_before)) => {
                 let grown = self.loss_before.is_some_and(|(before, error)| loss - before > LOSS_GROWN + 3.0 * error.hypot(deviation));
-                delivered < 0.6 * delivered_before * rate / rate_before || loss - random > 0.1 + 4.0 * deviation || grown
+                delivered < 0.6 * delivered_before * rate / rate_before || loss - bound > 0.1 + 4.0 * deviation || grown
             }
             None => loss > 0.4,
         };
