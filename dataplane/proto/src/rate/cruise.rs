@@ -42,7 +42,6 @@ const OVERFLOW_REMEMBERED_NS: u64 = 30 * SECOND_NS;
 const YOUNG_NS: u64 = 10 * SECOND_NS;
 const YOUNG_SHARE: f64 = 0.5;
 
-
 /// Jitter below this is not worth a longer queue, and the most that jitter may add (transport-study §3.2, J).
 const JITTER_FREE_S: f64 = 0.0003;
 const JITTER_MOST_S: f64 = 0.015;

@@ -309,8 +309,8 @@ impl StartUp {
             let rate = rate / (1.0 + slope);
             return Verdict::Found { rate, queue_s: self.middle(|pulse| pulse.queue_s) };
         }
+        let before = self.loss_before.replace((mean_loss, deviation));
         self.delivered = Some((rate, delivered));
-        self.loss_before = Some((mean_loss, deviation));
         let bound = (mean_loss + 2.0 * deviation).min(1.0);
         let bound = self.loss_bound.map_or(bound, |known| known.min(bound));
         self.loss_bound = Some(bound);
@@ -322,6 +322,8 @@ impl StartUp {
             known.min(bound)
         } else if overflowed {
             0.5 * mean_loss.min(super::loss::RANDOM_LOSS_MOST)
+        } else if let Some((before, error)) = before.filter(|_| !keeps_up) {
+            mean_loss.min(before + error).min(bound)
         } else {
             mean_loss.min(bound)
         };
@@ -336,7 +338,9 @@ impl StartUp {
             // The mean rate of a step that follows another was carried by the path in that one: where single packets jitter, a pulse that seems
             // stretched below it is not believed.
             let validated = if self.validated { rate } else { 0.0 };
-            let found = FOUND * self.middle(|pulse| pulse.rate);
+            // By packet numbers or, where the pulse overflowed, by what came of it.
+            let carried = if before.is_some() { carried_bytes } else { f64::INFINITY };
+            let found = FOUND * self.middle(|pulse| pulse.rate).min(carried);
             let found = if self.others() { found.min(BESIDE_OTHERS * rate) } else { found };
             Verdict::Found { rate: found.max(validated), queue_s: self.middle(|pulse| pulse.queue_s) }
         };
