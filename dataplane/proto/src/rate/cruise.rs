@@ -283,7 +283,9 @@ impl RateController {
 
     /// Queue that a lane with this share of it aims at, seconds.
     fn target_s(&self, share: f64) -> f64 {
-        let target_s = self.set_point_s() + self.share_term_s() * within(1.0 - share / self.weight(), -1.0, 1.0);
+        // Squared: who holds nearly all of the queue is alone, though a short queue that clips its delay makes it seem a little less.
+        let others = within(1.0 - share / self.weight(), -1.0, 1.0);
+        let target_s = self.set_point_s() + self.share_term_s() * others * others.abs();
         // Below a queue that overflows, but still the higher, the higher the target: lanes go on to converge.
         let Some((_, queue_s)) = self.overflow else { return target_s };
         // Alone a lane may stand close below the overflow; among others the differences between their targets must be left.
