@@ -391,7 +391,10 @@ impl RateController {
             self.loss.abandon_experiment();
             self.loss.clear_response();
             self.remember_overflow(now_ns);
-            self.hold.hit(now_ns, self.network, self.rtt_ns);
+            if self.queue_s < QUEUE_SEEN * self.set_point_s() {
+                // Nothing but the loss shows this limit: a policer. A queue shows itself when it fills again.
+                self.hold.hit(now_ns, self.network, self.rtt_ns);
+            }
             self.free_rounds = 0;
             return;
         }
