@@ -73,6 +73,7 @@ const ROUND_PACKETS: f64 = 16.0;
 
 /// Share of the queue that is aimed at over the share that is due to the weight: cuts and what cruise gives away keep the mean below the aim.
 const AIM: f64 = 1.2;
+const AIM_MOST: f64 = 0.75;
 
 /// Share of what a dip of everybody would drain above which the queue is ours, and below which it is somebody else's.
 const OURS: f64 = 0.65;
@@ -581,7 +582,7 @@ impl RateController {
                 set_point_s: self.set_point_s(),
                 share: self.response.share(),
                 share_is_known: self.response.share.is_full(),
-                aim: AIM * weight / (weight + 1.0),
+                aim: (AIM * weight / (weight + 1.0)).min(AIM_MOST),
                 weight,
                 packets: losses.packets,
                 loss: losses.loss,

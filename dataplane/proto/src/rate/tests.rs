@@ -288,11 +288,12 @@ fn sharing_with_cubic() {
             let mut simulator = Simulator::new(world);
             simulator.add_cubic();
             simulator.add_lane(policy, NO_CAP, 5_000);
-            simulator.run(45_000, u64::MAX);
-            let share = simulator.utilisation(0, 15_000, 44_900);
+            simulator.run(75_000, u64::MAX);
+            // It may take two common dips to tell TCP from others of ours.
+            let share = simulator.utilisation(0, 35_000, 74_900);
             println!(
                 "against CUBIC, {mbit_per_s} Mbit/s RTT {rtt_ms} queue {queue_ms}: {policy:?} {share:.3}, CUBIC {:.3}, {:?}",
-                simulator.cubic_utilisation(15_000, 44_900),
+                simulator.cubic_utilisation(35_000, 74_900),
                 simulator.lanes[0].controller.state().mode
             );
             share
