@@ -54,7 +54,7 @@ pub struct GridOptions {
 
 impl Default for GridOptions {
     fn default() -> Self {
-        Self { seed: 1, seconds: 20.0, round_trips: 100.0, jumbo_from_mbps: 3_000.0, trace_ms: 0 }
+        Self { seed: 1, seconds: 60.0, round_trips: 150.0, jumbo_from_mbps: 3_000.0, trace_ms: 0 }
     }
 }
 
@@ -170,6 +170,32 @@ fn memory(cell: &Cell) -> u64 {
 /// Memory that cells played side by side may take, bytes.
 const MEMORY_MOST: u64 = 16 << 30;
 
+/// Cells that differ only in their queue, the shortest first: the longest queue that was not needed yet decides whether the next one is played.
+type Family = Vec<usize>;
+
+fn families(cells: &[Cell]) -> Vec<Family> {
+    let mut order: Vec<usize> = (0..cells.len()).collect();
+    let path = |index: usize| [cells[index].rate_mbps, cells[index].rtt_ms, cells[index].loss];
+    order.sort_by(|&a, &b| {
+        let ordered = |(a, b): (f64, f64)| a.total_cmp(&b);
+        path(a).into_iter().zip(path(b)).map(ordered).find(|order| order.is_ne()).unwrap_or(cells[a].queue_ms.total_cmp(&cells[b].queue_ms))
+    });
+    order.chunk_by(|&a, &b| path(a) == path(b)).map(<[usize]>::to_vec).collect()
+}
+
+/// Plays the cells of a family. A run that filled its queue at no time is to the bit the run of every longer queue.
+fn play_family(cells: &[Cell], family: &Family, options: &GridOptions, mut done: impl FnMut(usize, Row)) {
+    let mut before: Option<Row> = None;
+    for &index in family {
+        let row = match before.take() {
+            Some(row) if row.overshoot_loss == 0.0 => Row { cell: cells[index], ..row },
+            _ => play_cell(&cells[index], options),
+        };
+        done(index, row.clone());
+        before = Some(row);
+    }
+}
+
 struct Shared {
     next: usize,
     memory: u64,
@@ -179,9 +205,9 @@ struct Shared {
 /// Plays all cells on `threads` threads, the longest first; `progress` is called after each.
 #[must_use]
 pub fn play_grid(cells: &[Cell], options: &GridOptions, threads: usize, progress: impl Fn(usize, f64) + Sync) -> Vec<Row> {
-    let mut order: Vec<usize> = (0..cells.len()).collect();
-    let work = |cell: &Cell| cell.rate_mbps * ideal_s(cell, options) / mtu(cell, options) as f64;
-    order.sort_by(|&a, &b| work(&cells[b]).total_cmp(&work(&cells[a])));
+    let mut families = families(cells);
+    let work = |family: &Family| family.first().map_or(0.0, |&index| cells[index].rate_mbps * ideal_s(&cells[index], options));
+    families.sort_by(|a, b| work(b).total_cmp(&work(a)));
     let shared = Mutex::new(Shared { next: 0, memory: 0, rows: vec![None; cells.len()] });
     let freed = Condvar::new();
     let started = Instant::now();
@@ -191,22 +217,23 @@ pub fn play_grid(cells: &[Cell], options: &GridOptions, threads: usize, progress
             scope.spawn(|| {
                 loop {
                     let mut state = lock();
-                    let Some(&index) = order.get(state.next) else { break };
+                    let Some(family) = families.get(state.next) else { break };
                     state.next += 1;
-                    let needs = memory(&cells[index]).min(MEMORY_MOST);
+                    let needs = family.iter().map(|&index| memory(&cells[index])).max().unwrap_or(0).min(MEMORY_MOST);
                     while state.memory + needs > MEMORY_MOST {
                         state = freed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
                     }
                     state.memory += needs;
                     drop(state);
-                    let row = play_cell(&cells[index], options);
-                    let mut state = lock();
-                    state.memory -= needs;
-                    state.rows[index] = Some(row);
-                    let done = state.rows.iter().flatten().count();
-                    drop(state);
+                    play_family(cells, family, options, |index, row| {
+                        let mut state = lock();
+                        state.rows[index] = Some(row);
+                        let done = state.rows.iter().flatten().count();
+                        drop(state);
+                        progress(done, started.elapsed().as_secs_f64());
+                    });
+                    lock().memory -= needs;
                     freed.notify_all();
-                    progress(done, started.elapsed().as_secs_f64());
                 }
             });
         }
