@@ -220,8 +220,8 @@ impl Engine {
             let text = format!("blocks of {block} bytes are outside {BLOCK_PAYLOAD_MIN} to {}", self.facts.block_bytes);
             return self.refuse(lane, ErrorCode::Unsupported, text);
         }
-        if (open.chunk_bytes as usize) > self.facts.chunk_bytes || open.chunk_bytes != 0 && (open.chunk_bytes as usize) < CHUNK_BYTES_MIN {
-            let text = format!("chunks of {} bytes are outside {CHUNK_BYTES_MIN} to {}", open.chunk_bytes, self.facts.chunk_bytes);
+        if open.chunk_bytes != 0 && (open.chunk_bytes as usize) < CHUNK_BYTES_MIN {
+            let text = format!("packets of at most {} bytes of payload are below the least, {CHUNK_BYTES_MIN}", open.chunk_bytes);
             return self.refuse(lane, ErrorCode::Unsupported, text);
         }
         self.opening.insert(lane, None);
@@ -252,7 +252,8 @@ impl Engine {
             let text = format!("the engine's memory for blocks is promised to {} other lanes; try again later", self.lanes.len());
             return self.refuse(lane_id, ErrorCode::ResourceExhausted, text);
         }
-        let chunk_bytes = if open.chunk_bytes == 0 { self.facts.chunk_bytes as u32 } else { open.chunk_bytes };
+        let most = self.facts.chunk_bytes as u32;
+        let chunk_bytes = if open.chunk_bytes == 0 { most } else { most.min(open.chunk_bytes) };
         match self.start_lane(open, store, blocks, chunk_bytes) {
             Ok(()) => {
                 let credit_blocks = blocks as u32;

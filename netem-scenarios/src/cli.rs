@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tradewind_netem::emulator::{Emulator, EmulatorOptions};
 use tradewind_netem::flows::FlowSpec;
 use tradewind_netem::generate::{self, Kind};
+use tradewind_netem::middlebox::{Middlebox, MtuStep};
 use tradewind_netem::stats::{EmulatorStats, ValidityBounds};
 use tradewind_netem::topology::ReadyFile;
 use tradewind_netem::{Scenario, probe, tc, verify};
@@ -96,6 +97,14 @@ struct RunArguments {
     /// (repeatable; with --backend own only).
     #[arg(long, value_name = "NAME:FIRST-LAST[:EXTRA_DELAY_MS]")]
     flow: Vec<FlowSpec>,
+    /// So long after the start the client's UDP flows get other ports, as behind a NAT that has forgotten them (repeatable, ascending; IPv4; with
+    /// --backend own only).
+    #[arg(long, value_name = "MS")]
+    rebind_ms: Vec<u64>,
+    /// From so long after the start on, IP packets of more than so many bytes are lost without a word (repeatable, ascending; with --backend own
+    /// only).
+    #[arg(long, value_name = "MS:BYTES")]
+    mtu: Vec<MtuStep>,
     /// End when this process is no longer the parent.
     #[arg(long)]
     parent_pid: Option<u32>,
@@ -180,6 +189,7 @@ fn run(arguments: &RunArguments) -> Result<ExitCode, AnyError> {
             lateness_us_max: arguments.lateness_us_max.unwrap_or(fitting.lateness_us_max),
         }),
         flows: arguments.flow.clone(),
+        middlebox: Middlebox { rebind_ms: arguments.rebind_ms.clone(), mtu: arguments.mtu.clone() },
         parent_pid: arguments.parent_pid,
         ..EmulatorOptions::new(&arguments.left, &arguments.right)
     };
@@ -210,8 +220,8 @@ fn choose_backend(backend: Backend, scenario: &Scenario, options: &EmulatorOptio
     if backend == Backend::Own {
         return Ok(None);
     }
-    if !options.flows.is_empty() {
-        return Err("--flow needs our own emulator: add --backend own".into());
+    if !options.flows.is_empty() || options.middlebox != Middlebox::default() {
+        return Err("--flow, --rebind-ms and --mtu need our own emulator: add --backend own".into());
     }
     let mtu_bytes = options.mtu_bytes()?;
     let plan = tc::plan(scenario, &options.left, &options.right, mtu_bytes);

@@ -11,6 +11,7 @@ use hdrhistogram::Histogram;
 
 use crate::flows::{Fate, FlowMeter, FlowSpec};
 use crate::link::{DropReason, Link, Verdict, Way};
+use crate::middlebox::Middlebox;
 use crate::scenario::Scenario;
 use crate::stats::{Backlog, DeviceWitness, DirectionStats, EmulatorStats, Lateness, ValidityBounds};
 use crate::store::{DueQueue, Held, PacketStore};
@@ -57,6 +58,8 @@ pub struct EmulatorOptions {
     pub store_bytes_max: u64,
     /// Flows to keep an account of, and perhaps to delay more. Default: none.
     pub flows: Vec<FlowSpec>,
+    /// NAT and MTU on the way. Default: none.
+    pub middlebox: Middlebox,
     /// Bounds for a valid run. Default: [`ValidityBounds::for_scenario`].
     pub bounds: Option<ValidityBounds>,
     /// Ends when this process is no longer the parent.
@@ -75,6 +78,7 @@ impl EmulatorOptions {
             ring_frames: 8192,
             store_bytes_max: 1 << 30,
             flows: Vec::new(),
+            middlebox: Middlebox::default(),
             bounds: None,
             parent_pid: None,
         }
@@ -144,6 +148,8 @@ struct Lane {
     /// Bytes that packets found in the bottleneck's queue.
     backlog: Histogram<u64>,
     flows: FlowMeter,
+    middlebox: Middlebox,
+    way: Way,
     start_ns: u64,
     input: String,
     output: String,
@@ -182,6 +188,8 @@ impl Lane {
             lateness: Histogram::new_with_max(LATENESS_NS_MAX, 3).expect("the bounds are constants that the histogram accepts"),
             backlog: Histogram::new_with_max(BACKLOG_BYTES_MAX, 3).expect("the bounds are constants that the histogram accepts"),
             flows,
+            middlebox: options.middlebox.clone(),
+            way,
             start_ns,
             input: input.clone(),
             output: output.clone(),
@@ -202,7 +210,7 @@ impl Lane {
     /// Reads waiting frames, decides about each, keeps those that will be delivered. `realtime_offset_ns` turns kernel stamps into
     /// monotonic time; `now_ns` bounds them.
     fn receive(&mut self, realtime_offset_ns: i64, now_ns: u64) -> usize {
-        let Self { ring, link, queue, store, stats, backlog, flows, start_ns, .. } = self;
+        let Self { ring, link, queue, store, stats, backlog, flows, middlebox, way, start_ns, .. } = self;
         ring.receive(RECEIVE_BATCH_FRAMES, |frame| {
             stats.received += 1;
             stats.received_bytes += u64::from(frame.wire_bytes);
@@ -212,9 +220,13 @@ impl Lane {
                 None => {}
             }
             let arrival_ns = ((frame.realtime_ns as i64 - realtime_offset_ns).max(0) as u64).min(now_ns);
+            let elapsed_ns = arrival_ns.saturating_sub(*start_ns);
+            if middlebox.drops(elapsed_ns, frame.wire_bytes) {
+                return stats.mtu_drops += 1;
+            }
             let found_bytes = link.backlog_bytes(arrival_ns);
             backlog.saturating_record(found_bytes);
-            flows.record_backlog(arrival_ns.saturating_sub(*start_ns), found_bytes);
+            flows.record_backlog(elapsed_ns, found_bytes);
             let flow = flows.classify(frame.untagged());
             let mut tell = |fate| {
                 if let Some((index, _)) = flow {
@@ -246,6 +258,7 @@ impl Lane {
                     None => stats.own_drops.store += 1,
                     Some(slot) => {
                         frame.write_to(store.frame_mut(&slot));
+                        middlebox.translate(*way, elapsed_ns, store.frame_mut(&slot));
                         queue.push(due_ns, slot);
                     }
                 }

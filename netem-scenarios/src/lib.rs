@@ -17,6 +17,7 @@ pub mod emulator;
 pub mod flows;
 pub mod generate;
 pub mod link;
+pub mod middlebox;
 pub mod probe;
 pub mod random;
 pub mod scenario;

@@ -105,6 +105,9 @@ pub struct DirectionStats {
     pub queue_drops: u64,
     /// Packets lost in an outage.
     pub outage_drops: u64,
+    /// Packets larger than the path's MTU.
+    #[serde(default)]
+    pub mtu_drops: u64,
     /// Packets still held when the run ended.
     pub held: u64,
     /// Largest number of packets held at once.
@@ -139,6 +142,7 @@ impl DirectionStats {
             + self.random_loss
             + self.queue_drops
             + self.outage_drops
+            + self.mtu_drops
             + self.held
             + own.store
             + own.oversize

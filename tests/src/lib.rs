@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use tradewind_bench::process::{Finished, Interrupt, run};
-use tradewind_bench::testbed::{Server, ServerOptions, Store, Testbed, health, write_random};
+use tradewind_bench::testbed::{Server, ServerOptions, Store, Testbed, TestbedOptions, health, write_random};
 use tradewind_netem::Scenario;
 
 /// RTT 20 ms, 1 % loss each way, 100 Mbit/s, 50 ms of queue: enough to be a WAN, quick enough for a test.
@@ -39,11 +39,20 @@ impl World {
     /// # Errors
     /// When something does not come up.
     pub fn start(options: &ServerOptions) -> Result<Option<Self>> {
+        Self::behind(options, &[])
+    }
+
+    /// The same with further arguments for the emulator, such as `--rebind-ms`.
+    ///
+    /// # Errors
+    /// When something does not come up.
+    pub fn behind(options: &ServerOptions, arguments: &[&str]) -> Result<Option<Self>> {
         if !is_root() {
             println!("SKIP: end-to-end tests make network namespaces and need root");
             return Ok(None);
         }
-        let testbed = Testbed::new("twtest", &Scenario::from_toml(SCENARIO)?, 1500, &Interrupt::default())?;
+        let mut testbed = Testbed::without_link("twtest", &TestbedOptions::default(), &Interrupt::default())?;
+        testbed.play(&Scenario::from_toml(SCENARIO)?, arguments)?;
         let store = Store::start(&testbed)?;
         let server = Server::start(&testbed, &store, options)?;
         Ok(Some(Self { server, store, testbed }))

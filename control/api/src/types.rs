@@ -30,6 +30,9 @@ pub struct SubmitRequest {
     /// AEAD of the packets. Default AES-128-GCM.
     #[serde(default)]
     pub cipher: Cipher,
+    /// Payload bytes of a DATA packet at most, because the client's path takes no more. Default: what fits the MTU of the server's interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk_bytes_max: Option<u32>,
 }
 
 /// How fast a transfer may and should go.

@@ -83,6 +83,20 @@ pub(crate) fn done(transfer_id: &str, request: &SubmitRequest, report: &UploadRe
     })
 }
 
+/// The transfer broke and starts again after so long.
+pub(crate) fn retry(failure: &Failure, attempt: u32, wait: Duration, files_left: usize, packet_bytes_max: Option<usize>) -> Value {
+    json!({
+        "event": "retry",
+        "attempt": attempt,
+        "wait_s": wait.as_secs_f64(),
+        "files_left": files_left,
+        "packet_bytes_max": packet_bytes_max,
+        "code": failure.code(),
+        "message": failure.to_string(),
+        "transfer_id": failure.transfer_id(),
+    })
+}
+
 /// The command failed.
 pub(crate) fn error(failure: &Failure) -> Value {
     json!({
@@ -110,6 +124,7 @@ mod tests {
             bytes: Some(1000),
             rate: RateRequest { target_rate_bps: Some(300_000_000), ..RateRequest::default() },
             cipher: Cipher::Aes256Gcm,
+            chunk_bytes_max: None,
         }
     }
 

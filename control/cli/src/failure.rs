@@ -185,7 +185,7 @@ pub(crate) fn upload_code(error: &UploadError) -> ErrorCode {
     match error {
         UploadError::Source(error) => source_code(error),
         UploadError::NoAnswer { .. } => ErrorCode::IdleTimeout,
-        UploadError::Lost { .. } => ErrorCode::PeerGone,
+        UploadError::Lost { .. } | UploadError::PathMtu { .. } => ErrorCode::PeerGone,
         UploadError::Refused { code, text } => refusal_code(*code, text),
         UploadError::Cancelled => ErrorCode::Cancelled,
         UploadError::Offer(_) => ErrorCode::Unsupported,
@@ -283,6 +283,7 @@ mod tests {
     fn documented_exit_codes() {
         let upload = |source| Failure::Upload { transfer_id: "t".into(), source };
         let changed = || SourceError::Changed { path: "a".into(), what: "grew".into() };
+        let path_mtu = || UploadError::PathMtu { endpoint: ([192, 0, 2, 1], 1).into(), packet_bytes: 1500, text: "t".into() };
         let server = "far".parse().unwrap();
         for (failure, code, name) in [
             (Failure::Usage { detail: "d".into(), hint: "h".into() }, exit::USAGE, "usage"),
@@ -294,6 +295,7 @@ mod tests {
             (upload(UploadError::Cancelled), exit::CANCELLED, "cancelled"),
             (upload(UploadError::NoAnswer { endpoint: ([192, 0, 2, 1], 1).into(), seconds: 30 }), exit::TRANSFER, "idle_timeout"),
             (upload(UploadError::Lost { endpoint: ([192, 0, 2, 1], 1).into(), text: "t".into() }), exit::TRANSFER, "peer_gone"),
+            (upload(path_mtu()), exit::TRANSFER, "peer_gone"),
             (upload(UploadError::Offer("o".into())), exit::TRANSFER, "unsupported"),
             (Failure::Interrupted { signal: Signal::Interrupt, transfer_id: None }, exit::INTERRUPTED, "cancelled"),
             (Failure::Interrupted { signal: Signal::Terminate, transfer_id: None }, exit::TERMINATED, "cancelled"),

@@ -20,6 +20,7 @@ mod failure;
 mod interrupt;
 mod options;
 mod rate;
+mod retry;
 mod send;
 mod sources;
 mod transfers;

@@ -132,7 +132,10 @@ pub(crate) struct SendOptions {
     /// Encryption of the packets.
     #[arg(long, value_enum, default_value_t = CipherOption::Aes128Gcm)]
     pub(crate) cipher: CipherOption,
-    /// Print events as JSON, one a line: started, progress, done, error.
+    /// Start again by itself so often when the way to the server or its engine breaks; files that are durable are not sent again.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) retries: u32,
+    /// Print events as JSON, one a line: started, progress, retry, done, error.
     #[arg(long)]
     pub(crate) json: bool,
     /// Print nothing but errors (and JSON events, if asked for).

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tradewind_api::{
-    Client, LaneOffer, Outcome, RatePolicy, RateRequest, SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit,
+    Client, DestinationUrl, LaneOffer, Outcome, RatePolicy, RateRequest, ServerAddress, SubmitRequest, SubmitResponse, TransferState,
+    TransferStatus, exit,
 };
-use tradewind_client::{Progress, RateOptions, Source, Upload, UploadError, UploadReport};
+use tradewind_client::{Progress, RateOptions, Source, Upload, UploadError, UploadReport, chunk_bytes_for_packets, route_mtu};
 
 use crate::connect::{connect, tcp_round_trip};
 use crate::display::{self, Reporter};
@@ -18,6 +19,7 @@ use crate::events;
 use crate::failure::{self, Failure};
 use crate::interrupt::{Interrupts, Signal};
 use crate::options::SendOptions;
+use crate::retry::{self, Cure};
 use crate::sources::{self, Collected};
 
 /// Silence of the server's engine after which the transfer fails.
@@ -39,13 +41,63 @@ pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
         collected.skipped.iter().for_each(|text| display::note(text));
     }
     let mut interrupts = Interrupts::new()?;
-    let request = submit_request(options, &collected);
-    let agreed = interrupts.unless(agree(options, &request, quiet)).await;
-    let agreed = agreed.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
+    let mut packet_bytes_max = None;
+    for attempt in 1.. {
+        let mut begun = None;
+        let result = once(options, &collected, packet_bytes_max, &mut begun, &mut interrupts).await;
+        let Err(failure) = result else { return result };
+        let Some(cure) = retry::cure(&failure, attempt > 1).filter(|_| attempt <= options.retries) else { return Err(failure) };
+        let status = match &begun {
+            Some((client, id)) => interrupts.unless(last_word(client, id)).await.ok().flatten(),
+            None => None,
+        };
+        let url = DestinationUrl::parse(&options.destination).ok();
+        let left = url.and_then(|url| retry::left(&collected.sources, &url, options.overwrite, status.as_ref()));
+        let Some(left) = left else { return Err(failure) };
+        collected.sources = left;
+        collected.bytes = Upload::bytes_total(&collected.sources).map_err(Failure::Source)?;
+        if let Cure::SmallerPackets(bytes) = cure {
+            packet_bytes_max = Some(bytes);
+        }
+        let wait = retry::wait(cure, attempt);
+        if options.json {
+            events::emit(&events::retry(&failure, attempt, wait, collected.sources.len(), packet_bytes_max));
+        } else if !quiet {
+            display::note(&again(&failure, attempt, options.retries, &collected, packet_bytes_max));
+        }
+        if collected.sources.is_empty() {
+            // Everything is durable, only the word that it is got lost.
+            return Ok(exit::OK);
+        }
+        let interrupted = |signal| Failure::Interrupted { signal, transfer_id: failure.transfer_id().map(str::to_owned) };
+        interrupts.unless(tokio::time::sleep(wait)).await.map_err(interrupted)?;
+    }
+    unreachable!("the loop ends by returning")
+}
+
+/// What people are told before a restart.
+fn again(failure: &Failure, attempt: u32, retries: u32, collected: &Collected, packet_bytes_max: Option<usize>) -> String {
+    let smaller = packet_bytes_max.map_or(String::new(), |bytes| format!(", with packets of at most {bytes} bytes"));
+    let files = collected.sources.len();
+    format!("{failure}; starting again with {files} file{}{smaller} ({attempt} of {retries})", if files == 1 { "" } else { "s" })
+}
+
+/// One transfer. `begun` tells of it as soon as the server knows it.
+async fn once(
+    options: &SendOptions,
+    collected: &Collected,
+    packet_bytes_max: Option<usize>,
+    begun: &mut Option<(Client, String)>,
+    interrupts: &mut Interrupts,
+) -> Result<u8, Failure> {
+    let quiet = options.quiet || options.json;
+    let agreed = interrupts.unless(agree(options, collected, packet_bytes_max, quiet)).await;
+    let (agreed, request) = agreed.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
     let id = agreed.answer.transfer_id.as_str();
+    *begun = Some((agreed.client.clone(), id.to_owned()));
 
     let cancel = Arc::new(AtomicBool::new(false));
-    let upload = match upload(std::mem::take(&mut collected.sources), &agreed, Arc::clone(&cancel)) {
+    let upload = match upload(collected.sources.clone(), &agreed, Arc::clone(&cancel)) {
         Ok(upload) => upload,
         Err(error) => return Err(explain(&agreed.client, id, error, None).await),
     };
@@ -55,7 +107,7 @@ pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
     }
     let moved = Cell::new(Instant::now());
     let watching = ended_on_server(&agreed.client, id, &moved);
-    let Driven { result, signal, ended } = drive(upload, &cancel, &mut interrupts, &mut reporter, &moved, watching).await;
+    let Driven { result, signal, ended } = drive(upload, &cancel, interrupts, &mut reporter, &moved, watching).await;
     reporter.clear();
     if let (Err(UploadError::Cancelled), None, Some(outcome)) = (&result, signal, ended) {
         return Err(failed(id.to_owned(), outcome));
@@ -87,7 +139,7 @@ fn check_rates(options: &SendOptions) -> Result<(), Failure> {
     }
 }
 
-fn submit_request(options: &SendOptions, collected: &Collected) -> SubmitRequest {
+fn submit_request(options: &SendOptions, collected: &Collected, chunk_bytes_max: Option<u32>) -> SubmitRequest {
     SubmitRequest {
         destination: options.destination.clone(),
         overwrite: options.overwrite,
@@ -99,6 +151,7 @@ fn submit_request(options: &SendOptions, collected: &Collected) -> SubmitRequest
             minimum_rate_bps: options.min_rate.map(|rate| rate.bits_per_s()),
         },
         cipher: options.cipher.for_server(),
+        chunk_bytes_max,
     }
 }
 
@@ -111,10 +164,25 @@ struct Agreed {
     round_trip: Option<Duration>,
 }
 
-async fn agree(options: &SendOptions, request: &SubmitRequest, quiet: bool) -> Result<Agreed, Failure> {
+async fn agree(
+    options: &SendOptions,
+    collected: &Collected,
+    packet_bytes_max: Option<usize>,
+    quiet: bool,
+) -> Result<(Agreed, SubmitRequest), Failure> {
     let client = connect(&options.server, quiet).await?;
-    let ((answer, server), round_trip) = submit(&client, options, request).await?;
-    Ok(Agreed { client, answer, server, round_trip: Some(round_trip) })
+    let request = submit_request(options, collected, chunk_bytes_max(&options.server.server, packet_bytes_max).await);
+    let ((answer, server), round_trip) = submit(&client, options, &request).await?;
+    Ok((Agreed { client, answer, server, round_trip: Some(round_trip) }, request))
+}
+
+/// Payload that fits the route to the server as far as this host knows it, and IP packets of at most so many bytes.
+async fn chunk_bytes_max(server: &ServerAddress, packet_bytes_max: Option<usize>) -> Option<u32> {
+    // A name that does not resolve is told by the request that follows.
+    let address = tokio::net::lookup_host((server.host(), server.port())).await.ok()?.next()?;
+    let route = route_mtu(&address).ok();
+    let bytes = route.into_iter().chain(packet_bytes_max).min()?;
+    chunk_bytes_for_packets(bytes, address.ip())
 }
 
 /// Submits, and measures the round trip beside it, so that measuring costs no time.

@@ -197,7 +197,7 @@ pub struct OpenLane {
     pub cipher: Cipher,
     /// Size limit of a block's payload, bytes: 64 KiB to 4 MiB.
     pub block_bytes: u32,
-    /// Payload bytes of a DATA packet; 0 lets the engine derive it from its interface's MTU.
+    /// Payload bytes of a DATA packet at most; the engine takes less if its interface's MTU does. 0: no limit but that.
     pub chunk_bytes: u32,
     /// Blocks the sender may have open at the same time; 0 lets the engine choose.
     pub credit_blocks: u32,

@@ -205,7 +205,7 @@ impl Core {
             secret,
             cipher: submission.request.cipher,
             block_bytes: self.block_bytes,
-            chunk_bytes: 0,
+            chunk_bytes: submission.request.chunk_bytes_max.unwrap_or(0),
             credit_blocks: self.credit_blocks,
             destination: resolved.destination,
             overwrite: submission.request.overwrite,

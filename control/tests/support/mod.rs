@@ -85,5 +85,6 @@ pub(crate) fn to(destination: &str) -> SubmitRequest {
         bytes: Some(10),
         rate: tradewind_api::RateRequest::default(),
         cipher: tradewind_api::Cipher::Aes128Gcm,
+        chunk_bytes_max: None,
     }
 }

@@ -68,6 +68,18 @@ pub enum UploadError {
         /// What the lane said.
         text: String,
     },
+    /// Small packets get through, full-size ones do not.
+    #[error(
+        "the path to {endpoint} does not take packets of {packet_bytes} bytes: {text}; lower the MTU of this host's or the server's interface"
+    )]
+    PathMtu {
+        /// Where packets were sent.
+        endpoint: SocketAddr,
+        /// Size of the IP packets that were lost.
+        packet_bytes: u32,
+        /// What the lane said.
+        text: String,
+    },
     /// The server ended the transfer.
     #[error("the server ended the transfer: {text}")]
     Refused {

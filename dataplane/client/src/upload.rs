@@ -1,6 +1,6 @@
 //! One upload, from sources to the receiver's word that everything is durable.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,6 +15,7 @@ use tradewind_proto::sender::{Sender, SenderConfig};
 use tradewind_wire::LaneId;
 use tradewind_wire::limits::{
     BLOCK_PAYLOAD_MAX, BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, DATA_OVERHEAD_BYTES, IPV4_UDP_BYTES, IPV6_UDP_BYTES,
+    chunk_bytes_for_mtu,
 };
 
 use crate::Cipher;
@@ -100,7 +101,9 @@ impl Upload {
         let payload_max = self.lane.block_bytes as usize;
         let pool = block_pool(payload_max, self.lane.credit_blocks)?;
         let link = open_link(endpoint, usize::from(chunk_bytes))?;
-        let mut sender = Sender::new(self.sender_config(chunk_bytes, endpoint), tradewind_fabric::clock::now_ns());
+        let config = self.sender_config(chunk_bytes, endpoint);
+        let packet_bytes = config.rate.packet_bytes;
+        let mut sender = Sender::new(config, tradewind_fabric::clock::now_ns());
         if let Some(lease) = self.rate.lease_bytes_per_s {
             sender.set_lease(lease);
         }
@@ -120,7 +123,18 @@ impl Upload {
                 result
             })
             .map_err(|source| UploadError::Local { what: "cannot start the reading thread", source: source.into() })?;
-        let worker = Worker { link, sender, ready, reading: Some(reading), endpoint, bytes_total, files, cancel: self.cancel, payload_max };
+        let worker = Worker {
+            link,
+            sender,
+            ready,
+            reading: Some(reading),
+            endpoint,
+            bytes_total,
+            files,
+            cancel: self.cancel,
+            payload_max,
+            packet_bytes,
+        };
         let result = worker.run(progress, self.idle_timeout);
         stop.store(true, Ordering::Relaxed);
         result
@@ -162,6 +176,13 @@ impl Upload {
             idle_timeout_ns: u64::try_from(self.idle_timeout.as_nanos()).unwrap_or(u64::MAX),
         }
     }
+}
+
+/// Payload bytes of a DATA packet in IP packets of so many bytes at most, for a lane to this address; `None` if a lane cannot work with so little.
+#[must_use]
+pub fn chunk_bytes_for_packets(packet_bytes: usize, endpoint: IpAddr) -> Option<u32> {
+    let chunk_bytes = chunk_bytes_for_mtu(packet_bytes, endpoint.is_ipv6());
+    u32::try_from(chunk_bytes).ok().filter(|_| chunk_bytes >= CHUNK_BYTES_MIN)
 }
 
 fn block_pool(payload_max: usize, credit_blocks: u32) -> Result<BlockPool, UploadError> {

@@ -39,6 +39,8 @@ pub(crate) struct Worker {
     pub(crate) files: u64,
     pub(crate) cancel: Arc<AtomicBool>,
     pub(crate) payload_max: usize,
+    /// Size of a full IP packet.
+    pub(crate) packet_bytes: u32,
 }
 
 /// How the lane ended.
@@ -96,7 +98,8 @@ impl Worker {
                     let heard = self.sender.statistics().feedback_received > 0;
                     return Some(End::Failed(match code {
                         close::TIMEOUT if !heard => UploadError::NoAnswer { endpoint, seconds: idle_timeout.as_secs() },
-                        close::TIMEOUT | close::PATH => UploadError::Lost { endpoint, text },
+                        close::TIMEOUT => UploadError::Lost { endpoint, text },
+                        close::PATH => UploadError::PathMtu { endpoint, packet_bytes: self.packet_bytes, text },
                         _ => UploadError::Refused { code, text },
                     }));
                 }

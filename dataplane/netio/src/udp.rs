@@ -172,6 +172,24 @@ pub fn device_mtu(device: &str) -> Result<usize, LinkError> {
         .map_err(|error| LinkError::Setup(format!("cannot read the MTU of network device {device}: {error}; `ip link` lists the devices")))
 }
 
+/// The MTU of this host's route to an address, bytes: that of the first device, or less where the kernel has learnt it (RFC 1191, RFC 8201).
+/// Sends nothing.
+///
+/// # Errors
+/// [`LinkError::Os`] when there is no route.
+pub fn route_mtu(remote: &SocketAddr) -> Result<usize, LinkError> {
+    let what = "cannot ask for the MTU of the route";
+    let os = |source| LinkError::Os { what, source };
+    let (domain, level, name) = match remote {
+        SocketAddr::V4(_) => (Domain::IPV4, libc::IPPROTO_IP, libc::IP_MTU),
+        SocketAddr::V6(_) => (Domain::IPV6, libc::IPPROTO_IPV6, libc::IPV6_MTU),
+    };
+    let socket = Socket::new(domain, Type::DGRAM, None).map_err(os)?;
+    socket.connect(&(*remote).into()).map_err(os)?;
+    let [mtu] = sys::option(socket.as_fd(), level, name).map_err(os)?;
+    Ok(mtu as usize)
+}
+
 /// Lets the calling thread's timed waits end on time: Linux otherwise lets them run up to 50 µs late (PR_SET_TIMERSLACK,
 /// prctl(2)). To be called once by each worker thread.
 ///

@@ -117,6 +117,12 @@ impl<B: AsRef<[u8]>> Blocks<B> {
         self.base + self.open.len() as u32
     }
 
+    /// Whether this is one of an open block's chunks and not its last, which may be short.
+    pub(super) fn is_full_size(&self, block: BlockId, chunk: u16) -> bool {
+        let open = block.0.checked_sub(self.base).and_then(|index| self.open.get(index as usize)?.as_ref());
+        open.is_some_and(|open| chunk + 1 < open.progress.count)
+    }
+
     /// Chunks that the receiver does not have yet, as far as is known.
     pub(super) fn unreceived(&self) -> u64 {
         self.unreceived

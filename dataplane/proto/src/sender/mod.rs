@@ -5,6 +5,7 @@
 //! in with [`Sender::open_block`] while [`Sender::can_open_block`] says so.
 
 mod blocks;
+mod full_size;
 mod orders;
 mod records;
 mod round_trip;
@@ -26,6 +27,7 @@ use crate::receiver::DropReason;
 use crate::replay::Replay;
 use crate::sequence::{close_text_max, micros, truncated};
 use blocks::{Blocks, Pick};
+use full_size::FullSize;
 use orders::Standing;
 use records::{Entry, Records, Verdict};
 use round_trip::RoundTrip;
@@ -46,9 +48,6 @@ const ADMIT_AGAIN_NS: u64 = MS;
 const TURNS_MIN_NS: u64 = 1_000 * MS;
 /// How often a sender that waits for DONE shows that it is alive.
 const KEEP_ALIVE_NS: u64 = 1_000 * MS;
-/// Full-size packets lost, and time since the start, after which a path that has passed none of them is given up.
-const PATH_LOSSES_MIN: u64 = 64;
-const PATH_PATIENCE_NS: u64 = 10_000 * MS;
 /// CLOSE packets sent at the end: lost ones are not noticed.
 const CLOSE_COPIES: u8 = 3;
 /// Largest payload of a packet from the receiver that is read: more than it may send.
@@ -93,9 +92,7 @@ pub struct Sender<B> {
     newest_feedback: Option<PacketNumber>,
     feedback_interval_ns: u64,
     largest_echoed: u64,
-    started_ns: u64,
-    /// Whether a DATA packet has ever arrived, and how many were lost.
-    full_size: (bool, u64),
+    full_size: FullSize,
     standing: Standing,
 }
 
@@ -135,8 +132,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
             newest_feedback: None,
             feedback_interval_ns: FEEDBACK_INTERVAL_NS,
             largest_echoed: 0,
-            started_ns: now_ns,
-            full_size: (false, 0),
+            full_size: FullSize::default(),
             standing: Standing::new(now_ns),
             config,
         }
@@ -273,7 +269,8 @@ impl<B: AsRef<[u8]>> Sender<B> {
             self.on_summary(now_ns, &feedback.summary);
         }
         let (mut delivered, mut lost) = (0u32, 0u32);
-        let Self { records, blocks, events, statistics, full_size, .. } = self;
+        let mut full_size = (0, 0);
+        let Self { records, blocks, events, statistics, .. } = self;
         for segment in feedback.segments() {
             records.apply(&segment, |verdict, entry| {
                 match verdict {
@@ -282,8 +279,9 @@ impl<B: AsRef<[u8]>> Sender<B> {
                     Verdict::Late => statistics.spurious_losses += 1,
                 }
                 let Entry::Chunk { block, chunk } = entry else { return };
-                full_size.0 |= verdict != Verdict::Lost;
-                full_size.1 += u64::from(verdict == Verdict::Lost);
+                if blocks.is_full_size(block, chunk) {
+                    *(if verdict == Verdict::Lost { &mut full_size.1 } else { &mut full_size.0 }) += 1;
+                }
                 if verdict == Verdict::Lost {
                     blocks.on_lost(block, chunk);
                 } else if let Some((block, image)) = blocks.on_received(block, chunk) {
@@ -293,6 +291,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
                 }
             });
         }
+        self.full_size.on_feedback(now_ns, full_size.0, full_size.1);
         self.statistics.packets_lost += u64::from(lost);
         if delivered + lost > 0 {
             self.progress_ns = now_ns;
@@ -369,14 +368,11 @@ impl<B: AsRef<[u8]>> Sender<B> {
             let text = format!("{SILENCE} for {} s", self.config.idle_timeout_ns / 1_000_000_000);
             self.events.push_back(SenderEvent::Closed { code: close::TIMEOUT, text });
         }
-        let (passed, lost) = self.full_size;
-        if !passed && lost >= PATH_LOSSES_MIN && self.closing.is_none() && now_ns >= self.started_ns.saturating_add(PATH_PATIENCE_NS) {
+        if let Some(lost) = self.full_size.black_hole().filter(|_| self.closing.is_none()) {
             self.closing = Some((close::PATH, "no full-size packet gets through", CLOSE_COPIES));
             self.ended = true;
-            let text = format!(
-                "small packets pass, but none of the {lost} full-size ones ({} bytes of UDP payload): the path's MTU is smaller than the server's interface; lower the MTU there",
-                self.datagram_bytes_max()
-            );
+            let bytes = self.config.rate.packet_bytes;
+            let text = format!("small packets pass, but the last {lost} of full size ({bytes} bytes with their IP header) did not");
             self.events.push_back(SenderEvent::Closed { code: close::PATH, text });
         }
         if now_ns >= self.probe_at_ns() {

@@ -1,0 +1,161 @@
+//! What starts again by itself: a transfer that broke for a reason that a new lane can cure.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tradewind_api::{ApiCode, ClientError, DestinationName, DestinationUrl, ErrorCode, ProblemCode, TransferStatus};
+use tradewind_client::{Source, UploadError};
+
+use crate::failure::Failure;
+
+/// Wait before the first restart; each further one waits twice as long.
+const WAIT_FIRST: Duration = Duration::from_secs(1);
+const WAIT_MOST: Duration = Duration::from_secs(30);
+/// Sizes of IP packets to fall back to, bytes: Ethernet, IPv6's least MTU (RFC 8200 §5), and what every IPv4 host takes (RFC 791).
+const PACKET_BYTES: [usize; 4] = [1_500, 1_280, 1_000, 576];
+
+/// What a restart changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cure {
+    /// The same again.
+    Again,
+    /// IP packets of at most so many bytes.
+    SmallerPackets(usize),
+}
+
+/// What may cure a failure. `begun`: an attempt of this command had reached the server before.
+pub(crate) fn cure(failure: &Failure, begun: bool) -> Option<Cure> {
+    match failure {
+        Failure::Upload { source: UploadError::PathMtu { packet_bytes, .. }, .. } => {
+            PACKET_BYTES.into_iter().find(|bytes| *bytes < *packet_bytes as usize).map(Cure::SmallerPackets)
+        }
+        Failure::Upload { source: UploadError::Lost { .. }, .. } => Some(Cure::Again),
+        Failure::Transfer { code: ErrorCode::EngineDied | ErrorCode::Draining | ErrorCode::PeerGone | ErrorCode::IdleTimeout, .. } => {
+            Some(Cure::Again)
+        }
+        Failure::Server(error) if begun => match error {
+            ClientError::Unreachable { .. } | ClientError::Timeout { .. } => Some(Cure::Again),
+            ClientError::Refused(problem) if problem.code == ProblemCode::Api(ApiCode::EngineUnavailable) => Some(Cure::Again),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Wait before restart number `attempt`, from 1.
+pub(crate) fn wait(cure: Cure, attempt: u32) -> Duration {
+    match cure {
+        Cure::SmallerPackets(_) => Duration::ZERO,
+        Cure::Again => WAIT_FIRST.saturating_mul(1 << attempt.saturating_sub(1).min(8)).min(WAIT_MOST),
+    }
+}
+
+/// The sources that are still to be sent after an attempt of which the server says this; `None` if it cannot be told which files are durable, so that
+/// starting again would run into them.
+pub(crate) fn left(
+    sources: &[Source],
+    destination: &DestinationUrl,
+    overwrite: bool,
+    status: Option<&TransferStatus>,
+) -> Option<Vec<Source>> {
+    let durable = status.map_or(0, |status| status.totals.files_durable);
+    if durable == 0 || overwrite {
+        return Some(sources.to_vec());
+    }
+    let status = status?;
+    if (status.files.len() as u64) < durable {
+        return None;
+    }
+    let paths: HashSet<&[u8]> = status.files.iter().map(|file| file.path.as_bytes()).collect();
+    match destination {
+        _ if destination.names_one_file() => Some(Vec::new()),
+        DestinationUrl::S3 { name: DestinationName::Into(prefix) | DestinationName::Exact(prefix), .. } => {
+            let is_left = |source: &&Source| !paths.contains([prefix.as_bytes(), source.name.as_slice()].concat().as_slice());
+            Some(sources.iter().filter(is_left).cloned().collect())
+        }
+        // Where the store's root lies in these only the server knows.
+        DestinationUrl::File { .. } | DestinationUrl::Named { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tradewind_api::{FileStatus, Problem, RateStatus, Totals, TransferState};
+
+    use super::*;
+
+    fn upload(source: UploadError) -> Failure {
+        Failure::Upload { transfer_id: "t".into(), source }
+    }
+
+    fn path_mtu(packet_bytes: u32) -> Failure {
+        upload(UploadError::PathMtu { endpoint: ([192, 0, 2, 1], 1).into(), packet_bytes, text: String::new() })
+    }
+
+    #[test]
+    fn only_what_a_new_lane_can_cure_starts_again() {
+        let transfer = |code: ErrorCode| Failure::Transfer { transfer_id: "t".into(), code, detail: String::new(), hint: String::new() };
+        let refused = |code: ApiCode| Failure::Server(ClientError::Refused(Problem::new(code, "d")));
+        let lost = upload(UploadError::Lost { endpoint: ([192, 0, 2, 1], 1).into(), text: String::new() });
+        assert_eq!(cure(&lost, false), Some(Cure::Again));
+        for code in ErrorCode::ALL {
+            let curable = [ErrorCode::EngineDied, ErrorCode::Draining, ErrorCode::PeerGone, ErrorCode::IdleTimeout].contains(&code);
+            assert_eq!(cure(&transfer(code), true).is_some(), curable, "{code}");
+        }
+        assert_eq!(cure(&refused(ApiCode::EngineUnavailable), true), Some(Cure::Again));
+        assert_eq!(cure(&refused(ApiCode::EngineUnavailable), false), None, "before anything was sent the user is told at once");
+        assert_eq!(cure(&refused(ApiCode::Unauthorized), true), None);
+        assert_eq!(cure(&upload(UploadError::Cancelled), true), None);
+        assert_eq!(cure(&upload(UploadError::Refused { code: 5, text: "disk_full".into() }), true), None);
+    }
+
+    #[test]
+    fn packets_shrink_step_by_step_and_not_for_ever() {
+        let mut sizes = Vec::new();
+        let mut bytes = 9_000;
+        while let Some(Cure::SmallerPackets(smaller)) = cure(&path_mtu(bytes), true) {
+            sizes.push(smaller);
+            bytes = smaller as u32;
+        }
+        assert_eq!(sizes, PACKET_BYTES);
+        assert_eq!(wait(Cure::SmallerPackets(1_280), 3), Duration::ZERO);
+        assert_eq!([1, 2, 3, 60].map(|attempt| wait(Cure::Again, attempt).as_secs()), [1, 2, 4, 30]);
+    }
+
+    fn status(files_durable: u64, paths: &[&str]) -> TransferStatus {
+        let file = |path: &&str| FileStatus { lane_id: 0, path: (*path).to_owned(), size: 1, crc64: 0, etag: None };
+        TransferStatus {
+            transfer_id: "t".to_owned(),
+            state: TransferState::Failed,
+            destination: String::new(),
+            submitted_unix_ms: 0,
+            elapsed_ms: 0,
+            files_announced: None,
+            bytes_announced: None,
+            totals: Totals { files_durable, ..Totals::default() },
+            rate: RateStatus::default(),
+            files: paths.iter().map(file).collect(),
+            outcome: None,
+        }
+    }
+
+    #[test]
+    fn durable_files_are_not_sent_again() {
+        let names = ["a", "x/a", "b"];
+        let sources: Vec<Source> = names.iter().map(|name| Source { path: name.into(), name: name.as_bytes().to_vec() }).collect();
+        let left = |destination: &str, overwrite, status: Option<&TransferStatus>| {
+            let url = DestinationUrl::parse(destination).unwrap();
+            super::left(&sources, &url, overwrite, status)
+                .map(|left| left.into_iter().map(|source| String::from_utf8(source.name).unwrap()).collect::<Vec<_>>())
+        };
+        let all = Some(names.map(str::to_owned).to_vec());
+        assert_eq!(left("s3://bucket/", false, None), all, "nothing is known to be durable");
+        assert_eq!(left("s3://bucket/x/", false, Some(&status(1, &["x/a"]))), Some(vec!["x/a".to_owned(), "b".to_owned()]));
+        assert_eq!(left("s3://bucket/", false, Some(&status(1, &["x/a"]))), Some(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(left("s3://bucket/", false, Some(&status(3, &["x/a"]))), None, "the server has forgotten two of them");
+        assert_eq!(left("s3://bucket/", true, Some(&status(3, &["x/a"]))), all);
+        assert_eq!(left("file:///data/", false, Some(&status(1, &["data/a"]))), None);
+        assert_eq!(left("file:///data/", false, Some(&status(0, &[]))), all);
+        assert_eq!(left("s3://bucket/one", false, Some(&status(1, &["one"]))), Some(Vec::new()));
+    }
+}

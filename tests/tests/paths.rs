@@ -1,0 +1,93 @@
+//! Paths that change under a running transfer: a NAT that gives it another port, an MTU that is or becomes smaller, an engine that dies.
+//! What this cannot see: IPv6, real NATs, ICMP.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tradewind_bench::process::{Finished, run};
+use tradewind_bench::testbed::{BUCKET, Server, ServerOptions, sha256_of_file};
+use tradewind_tests::{World, event};
+
+/// At 100 Mbit/s this takes some 5 s.
+const FILE_BYTES: u64 = 60_000_000;
+/// The largest IP packet that the narrow path takes.
+const NARROW: usize = 1_300;
+
+fn send_and_compare(world: &World, further: &[&str]) -> Result<Finished> {
+    let file = world.file("f", FILE_BYTES)?;
+    let sent = world.send(&file, &format!("s3://{BUCKET}/f"), further)?;
+    sent.success("tradewind send")?;
+    assert_eq!(world.store.sha256(&world.testbed, "f")?, sha256_of_file(&file)?);
+    Ok(sent)
+}
+
+fn events(sent: &Finished, kind: &str) -> usize {
+    sent.stdout.lines().filter(|line| line.contains(&format!("\"event\":\"{kind}\""))).count()
+}
+
+/// Every two seconds the server sees another port; the lane goes on, by AF_XDP and by the kernel's socket.
+#[test]
+fn a_new_source_port_does_not_end_the_lane() -> Result<()> {
+    let times: Vec<String> = (1..=60).map(|step| (2_000 * step).to_string()).collect();
+    let rebind: Vec<&str> = ["--backend", "own"].into_iter().chain(times.iter().flat_map(|ms| ["--rebind-ms", ms])).collect();
+    for xdp in ["auto", "off"] {
+        let options = ServerOptions { xdp, ..ServerOptions::default() };
+        let Some(world) = World::behind(&options, &rebind)? else { return Ok(()) };
+        let sent = send_and_compare(&world, &["--retries", "0"])?;
+        let done = event(&sent, "done").expect("no event 'done'");
+        assert!(done["elapsed_s"].as_f64() > Some(4.0), "too quick to meet two rebindings: {done}");
+    }
+    Ok(())
+}
+
+/// The client knows the MTU of its own link, and so uses packets that fit from the start.
+#[test]
+fn a_client_behind_a_narrow_link_sends_packets_that_fit() -> Result<()> {
+    let Some(world) = World::start(&ServerOptions::default())? else { return Ok(()) };
+    let narrow = ["link", "set", "tw0", "mtu", &NARROW.to_string()];
+    assert!(world.testbed.client(Path::new("ip")).args(narrow).status()?.success());
+    let sent = send_and_compare(&world, &["--retries", "0"])?;
+    assert_eq!(events(&sent, "retry"), 0);
+    Ok(())
+}
+
+/// Somewhere on the way, and nobody says so: from the start, and in the middle of a transfer.
+#[test]
+fn a_path_that_swallows_large_packets_gets_smaller_ones() -> Result<()> {
+    for from in [Duration::ZERO, Duration::from_secs(20)] {
+        let mtu = format!("{}:{NARROW}", from.as_millis());
+        let began = Instant::now();
+        let Some(world) = World::behind(&ServerOptions::default(), &["--backend", "own", "--mtu", &mtu])? else { return Ok(()) };
+        // So that the time falls into the transfer.
+        std::thread::sleep(from.saturating_sub(began.elapsed() + Duration::from_secs(2)));
+        let sent = send_and_compare(&world, &[])?;
+        let retry = event(&sent, "retry").expect("it was not started again");
+        assert_eq!(retry["packet_bytes_max"].as_u64(), Some(1_280), "{retry}");
+        assert_eq!(events(&sent, "retry"), 1);
+        let before: Vec<&str> = sent.stdout.lines().take_while(|line| !line.contains("\"event\":\"retry\"")).collect();
+        let passed = before.iter().any(|line| line.contains("\"event\":\"progress\"") && !line.contains("\"bytes_sent\":0,"));
+        assert_eq!(passed, !from.is_zero(), "the MTU did not change when it should");
+    }
+    Ok(())
+}
+
+/// The engine is killed in the middle: the command starts again by itself once the new engine is there.
+#[test]
+fn a_killed_engine_costs_time_and_not_the_transfer() -> Result<()> {
+    let Some(world) = World::start(&ServerOptions::default())? else { return Ok(()) };
+    let victim = world.server.engine_pid().expect("no engine");
+    let file = world.file("f", FILE_BYTES)?;
+    let mut command = Server::tradewind(&world.testbed);
+    command.args(["send", "--json", &file.to_string_lossy(), &format!("s3://{BUCKET}/f")]);
+    let interrupt = world.testbed.interrupt.clone();
+    let sending = std::thread::spawn(move || run(&mut command, &interrupt, Duration::from_secs(120)));
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(Command::new("kill").args(["-9", &victim.to_string()]).status()?.success());
+    let sent = sending.join().expect("the thread panicked")?;
+    sent.success("tradewind send")?;
+    assert!(events(&sent, "retry") >= 1, "{}", sent.stdout);
+    assert_eq!(world.store.sha256(&world.testbed, "f")?, sha256_of_file(&file)?);
+    Ok(())
+}
