@@ -60,16 +60,26 @@ fn a_path_that_swallows_large_packets_gets_smaller_ones() -> Result<()> {
         let mtu = format!("{}:{NARROW}", from.as_millis());
         let began = Instant::now();
         let Some(world) = World::behind(&ServerOptions::default(), &["--backend", "own", "--mtu", &mtu])? else { return Ok(()) };
+        // Set-up goes over TCP, which such a path breaks too: here its segments are small, as behind a router that clamps them.
+        for end in [world.testbed.client(Path::new("ip")), world.testbed.server(Path::new("ip"))] {
+            clamp_segments(end)?;
+        }
         // So that the time falls into the transfer.
         std::thread::sleep(from.saturating_sub(began.elapsed() + Duration::from_secs(2)));
         let sent = send_and_compare(&world, &[])?;
+        let retries: Vec<&str> = sent.stdout.lines().filter(|line| line.contains("\"event\":\"retry\"")).collect();
         let retry = event(&sent, "retry").expect("it was not started again");
         assert_eq!(retry["packet_bytes_max"].as_u64(), Some(1_280), "{retry}");
-        assert_eq!(events(&sent, "retry"), 1);
+        assert_eq!(retries.len(), 1, "{retries:#?}");
         let before: Vec<&str> = sent.stdout.lines().take_while(|line| !line.contains("\"event\":\"retry\"")).collect();
         let passed = before.iter().any(|line| line.contains("\"event\":\"progress\"") && !line.contains("\"bytes_sent\":0,"));
         assert_eq!(passed, !from.is_zero(), "the MTU did not change when it should");
     }
+    Ok(())
+}
+
+fn clamp_segments(mut ip: Command) -> Result<()> {
+    assert!(ip.args(["route", "replace", "10.77.1.0/24", "dev", "tw0", "advmss", "1200"]).status()?.success());
     Ok(())
 }
 
