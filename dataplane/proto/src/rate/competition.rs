@@ -22,9 +22,6 @@ const SHORT_QUEUE_LOSS: f64 = 0.05;
 /// Least share of a cut.
 const GUILT_LEAST: f64 = 0.25;
 
-/// Growth by which share mode trusts one dip: a lane that took others of ours for TCP finds out at the next.
-const CONFIRMED_GROWTH: f64 = 1e9;
-
 /// Share of the queue at which we are taken to be alone.
 const ALONE: f64 = 0.85;
 
@@ -113,8 +110,6 @@ pub(super) struct Competition {
     peak_start_ns: u64,
     cut_ns: u64,
     high_ns: u64,
-    /// Until the next dip that all of ours take shows again that somebody else is there, the rate stays below this.
-    rate_most: f64,
 }
 
 /// One round in share mode.
@@ -150,13 +145,8 @@ pub(super) struct Decision {
 }
 
 impl Competition {
-    pub(super) fn new(now_ns: u64, rate: f64) -> Self {
-        Self { peak_s: [0.0; 2], peak_start_ns: now_ns, cut_ns: now_ns, high_ns: now_ns, rate_most: CONFIRMED_GROWTH * rate }
-    }
-
-    /// A dip has shown that somebody else keeps the queue full.
-    pub(super) fn confirm(&mut self, rate: f64) {
-        self.rate_most = self.rate_most.max(CONFIRMED_GROWTH * rate);
+    pub(super) fn new(now_ns: u64) -> Self {
+        Self { peak_s: [0.0; 2], peak_start_ns: now_ns, cut_ns: now_ns, high_ns: now_ns }
     }
 
     /// Decides on a round.
@@ -187,8 +177,7 @@ impl Competition {
             let step = STEP_MOST * round.weight * (1.0 - round.share / round.aim);
             // Below the aim a queue that somebody else fills must not take our rate with it.
             let reference = if step > 0.0 { round.arrival_rate.max(round.rate) } else { round.arrival_rate };
-            let rate = reference * (1.0 + within(step, -STEP_MOST, STEP_MOST * round.weight));
-            Some(rate.min(self.rate_most.max(round.rate)))
+            Some(reference * (1.0 + within(step, -STEP_MOST, STEP_MOST * round.weight)))
         } else {
             None
         };

@@ -5,7 +5,7 @@
 //!
 //! - `startup`: pulses of a few packets at a multiple of the mean rate find the bottleneck within a few round trips;
 //! - `cruise`: the rate alternates by ± 10 %; how the delay answers says how much of the bottleneck is ours, and the queue is kept at a few
-//!   milliseconds;
+//!   milliseconds (`target` says how many);
 //! - `loss`: how the loss answers to the same dither says whether it is congestion or random;
 //! - `competition`: when somebody else keeps the queue full, share it instead of giving way;
 //! - `limits`: target, storage limit and lease bound all of it, and a brake is pulled when nothing is heard;
@@ -26,6 +26,7 @@ mod pacer;
 mod phases;
 mod random;
 mod startup;
+mod target;
 mod trains;
 mod units;
 
@@ -238,7 +239,7 @@ impl RateController {
             hold: Hold::new(),
             watch: Watch::default(),
             standing: Standing::new(),
-            competition: Competition::new(now_ns, network),
+            competition: Competition::new(now_ns),
             competed: None,
             drained_last: false,
             queue_s: 0.0,
