@@ -59,6 +59,9 @@ const KNOWN_LOSS_ERRORS: f64 = 3.0;
 /// First delays of pulses that spread by more than this show that somebody else moves the queue, seconds.
 const OTHERS_S: f64 = 0.002;
 
+/// A rate found must be this many times the mean rate for the queue not to be of our own making.
+const OTHERS_ROOM: f64 = 1.5;
+
 /// Where others move the queue a lane goes on with this share of its mean rate.
 const BESIDE_OTHERS: f64 = 0.5;
 
@@ -298,7 +301,7 @@ impl StartUp {
             // The pulse itself overflowed the queue: its packets still left at the bottleneck's rate, and its loss is not random.
             self.random_loss = random;
             let found = FOUND * self.middle(|pulse| pulse.rate).min(carried_bytes);
-            let rate = if self.others() { found.min(BESIDE_OTHERS * rate) } else { found };
+            let rate = self.beside_others(found, rate);
             return Verdict::Found { rate, queue_s: self.middle(|pulse| pulse.queue_s) };
         }
         if let Some(slope) = self.rising()
@@ -341,7 +344,7 @@ impl StartUp {
             // By packet numbers or, where the pulse overflowed, by what came of it.
             let carried = if before.is_some() { carried_bytes } else { f64::INFINITY };
             let found = FOUND * self.middle(|pulse| pulse.rate).min(carried);
-            let found = if self.others() { found.min(BESIDE_OTHERS * rate) } else { found };
+            let found = self.beside_others(found, rate);
             Verdict::Found { rate: found.max(validated), queue_s: self.middle(|pulse| pulse.queue_s) }
         };
         self.validated = true;
@@ -358,10 +361,12 @@ impl StartUp {
         (rise_s > RISING_S && rise_s > RISING_SLOPE * span_s && span_s > 0.0).then(|| (rise_s / span_s).min(1.0))
     }
 
-    /// Whether somebody else seems to move the queue: pulses of ours that each find it as the one before left it do not vary.
-    fn others(&self) -> bool {
+    /// The rate to go on with where pulses of this mean rate have found another one. Pulses that each find the queue as the one before left it do not
+    /// vary: where they do, somebody else moves the queue and will not make room at once. A mean rate near what was found moves it too.
+    fn beside_others(&self, found: f64, rate: f64) -> f64 {
         let (least, most) = self.first_delays_s;
-        most - least > OTHERS_S
+        let others = most - least > OTHERS_S && found > OTHERS_ROOM * rate;
+        if others { found.min(BESIDE_OTHERS * rate) } else { found }
     }
 
     fn middle(&self, value: impl Fn(&Pulse) -> f64) -> f64 {
