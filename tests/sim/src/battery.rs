@@ -38,12 +38,13 @@ impl Check {
 pub type Group = (&'static str, fn(u64) -> Vec<Check>);
 
 /// All groups, by name.
-pub const GROUPS: [Group; 13] = [
+pub const GROUPS: [Group; 14] = [
     ("start", start),
     ("pair", pair),
     ("cubic", |seed| against(Control::Cubic, seed)),
     ("bbr", |seed| against(Control::Bbr, seed)),
-    ("many", many),
+    ("many", |seed| many(seed, false)),
+    ("hosts", |seed| many(seed, true)),
     ("aqm", aqm),
     ("disorder", disorder),
     ("overdrive", overdrive),
@@ -188,15 +189,17 @@ fn against(control: Control, seed: u64) -> Vec<Check> {
     checks
 }
 
-/// Many lanes of different hosts.
-fn many(seed: u64) -> Vec<Check> {
+/// Many lanes, of different hosts or between the same two.
+fn many(seed: u64, same_hosts: bool) -> Vec<Check> {
+    let group = if same_hosts { "hosts" } else { "many" };
+    let spec = LaneSpec { host: same_hosts.then_some(0), ..LaneSpec::default() };
     let mut checks = Vec::new();
     for (mbps, lanes, queue_ms) in
         [(155.0, 20, 100.0), (155.0, 50, 100.0), (1_000.0, 20, 100.0), (1_000.0, 50, 100.0), (155.0, 20, 10.0), (1_000.0, 50, 10.0)]
     {
-        for spread in [false, true] {
+        for spread in [false, true].into_iter().filter(|spread| !(same_hosts && *spread)) {
             let rtt = |index: usize| if spread { 20.0 + 180.0 * index as f64 / lanes as f64 } else { 100.0 };
-            let flows = (0..lanes).map(|index| FlowSpec::lane(LaneSpec::default(), rtt(index)).from_ms(200.0 * index as f64)).collect();
+            let flows = (0..lanes).map(|index| FlowSpec::lane(spec, rtt(index)).from_ms(200.0 * index as f64)).collect();
             let end_s = 60.0;
             let outcome = play(&lab(mbps, queue_ms, seed, flows, end_s));
             let shares = shares(&outcome, mbps, 30.0, end_s);
@@ -207,7 +210,7 @@ fn many(seed: u64) -> Vec<Check> {
             let most = shares.iter().copied().fold(0.0, f64::max) * lanes as f64;
             let note = format!("sum {sum:.3}, least and most of a fair share {least:.2} {most:.2}, queue p50 {:.1} ms", outcome.queue_ms.0);
             checks.push(Check {
-                group: "many",
+                group,
                 what: what.clone(),
                 figure: "Jain's index from 30 s on",
                 value: jain(&shares),
@@ -216,7 +219,7 @@ fn many(seed: u64) -> Vec<Check> {
                 note,
             });
             checks.push(Check {
-                group: "many",
+                group,
                 what,
                 figure: "overflow loss",
                 value: overflow(&outcome),

@@ -35,7 +35,7 @@ struct Arguments {
     /// Play a grid of cells instead: `table1`, or a cell as RATE_MBPS,RTT_MS,LOSS,QUEUE_MS (each may be several, with `/`)
     #[arg(long, value_name = "GRID")]
     grid: Option<String>,
-    /// Play the checks of these groups, or `all`: start, pair, cubic, bbr, many, aqm, disorder, overdrive, reverse, change, tail, storage, policer
+    /// Play the checks of these groups, or `all`: start, pair, cubic, bbr, many, hosts, aqm, disorder, overdrive, reverse, change, tail, storage, policer
     #[arg(long, value_name = "GROUP", num_args = 1..)]
     checks: Vec<String>,
     /// With --grid or --checks: write the summary and a row for each cell as JSON to this file

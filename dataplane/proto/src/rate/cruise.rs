@@ -353,6 +353,7 @@ impl RateController {
         let change = self.change(now_ns, set_point_s, share, losses.significant);
         let doubtful = losses.is_doubtful(self.loss.random()) && self.queue_s >= QUEUE_SEEN * set_point_s;
         let change = if doubtful { change.min(0.0) } else { change };
+        let change = change + self.pull(now_ns);
         self.apply(now_ns, elapsed_s, &round, reference, change);
         self.look_for_competition(now_ns);
     }

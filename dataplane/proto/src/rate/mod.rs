@@ -18,6 +18,7 @@ mod average;
 mod competition;
 mod cruise;
 mod delay;
+mod group;
 mod hold;
 mod limits;
 mod loss;
@@ -33,6 +34,7 @@ mod units;
 use competition::{Competition, Standing, Watch};
 use cruise::{Response, Round};
 use delay::BaseDelay;
+pub use group::Group;
 use hold::Hold;
 use limits::Limits;
 use loss::LossLevel;
@@ -206,6 +208,8 @@ pub struct RateController {
     queue_seen_ns: u64,
     limited_ns: Option<u64>,
     last_sent_ns: u64,
+    /// What was said of the lanes between the same two hosts, and when.
+    group: Option<(u64, Group)>,
     /// When feedback came last, and the smoothed time between two.
     feedback_ns: Option<u64>,
     feedback_gap_s: f64,
@@ -250,6 +254,7 @@ impl RateController {
             queue_seen_ns: now_ns,
             limited_ns: None,
             last_sent_ns: now_ns,
+            group: None,
             feedback_ns: None,
             feedback_gap_s: 0.0,
         };

@@ -3,7 +3,7 @@
 use tradewind_wire::orders::{KBPS_NONE, Orders, State, limiter, policy};
 
 use super::{MS, Sender};
-use crate::rate::{Limiter, Policy, RateOrders};
+use crate::rate::{Group, Limiter, Policy, RateOrders};
 
 /// How often a sender with a lease tells how it does: leases follow demand within a second.
 const LEASED_INTERVAL_NS: u64 = 100 * MS;
@@ -25,6 +25,10 @@ pub(super) struct Standing {
     number: u32,
     /// The orders in force give a lease.
     leased: bool,
+    /// Other lanes between these two hosts share its bottleneck.
+    grouped: bool,
+    /// Largest number of a GROUP message that was taken in.
+    group_number: u32,
     /// Time and IP bytes sent at the last measurement, and its result.
     measured_ns: u64,
     measured_bytes: u64,
@@ -37,11 +41,29 @@ pub(super) struct Standing {
 
 impl Standing {
     pub(super) fn new(now_ns: u64) -> Self {
-        Self { number: 0, leased: false, measured_ns: now_ns, measured_bytes: 0, sent_bytes_per_s: 0, no_credit_ns: None, now_ns }
+        Self {
+            number: 0,
+            leased: false,
+            grouped: false,
+            group_number: 0,
+            measured_ns: now_ns,
+            measured_bytes: 0,
+            sent_bytes_per_s: 0,
+            no_credit_ns: None,
+            now_ns,
+        }
     }
 }
 
 impl<B: AsRef<[u8]>> Sender<B> {
+    /// What set-up said of the lanes between these two hosts; GROUP messages change it later.
+    pub fn set_group(&mut self, now_ns: u64, group: Group) {
+        self.standing.grouped = group.lanes > 1;
+        self.rate.set_group(now_ns, group);
+        self.admission.0 = 0;
+        self.admit_again_ns = 0;
+    }
+
     /// The lease of an aggregate cap that was agreed at set-up, bytes/s of IP packets; orders change it later.
     pub fn set_lease(&mut self, bytes_per_s: u64) {
         self.rate.set_lease(Some(bytes_per_s));
@@ -137,7 +159,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
     pub(super) fn leased_state_interval_ns(&self, idle: bool) -> Option<u64> {
         let least = if idle { LEASED_IDLE_INTERVAL_NS } else { LEASED_INTERVAL_NS };
         let share = STATE_BYTES * STATE_SHARE * 1_000_000_000 / self.rate.rate_bytes_per_s().max(1);
-        self.standing.leased.then(|| share.clamp(least, super::KEEP_ALIVE_NS))
+        (self.standing.leased || self.standing.grouped).then(|| share.clamp(least, super::KEEP_ALIVE_NS))
     }
 
     /// What limits the rate.

@@ -12,7 +12,9 @@ pub use link::Queue;
 pub use ours::{LaneCount, LaneSpec};
 pub use tcp::Control;
 
-use tradewind_proto::rate::{Policy, RateState};
+use std::collections::BTreeMap;
+
+use tradewind_proto::rate::{Group, Policy, RateState};
 use tradewind_proto::sender::SenderStatistics;
 
 use link::{Fate, Link};
@@ -20,6 +22,8 @@ use ours::{Datagram, Ours, SAMPLE_NS};
 use tcp::{SEGMENT_BYTES, Segment, Tcp};
 
 pub(crate) const MS: u64 = 1_000_000;
+/// How often lanes are told of their group.
+const GROUPS_NS: u64 = 200 * MS;
 
 /// Counts of values in steps of 100 µs up to 1 s.
 #[derive(Clone, Debug)]
@@ -193,6 +197,7 @@ struct Running<'a> {
     packets: u64,
     change: usize,
     trace_ns: u64,
+    groups_ns: u64,
 }
 
 /// Plays a run.
@@ -207,6 +212,7 @@ pub fn play(lab: &Lab) -> Outcome {
         packets: 0,
         change: 0,
         trace_ns: 0,
+        groups_ns: 0,
     };
     let end_ns = (lab.end_ms * MS as f64) as u64;
     let mut now_ns = 0;
@@ -253,6 +259,10 @@ impl Running<'_> {
             self.trace(next_ns);
             self.trace_ns = next_ns + self.lab.trace_ms * MS;
         }
+        if next_ns >= self.groups_ns {
+            self.groups_ns = next_ns + GROUPS_NS;
+            self.tell_groups(next_ns);
+        }
         if which == usize::MAX {
             self.serve(next_ns);
         } else {
@@ -260,6 +270,28 @@ impl Running<'_> {
             self.next_ns[which] = self.flow_ns(which);
         }
         Some(next_ns)
+    }
+
+    /// What a server tells lanes between the same two hosts (`tradewindd`: supervisor, rates, groups).
+    fn tell_groups(&mut self, now_ns: u64) {
+        let host = |spec: &FlowSpec| match spec.sends {
+            Sends::Lane(lane) => lane.host,
+            Sends::Tcp(_) => None,
+        };
+        let mut totals: BTreeMap<u32, (f64, u32)> = BTreeMap::new();
+        for (spec, flow) in self.lab.flows.iter().zip(&mut self.flows) {
+            if let (Some(host), Flow::Lane(ours)) = (host(spec), flow) {
+                let total = totals.entry(host).or_default();
+                *total = (total.0 + ours.sender.rate_mut().state().network_bytes_per_s, total.1 + 1);
+            }
+        }
+        for (index, spec) in self.lab.flows.iter().enumerate() {
+            let Some((total, lanes)) = host(spec).and_then(|host| totals.get(&host).copied()) else { continue };
+            if let Flow::Lane(ours) = &mut self.flows[index] {
+                ours.set_group(now_ns, Group { share_bytes_per_s: (total / f64::from(lanes)) as u64, lanes });
+            }
+            self.next_ns[index] = self.flow_ns(index);
+        }
     }
 
     fn ask_all(&mut self) {
@@ -334,6 +366,8 @@ impl Running<'_> {
         let Self { link, flows, packets, lab, .. } = self;
         match &mut flows[index] {
             flow @ Flow::Waiting => {
+                // Set-up tells a newcomer and, soon, the others.
+                self.groups_ns = now_ns;
                 let seed = lab.seed.wrapping_mul(1_000).wrapping_add(index as u64);
                 *flow = match spec.sends {
                     Sends::Lane(lane) => Flow::Lane(Box::new(Ours::new(lane, spec.rtt_ms, link.rate_bps(), lab.loss, seed, now_ns))),

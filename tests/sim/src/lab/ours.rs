@@ -5,7 +5,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use tradewind_proto::crypto::{CipherSuite, LaneSecret, Provider};
-use tradewind_proto::rate::{Policy, RateConfig, RateOrders};
+use tradewind_proto::rate::{Group, Policy, RateConfig, RateOrders};
 use tradewind_proto::receiver::{Receiver, ReceiverConfig, ReceiverEvent};
 use tradewind_proto::sender::{Sender, SenderConfig, SenderEvent};
 use tradewind_wire::LaneId;
@@ -51,6 +51,8 @@ pub struct LaneSpec {
     pub jitter_ms: f64,
     /// Timers fire and arrivals are stamped up to this late, µs.
     pub noise_us: u64,
+    /// Lanes with the same number run between the same two hosts and are told of each other.
+    pub host: Option<u32>,
     /// The receiver's clock gains this much on the sender's, parts per million.
     pub skew_ppm: f64,
 }
@@ -70,6 +72,7 @@ impl Default for LaneSpec {
             reorder_ms: 0.0,
             jitter_ms: 0.0,
             noise_us: 50,
+            host: None,
             skew_ppm: 0.0,
         }
     }
@@ -276,6 +279,11 @@ impl Ours {
     pub(super) fn obey(&mut self, now_ns: u64, policy: Option<Policy>, target_bytes_per_s: Option<u64>) {
         let orders = RateOrders { policy, target_bytes_per_s, minimum_bytes_per_s: 0, lease_bytes_per_s: None };
         self.sender.rate_mut().obey(now_ns + CLOCK_SENDER_NS, orders);
+    }
+
+    /// The server says what the lanes between these two hosts do.
+    pub(super) fn set_group(&mut self, now_ns: u64, group: Group) {
+        self.sender.set_group(now_ns + CLOCK_SENDER_NS, group);
     }
 
     /// When something happens next.
