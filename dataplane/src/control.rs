@@ -15,8 +15,8 @@ use tradewind_proto::block::BlockWriter;
 use tradewind_proto::crypto::{CipherSuite, LaneSecret, Provider};
 use tradewind_proto::receiver::ReceiverConfig;
 use tradewind_storage::{PoolNeed, Store, StoreError, Uploader, UploaderConfig};
-use tradewind_wire::LaneId;
 use tradewind_wire::limits::{BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MIN, LANES_MAX};
+use tradewind_wire::{Group, LaneId};
 
 use crate::destination;
 use crate::lane_task::LaneTask;
@@ -189,6 +189,14 @@ impl Engine {
                     // A lane that has ended needs none.
                     if let Some(lane) = self.lanes.get(&orders.lane_id) {
                         lane.shared.order(orders::to_wire(orders));
+                    }
+                }
+                self.workers.mailboxes.iter().for_each(Mailbox::ring);
+            }
+            ToEngine::LaneGroups(groups) => {
+                for group in &groups {
+                    if let Some(lane) = self.lanes.get(&group.lane_id) {
+                        lane.shared.set_group(Group { number: group.number, share_kbps: group.share_kbps, lanes: group.lanes });
                     }
                 }
                 self.workers.mailboxes.iter().for_each(Mailbox::ring);

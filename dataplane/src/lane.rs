@@ -25,8 +25,9 @@ pub(crate) struct Lane {
     pub(crate) timer_ns: u64,
     /// Blocks handed to storage so far.
     handed_over: u32,
-    /// Number of the newest orders given to the receiver.
+    /// Number of the newest orders given to the receiver, and of the newest word on the lane's group.
     orders: u32,
+    group: u32,
 }
 
 /// What a packet changed for its lane.
@@ -50,6 +51,7 @@ impl Lane {
             timer_ns: u64::MAX,
             handed_over: 0,
             orders: 0,
+            group: 0,
         }
     }
 
@@ -132,6 +134,10 @@ impl Lane {
         if let Some(orders) = shared.orders_after(self.orders) {
             self.orders = orders.number;
             self.receiver.set_orders(now_ns, orders);
+        }
+        if let Some(group) = shared.group_after(self.group) {
+            self.group = group.number;
+            self.receiver.set_group(now_ns, group);
         }
         self.publish();
     }

@@ -54,10 +54,10 @@ pub(crate) struct Reporting {
 
 impl Reporting {
     /// The report that is due: the first, after obedience or another limiter at once, else after a while.
-    pub(crate) fn due(&mut self, lane: LaneId, sender: Option<(State, u32)>, now: Instant) -> Option<LaneReport> {
+    pub(crate) fn due(&mut self, lane: LaneId, sender: Option<(State, u32)>, grouped: bool, now: Instant) -> Option<LaneReport> {
         let (state, obeyed) = sender?;
         let report = report(lane, &state, obeyed);
-        let interval = if obeyed > 0 { ORDERED_INTERVAL } else { USUAL_INTERVAL };
+        let interval = if obeyed > 0 || grouped { ORDERED_INTERVAL } else { USUAL_INTERVAL };
         let is_due = self.last.is_none_or(|(last, at)| {
             (last.orders, last.limiter) != (report.orders, report.limiter) || now.saturating_duration_since(at) >= interval
         });
@@ -78,18 +78,18 @@ mod tests {
         let mut reporting = Reporting::default();
         let at = |ms| start + Duration::from_millis(ms);
         let mut state = State { limiter: limiter::NETWORK, wanted_kbps: KBPS_NONE, ..State::default() };
-        assert_eq!(reporting.due(lane, None, at(0)), None);
-        let first = reporting.due(lane, Some((state, 0)), at(0)).unwrap();
+        assert_eq!(reporting.due(lane, None, false, at(0)), None);
+        let first = reporting.due(lane, Some((state, 0)), false, at(0)).unwrap();
         assert_eq!((first.limiter, first.wanted_kbps), (Some(Limiter::Network), None));
-        assert_eq!(reporting.due(lane, Some((state, 0)), at(499)), None);
-        assert!(reporting.due(lane, Some((state, 0)), at(500)).is_some());
-        assert!(reporting.due(lane, Some((state, 3)), at(501)).is_some(), "it has obeyed");
+        assert_eq!(reporting.due(lane, Some((state, 0)), false, at(499)), None);
+        assert!(reporting.due(lane, Some((state, 0)), false, at(500)).is_some());
+        assert!(reporting.due(lane, Some((state, 3)), false, at(501)).is_some(), "it has obeyed");
         state.limiter = limiter::LEASE;
-        assert!(reporting.due(lane, Some((state, 3)), at(502)).is_some(), "another limiter");
-        assert_eq!(reporting.due(lane, Some((state, 3)), at(601)), None);
-        assert!(reporting.due(lane, Some((state, 3)), at(602)).is_some());
+        assert!(reporting.due(lane, Some((state, 3)), false, at(502)).is_some(), "another limiter");
+        assert_eq!(reporting.due(lane, Some((state, 3)), false, at(601)), None);
+        assert!(reporting.due(lane, Some((state, 3)), false, at(602)).is_some());
         state.limiter = 99;
-        assert_eq!(reporting.due(lane, Some((state, 3)), at(603)).unwrap().limiter, None, "a limiter of a later release");
+        assert_eq!(reporting.due(lane, Some((state, 3)), false, at(603)).unwrap().limiter, None, "a limiter of a later release");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tradewind_fabric::SharedBlock;
 use tradewind_fabric::wake::Waker;
 use tradewind_proto::block::BlockTable;
 use tradewind_proto::receiver::ReceiverConfig;
-use tradewind_wire::{BlockId, LaneId, Orders, State};
+use tradewind_wire::{BlockId, Group, LaneId, Orders, State};
 
 /// Commands that may wait for a worker: two for each lane that an engine can have.
 const COMMANDS_MAX: usize = 2 * tradewind_wire::limits::LANES_MAX;
@@ -109,6 +109,9 @@ pub struct LaneShared {
     /// Number of the newest orders in `orders`, so that the worker takes the lock only when there are new ones.
     orders_number: AtomicU32,
     orders: Mutex<Option<Orders>>,
+    /// The same of what is said of the lane's group.
+    group_number: AtomicU32,
+    group: Mutex<Option<Group>>,
     /// The sender's newest word, and the number of the newest orders that it has obeyed.
     sender: Mutex<Option<(State, u32)>>,
 }
@@ -129,6 +132,28 @@ impl LaneShared {
             return None;
         }
         *self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands what is said of the lane's group to its worker.
+    pub fn set_group(&self, group: Group) {
+        let mut newest = self.group.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.is_none_or(|newest| newest.number < group.number) {
+            *newest = Some(group);
+            self.group_number.store(group.number, Ordering::Release);
+        }
+    }
+
+    /// What was said last of the lane's group if it is newer than `known`.
+    pub fn group_after(&self, known: u32) -> Option<Group> {
+        if self.group_number.load(Ordering::Acquire) <= known {
+            return None;
+        }
+        *self.group.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the lane's group was ever spoken of.
+    pub fn is_grouped(&self) -> bool {
+        self.group_number.load(Ordering::Relaxed) > 0
     }
 
     /// Publishes what the sender says of itself.

@@ -34,7 +34,7 @@ pub use fingerprint::{Fingerprint, FingerprintError};
 pub use known::{KnownServers, KnownServersError, Trust, TrustError, Trusted, establish_trust};
 pub use pin::{pinned_tls_config, probe_fingerprint};
 pub use problem::{ApiCode, Problem, ProblemCode};
-pub use rates::{RateChange, RateGrant, RateStatus};
+pub use rates::{GroupShare, RateChange, RateGrant, RateStatus};
 pub use submit::{Submission, parse_submit};
 pub use tradewind_ipc::{Cipher, DestinationName, ErrorCode, LaneSecret, Limiter, SecretText, XdpMode, XdpStatus, exit};
 pub use types::{

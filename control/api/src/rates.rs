@@ -18,6 +18,18 @@ pub struct RateGrant {
     pub minimum_rate_bps: Option<u64>,
     /// The transfer's share of the server's cap for now; 0: send no data yet. `None`: no cap.
     pub lease_rate_bps: Option<u64>,
+    /// Its part of what the transfers from this client's address send together. `None`: there are no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupShare>,
+}
+
+/// A transfer among others between the same two hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupShare {
+    /// Its part by weight, bits per second of IP packets.
+    pub share_rate_bps: u64,
+    /// How many they are, this one included.
+    pub lanes: u16,
 }
 
 /// How fast a transfer may and does go. Rates in bits per second of IP packets.

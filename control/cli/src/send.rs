@@ -11,7 +11,7 @@ use tradewind_api::{
     Client, DestinationUrl, LaneOffer, Outcome, RatePolicy, RateRequest, ServerAddress, SubmitRequest, SubmitResponse, TransferState,
     TransferStatus, exit,
 };
-use tradewind_client::{Progress, RateOptions, Source, Upload, UploadError, UploadReport, chunk_bytes_for_packets, route_mtu};
+use tradewind_client::{Group, Progress, RateOptions, Source, Upload, UploadError, UploadReport, chunk_bytes_for_packets, route_mtu};
 
 use crate::connect::{connect, tcp_round_trip};
 use crate::display::{self, Reporter};
@@ -224,6 +224,7 @@ fn upload(sources: Vec<Source>, agreed: &Agreed, cancel: Arc<AtomicBool>) -> Res
             target_bytes_per_s: offer.rate.target_rate_bps.map(|rate| rate / 8),
             minimum_bytes_per_s: offer.rate.minimum_rate_bps.map(|rate| rate / 8),
             lease_bytes_per_s: offer.rate.lease_rate_bps.map(|rate| rate / 8),
+            group: offer.rate.group.map(|group| Group { share_bytes_per_s: group.share_rate_bps / 8, lanes: group.lanes.into() }),
             initial_round_trip: agreed.round_trip,
         },
         cancel,

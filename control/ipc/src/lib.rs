@@ -33,7 +33,7 @@ pub use error::IpcError;
 pub use frame::{FRAME_BYTES_MAX, FrameDecoder, encode_frame};
 pub use message::{
     Cipher, DataEndpoint, Destination, DestinationName, Dialect, FileDone, FromEngine, Hello, LANE_ORDERS_MAX, LaneAccepted, LaneClosed,
-    LaneOrders, LaneReceipt, LaneReport, LaneTotals, Limiter, OpenLane, PROTOCOL_VERSION, Progress, RatePolicy, Ready, Role, S3Store,
-    StageLatency, Stats, Store, ToEngine, XdpMode, XdpStatus,
+    LaneGroup, LaneOrders, LaneReceipt, LaneReport, LaneTotals, Limiter, OpenLane, PROTOCOL_VERSION, Progress, RatePolicy, Ready, Role,
+    S3Store, StageLatency, Stats, Store, ToEngine, XdpMode, XdpStatus,
 };
 pub use secret::{LANE_SECRET_BYTES, LaneSecret, SecretText};

@@ -48,6 +48,8 @@ pub enum ToEngine {
     /// How senders should send from now on, at most [`LANE_ORDERS_MAX`] at once. For each lane those with the largest number hold;
     /// one that has ended ignores them. A sender's obedience shows in [`FromEngine::LaneReport`].
     LaneOrders(Vec<LaneOrders>),
+    /// What lanes between the same two hosts do, at most [`LANE_ORDERS_MAX`] at once. For each lane the largest number holds.
+    LaneGroups(Vec<LaneGroup>),
     /// Take no new lanes, finish those that run, then exit with status 0.
     Drain,
     /// Answer with [`FromEngine::Stats`].
@@ -161,6 +163,20 @@ pub struct LaneOrders {
     pub minimum_kbps: u32,
     /// Share of an aggregate cap; `None`: none; 0: no data for now.
     pub lease_kbps: Option<u32>,
+}
+
+/// What the lanes between a lane's two hosts do that the network limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaneGroup {
+    /// Which lane.
+    pub lane_id: u64,
+    /// Grows with each change, from 1.
+    pub number: u32,
+    /// Its part, by weight, of what all of them send together, kbit/s of IP packets.
+    pub share_kbps: u32,
+    /// How many they are, this one included; 1: no others.
+    pub lanes: u16,
 }
 
 /// What a lane's sender says of itself. Rates in kbit/s of IP packets.

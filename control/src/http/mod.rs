@@ -11,10 +11,11 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use tradewind_api::limits::REQUEST_BODY_BYTES_MAX;
 use tradewind_api::{ApiCode, Health, HealthState, Problem, RateChange, SubmitResponse, TransferList, TransferStatus, parse_submit};
 
+use server::Peer;
 pub use server::{Limits, Running, start};
 
 use crate::auth::{Authenticator, Identified};
@@ -91,11 +92,16 @@ impl App {
 }
 
 /// Credentials before the body: strangers cannot make us read one.
-async fn submit(State(app): Shared, headers: HeaderMap, body: Body) -> Result<(StatusCode, Json<SubmitResponse>), Refusal> {
+async fn submit(
+    State(app): Shared,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<SubmitResponse>), Refusal> {
     let user = app.identify(&headers)?;
     let submission = parse_submit(&whole(body).await?)?;
     let resolved = stores::resolve(&app.stores, &user, &submission.destination)?;
-    let answer = app.supervisor.submit(user.access_key, submission, resolved).await?;
+    let answer = app.supervisor.submit(user.access_key, peer.0, submission, resolved).await?;
     tracing::info!(transfer = answer.transfer_id, "transfer opened");
     Ok((StatusCode::CREATED, Json(answer)))
 }

@@ -1,11 +1,11 @@
 //! Connections: accept, TLS, HTTP/1.1 or HTTP/2, all with deadlines and bounded in number.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -72,8 +72,9 @@ async fn accept(listener: TcpListener, limits: Limits, tls: TlsAcceptor, router:
             _ = stopped.wait_for(|&stop| stop) => break,
         };
         match accepted {
-            Ok((stream, permit)) => {
-                tokio::spawn(serve(stream, permit, tls.clone(), router.clone(), graceful.watcher()));
+            Ok((stream, peer, permit)) => {
+                let router = router.clone().layer(Extension(peer));
+                tokio::spawn(serve(stream, permit, tls.clone(), router, graceful.watcher()));
             }
             Err(error) => {
                 // Out of descriptors: a pause lets others close theirs.
@@ -88,10 +89,14 @@ async fn accept(listener: TcpListener, limits: Limits, tls: TlsAcceptor, router:
     }
 }
 
-async fn next_connection(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+async fn next_connection(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<(TcpStream, Peer, OwnedSemaphorePermit)> {
     let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, permit))
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, Peer(peer.ip()), permit))
 }
 
 async fn serve(

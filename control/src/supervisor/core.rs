@@ -1,6 +1,7 @@
 //! The supervisor's state and what follows from each event. No I/O: time comes in, effects go out.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use rand::Rng as _;
@@ -127,8 +128,8 @@ impl Core {
     fn command(&mut self, now: Instant, command: Command, effects: &mut Vec<Effect>) {
         // A reply that nobody waits for any more needs no care, except a submission's: `lane_opened` sees to that.
         match command {
-            Command::Submit { owner, submission, resolved, reply } => {
-                if let Err((reply, problem)) = self.submit(now, owner, *submission, *resolved, reply, effects) {
+            Command::Submit { owner, host, submission, resolved, reply } => {
+                if let Err((reply, problem)) = self.submit(now, owner, host, *submission, *resolved, reply, effects) {
                     let _ = reply.send(Err(problem));
                 }
             }
@@ -160,6 +161,7 @@ impl Core {
         &mut self,
         now: Instant,
         owner: String,
+        host: IpAddr,
         submission: Submission,
         resolved: Resolved,
         reply: oneshot::Sender<Result<SubmitResponse, Problem>>,
@@ -182,7 +184,7 @@ impl Core {
         }
         let mut random = rand::rng();
         let lane_id = std::iter::repeat_with(|| random.next_u64()).find(|id| *id != 0 && !self.by_lane.contains_key(id)).unwrap_or(1);
-        if let Err(problem) = self.rates.ask(now, lane_id, &owner, &resolved.store, submission.request.rate) {
+        if let Err(problem) = self.rates.ask(now, lane_id, &owner, &resolved.store, Some(host), submission.request.rate) {
             return Err((reply, problem));
         }
         let mut secret = [0; 32];
@@ -419,6 +421,8 @@ impl Core {
             self.rates_at = now + RATES_INTERVAL;
             let orders = self.rates.orders(now);
             effects.extend(orders.chunks(LANE_ORDERS_MAX).map(|orders| Effect::Send(ToEngine::LaneOrders(orders.to_vec()))));
+            let groups = self.rates.groups();
+            effects.extend(groups.chunks(LANE_ORDERS_MAX).map(|groups| Effect::Send(ToEngine::LaneGroups(groups.to_vec()))));
         }
         let idle = Duration::from_secs(self.limits.idle_timeout_s) + IDLE_MARGIN;
         let mut late = Vec::new();

@@ -8,6 +8,7 @@ mod engine;
 mod rates;
 mod transfer;
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -26,12 +27,36 @@ const TICK: Duration = Duration::from_millis(100);
 /// A question to the supervisor, with the place for its answer.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Submit { owner: String, submission: Box<Submission>, resolved: Box<Resolved>, reply: oneshot::Sender<Result<SubmitResponse, Problem>> },
-    Status { owner: String, id: String, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
-    List { owner: String, reply: oneshot::Sender<TransferList> },
-    Cancel { owner: String, id: String, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
-    ChangeRate { owner: String, id: String, change: RateChange, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
-    Health { reply: oneshot::Sender<Health> },
+    Submit {
+        owner: String,
+        host: IpAddr,
+        submission: Box<Submission>,
+        resolved: Box<Resolved>,
+        reply: oneshot::Sender<Result<SubmitResponse, Problem>>,
+    },
+    Status {
+        owner: String,
+        id: String,
+        reply: oneshot::Sender<Result<TransferStatus, Problem>>,
+    },
+    List {
+        owner: String,
+        reply: oneshot::Sender<TransferList>,
+    },
+    Cancel {
+        owner: String,
+        id: String,
+        reply: oneshot::Sender<Result<TransferStatus, Problem>>,
+    },
+    ChangeRate {
+        owner: String,
+        id: String,
+        change: RateChange,
+        reply: oneshot::Sender<Result<TransferStatus, Problem>>,
+    },
+    Health {
+        reply: oneshot::Sender<Health>,
+    },
     Drain,
 }
 
@@ -54,9 +79,9 @@ impl Supervisor {
     ///
     /// # Errors
     /// A [`Problem`] that says who refused and why.
-    pub async fn submit(&self, owner: String, submission: Submission, resolved: Resolved) -> Result<SubmitResponse, Problem> {
+    pub async fn submit(&self, owner: String, host: IpAddr, submission: Submission, resolved: Resolved) -> Result<SubmitResponse, Problem> {
         let (submission, resolved) = (Box::new(submission), Box::new(resolved));
-        self.ask(|reply| Command::Submit { owner, submission, resolved, reply }).await?
+        self.ask(|reply| Command::Submit { owner, host, submission, resolved, reply }).await?
     }
 
     /// Where a transfer of this user stands.

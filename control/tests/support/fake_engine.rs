@@ -31,6 +31,7 @@ fn main() {
                 }
             }
             ToEngine::CloseLane(lane) => control.send(&FromEngine::LaneFailed(lane)).unwrap(),
+            ToEngine::LaneGroups(_) => {}
             ToEngine::LaneOrders(orders) => {
                 for orders in orders {
                     control.send(&FromEngine::LaneReport(report(orders.lane_id, orders.number, orders.lease_kbps))).unwrap();

@@ -14,5 +14,5 @@ pub use progress::{Progress, UploadReport};
 pub use source::Source;
 pub use tradewind_netio::udp::route_mtu;
 pub use tradewind_proto::crypto::CipherSuite as Cipher;
-pub use tradewind_proto::rate::Policy;
+pub use tradewind_proto::rate::{Group, Policy};
 pub use upload::{LaneOffer, RateOptions, Upload, chunk_bytes_for_packets};

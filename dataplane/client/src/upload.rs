@@ -10,7 +10,7 @@ use tradewind_fabric::BlockPool;
 use tradewind_netio::udp::{UdpConfig, UdpLink};
 use tradewind_proto::block::BlockWriter;
 use tradewind_proto::crypto::{LaneSecret, Provider};
-use tradewind_proto::rate::{Policy, RateConfig};
+use tradewind_proto::rate::{Group, Policy, RateConfig};
 use tradewind_proto::sender::{Sender, SenderConfig};
 use tradewind_wire::LaneId;
 use tradewind_wire::limits::{
@@ -61,6 +61,8 @@ pub struct RateOptions {
     pub minimum_bytes_per_s: Option<u64>,
     /// Share of the server's cap to begin with, bytes/s of IP packets; 0: nothing yet. `None`: no cap.
     pub lease_bytes_per_s: Option<u64>,
+    /// What the lanes between these two hosts do, if there are others.
+    pub group: Option<Group>,
     /// Round-trip time as the set-up over HTTPS saw it, if it did.
     pub initial_round_trip: Option<Duration>,
 }
@@ -106,6 +108,9 @@ impl Upload {
         let mut sender = Sender::new(config, tradewind_fabric::clock::now_ns());
         if let Some(lease) = self.rate.lease_bytes_per_s {
             sender.set_lease(lease);
+        }
+        if let Some(group) = self.rate.group {
+            sender.set_group(tradewind_fabric::clock::now_ns(), group);
         }
         let (blocks, ready) = crossbeam::channel::bounded(BLOCKS_AHEAD);
         let stop = Arc::new(AtomicBool::new(false));

@@ -9,7 +9,7 @@ use common::{MS, Random};
 use tradewind_proto::crypto::Direction;
 use tradewind_wire::feedback::{FeedbackWriter, Summary, Train};
 use tradewind_wire::limits::{BLOCKS_OPEN_MAX, SEGMENTS_OPEN_MAX};
-use tradewind_wire::{BlockId, Control, DataHeader, Kind, Orders, State};
+use tradewind_wire::{BlockId, Control, DataHeader, Group, Kind, Orders, State};
 
 #[global_allocator]
 static ALLOCATOR: counting::Counting = counting::Counting;
@@ -39,10 +39,11 @@ fn edge(random: &mut Random) -> u64 {
 
 fn control(random: &mut Random, plain: &mut [u8]) -> usize {
     let text = [0xff; 512];
-    let message = match random.below(6) {
+    let message = match random.below(7) {
         0 => Control::Fin { blocks: edge(random) as u32 },
         1 => Control::Done { receipt: edge(random) },
         2 if random.below(20) == 0 => Control::Close { code: edge(random) as u16, text: &text[..random.below(513) as usize] },
+        4 => Control::Group(Group { number: edge(random) as u32, share_kbps: edge(random) as u32, lanes: edge(random) as u16 }),
         3 => Control::Orders(Orders {
             number: edge(random) as u32,
             policy: random.bits() as u8 % 8,

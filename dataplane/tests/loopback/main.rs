@@ -18,6 +18,7 @@ fn upload(offer: LaneOffer, sources: Vec<Source>) -> Upload {
         target_bytes_per_s: Some(50_000_000),
         minimum_bytes_per_s: None,
         lease_bytes_per_s: None,
+        group: None,
         initial_round_trip: None,
     };
     Upload { lane: offer, sources, rate, cancel: Arc::new(AtomicBool::new(false)), idle_timeout: Duration::from_secs(5) }

@@ -1,7 +1,7 @@
 //! CONTROL packets: the end of a lane, and what the sender tells about itself.
 
 use crate::limits::CLOSE_TEXT_MAX;
-use crate::orders::{Orders, State};
+use crate::orders::{Group, Orders, State};
 use crate::read::{ParseError, Reader, Writer};
 
 /// Longest CONTROL plaintext, bytes.
@@ -31,6 +31,8 @@ pub enum Control<'a> {
     State(State),
     /// Receiver to sender: how to send from now on. Repeated until a STATE carries its number.
     Orders(Orders),
+    /// Receiver to sender: what the other lanes between these two hosts do. Sent now and then, never acknowledged.
+    Group(Group),
 }
 
 /// Codes of CLOSE.
@@ -60,6 +62,7 @@ const TYPE_DONE: u8 = 2;
 const TYPE_CLOSE: u8 = 3;
 const TYPE_STATE: u8 = 4;
 const TYPE_ORDERS: u8 = 5;
+const TYPE_GROUP: u8 = 6;
 
 impl<'a> Control<'a> {
     /// Reads a decrypted CONTROL payload.
@@ -94,6 +97,7 @@ impl<'a> Control<'a> {
                 minimum_kbps: reader.u32()?,
                 lease_kbps: reader.u32()?,
             })),
+            TYPE_GROUP => Ok(Self::Group(Group { number: reader.u32()?, share_kbps: reader.u32()?, lanes: reader.u16()? })),
             _ => Err(ParseError::Kind),
         }
     }
@@ -136,6 +140,12 @@ impl<'a> Control<'a> {
                 writer.u32(orders.target_kbps);
                 writer.u32(orders.minimum_kbps);
                 writer.u32(orders.lease_kbps);
+            }
+            Self::Group(group) => {
+                writer.u8(TYPE_GROUP);
+                writer.u32(group.number);
+                writer.u32(group.share_kbps);
+                writer.u16(group.lanes);
             }
         }
         writer.finish()

@@ -22,5 +22,5 @@ pub use control::Control;
 pub use data::DataHeader;
 pub use header::{Header, Kind};
 pub use ids::{BlockId, FileId, LaneId, PacketNumber};
-pub use orders::{Orders, State};
+pub use orders::{Group, Orders, State};
 pub use read::ParseError;

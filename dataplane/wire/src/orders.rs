@@ -47,6 +47,17 @@ pub struct Orders {
     pub lease_kbps: u32,
 }
 
+/// What the lanes between the same two hosts do that the network limits. It fades: a sender forgets it after a few seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Grows with each change, from 1; a sender ignores a number that is less than the largest it has taken in.
+    pub number: u32,
+    /// This lane's part, by weight, of what all of them send together, kbit/s of IP packets.
+    pub share_kbps: u32,
+    /// How many they are, this one included; 1: no others.
+    pub lanes: u16,
+}
+
 /// What a sender says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {

@@ -6,7 +6,7 @@ use tradewind_wire::control::Control;
 use tradewind_wire::feedback::{Feedback, FeedbackWriter, Summary, Train};
 use tradewind_wire::header::FLAG_LAST_CHUNK;
 use tradewind_wire::limits::{DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES, DATAGRAM_BYTES_MIN, HEADER_BYTES};
-use tradewind_wire::{BlockId, DataHeader, Header, Kind, Orders, ParseError, State};
+use tradewind_wire::{BlockId, DataHeader, Group, Header, Kind, Orders, ParseError, State};
 
 type Vector = BTreeMap<String, String>;
 
@@ -125,7 +125,7 @@ fn feedback_is_read_and_written() {
 
 #[test]
 fn control_messages_are_read_and_written() {
-    let (close, state, orders) = (plain("close"), plain("state"), plain("orders"));
+    let (close, state, orders, group) = (plain("close"), plain("state"), plain("orders"), plain("group"));
     let state = State {
         round_trip_us: number(&state, "round_trip_us"),
         rate_kbps: number(&state, "rate_kbps"),
@@ -141,12 +141,14 @@ fn control_messages_are_read_and_written() {
         minimum_kbps: number(&orders, "minimum_kbps"),
         lease_kbps: number(&orders, "lease_kbps"),
     };
+    let group = Group { number: number(&group, "number"), share_kbps: number(&group, "share_kbps"), lanes: number(&group, "lanes") };
     for (name, message) in [
         ("fin", Control::Fin { blocks: number(&plain("fin"), "blocks") }),
         ("done", Control::Done { receipt: number(&plain("done"), "receipt") }),
         ("close", Control::Close { code: number(&close, "code"), text: close["text"].as_bytes() }),
         ("state", Control::State(state)),
         ("orders", Control::Orders(orders)),
+        ("group", Control::Group(group)),
     ] {
         let bytes = unhex(&plain(name)["bytes"]);
         assert_eq!(Control::parse(&bytes), Ok(message), "{name}");

@@ -54,7 +54,7 @@ pub struct GridOptions {
 
 impl Default for GridOptions {
     fn default() -> Self {
-        Self { seed: 1, seconds: 60.0, round_trips: 300.0, jumbo_from_mbps: 3_000.0, trace_ms: 0 }
+        Self { seed: 1, seconds: 60.0, round_trips: 150.0, jumbo_from_mbps: 3_000.0, trace_ms: 0 }
     }
 }
 

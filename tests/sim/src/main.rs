@@ -48,7 +48,7 @@ struct Arguments {
     #[arg(long, value_name = "S", default_value_t = 60.0)]
     seconds: f64,
     /// With --grid: and at least this many round trips
-    #[arg(long, value_name = "N", default_value_t = 300.0)]
+    #[arg(long, value_name = "N", default_value_t = 150.0)]
     round_trips: f64,
     /// With --grid: packets of 9000 bytes from this rate on, Mbit/s
     #[arg(long, value_name = "MBPS", default_value_t = 3000.0)]

@@ -5,16 +5,19 @@
 
 mod demand;
 mod fill;
+mod group;
 mod ledger;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use tradewind_api::{ApiCode, Problem, RateGrant, RateRequest};
-use tradewind_ipc::{LaneOrders, LaneReport};
+use tradewind_api::{ApiCode, GroupShare, Problem, RateGrant, RateRequest};
+use tradewind_ipc::{LaneGroup, LaneOrders, LaneReport};
 
 use self::demand::Demand;
 use self::fill::{Want, scaled, shares};
+use self::group::Member;
 use self::ledger::Ledger;
 use crate::config::CapConfig;
 
@@ -60,6 +63,7 @@ struct Lane {
     unsent: bool,
     ledger: Ledger,
     demand: Demand,
+    member: Member,
 }
 
 /// What a status answer says of a lane's rates.
@@ -75,22 +79,32 @@ pub(super) struct View {
 pub(super) struct Rates {
     caps: Vec<CapConfig>,
     lanes: BTreeMap<u64, Lane>,
+    /// News of groups that have not been handed out yet.
+    news: Vec<LaneGroup>,
 }
 
 impl Rates {
     pub(super) fn new(caps: &[CapConfig]) -> Self {
-        Self { caps: caps.to_vec(), lanes: BTreeMap::new() }
+        Self { caps: caps.to_vec(), lanes: BTreeMap::new(), news: Vec::new() }
     }
 
-    /// A transfer of this user to this store is about to be opened.
+    /// A transfer of this user to this store is about to be opened, by a client at this address.
     ///
     /// # Errors
     /// [`ApiCode::RateUnavailable`] if its minimum rate does not fit below its cap.
-    pub(super) fn ask(&mut self, now: Instant, lane_id: u64, owner: &str, store: &str, rate: RateRequest) -> Result<(), Problem> {
+    pub(super) fn ask(
+        &mut self,
+        now: Instant,
+        lane_id: u64,
+        owner: &str,
+        store: &str,
+        host: Option<IpAddr>,
+        rate: RateRequest,
+    ) -> Result<(), Problem> {
         let cap = self.caps.iter().position(|cap| cap.covers(owner, store));
         self.check_minimum(cap, lane_id, rate)?;
-        let (ledger, demand) = (Ledger::new(0), Demand::new(now));
-        self.lanes.insert(lane_id, Lane { cap, rate, life: Life::Asked, number: 0, obeyed: 0, unsent: false, ledger, demand });
+        let (ledger, demand, member) = (Ledger::new(0), Demand::new(now), Member::new(host));
+        self.lanes.insert(lane_id, Lane { cap, rate, life: Life::Asked, number: 0, obeyed: 0, unsent: false, ledger, demand, member });
         Ok(())
     }
 
@@ -127,6 +141,9 @@ impl Rates {
                 lane.ledger = Ledger::new(share.min(free));
             }
         }
+        // The newcomer's grant says what it is part of; the others hear with the next [`Rates::groups`].
+        let news = self.tell_groups();
+        self.news.extend(news);
         self.view(lane_id).map(|view| view.grant).unwrap_or_default()
     }
 
@@ -175,6 +192,7 @@ impl Rates {
         }
         let wanted = report.wanted_kbps.map_or(u64::MAX, |kbps| u64::from(kbps) * HEADROOM_PERCENT / 100);
         lane.demand.note(now, wanted);
+        lane.member.report(report);
         lane.ledger.held() < held
     }
 
@@ -187,8 +205,21 @@ impl Rates {
             target_rate_bps: lane.rate.target_rate_bps.map(|target| target.min(cap.map_or(u64::MAX, |cap| cap.rate_kbps * 1000))),
             minimum_rate_bps: lane.rate.minimum_rate_bps,
             lease_rate_bps: cap.map(|_| lane.ledger.ordered() * 1000),
+            group: lane.member.told().map(|(share, lanes)| GroupShare { share_rate_bps: share * 1000, lanes }),
         };
         Some(View { grant, cap: cap.map(|cap| cap.name.clone()), in_force: lane.obeyed == lane.number })
+    }
+
+    /// What changed for lanes between the same two hosts; to be asked as often as [`Rates::orders`]. The share of a cap is stronger than that of a group.
+    pub(super) fn groups(&mut self) -> Vec<LaneGroup> {
+        let mut news = std::mem::take(&mut self.news);
+        news.extend(self.tell_groups());
+        news
+    }
+
+    fn tell_groups(&mut self) -> Vec<LaneGroup> {
+        let open = self.lanes.iter_mut().filter(|(_, lane)| lane.life == Life::Open && lane.cap.is_none());
+        group::tell(open.map(|(&lane_id, lane)| (lane_id, lane.rate.policy, &mut lane.member)))
     }
 
     /// The orders that follow from all that is known; to be asked several times a second.

@@ -73,7 +73,7 @@ impl World {
     }
 
     fn open(&mut self, lane_id: u64, rate: RateRequest, source_kbps: u64) {
-        self.rates.ask(self.now, lane_id, "ann", "data", rate).unwrap();
+        self.rates.ask(self.now, lane_id, "ann", "data", None, rate).unwrap();
         let grant = self.rates.open(self.now, lane_id);
         let sender = Sender {
             source_kbps,
@@ -216,10 +216,10 @@ fn minimum_rates_are_kept_and_not_promised_twice() {
     }
     world.run(1_000);
     assert!(world.uses()[0] >= 70_000, "{:?}", world.uses());
-    let problem = world.rates.ask(world.now, 77, "ann", "data", rate(RatePolicy::Fair, None, Some(30_001))).unwrap_err();
+    let problem = world.rates.ask(world.now, 77, "ann", "data", None, rate(RatePolicy::Fair, None, Some(30_001))).unwrap_err();
     assert_eq!(problem.code, ApiCode::RateUnavailable.into());
     assert!(problem.detail.contains("cap 'uplink'") && problem.detail.contains("70 Mbit/s are promised"), "{}", problem.detail);
-    world.rates.ask(world.now, 77, "ann", "data", rate(RatePolicy::Fair, None, Some(30_000))).unwrap();
+    world.rates.ask(world.now, 77, "ann", "data", None, rate(RatePolicy::Fair, None, Some(30_000))).unwrap();
     assert!(world.rates.change(2, rate(RatePolicy::Fair, None, Some(1_000))).is_err());
     world.rates.forget(77);
     world.rates.change(2, rate(RatePolicy::Fair, None, Some(30_000))).unwrap();
@@ -251,7 +251,7 @@ fn transfers_that_no_cap_covers_get_orders_only_when_changed() {
     let start = Instant::now();
     let only_bob = CapConfig { users: Some(vec!["bob".into()]), ..cap(1_000) };
     let mut rates = Rates::new(&[only_bob]);
-    rates.ask(start, 5, "ann", "data", rate(RatePolicy::Fair, Some(3_000_000), None)).unwrap();
+    rates.ask(start, 5, "ann", "data", None, rate(RatePolicy::Fair, Some(3_000_000), None)).unwrap();
     assert_eq!(rates.open(start, 5).lease_rate_bps, None);
     assert_eq!(rates.orders(start), []);
     rates.change(5, rate(RatePolicy::Low, None, None)).unwrap();
@@ -326,7 +326,7 @@ proptest! {
                 Step::Open { policy: number, target, minimum, source } => {
                     lanes += 1;
                     let wanted = rate(policy(number), target, minimum);
-                    if world.rates.ask(world.now, lanes, "ann", "data", wanted).is_ok() {
+                    if world.rates.ask(world.now, lanes, "ann", "data", None, wanted).is_ok() {
                         world.open(lanes, wanted, source);
                     }
                 }

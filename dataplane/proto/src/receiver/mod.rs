@@ -253,7 +253,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
                 self.closed = true;
                 self.end(code, String::from_utf8_lossy(text).into_owned());
             }
-            Control::Done { .. } | Control::Orders(_) => return Err(DropReason::Malformed),
+            Control::Done { .. } | Control::Orders(_) | Control::Group(_) => return Err(DropReason::Malformed),
         }
         Ok(())
     }
@@ -360,6 +360,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
         }
         if let Some(orders) = self.standing.take_due(now_ns, self.interval.round_trip_ns()) {
             return self.write_control(&Control::Orders(orders), out);
+        }
+        if let Some(group) = self.standing.take_group(now_ns) {
+            return self.write_control(&Control::Group(group), out);
         }
         if now_ns >= self.feedback_at_ns { self.write_feedback(now_ns, out) } else { 0 }
     }

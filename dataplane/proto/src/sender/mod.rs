@@ -226,6 +226,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
                     Control::Done { receipt } => self.on_done(receipt),
                     Control::Close { code, text } => self.on_close(code, text),
                     Control::Orders(orders) => self.on_orders(now_ns, &orders),
+                    Control::Group(group) => self.on_group(now_ns, &group),
                     Control::Fin { .. } | Control::State(_) => return Err(DropReason::Malformed),
                 }
                 Ok(())

@@ -56,6 +56,14 @@ impl Standing {
 }
 
 impl<B: AsRef<[u8]>> Sender<B> {
+    pub(super) fn on_group(&mut self, now_ns: u64, group: &tradewind_wire::Group) {
+        // The same number again says that it still holds.
+        if group.number >= self.standing.group_number {
+            self.standing.group_number = group.number;
+            self.set_group(now_ns, Group { share_bytes_per_s: u64::from(group.share_kbps) * 125, lanes: u32::from(group.lanes) });
+        }
+    }
+
     /// What set-up said of the lanes between these two hosts; GROUP messages change it later.
     pub fn set_group(&mut self, now_ns: u64, group: Group) {
         self.standing.grouped = group.lanes > 1;

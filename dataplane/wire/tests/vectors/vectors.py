@@ -59,11 +59,16 @@ def close(code, text):
 
 
 STATE = dict(round_trip_us=100_250, rate_kbps=293_900, sent_kbps=290_001, wanted_kbps=4_294_967_295, orders=9, limiter=4)
+GROUP = dict(number=3, share_kbps=146_950, lanes=2)
 ORDERS = dict(number=9, policy=2, target_kbps=4_294_967_295, minimum_kbps=1_000, lease_kbps=293_900)
 
 
 def state(s):
     return b"\x04" + struct.pack(">IIIIIB", s["round_trip_us"], s["rate_kbps"], s["sent_kbps"], s["wanted_kbps"], s["orders"], s["limiter"])
+
+
+def group(g):
+    return b"\x06" + struct.pack(">IIH", g["number"], g["share_kbps"], g["lanes"])
 
 
 def orders(o):
@@ -143,6 +148,7 @@ PLAIN = [
     ("close with text", "control", 0, "reverse", 15, b"", close(5, "the store answered 403: größer".encode())),
     ("state", "control", 0, "forward", 16, b"", state(STATE)),
     ("orders", "control", 0, "reverse", 18, b"", orders(ORDERS)),
+    ("group", "control", 0, "reverse", 19, b"", group(GROUP)),
     ("probe", "probe", 0, "forward", 17, b"", bytes(32)),
 ]
 
@@ -162,6 +168,7 @@ write("plain.txt", ["Plaintexts and what they mean."],
        dict(name="close", bytes=close(5, b"the store answered 403"), code=5, text="the store answered 403"),
        dict(name="state", bytes=state(STATE), **STATE),
        dict(name="orders", bytes=orders(ORDERS), **ORDERS),
+       dict(name="group", bytes=group(GROUP), **GROUP),
        dict(name="data", bytes=data_header(4_294_967_295, 255, 65, 7, 734), sent_us=4_294_967_295, train=255, floor_segment=65, block=7, chunk=734)])
 hostile = []
 
@@ -181,8 +188,9 @@ bad("kind 5", "header", bytes([0x15]) + good[1:], "kind")
 bad("kind 15", "header", bytes([0x1F]) + good[1:], "kind")
 bad("data without a payload byte", "data", good[:45], "truncated")
 bad("control of type 0", "control", b"\0" + bytes(8), "kind")
-bad("control of type 6", "control", b"\6" + bytes(24), "kind")
+bad("control of type 7", "control", b"\7" + bytes(24), "kind")
 bad("state one byte short", "control", state(STATE)[:-1], "truncated")
+bad("group one byte short", "control", group(GROUP)[:-1], "truncated")
 bad("orders one byte short", "control", orders(ORDERS)[:-1], "truncated")
 bad("close text one byte too long", "control", close(1, bytes(513)), "limit")
 bad("close text longer than the packet", "control", close(1, b"abc")[:-1], "truncated")
