@@ -120,10 +120,10 @@ fn status(world: &World, id: &str) -> Result<Value> {
     Ok(serde_json::from_str(&world.tradewind(&["status", "--json", id])?.stdout)?)
 }
 
-/// What two senders say that they send, on average over a time, bit/s.
-fn sent(world: &World, ids: [&str; 2], seconds: u64) -> Result<[f64; 2]> {
+/// What senders say that they send, on average over a time, bit/s.
+fn sent<const N: usize>(world: &World, ids: [&str; N], seconds: u64) -> Result<[f64; N]> {
     let end = Instant::now() + Duration::from_secs(seconds);
-    let (mut sums, mut count) = ([0.0; 2], 0.0);
+    let (mut sums, mut count) = ([0.0; N], 0.0);
     while Instant::now() < end {
         for (sum, id) in sums.iter_mut().zip(ids) {
             let found = status(world, id)?;
@@ -242,5 +242,31 @@ fn the_server_names_what_limits_a_transfer() -> Result<()> {
     found?;
     wait_for_limiter(&world, &id, "network")?;
     world.tradewind(&["cancel", &id])?.success("tradewind cancel")?;
+    Ok(())
+}
+
+/// Three commands on one host: the server tells each what it should have, and within seconds all have the same.
+#[test]
+fn transfers_of_one_host_share_the_path_as_one_group() -> Result<()> {
+    let Some(world) = World::start(&ServerOptions::default())? else { return Ok(()) };
+    let mut running = Vec::new();
+    for name in ["a", "b", "c"] {
+        running.push(start(&world, name, 400_000_000, &format!("s3://{BUCKET}/{name}"), &[])?);
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    std::thread::sleep(Duration::from_secs(5));
+    let ids = [0, 1, 2].map(|index: usize| running[index].1.as_str());
+    let rates = sent(&world, ids, 6)?;
+    let (sum, squares) = rates.iter().fold((0.0, 0.0), |(sum, squares), rate| (sum + rate, squares + rate * rate));
+    let jain = sum * sum / (3.0 * squares);
+    println!("{rates:?} bit/s, Jain {jain:.4}");
+    for id in ids {
+        let group = &status(&world, id)?["rate"]["group"];
+        assert_eq!(group["lanes"], 3, "{group}");
+        let share = group["share_rate_bps"].as_f64().context("no share")?;
+        assert!((share / (sum / 3.0) - 1.0).abs() < 0.2, "share {share} of {sum}");
+    }
+    assert!(jain >= 0.95, "{rates:?}");
+    assert!(sum >= 0.85 * 100e6, "{rates:?}");
     Ok(())
 }

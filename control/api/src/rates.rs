@@ -45,6 +45,9 @@ pub struct RateStatus {
     pub cap: Option<String>,
     /// Its share of that cap now.
     pub lease_rate_bps: Option<u64>,
+    /// Its part of what the transfers from this client's address send together, if there are others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupShare>,
     /// What limits it: `network`, `storage`, `target`, `lease` or `source`; `None` before its sender has said so and after the end.
     pub limiter: Option<Limiter>,
     /// What its sender may send now.

@@ -100,6 +100,9 @@ fn rate_now(rate: &RateStatus) -> Option<String> {
     if let (Some(lease), Some(cap)) = (rate.lease_rate_bps, &rate.cap) {
         parts.push(format!("share {} of cap '{cap}'", units::rate(lease as f64)));
     }
+    if let Some(group) = rate.group {
+        parts.push(format!("part {} as one of {} from this address", units::rate(group.share_rate_bps as f64), group.lanes));
+    }
     if let Some(limiter) = rate.limiter {
         parts.push(format!("limit: {}", limit_name(limiter.as_str())));
     }

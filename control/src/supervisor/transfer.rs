@@ -171,6 +171,7 @@ impl Transfer {
             minimum_rate_bps: view.grant.minimum_rate_bps,
             cap: view.cap,
             lease_rate_bps: view.grant.lease_rate_bps,
+            group: view.grant.group,
             limiter: self.report.and_then(|report| report.limiter),
             allowed_rate_bps: of_report(|report| report.rate_kbps),
             sent_rate_bps: of_report(|report| report.sent_kbps),
