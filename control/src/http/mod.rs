@@ -21,7 +21,7 @@ pub use server::{Limits, Running, start};
 use crate::auth::{Authenticator, Identified};
 use crate::config::{Config, StoreConfig};
 use crate::stores;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Caller, Supervisor};
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ async fn submit(
     let user = app.identify(&headers)?;
     let submission = parse_submit(&whole(body).await?)?;
     let resolved = stores::resolve(&app.stores, &user, &submission.destination)?;
-    let answer = app.supervisor.submit(user.access_key, peer.0, submission, resolved).await?;
+    let answer = app.supervisor.submit(Caller { owner: user.access_key, host: peer.0 }, submission, resolved).await?;
     tracing::info!(transfer = answer.transfer_id, "transfer opened");
     Ok((StatusCode::CREATED, Json(answer)))
 }

@@ -1,7 +1,6 @@
 //! The supervisor's state and what follows from each event. No I/O: time comes in, effects go out.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use rand::Rng as _;
@@ -16,7 +15,7 @@ use tradewind_ipc::{FromEngine, LANE_ORDERS_MAX, LaneClosed, LaneReport, LaneSec
 use super::engine::is_ready;
 use super::rates::Rates;
 use super::transfer::{Transfer, Waiting};
-use super::{Command, EngineEvent};
+use super::{Caller, Command, EngineEvent};
 use crate::config::{Config, DataSection, LimitsSection};
 use crate::stores::Resolved;
 
@@ -128,8 +127,8 @@ impl Core {
     fn command(&mut self, now: Instant, command: Command, effects: &mut Vec<Effect>) {
         // A reply that nobody waits for any more needs no care, except a submission's: `lane_opened` sees to that.
         match command {
-            Command::Submit { owner, host, submission, resolved, reply } => {
-                if let Err((reply, problem)) = self.submit(now, owner, host, *submission, *resolved, reply, effects) {
+            Command::Submit { caller, submission, resolved, reply } => {
+                if let Err((reply, problem)) = self.submit(now, caller, *submission, *resolved, reply, effects) {
                     let _ = reply.send(Err(problem));
                 }
             }
@@ -160,8 +159,7 @@ impl Core {
     fn submit(
         &mut self,
         now: Instant,
-        owner: String,
-        host: IpAddr,
+        caller: Caller,
         submission: Submission,
         resolved: Resolved,
         reply: oneshot::Sender<Result<SubmitResponse, Problem>>,
@@ -184,7 +182,7 @@ impl Core {
         }
         let mut random = rand::rng();
         let lane_id = std::iter::repeat_with(|| random.next_u64()).find(|id| *id != 0 && !self.by_lane.contains_key(id)).unwrap_or(1);
-        if let Err(problem) = self.rates.ask(now, lane_id, &owner, &resolved.store, Some(host), submission.request.rate) {
+        if let Err(problem) = self.rates.ask(now, lane_id, &caller.owner, &resolved.store, Some(caller.host), submission.request.rate) {
             return Err((reply, problem));
         }
         let mut secret = [0; 32];
@@ -214,7 +212,7 @@ impl Core {
         }))));
         let waiting = Waiting { reply, offer, deadline: now + ANSWER_TIMEOUT };
         self.by_lane.insert(lane_id, id.clone());
-        self.transfers.insert(id, Transfer::new(owner, lane_id, submission.request, waiting, now));
+        self.transfers.insert(id, Transfer::new(caller.owner, lane_id, submission.request, waiting, now));
         Ok(())
     }
 

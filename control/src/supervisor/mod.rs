@@ -27,37 +27,22 @@ const TICK: Duration = Duration::from_millis(100);
 /// A question to the supervisor, with the place for its answer.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Submit {
-        owner: String,
-        host: IpAddr,
-        submission: Box<Submission>,
-        resolved: Box<Resolved>,
-        reply: oneshot::Sender<Result<SubmitResponse, Problem>>,
-    },
-    Status {
-        owner: String,
-        id: String,
-        reply: oneshot::Sender<Result<TransferStatus, Problem>>,
-    },
-    List {
-        owner: String,
-        reply: oneshot::Sender<TransferList>,
-    },
-    Cancel {
-        owner: String,
-        id: String,
-        reply: oneshot::Sender<Result<TransferStatus, Problem>>,
-    },
-    ChangeRate {
-        owner: String,
-        id: String,
-        change: RateChange,
-        reply: oneshot::Sender<Result<TransferStatus, Problem>>,
-    },
-    Health {
-        reply: oneshot::Sender<Health>,
-    },
+    Submit { caller: Caller, submission: Box<Submission>, resolved: Box<Resolved>, reply: oneshot::Sender<Result<SubmitResponse, Problem>> },
+    Status { owner: String, id: String, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
+    List { owner: String, reply: oneshot::Sender<TransferList> },
+    Cancel { owner: String, id: String, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
+    ChangeRate { owner: String, id: String, change: RateChange, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
+    Health { reply: oneshot::Sender<Health> },
     Drain,
+}
+
+/// Who asks for a transfer, and from where.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The user.
+    pub owner: String,
+    /// Address that the request came from.
+    pub host: IpAddr,
 }
 
 /// The supervisor's door. Cheap to clone.
@@ -79,9 +64,9 @@ impl Supervisor {
     ///
     /// # Errors
     /// A [`Problem`] that says who refused and why.
-    pub async fn submit(&self, owner: String, host: IpAddr, submission: Submission, resolved: Resolved) -> Result<SubmitResponse, Problem> {
+    pub async fn submit(&self, caller: Caller, submission: Submission, resolved: Resolved) -> Result<SubmitResponse, Problem> {
         let (submission, resolved) = (Box::new(submission), Box::new(resolved));
-        self.ask(|reply| Command::Submit { owner, host, submission, resolved, reply }).await?
+        self.ask(|reply| Command::Submit { caller, submission, resolved, reply }).await?
     }
 
     /// Where a transfer of this user stands.

@@ -54,7 +54,12 @@ impl World {
         let submission = Box::new(parse_submit(br#"{"destination":"data:in/"}"#).unwrap());
         let destination = Destination { store: Store::Local { root: "/d".into() }, name: DestinationName::Into("in/".into()) };
         let resolved = Box::new(Resolved { store: "data".into(), destination });
-        self.event(Event::Command(Command::Submit { owner: owner.into(), host: [192, 0, 2, 1].into(), submission, resolved, reply }));
+        self.event(Event::Command(Command::Submit {
+            caller: Caller { owner: owner.into(), host: [192, 0, 2, 1].into() },
+            submission,
+            resolved,
+            reply,
+        }));
         let lane = self.effects.iter().find_map(|effect| match effect {
             Effect::Send(ToEngine::OpenLane(open)) => Some(open.lane_id),
             _ => None,
