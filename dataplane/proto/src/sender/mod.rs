@@ -270,7 +270,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
             self.on_summary(now_ns, &feedback.summary);
         }
         let (mut delivered, mut lost) = (0u32, 0u32);
-        let mut full_size = (0, 0);
+        let (mut full_size, mut small_delivered) = ((0, 0), false);
         let Self { records, blocks, events, statistics, .. } = self;
         for segment in feedback.segments() {
             records.apply(&segment, |verdict, entry| {
@@ -279,7 +279,10 @@ impl<B: AsRef<[u8]>> Sender<B> {
                     Verdict::Lost => lost += 1,
                     Verdict::Late => statistics.spurious_losses += 1,
                 }
-                let Entry::Chunk { block, chunk } = entry else { return };
+                let Entry::Chunk { block, chunk } = entry else {
+                    small_delivered |= verdict == Verdict::Received;
+                    return;
+                };
                 if blocks.is_full_size(block, chunk) {
                     *(if verdict == Verdict::Lost { &mut full_size.1 } else { &mut full_size.0 }) += 1;
                 }
@@ -292,7 +295,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
                 }
             });
         }
-        self.full_size.on_feedback(now_ns, full_size.0, full_size.1);
+        self.full_size.on_feedback(now_ns, full_size.0, full_size.1, small_delivered);
         self.statistics.packets_lost += u64::from(lost);
         if delivered + lost > 0 {
             self.progress_ns = now_ns;
@@ -337,6 +340,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
         self.statistics.storage_bytes_per_s = u64::from(summary.storage_kbps) * 125;
         if summary.dropped_locally != self.statistics.dropped_by_receiver {
             self.statistics.dropped_by_receiver = summary.dropped_locally;
+            self.full_size.on_dropped_by_receiver();
             self.turns_until_ns = now_ns + (4 * self.round_trip.smoothed_ns()).max(TURNS_MIN_NS);
         }
     }
