@@ -15,6 +15,8 @@ use crate::shared::{LaneEvent, LaneOpening, LaneShared};
 
 /// A lane that this worker owns, or may own once a packet of it authenticates here.
 pub(crate) struct Lane {
+    /// The worker that holds this.
+    worker: usize,
     receiver: Receiver<BlockBuf>,
     shared: Arc<LaneShared>,
     events: UnboundedSender<LaneEvent>,
@@ -36,13 +38,14 @@ pub(crate) enum Taken {
     Yes,
     /// It was ignored.
     No(DropReason),
-    /// It authenticated, but another worker owns the lane: forget it here.
-    Elsewhere,
+    /// This worker owns the lane: forget it here, and give the packet to that one.
+    Elsewhere(usize),
 }
 
 impl Lane {
-    pub(crate) fn new(opening: LaneOpening) -> Self {
+    pub(crate) fn new(opening: LaneOpening, worker: usize) -> Self {
         Self {
+            worker,
             receiver: Receiver::new(opening.config),
             shared: opening.shared,
             events: opening.events,
@@ -57,11 +60,19 @@ impl Lane {
 
     /// Open, session: authenticates a datagram and puts its chunk into a block.
     pub(crate) fn receive(&mut self, now_ns: u64, meta: &Meta, datagram: &[u8], pool: &BlockPool) -> Taken {
+        // Before it is opened, so that nothing of it stays here.
+        if self.path.is_none()
+            && let Some(owner) = self.shared.owner()
+        {
+            return Taken::Elsewhere(owner);
+        }
         let mut buffers = || pool.take();
         match self.receiver.handle_datagram(now_ns, datagram, meta.ecn == Ecn::Ce, &mut buffers) {
             Ok(arrival) => {
-                if self.path.is_none() && !self.shared.claim(now_ns) {
-                    return Taken::Elsewhere;
+                if self.path.is_none()
+                    && let Err(owner) = self.shared.claim(self.worker, now_ns)
+                {
+                    return Taken::Elsewhere(owner);
                 }
                 if arrival.newest || self.path.is_none() {
                     self.path = Some(meta.path);

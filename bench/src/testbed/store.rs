@@ -55,16 +55,18 @@ impl Store {
         };
         server.wait_until(&testbed.interrupt, START_DEADLINE, healthy).context("the S3 server (SeaweedFS) did not start")?;
         let store = Self { server, s5cmd: testbed.programs.installed("s5cmd") };
-        // The S3 port answers before the volume server has room.
-        let mut made = store.s5cmd_at_server(testbed, &["mb", &format!("s3://{BUCKET}")])?;
-        for _ in 0..20 {
-            if made.success("s5cmd mb").is_ok() {
-                break;
+        // The S3 port answers before the volume server has room. After an internal error s5cmd asks again by itself, and
+        // may then be told that the bucket it asked for is there.
+        let mut attempts = 0;
+        loop {
+            let made = store.s5cmd_at_server(testbed, &["mb", &format!("s3://{BUCKET}")])?;
+            attempts += 1;
+            match made.success("s5cmd mb") {
+                Err(_) if made.stderr.contains("BucketAlreadyOwnedByYou") => break,
+                Err(_) if attempts <= 20 => std::thread::sleep(Duration::from_millis(500)),
+                ended => break ended?,
             }
-            std::thread::sleep(Duration::from_millis(500));
-            made = store.s5cmd_at_server(testbed, &["mb", &format!("s3://{BUCKET}")])?;
         }
-        made.success("s5cmd mb")?;
         Ok(store)
     }
 
