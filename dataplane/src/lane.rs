@@ -15,8 +15,6 @@ use crate::shared::{LaneEvent, LaneOpening, LaneShared};
 
 /// A lane that this worker owns, or may own once a packet of it authenticates here.
 pub(crate) struct Lane {
-    /// The worker that holds this.
-    worker: usize,
     receiver: Receiver<BlockBuf>,
     shared: Arc<LaneShared>,
     events: UnboundedSender<LaneEvent>,
@@ -38,14 +36,13 @@ pub(crate) enum Taken {
     Yes,
     /// It was ignored.
     No(DropReason),
-    /// This worker owns the lane: forget it here, and give the packet to that one.
-    Elsewhere(usize),
+    /// It authenticated, but another worker owns the lane: forget it here.
+    Elsewhere,
 }
 
 impl Lane {
-    pub(crate) fn new(opening: LaneOpening, worker: usize) -> Self {
+    pub(crate) fn new(opening: LaneOpening) -> Self {
         Self {
-            worker,
             receiver: Receiver::new(opening.config),
             shared: opening.shared,
             events: opening.events,
@@ -60,19 +57,11 @@ impl Lane {
 
     /// Open, session: authenticates a datagram and puts its chunk into a block.
     pub(crate) fn receive(&mut self, now_ns: u64, meta: &Meta, datagram: &[u8], pool: &BlockPool) -> Taken {
-        // Before it is opened, so that nothing of it stays here.
-        if self.path.is_none()
-            && let Some(owner) = self.shared.owner()
-        {
-            return Taken::Elsewhere(owner);
-        }
         let mut buffers = || pool.take();
         match self.receiver.handle_datagram(now_ns, datagram, meta.ecn == Ecn::Ce, &mut buffers) {
             Ok(arrival) => {
-                if self.path.is_none()
-                    && let Err(owner) = self.shared.claim(self.worker, now_ns)
-                {
-                    return Taken::Elsewhere(owner);
+                if self.path.is_none() && !self.shared.claim(now_ns) {
+                    return Taken::Elsewhere;
                 }
                 if arrival.newest || self.path.is_none() {
                     self.path = Some(meta.path);

@@ -115,7 +115,7 @@ impl LaneTask {
     }
 
     fn first_packet_overdue(&self, opened: Instant) -> Option<End> {
-        if self.shared.owner().is_some() || opened.elapsed() < FIRST_PACKET_TIMEOUT {
+        if self.shared.claimed.load(Ordering::Acquire) || opened.elapsed() < FIRST_PACKET_TIMEOUT {
             return None;
         }
         let rejected = self.shared.packets_rejected.load(Ordering::Relaxed);

@@ -1,20 +1,17 @@
 //! What a worker and the control side tell each other about a lane.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::queue::ArrayQueue;
 use tradewind_fabric::SharedBlock;
 use tradewind_fabric::wake::Waker;
-use tradewind_netio::Meta;
 use tradewind_proto::block::BlockTable;
 use tradewind_proto::receiver::ReceiverConfig;
 use tradewind_wire::{BlockId, Group, LaneId, Orders, State};
 
 /// Commands that may wait for a worker: two for each lane that an engine can have.
 const COMMANDS_MAX: usize = 2 * tradewind_wire::limits::LANES_MAX;
-/// Datagrams that may wait for the worker that owns their lane: 6 ms of 1 Gbit/s, 5 MB at the most that a packet can be (an Ethernet jumbo frame).
-pub(crate) const STRAYS_MAX: usize = 512;
 
 /// Control side to worker.
 pub enum Command {
@@ -85,8 +82,8 @@ pub enum LaneEvent {
 /// Figures of a lane, readable by both sides.
 #[derive(Debug, Default)]
 pub struct LaneShared {
-    /// The worker that received the first authentic packet, from 1; 0: none yet.
-    owner: AtomicU32,
+    /// Set by the worker that received the first authentic packet.
+    pub claimed: AtomicBool,
     /// Blocks that the store has whole; credits follow it.
     pub blocks_durable: AtomicU32,
     /// Blocks that the sender may have open at once.
@@ -169,35 +166,20 @@ impl LaneShared {
         *self.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes this worker the lane's owner.
-    ///
-    /// # Errors
-    /// The worker that is it already.
-    pub fn claim(&self, worker: usize, now_ns: u64) -> Result<(), usize> {
-        // There are never so many workers.
-        let number = u32::try_from(worker + 1).unwrap_or(u32::MAX);
-        self.owner.compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire).map_err(|owner| owner as usize - 1)?;
-        self.first_packet_ns.store(now_ns, Ordering::Relaxed);
-        Ok(())
+    /// Makes this worker the lane's owner; `false` if another one is.
+    pub fn claim(&self, now_ns: u64) -> bool {
+        let first = !self.claimed.swap(true, Ordering::AcqRel);
+        if first {
+            self.first_packet_ns.store(now_ns, Ordering::Relaxed);
+        }
+        first
     }
-
-    /// The worker that owns the lane, once an authentic packet has arrived.
-    pub fn owner(&self) -> Option<usize> {
-        (self.owner.load(Ordering::Acquire) as usize).checked_sub(1)
-    }
-}
-
-/// A datagram that arrived at another worker than its lane's: the sender's port has changed, and the NIC now puts its packets into another queue.
-pub(crate) struct Stray {
-    pub(crate) meta: Meta,
-    pub(crate) datagram: Box<[u8]>,
 }
 
 /// A bounded way to a worker, and the bell that wakes it.
 #[derive(Clone)]
 pub struct Mailbox {
     queue: Arc<ArrayQueue<Command>>,
-    strays: Arc<ArrayQueue<Stray>>,
     waker: Waker,
 }
 
@@ -205,7 +187,7 @@ impl Mailbox {
     /// An empty mailbox.
     #[must_use]
     pub fn new(waker: Waker) -> Self {
-        Self { queue: Arc::new(ArrayQueue::new(COMMANDS_MAX)), strays: Arc::new(ArrayQueue::new(STRAYS_MAX)), waker }
+        Self { queue: Arc::new(ArrayQueue::new(COMMANDS_MAX)), waker }
     }
 
     /// Hands a command over and wakes the worker; `false` if the worker is hopelessly behind.
@@ -222,16 +204,5 @@ impl Mailbox {
 
     pub(crate) fn take(&self) -> Option<Command> {
         self.queue.pop()
-    }
-
-    /// Hands a datagram to the worker that owns its lane, which hears of it with the next [`Mailbox::ring`]; `false` if too many wait: it is lost, as if
-    /// the NIC's queue had been full.
-    pub(crate) fn hand_over(&self, meta: &Meta, datagram: &[u8]) -> bool {
-        // Looked at first: what does not fit is not worth a copy.
-        !self.strays.is_full() && self.strays.push(Stray { meta: *meta, datagram: datagram.into() }).is_ok()
-    }
-
-    pub(crate) fn take_stray(&self) -> Option<Stray> {
-        self.strays.pop()
     }
 }

@@ -38,7 +38,7 @@ impl Stage {
 pub enum Ignored {
     /// By the protocol.
     Packet(DropReason),
-    /// Its lane belongs to another worker, for which too many wait already.
+    /// Its lane belongs to another worker.
     Elsewhere,
 }
 
@@ -76,8 +76,6 @@ impl Latency {
 pub struct WorkerStatistics {
     /// Authentic packets.
     pub authentic: Counter,
-    /// Packets given to the worker that owns their lane.
-    pub handed_over: Counter,
     drops: [Counter; 7],
     links: Mutex<(LinkCounters, LinkCounters)>,
     latencies: [Latency; 3],

@@ -198,11 +198,10 @@ pub struct Workers {
 pub fn start(opened: Opened) -> Result<(Workers, BlockPool), StartError> {
     let mut workers =
         Workers { mailboxes: Vec::new(), statistics: Vec::new(), steering: opened.steering.map(Arc::new), threads: Vec::new() };
-    workers.mailboxes = opened.links.iter().map(|(_, waker)| Mailbox::new(waker.clone())).collect();
-    let mailboxes: Arc<[Mailbox]> = workers.mailboxes.as_slice().into();
-    for (index, (link, _)) in opened.links.into_iter().enumerate() {
+    for (index, (link, waker)) in opened.links.into_iter().enumerate() {
+        let mailbox = Mailbox::new(waker);
         let statistics = Arc::new(WorkerStatistics::default());
-        let worker = Worker::new(index, link, opened.pool.clone(), Arc::clone(&mailboxes), Arc::clone(&statistics));
+        let worker = Worker::new(link, opened.pool.clone(), mailbox.clone(), Arc::clone(&statistics));
         let figures = Arc::clone(&statistics);
         let thread = thread::Builder::new()
             .name(format!("worker-{index}"))
@@ -221,6 +220,7 @@ pub fn start(opened: Opened) -> Result<(Workers, BlockPool), StartError> {
                 result
             })
             .map_err(|source| StartError::Os { what: "cannot start a worker thread", source })?;
+        workers.mailboxes.push(mailbox);
         workers.statistics.push(statistics);
         workers.threads.push(thread);
     }

@@ -36,18 +36,11 @@ const DATAGRAM_BYTES: usize = 1_400;
 
 /// A worker: owns its link and its lanes.
 pub(crate) struct Worker<L> {
-    /// Its place among the workers.
-    index: usize,
     link: L,
     pool: BlockPool,
-    /// One a worker.
-    mailboxes: Arc<[Mailbox]>,
+    mailbox: Mailbox,
     statistics: Arc<WorkerStatistics>,
     lanes: BTreeMap<u64, Lane>,
-    /// Lanes that other workers own and of which packets came here, and who owns them.
-    elsewhere: BTreeMap<u64, usize>,
-    /// Workers that packets were handed to in this turn.
-    helped: Vec<usize>,
     timers: BinaryHeap<Reverse<(u64, u64)>>,
     touched: Vec<u64>,
     refreshed_ns: u64,
@@ -57,16 +50,13 @@ pub(crate) struct Worker<L> {
 }
 
 impl<L: Link> Worker<L> {
-    pub(crate) fn new(index: usize, link: L, pool: BlockPool, mailboxes: Arc<[Mailbox]>, statistics: Arc<WorkerStatistics>) -> Self {
+    pub(crate) fn new(link: L, pool: BlockPool, mailbox: Mailbox, statistics: Arc<WorkerStatistics>) -> Self {
         Self {
-            index,
             link,
             pool,
-            mailboxes,
+            mailbox,
             statistics,
             lanes: BTreeMap::new(),
-            elsewhere: BTreeMap::new(),
-            helped: Vec::new(),
             timers: BinaryHeap::with_capacity(1024),
             touched: Vec::with_capacity(BATCH),
             refreshed_ns: 0,
@@ -97,21 +87,24 @@ impl<L: Link> Worker<L> {
         }
     }
 
-    /// Receive, open, session: what the link has, then what other workers received of this one's lanes.
+    /// Receive, open, session.
     fn receive(&mut self, now: u64) -> Result<usize, LinkError> {
         self.touched.clear();
-        self.helped.clear();
-        let Self { index, link, lanes, elsewhere, pool, mailboxes, statistics, touched, helped, .. } = self;
-        let mut session = Session { now, lanes, elsewhere, pool, mailboxes, statistics, touched, helped };
-        let mut count = link.receive(now, BATCH, &mut |meta, datagram| session.take(meta, datagram))?;
-        while count < 2 * BATCH
-            && let Some(stray) = session.mailboxes[*index].take_stray()
-        {
-            session.take(&stray.meta, &stray.datagram);
-            count += 1;
-        }
-        for worker in helped {
-            mailboxes[*worker].ring();
+        let Self { link, lanes, pool, statistics, touched, .. } = self;
+        let mut moved = Vec::new();
+        let count = link.receive(now, BATCH, &mut |meta, datagram| {
+            let Some(id) = take(lanes, pool, statistics, now, meta, datagram) else { return };
+            match id {
+                Ok(id) => {
+                    if touched.last() != Some(&id) && !touched.contains(&id) {
+                        touched.push(id);
+                    }
+                }
+                Err(id) => moved.push(id),
+            }
+        })?;
+        for id in moved {
+            lanes.remove(&id);
         }
         if count > 0 {
             statistics.record(Stage::Receive, now_ns().saturating_sub(now) / count as u64);
@@ -136,16 +129,15 @@ impl<L: Link> Worker<L> {
 
     fn run_commands(&mut self, now: u64) -> usize {
         let mut count = 0;
-        while let Some(command) = self.mailboxes[self.index].take() {
+        while let Some(command) = self.mailbox.take() {
             count += 1;
             let id = match command {
                 Command::Open(opening) => {
                     let id = opening.config.lane.0;
-                    self.lanes.insert(id, Lane::new(*opening, self.index));
+                    self.lanes.insert(id, Lane::new(*opening));
                     id
                 }
                 Command::Finish { lane: LaneId(id), receipt } => {
-                    self.elsewhere.remove(&id);
                     match self.lanes.get_mut(&id) {
                         Some(lane) if lane.path().is_some() => lane.finish(now, receipt),
                         // Another worker has it.
@@ -154,7 +146,6 @@ impl<L: Link> Worker<L> {
                     id
                 }
                 Command::Close { lane: LaneId(id), code, text } => {
-                    self.elsewhere.remove(&id);
                     match self.lanes.get_mut(&id) {
                         Some(lane) if lane.path().is_some() => lane.close(code, &text),
                         // Nobody to tell.
@@ -266,58 +257,36 @@ impl<L: Link> Worker<L> {
     }
 }
 
-/// What a worker needs to give packets to their lanes.
-struct Session<'a> {
+/// Finds the packet's lane and gives it the packet. `Some(Ok)`: the lane has news; `Some(Err)`: another worker owns it.
+fn take(
+    lanes: &mut BTreeMap<u64, Lane>,
+    pool: &BlockPool,
+    statistics: &WorkerStatistics,
     now: u64,
-    lanes: &'a mut BTreeMap<u64, Lane>,
-    elsewhere: &'a mut BTreeMap<u64, usize>,
-    pool: &'a BlockPool,
-    mailboxes: &'a [Mailbox],
-    statistics: &'a WorkerStatistics,
-    touched: &'a mut Vec<u64>,
-    helped: &'a mut Vec<usize>,
-}
-
-impl Session<'_> {
-    /// Finds the packet's lane and gives it the packet, or hands it to the worker that owns the lane.
-    fn take(&mut self, meta: &Meta, datagram: &[u8]) {
-        let Ok(header) = Header::parse(datagram) else {
-            return self.statistics.drop_packet(Ignored::Packet(DropReason::Malformed));
-        };
-        let id = header.lane.0;
-        let Some(lane) = self.lanes.get_mut(&id) else {
-            return match self.elsewhere.get(&id) {
-                Some(&owner) => self.hand_over(owner, meta, datagram),
-                None => self.statistics.drop_packet(Ignored::Packet(DropReason::UnknownLane)),
-            };
-        };
-        match lane.receive(self.now, meta, datagram, self.pool) {
-            Taken::Yes => {
-                self.statistics.authentic.add(1);
-                if self.touched.last() != Some(&id) && !self.touched.contains(&id) {
-                    self.touched.push(id);
-                }
-            }
-            Taken::No(reason) => self.statistics.drop_packet(Ignored::Packet(reason)),
-            Taken::Elsewhere(owner) => {
-                self.lanes.remove(&id);
-                self.elsewhere.insert(id, owner);
-                self.hand_over(owner, meta, datagram);
-            }
+    meta: &Meta,
+    datagram: &[u8],
+) -> Option<Result<u64, u64>> {
+    let Ok(header) = Header::parse(datagram) else {
+        statistics.drop_packet(Ignored::Packet(DropReason::Malformed));
+        return None;
+    };
+    let id = header.lane.0;
+    let Some(lane) = lanes.get_mut(&id) else {
+        statistics.drop_packet(Ignored::Packet(DropReason::UnknownLane));
+        return None;
+    };
+    match lane.receive(now, meta, datagram, pool) {
+        Taken::Yes => {
+            statistics.authentic.add(1);
+            Some(Ok(id))
         }
-    }
-
-    /// It is the owner's business whether the packet is authentic.
-    fn hand_over(&mut self, owner: usize, meta: &Meta, datagram: &[u8]) {
-        if !self.mailboxes[owner].hand_over(meta, datagram) {
-            return self.statistics.drop_packet(Ignored::Elsewhere);
+        Taken::No(reason) => {
+            statistics.drop_packet(Ignored::Packet(reason));
+            None
         }
-        self.statistics.handed_over.add(1);
-        if !self.helped.contains(&owner) {
-            self.helped.push(owner);
+        Taken::Elsewhere => {
+            statistics.drop_packet(Ignored::Elsewhere);
+            Some(Err(id))
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
