@@ -79,6 +79,37 @@ pub enum LaneEvent {
     },
 }
 
+/// The numbered message with the largest number, from control to a worker, which takes the lock only when there is a new one.
+#[derive(Debug)]
+struct Newest<T> {
+    /// Of the message; 0: none yet.
+    number: AtomicU32,
+    message: Mutex<Option<T>>,
+}
+
+impl<T> Default for Newest<T> {
+    fn default() -> Self {
+        Self { number: AtomicU32::new(0), message: Mutex::new(None) }
+    }
+}
+
+impl<T: Copy> Newest<T> {
+    fn set(&self, number: u32, message: T) {
+        let mut newest = self.message.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.is_none() || self.number.load(Ordering::Relaxed) < number {
+            *newest = Some(message);
+            self.number.store(number, Ordering::Release);
+        }
+    }
+
+    fn after(&self, known: u32) -> Option<T> {
+        if self.number.load(Ordering::Acquire) <= known {
+            return None;
+        }
+        *self.message.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Figures of a lane, readable by both sides.
 #[derive(Debug, Default)]
 pub struct LaneShared {
@@ -106,12 +137,10 @@ pub struct LaneShared {
     pub blocks_complete: AtomicU32,
     /// When the first authentic packet came, nanoseconds; 0: none yet.
     pub first_packet_ns: AtomicU64,
-    /// Number of the newest orders in `orders`, so that the worker takes the lock only when there are new ones.
-    orders_number: AtomicU32,
-    orders: Mutex<Option<Orders>>,
-    /// The same of what is said of the lane's group.
-    group_number: AtomicU32,
-    group: Mutex<Option<Group>>,
+    /// Orders for the sender.
+    orders: Newest<Orders>,
+    /// What is said of the lane's group.
+    group: Newest<Group>,
     /// The sender's newest word, and the number of the newest orders that it has obeyed.
     sender: Mutex<Option<(State, u32)>>,
 }
@@ -119,41 +148,27 @@ pub struct LaneShared {
 impl LaneShared {
     /// Hands orders to the lane's worker; older ones than those that are there are dropped.
     pub fn order(&self, orders: Orders) {
-        let mut newest = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-        if newest.is_none_or(|newest| newest.number < orders.number) {
-            *newest = Some(orders);
-            self.orders_number.store(orders.number, Ordering::Release);
-        }
+        self.orders.set(orders.number, orders);
     }
 
     /// The newest orders if they are newer than `known`.
     pub fn orders_after(&self, known: u32) -> Option<Orders> {
-        if self.orders_number.load(Ordering::Acquire) <= known {
-            return None;
-        }
-        *self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+        self.orders.after(known)
     }
 
     /// Hands what is said of the lane's group to its worker.
     pub fn set_group(&self, group: Group) {
-        let mut newest = self.group.lock().unwrap_or_else(PoisonError::into_inner);
-        if newest.is_none_or(|newest| newest.number < group.number) {
-            *newest = Some(group);
-            self.group_number.store(group.number, Ordering::Release);
-        }
+        self.group.set(group.number, group);
     }
 
     /// What was said last of the lane's group if it is newer than `known`.
     pub fn group_after(&self, known: u32) -> Option<Group> {
-        if self.group_number.load(Ordering::Acquire) <= known {
-            return None;
-        }
-        *self.group.lock().unwrap_or_else(PoisonError::into_inner)
+        self.group.after(known)
     }
 
     /// Whether the lane's group was ever spoken of.
     pub fn is_grouped(&self) -> bool {
-        self.group_number.load(Ordering::Relaxed) > 0
+        self.group.number.load(Ordering::Relaxed) > 0
     }
 
     /// Publishes what the sender says of itself.

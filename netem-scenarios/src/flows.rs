@@ -192,22 +192,31 @@ fn step_mut<T: Clone + Default>(series: &mut Vec<T>, since_start_ns: u64) -> Opt
     series.get_mut(step)
 }
 
-/// UDP or TCP port of the client end of an Ethernet frame without VLAN tag: the source forward, the destination on the way back. `None`
-/// for everything else, fragments and IPv6 extension headers too.
+/// UDP or TCP port of the client end of an Ethernet frame without VLAN tag. `None` for everything else, fragments and IPv6 extension headers too.
 fn client_port(frame: &[u8], way: Way) -> Option<u16> {
-    let word = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
-    let (protocol, ports_at) = match word(12)? {
-        // RFC 791: header length in words, 13 bits of fragment offset, protocol. Only a first fragment has ports.
-        0x0800 if word(20)? & 0x1fff == 0 => (*frame.get(23)?, 14 + usize::from(*frame.get(14)? & 0x0f) * 4),
-        0x86dd => (*frame.get(20)?, 54),
-        _ => return None,
-    };
-    let offset = match way {
+    // IANA: 6 is TCP, 17 is UDP; both start with source and destination port.
+    let (protocol, header_at) = transport_header(frame)?;
+    let at = header_at + client_port_offset(way);
+    if matches!(protocol, 6 | 17) { Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?])) } else { None }
+}
+
+/// Where the client's port lies in a UDP or TCP header: the source forward, the destination on the way back.
+pub(crate) const fn client_port_offset(way: Way) -> usize {
+    match way {
         Way::Forward => 0,
         Way::Reverse => 2,
-    };
-    // IANA: 6 is TCP, 17 is UDP; both start with source and destination port.
-    if matches!(protocol, 6 | 17) { word(ports_at + offset) } else { None }
+    }
+}
+
+/// Protocol of an Ethernet frame without VLAN tag, and where its header begins. `None` for what is not IP, and for later fragments.
+pub(crate) fn transport_header(frame: &[u8]) -> Option<(u8, usize)> {
+    let word = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
+    match word(12)? {
+        // RFC 791: header length in words, 13 bits of fragment offset, protocol. Only a first fragment has ports.
+        0x0800 if word(20)? & 0x1fff == 0 => Some((*frame.get(23)?, 14 + usize::from(*frame.get(14)? & 0x0f) * 4)),
+        0x86dd => Some((*frame.get(20)?, 54)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

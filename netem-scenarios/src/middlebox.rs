@@ -3,6 +3,7 @@
 
 use std::str::FromStr;
 
+use crate::flows::{client_port_offset, transport_header};
 use crate::link::Way;
 
 const ETHERNET_BYTES: usize = 14;
@@ -56,11 +57,7 @@ impl Middlebox {
             return;
         }
         let Some(udp) = udp_header(frame) else { return };
-        // The client's port: source on the way out, destination on the way back.
-        let at = match way {
-            Way::Forward => 0,
-            Way::Reverse => 2,
-        };
+        let at = client_port_offset(way);
         let port = u16::from_be_bytes([udp[at], udp[at + 1]]);
         let shift = PORT_STEP.wrapping_mul(u16::try_from(rebound).unwrap_or(u16::MAX)) % PORT_HALF;
         let new = match way {
@@ -78,17 +75,12 @@ impl Middlebox {
 
 /// The UDP header of an IPv4 frame that is not a later fragment.
 fn udp_header(frame: &mut [u8]) -> Option<&mut [u8]> {
-    let kind = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
-    let (mut start, mut ethertype) = (ETHERNET_BYTES, kind(12)?);
-    if ethertype == 0x8100 || ethertype == 0x88a8 {
-        (start, ethertype) = (ETHERNET_BYTES + VLAN_BYTES, kind(16)?);
-    }
-    let first = *frame.get(start)?;
-    if ethertype != 0x0800 || first >> 4 != 4 || *frame.get(start + 9)? != PROTOCOL_UDP || kind(start + 6)? & 0x1fff != 0 {
-        return None;
-    }
-    let udp = start + usize::from(first & 0xf) * 4;
-    frame.get_mut(udp..udp + 8)
+    // Behind a tag, headers lie as they do without one.
+    let is_tagged = matches!(*frame.get(12..14)?, [0x81, 0x00] | [0x88, 0xa8]);
+    let frame = frame.get_mut(if is_tagged { VLAN_BYTES } else { 0 }..)?;
+    let (protocol, at) = transport_header(frame)?;
+    let is_ipv4 = frame.get(ETHERNET_BYTES)? >> 4 == 4;
+    if is_ipv4 && protocol == PROTOCOL_UDP { frame.get_mut(at..at + 8) } else { None }
 }
 
 /// RFC 1624, equation 3; a UDP sum that becomes 0 is sent as all ones (RFC 768).

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -89,10 +90,16 @@ impl World {
     /// # Errors
     /// When it cannot be started.
     pub fn send(&self, file: &Path, destination: &str, further: &[&str]) -> Result<Finished> {
-        let file = file.to_string_lossy();
-        let mut arguments = vec!["send", "--json", &file, destination];
-        arguments.extend(further);
-        self.tradewind(&arguments)
+        self.send_in_background(file, destination, further).join().expect("the thread panicked")
+    }
+
+    /// The same on a thread of its own.
+    #[must_use]
+    pub fn send_in_background(&self, file: &Path, destination: &str, further: &[&str]) -> JoinHandle<Result<Finished>> {
+        let mut command = Server::tradewind(&self.testbed);
+        command.args(["send", "--json"]).arg(file).arg(destination).args(further);
+        let interrupt = self.testbed.interrupt.clone();
+        std::thread::spawn(move || run(&mut command, &interrupt, Duration::from_secs(120)))
     }
 }
 

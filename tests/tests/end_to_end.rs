@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -84,9 +83,9 @@ fn what_goes_wrong_is_told_by_exit_code_and_words() -> Result<()> {
 fn a_killed_engine_is_started_again_and_an_unplugged_link_only_costs_time() -> Result<()> {
     let Some(world) = World::start(&ServerOptions::default())? else { return Ok(()) };
     let file = world.file("f", 60_000_000)?;
-    let name = file.to_string_lossy().into_owned();
+    let to = format!("s3://{BUCKET}/f");
     let victim = world.server.engine_pid().expect("no engine");
-    let sending = send_in_background(&world, &name, &["--retries", "0"]);
+    let sending = world.send_in_background(&file, &to, &["--retries", "0"]);
     std::thread::sleep(Duration::from_secs(3));
     assert!(Command::new("kill").args(["-9", &victim.to_string()]).status()?.success());
     let failed = sending.join().expect("the thread panicked")?;
@@ -101,7 +100,7 @@ fn a_killed_engine_is_started_again_and_an_unplugged_link_only_costs_time() -> R
         std::thread::sleep(Duration::from_millis(100));
     }
     assert!(world.server.engine_pid().is_some_and(|pid| pid != victim && children(pid).is_empty()));
-    let sending = send_in_background(&world, &name, &[]);
+    let sending = world.send_in_background(&file, &to, &[]);
     std::thread::sleep(Duration::from_secs(2));
     let link = |state: &str| -> Result<()> {
         let status = world.testbed.server(Path::new("ip")).args(["link", "set", "tw0", state]).status()?;
@@ -117,13 +116,6 @@ fn a_killed_engine_is_started_again_and_an_unplugged_link_only_costs_time() -> R
     sent.success("sending across an unplugged link")?;
     assert_eq!(world.store.sha256(&world.testbed, "f")?, sha256_of_file(&file)?);
     Ok(())
-}
-
-fn send_in_background(world: &World, file: &str, further: &[&str]) -> JoinHandle<Result<Finished>> {
-    let mut command = Server::tradewind(&world.testbed);
-    command.args(["send", "--json", file, &format!("s3://{BUCKET}/f")]).args(further);
-    let interrupt = world.testbed.interrupt.clone();
-    std::thread::spawn(move || tradewind_bench::process::run(&mut command, &interrupt, Duration::from_secs(120)))
 }
 
 fn client_mac(world: &World) -> Result<String> {

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tradewind_bench::process::Background;
 use tradewind_bench::testbed::{BUCKET, Server, ServerOptions};
+use tradewind_sim::battery::jain;
 use tradewind_tests::World;
 
 const CAP_BPS: f64 = 60e6;
@@ -257,8 +258,7 @@ fn transfers_of_one_host_share_the_path_as_one_group() -> Result<()> {
     std::thread::sleep(Duration::from_secs(5));
     let ids = [0, 1, 2].map(|index: usize| running[index].1.as_str());
     let rates = sent(&world, ids, 6)?;
-    let (sum, squares) = rates.iter().fold((0.0, 0.0), |(sum, squares), rate| (sum + rate, squares + rate * rate));
-    let jain = sum * sum / (3.0 * squares);
+    let (sum, jain) = (rates.iter().sum::<f64>(), jain(&rates));
     println!("{rates:?} bit/s, Jain {jain:.4}");
     for id in ids {
         let group = &status(&world, id)?["rate"]["group"];

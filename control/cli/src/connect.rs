@@ -65,10 +65,14 @@ fn read_secret(path: &Path) -> Result<String, Failure> {
     if line.is_empty() { Err(fail("its first line is empty".to_owned())) } else { Ok(line.to_owned()) }
 }
 
+/// Where the server is. `None` for a name that does not resolve: the next request tells why.
+pub(crate) async fn resolve(server: &ServerAddress) -> Option<SocketAddr> {
+    tokio::net::lookup_host((server.host(), server.port())).await.ok()?.next()
+}
+
 /// Round-trip time to the server as the faster of two TCP connections shows it. Two, because a lost SYN costs a second;
 /// they are closed at once, which the server takes for a port check.
-pub(crate) async fn tcp_round_trip(server: &ServerAddress) -> Option<Duration> {
-    let address = tokio::net::lookup_host((server.host(), server.port())).await.ok()?.next()?;
+pub(crate) async fn tcp_round_trip(address: SocketAddr) -> Option<Duration> {
     tokio::select! {
         Some(time) = connect_time(address) => Some(time),
         Some(time) = connect_time(address) => Some(time),
@@ -115,9 +119,9 @@ mod tests {
     async fn round_trip_on_loopback() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let time = tcp_round_trip(&address.to_string().parse().unwrap()).await.unwrap();
+        let time = tcp_round_trip(address).await.unwrap();
         assert!(time < Duration::from_secs(1), "{time:?}");
         drop(listener);
-        assert_eq!(tcp_round_trip(&address.to_string().parse().unwrap()).await, None);
+        assert_eq!(tcp_round_trip(address).await, None);
     }
 }

@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tradewind_api::{
-    Client, DestinationUrl, LaneOffer, Outcome, RatePolicy, RateRequest, ServerAddress, SubmitRequest, SubmitResponse, TransferState,
-    TransferStatus, exit,
+    Client, DestinationUrl, LaneOffer, Outcome, RatePolicy, RateRequest, SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit,
 };
 use tradewind_client::{Group, Progress, RateOptions, Source, Upload, UploadError, UploadReport, chunk_bytes_for_packets, route_mtu};
 
-use crate::connect::{connect, tcp_round_trip};
+use crate::connect::{connect, resolve, tcp_round_trip};
 use crate::display::{self, Reporter};
 use crate::events;
 use crate::failure::{self, Failure};
@@ -42,7 +41,9 @@ pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
     }
     let mut interrupts = Interrupts::new()?;
     let mut packet_bytes_max = None;
-    for attempt in 1.. {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
         let mut begun = None;
         let result = once(options, &collected, packet_bytes_max, &mut begun, &mut interrupts).await;
         let Err(failure) = result else { return result };
@@ -72,7 +73,6 @@ pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
         let interrupted = |signal| Failure::Interrupted { signal, transfer_id: failure.transfer_id().map(str::to_owned) };
         interrupts.unless(tokio::time::sleep(wait)).await.map_err(interrupted)?;
     }
-    unreachable!("the loop ends by returning")
 }
 
 /// What people are told before a restart.
@@ -171,24 +171,31 @@ async fn agree(
     quiet: bool,
 ) -> Result<(Agreed, SubmitRequest), Failure> {
     let client = connect(&options.server, quiet).await?;
-    let request = submit_request(options, collected, chunk_bytes_max(&options.server.server, packet_bytes_max).await);
-    let ((answer, server), round_trip) = submit(&client, options, &request).await?;
+    let address = resolve(&options.server.server).await;
+    let request = submit_request(options, collected, address.and_then(|address| chunk_bytes_max(&address, packet_bytes_max)));
+    let ((answer, server), round_trip) = submit(&client, address, &request).await?;
     Ok((Agreed { client, answer, server, round_trip: Some(round_trip) }, request))
 }
 
 /// Payload that fits the route to the server as far as this host knows it, and IP packets of at most so many bytes.
-async fn chunk_bytes_max(server: &ServerAddress, packet_bytes_max: Option<usize>) -> Option<u32> {
-    // A name that does not resolve is told by the request that follows.
-    let address = tokio::net::lookup_host((server.host(), server.port())).await.ok()?.next()?;
-    let route = route_mtu(&address).ok();
-    let bytes = route.into_iter().chain(packet_bytes_max).min()?;
-    chunk_bytes_for_packets(bytes, address.ip())
+fn chunk_bytes_max(server: &SocketAddr, packet_bytes_max: Option<usize>) -> Option<u32> {
+    let bytes = route_mtu(server).ok().into_iter().chain(packet_bytes_max).min()?;
+    chunk_bytes_for_packets(bytes, server.ip())
 }
 
 /// Submits, and measures the round trip beside it, so that measuring costs no time.
-async fn submit(client: &Client, options: &SendOptions, request: &SubmitRequest) -> Result<((SubmitResponse, IpAddr), Duration), Failure> {
+async fn submit(
+    client: &Client,
+    address: Option<SocketAddr>,
+    request: &SubmitRequest,
+) -> Result<((SubmitResponse, IpAddr), Duration), Failure> {
     let started = Instant::now();
-    let connecting = tcp_round_trip(&options.server.server);
+    let connecting = async {
+        match address {
+            Some(address) => tcp_round_trip(address).await,
+            None => None,
+        }
+    };
     let submitting = client.submit(request);
     tokio::pin!(connecting, submitting);
     let mut measured = None;

@@ -206,7 +206,9 @@ struct Shared {
 #[must_use]
 pub fn play_grid(cells: &[Cell], options: &GridOptions, threads: usize, progress: impl Fn(usize, f64) + Sync) -> Vec<Row> {
     let mut families = families(cells);
-    let work = |family: &Family| family.first().map_or(0.0, |&index| cells[index].rate_mbps * ideal_s(&cells[index], options));
+    let work = |family: &Family| {
+        family.first().map_or(0.0, |&index| cells[index].rate_mbps * ideal_s(&cells[index], options) / mtu(&cells[index], options) as f64)
+    };
     families.sort_by(|a, b| work(b).total_cmp(&work(a)));
     let shared = Mutex::new(Shared { next: 0, memory: 0, rows: vec![None; cells.len()] });
     let freed = Condvar::new();

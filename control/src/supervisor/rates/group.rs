@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use tradewind_ipc::{LaneGroup, LaneReport, Limiter, RatePolicy};
 
+use super::to_wire;
+
 /// A share that moves by less than one part in so many is not told again.
 const STILL_PART: u64 = 32;
 
@@ -17,9 +19,12 @@ pub(super) struct Member {
     sent_kbps: u64,
     /// Something else than the network limits it.
     is_limited: bool,
+    /// Grows with each change of `told`.
     number: u32,
-    /// Share and number of lanes that it was told last.
+    /// Share and number of lanes that it is told.
     told: Option<(u64, u16)>,
+    /// The newest of it has not been handed out yet.
+    unsent: bool,
 }
 
 /// Twice the weights of the policies: `High` 2, `Fair` 1, `Low` 1/2; `Fixed` belongs to no group.
@@ -43,6 +48,12 @@ impl Member {
         self.is_limited = !matches!(report.limiter, None | Some(Limiter::Network));
     }
 
+    /// What has changed for the lane since it was asked last.
+    pub(super) fn take_news(&mut self, lane_id: u64) -> Option<LaneGroup> {
+        let (share, lanes) = self.told.filter(|_| std::mem::take(&mut self.unsent))?;
+        Some(LaneGroup { lane_id, number: self.number, share_kbps: to_wire(share), lanes })
+    }
+
     /// What it was told last: share (kbit/s) and number of lanes, if others are there.
     pub(super) fn told(&self) -> Option<(u64, u16)> {
         self.told.filter(|(_, lanes)| *lanes > 1)
@@ -57,12 +68,12 @@ struct Group {
     lanes: u16,
 }
 
-/// Tells the lanes, open ones without a cap, what has changed for them.
-pub(super) fn tell<'a>(lanes: impl Iterator<Item = (u64, RatePolicy, &'a mut Member)>) -> Vec<LaneGroup> {
-    let mut lanes: Vec<_> = lanes.filter(|(_, _, member)| member.host.is_some()).collect();
+/// Works out what the lanes, open ones without a cap, are told.
+pub(super) fn revise<'a>(lanes: impl Iterator<Item = (RatePolicy, &'a mut Member)>) {
+    let mut lanes: Vec<_> = lanes.filter(|(_, member)| member.host.is_some()).collect();
     let belongs = |policy: RatePolicy, member: &Member| weight(policy) > 0 && !member.is_limited;
     let mut groups: BTreeMap<IpAddr, Group> = BTreeMap::new();
-    for (_, policy, member) in &lanes {
+    for (policy, member) in &lanes {
         if let Some(host) = member.host.filter(|_| belongs(*policy, member)) {
             let group = groups.entry(host).or_default();
             group.sent_kbps += member.sent_kbps;
@@ -70,8 +81,7 @@ pub(super) fn tell<'a>(lanes: impl Iterator<Item = (u64, RatePolicy, &'a mut Mem
             group.lanes = group.lanes.saturating_add(1);
         }
     }
-    let mut news = Vec::new();
-    for (lane_id, policy, member) in &mut lanes {
+    for (policy, member) in &mut lanes {
         let group = member.host.filter(|_| belongs(*policy, member)).and_then(|host| groups.get(&host));
         let (share, count) = match group {
             Some(group) if group.lanes > 1 => (group.sent_kbps * weight(*policy) / group.weight.max(1), group.lanes),
@@ -83,12 +93,9 @@ pub(super) fn tell<'a>(lanes: impl Iterator<Item = (u64, RatePolicy, &'a mut Mem
         };
         if is_news {
             member.number = member.number.saturating_add(1);
-            member.told = Some((share, count));
-            let share_kbps = u32::try_from(share).unwrap_or(u32::MAX - 1);
-            news.push(LaneGroup { lane_id: *lane_id, number: member.number, share_kbps, lanes: count });
+            (member.told, member.unsent) = (Some((share, count)), true);
         }
     }
-    news
 }
 
 #[cfg(test)]
@@ -106,8 +113,9 @@ mod tests {
     }
 
     fn told(members: &mut [(RatePolicy, Member)]) -> Vec<(u64, u32, u16)> {
-        let lanes = members.iter_mut().enumerate().map(|(id, (policy, member))| (id as u64, *policy, member));
-        tell(lanes).into_iter().map(|news| (news.lane_id, news.share_kbps, news.lanes)).collect()
+        revise(members.iter_mut().map(|(policy, member)| (*policy, member)));
+        let news = members.iter_mut().zip(0..).filter_map(|((_, member), id)| member.take_news(id));
+        news.map(|news| (news.lane_id, news.share_kbps, news.lanes)).collect()
     }
 
     #[test]

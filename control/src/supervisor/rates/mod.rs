@@ -79,13 +79,11 @@ pub(super) struct View {
 pub(super) struct Rates {
     caps: Vec<CapConfig>,
     lanes: BTreeMap<u64, Lane>,
-    /// News of groups that have not been handed out yet.
-    news: Vec<LaneGroup>,
 }
 
 impl Rates {
     pub(super) fn new(caps: &[CapConfig]) -> Self {
-        Self { caps: caps.to_vec(), lanes: BTreeMap::new(), news: Vec::new() }
+        Self { caps: caps.to_vec(), lanes: BTreeMap::new() }
     }
 
     /// A transfer of this user to this store is about to be opened, by a client at this address.
@@ -142,8 +140,7 @@ impl Rates {
             }
         }
         // The newcomer's grant says what it is part of; the others hear with the next [`Rates::groups`].
-        let news = self.tell_groups();
-        self.news.extend(news);
+        self.revise_groups();
         self.view(lane_id).map(|view| view.grant).unwrap_or_default()
     }
 
@@ -212,14 +209,14 @@ impl Rates {
 
     /// What changed for lanes between the same two hosts; to be asked as often as [`Rates::orders`]. The share of a cap is stronger than that of a group.
     pub(super) fn groups(&mut self) -> Vec<LaneGroup> {
-        let mut news = std::mem::take(&mut self.news);
-        news.extend(self.tell_groups());
-        news
+        self.revise_groups();
+        let open = self.lanes.iter_mut().filter(|(_, lane)| lane.life == Life::Open);
+        open.filter_map(|(&lane_id, lane)| lane.member.take_news(lane_id)).collect()
     }
 
-    fn tell_groups(&mut self) -> Vec<LaneGroup> {
-        let open = self.lanes.iter_mut().filter(|(_, lane)| lane.life == Life::Open && lane.cap.is_none());
-        group::tell(open.map(|(&lane_id, lane)| (lane_id, lane.rate.policy, &mut lane.member)))
+    fn revise_groups(&mut self) {
+        let open = self.lanes.values_mut().filter(|lane| lane.life == Life::Open && lane.cap.is_none());
+        group::revise(open.map(|lane| (lane.rate.policy, &mut lane.member)));
     }
 
     /// The orders that follow from all that is known; to be asked several times a second.
@@ -323,7 +320,6 @@ impl Lane {
     fn take_orders(&mut self, lane_id: u64, caps: &[CapConfig]) -> LaneOrders {
         let cap = self.cap.and_then(|index| caps.get(index));
         self.unsent = false;
-        let to_wire = |kbps: u64| u32::try_from(kbps).unwrap_or(u32::MAX - 1);
         LaneOrders {
             lane_id,
             number: self.number,
@@ -333,6 +329,11 @@ impl Lane {
             lease_kbps: cap.map(|_| to_wire(self.ledger.ordered())),
         }
     }
+}
+
+/// Kbit/s as messages carry them; their largest value means none.
+fn to_wire(kbps: u64) -> u32 {
+    u32::try_from(kbps).unwrap_or(u32::MAX - 1)
 }
 
 /// Kbit/s of bit/s, rounded down.

@@ -233,6 +233,11 @@ impl RateController {
         now_ns.saturating_sub(self.started_ns) < YOUNG_NS
     }
 
+    /// Whether there is a queue that could overflow.
+    fn sees_queue(&self) -> bool {
+        self.queue_s >= QUEUE_SEEN * self.set_point_s()
+    }
+
     /// Sets the rate from the trains that became final since the last update.
     pub(super) fn update(&mut self, now_ns: u64, elapsed_s: f64) {
         if self.round.trains < ROUND_TRAINS || self.round.sent < ROUND_PACKETS || (self.round.pairs < 1.0 && !self.round.dip) {
@@ -253,8 +258,7 @@ impl RateController {
             self.queue_s = (foot_s + 0.5 * DITHER * HALF_PERIOD_S * within(self.response.share(), 0.0, 1.0)).max(0.0);
         }
         self.revise_overflow(now_ns);
-        let bounded = self.network >= 0.9 * self.limits.cap();
-        if self.mode == Mode::Cruise && !bounded && self.is_young(now_ns) && self.response.share() < YOUNG_SHARE {
+        if self.mode == Mode::Cruise && !self.is_bound() && self.is_young(now_ns) && self.response.share() < YOUNG_SHARE {
             self.phase.dip_soon(now_ns, phases::YOUNG_DIP_NS);
         }
         if round.dip {
@@ -314,7 +318,7 @@ impl RateController {
             self.loss.abandon_experiment();
             self.loss.clear_response();
             self.remember_overflow(now_ns);
-            if self.queue_s < QUEUE_SEEN * self.set_point_s() {
+            if !self.sees_queue() {
                 // Nothing but the loss shows this limit: a policer. A queue shows itself when it fills again.
                 self.hold.hit(now_ns, self.network, self.rtt_ns);
             }
@@ -322,7 +326,7 @@ impl RateController {
             return;
         }
         if self.response.share() < YOUNG_SHARE
-            && self.queue_s >= QUEUE_SEEN * self.set_point_s()
+            && self.sees_queue()
             && let Some(arriving) = self.loss.beyond_dips()
         {
             // While all of ours are quiet less is lost: all that share the link overflow it, and each takes back its part.
@@ -335,10 +339,11 @@ impl RateController {
             return;
         }
         let set_point_s = self.set_point_s();
+        let sees_queue = self.sees_queue();
         let share = self.response.share();
         let mut reference = arrival_rate;
         if losses.significant {
-            if self.queue_s >= QUEUE_SEEN * set_point_s && share < 0.5 {
+            if sees_queue && share < 0.5 {
                 reference = without_congestion;
             } else {
                 let rate = self.bounded(without_congestion.min(self.network).max(0.5 * self.network));
@@ -351,7 +356,7 @@ impl RateController {
             self.loss.follow(&losses, share > 0.5);
         }
         let change = self.change(now_ns, set_point_s, share, losses.significant);
-        let doubtful = losses.is_doubtful(self.loss.random()) && self.queue_s >= QUEUE_SEEN * set_point_s;
+        let doubtful = losses.is_doubtful(self.loss.random()) && sees_queue;
         let change = if doubtful { change.min(0.0) } else { change };
         let change = change + self.pull(now_ns);
         self.apply(now_ns, elapsed_s, &round, reference, change);
@@ -389,7 +394,7 @@ impl RateController {
         }
         rate = self.hold.bound(now_ns, rate, elapsed_s);
         self.network = self.bounded(rate);
-        if self.free_rounds >= FREE_ROUNDS && !self.hold.is_active() && self.network < 0.9 * self.limits.cap() {
+        if self.free_rounds >= FREE_ROUNDS && !self.hold.is_active() && !self.is_bound() {
             self.search_again(now_ns);
         }
     }
@@ -445,7 +450,7 @@ impl RateController {
         let after_s = self.base.excess_s(arrival.last_delay_s);
         let set_point_s = self.set_point_s();
         let all_ours = ours > OURS || after_s < DRAINED * set_point_s;
-        let stays = before_s > self.suspicious_queue_s() && after_s > self.set_point_s() && ours < OURS_LITTLE;
+        let stays = before_s > self.suspicious_queue_s() && after_s > set_point_s && ours < OURS_LITTLE;
         let watched = self.watch.since_ns().is_some_and(|since| now_ns.saturating_sub(since) > 3 * self.rtt_ns);
         if all_ours {
             if self.mode == Mode::Compete {

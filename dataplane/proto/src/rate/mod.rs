@@ -514,7 +514,7 @@ impl RateController {
                 let grown = rate >= 1.3 * self.network;
                 self.network = self.bounded(rate.max(self.network));
                 self.loss.set_random(self.startup.random_loss());
-                if !grown || self.network >= 0.9 * self.limits.cap() {
+                if !grown || self.is_bound() {
                     self.cruise(now_ns);
                 } else {
                     self.next_step(now_ns);

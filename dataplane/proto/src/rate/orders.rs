@@ -27,10 +27,15 @@ pub struct RateOrders {
 }
 
 impl RateController {
+    /// Whether target, storage or lease hold the network rate back.
+    pub(super) fn is_bound(&self) -> bool {
+        self.network >= BOUND * self.limits.cap()
+    }
+
     /// Obeys from the next packet on. Ask [`Self::next_send_ns`] again afterwards.
     pub fn obey(&mut self, now_ns: u64, orders: RateOrders) {
         let before = self.sending_rate();
-        let was_bound = self.network >= BOUND * self.limits.cap();
+        let was_bound = self.is_bound();
         let policy = orders.policy.unwrap_or(self.policy);
         if policy != Policy::Fixed || orders.target_bytes_per_s.is_some() {
             self.set_target(orders.target_bytes_per_s.unwrap_or(u64::MAX));
