@@ -189,3 +189,121 @@ fn check(image: &[u8]) -> Result<BlockTable, TableError> {
     table.verify_payload(image)?;
     Ok(table)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::sync::mpsc::unbounded_channel;
+    use tradewind_netio::LinkLayer;
+    use tradewind_proto::crypto::{CipherSuite, LaneSecret, Provider};
+    use tradewind_proto::rate::{Policy, RateConfig};
+    use tradewind_proto::receiver::ReceiverConfig;
+    use tradewind_proto::sender::{Sender, SenderConfig};
+    use tradewind_wire::LaneId;
+
+    use super::*;
+
+    const LANE: LaneId = LaneId(7);
+    const CHUNK: u16 = 1_000;
+    const IMAGE_BYTES: usize = 64 * 1024;
+    const IDLE_NS: u64 = 30_000_000_000;
+
+    fn lane(pool: &BlockPool) -> Lane {
+        let config = ReceiverConfig {
+            lane: LANE,
+            secret: LaneSecret([3; 32]),
+            suite: CipherSuite::Aes128Gcm,
+            provider: Provider::AwsLc,
+            chunk_bytes: CHUNK,
+            image_bytes_max: pool.slot_bytes(),
+            blocks_allowed: 1,
+            idle_timeout_ns: IDLE_NS,
+        };
+        Lane::new(LaneOpening { config, shared: Arc::default(), events: unbounded_channel().0 })
+    }
+
+    /// Packets as a client sends them, in the order of their numbers.
+    fn packets(count: usize) -> Vec<Vec<u8>> {
+        let rate = RateConfig {
+            policy: Policy::Fixed,
+            target_bytes_per_s: 100_000_000,
+            minimum_bytes_per_s: 0,
+            packet_bytes: u32::from(CHUNK) + 73,
+            seed: 1,
+            initial_rtt_ns: 10_000_000,
+        };
+        let config = SenderConfig {
+            lane: LANE,
+            secret: LaneSecret([3; 32]),
+            suite: CipherSuite::Aes128Gcm,
+            provider: Provider::AwsLc,
+            chunk_bytes: CHUNK,
+            blocks_allowed: 1,
+            rate,
+            tail_copies: false,
+            idle_timeout_ns: IDLE_NS,
+        };
+        let mut sender = Sender::new(config, 0);
+        sender.open_block(0, vec![9; IMAGE_BYTES]).expect("one block is allowed");
+        let (mut packets, mut out) = (Vec::new(), vec![0; 2_048]);
+        for now_ns in (0..).step_by(100_000) {
+            while let bytes @ 1.. = sender.poll_transmit(now_ns, &mut out) {
+                packets.push(out[..bytes].to_vec());
+            }
+            if packets.len() >= count {
+                break;
+            }
+        }
+        packets
+    }
+
+    fn from(remote: &str, link: Option<LinkLayer>) -> Meta {
+        let remote: SocketAddr = remote.parse().expect("an address");
+        Meta { path: Path { local: ([10, 0, 0, 2], 33_001).into(), remote, link }, ecn: Ecn::NotEct, arrived_ns: 0 }
+    }
+
+    #[test]
+    fn only_the_newest_authentic_packet_moves_the_way_back() {
+        let pool = BlockPool::new(2, IMAGE_BYTES).expect("memory");
+        let packets = packets(8);
+        let frame = |octet| Some(LinkLayer { local: [2, 0, 0, 0, 0, 1], remote: [2, 0, 0, 0, 0, octet], vlan: None });
+        for by_xdp in [false, true] {
+            let link = |octet| if by_xdp { frame(octet) } else { None };
+            let (home, rebound, thief) = (from("10.0.0.1:40000", link(2)), from("10.0.0.1:40001", link(2)), from("192.0.2.9:666", link(9)));
+            let roamed = from("198.51.100.4:5000", link(4));
+            let mut lane = lane(&pool);
+
+            let mut forged = packets[0].clone();
+            *forged.last_mut().expect("bytes") ^= 1;
+            assert!(matches!(lane.receive(1, &thief, &forged, &pool), Taken::No(_)));
+            assert_eq!(lane.path(), None, "nothing is known before a packet authenticates");
+            assert!(matches!(lane.receive(2, &home, &packets[0], &pool), Taken::Yes));
+            assert_eq!(lane.path(), Some(home.path));
+
+            assert!(matches!(lane.receive(3, &rebound, &packets[3], &pool), Taken::Yes));
+            assert_eq!(lane.path(), Some(rebound.path), "a newer packet moves it");
+            assert!(matches!(lane.receive(4, &home, &packets[2], &pool), Taken::Yes));
+            assert_eq!(lane.path(), Some(rebound.path), "one that was overtaken does not");
+            assert!(matches!(lane.receive(5, &thief, &packets[1], &pool), Taken::Yes));
+            assert_eq!(lane.path(), Some(rebound.path), "nor one that was held back and comes from elsewhere");
+            for replayed in &packets[..4] {
+                assert!(matches!(lane.receive(6, &thief, replayed, &pool), Taken::No(DropReason::Replayed)));
+                assert_eq!(lane.path(), Some(rebound.path), "nor a replayed one");
+            }
+
+            let mut newer = packets[2].clone();
+            // The packet number's last byte.
+            newer[7] = 200;
+            let mut changed = packets[4].clone();
+            changed[20] ^= 0x80;
+            for forged in [&newer[..], &changed, &packets[4][..packets[4].len() - 1], &packets[4][..16]] {
+                assert!(matches!(lane.receive(7, &thief, forged, &pool), Taken::No(_)));
+                assert_eq!(lane.path(), Some(rebound.path), "nor one that does not authenticate");
+            }
+
+            assert!(matches!(lane.receive(8, &roamed, &packets[4], &pool), Taken::Yes));
+            assert_eq!(lane.path(), Some(roamed.path), "another network");
+        }
+    }
+}

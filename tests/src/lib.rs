@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tradewind_bench::process::{Finished, Interrupt, run};
 use tradewind_bench::testbed::{Server, ServerOptions, Store, Testbed, TestbedOptions, health, write_random};
@@ -23,6 +23,9 @@ delay_ms = 10
 loss = 0.01
 queue_ms = 50
 "#;
+
+/// How long a transfer may take to begin: on a busy machine the store answers late.
+const BEGIN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Client, WAN, S3 server, tradewindd with its engine. Dropping it removes everything.
 pub struct World {
@@ -65,6 +68,41 @@ impl World {
     /// When the server does not answer.
     pub fn xdp_mode(&self) -> Result<String> {
         health(&self.testbed)?["engine"]["xdp"]["mode"].as_str().map(str::to_owned).context("no mode in /healthz")
+    }
+
+    /// Ids of the transfers that the server knows.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn transfers(&self) -> Result<Vec<String>> {
+        let listed: Value = serde_json::from_str(&self.tradewind(&["status", "--json"])?.stdout)?;
+        let transfers = listed["transfers"].as_array().context("no transfers")?;
+        Ok(transfers.iter().filter_map(|transfer| transfer["transfer_id"].as_str().map(str::to_owned)).collect())
+    }
+
+    /// What the server says of a transfer.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn status(&self, id: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.tradewind(&["status", "--json", id])?.stdout)?)
+    }
+
+    /// Waits until a transfer that is not among the `known` ones has received its first bytes; returns its id.
+    ///
+    /// # Errors
+    /// When none does in time.
+    pub fn wait_for_bytes(&self, known: &[String]) -> Result<String> {
+        let deadline = Instant::now() + BEGIN_DEADLINE;
+        loop {
+            for id in self.transfers()?.into_iter().filter(|id| !known.contains(id)) {
+                if self.status(&id)?["totals"]["bytes_received"].as_u64().is_some_and(|bytes| bytes > 0) {
+                    return Ok(id);
+                }
+            }
+            ensure!(Instant::now() < deadline, "no transfer began");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Makes a file of random bytes.

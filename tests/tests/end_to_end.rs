@@ -86,7 +86,7 @@ fn a_killed_engine_is_started_again_and_an_unplugged_link_only_costs_time() -> R
     let to = format!("s3://{BUCKET}/f");
     let victim = world.server.engine_pid().expect("no engine");
     let sending = world.send_in_background(&file, &to, &["--retries", "0"]);
-    std::thread::sleep(Duration::from_secs(3));
+    let first = world.wait_for_bytes(&[])?;
     assert!(Command::new("kill").args(["-9", &victim.to_string()]).status()?.success());
     let failed = sending.join().expect("the thread panicked")?;
     let code = failed.status.expect("it did not end in time").code();
@@ -101,7 +101,7 @@ fn a_killed_engine_is_started_again_and_an_unplugged_link_only_costs_time() -> R
     }
     assert!(world.server.engine_pid().is_some_and(|pid| pid != victim && children(pid).is_empty()));
     let sending = world.send_in_background(&file, &to, &[]);
-    std::thread::sleep(Duration::from_secs(2));
+    world.wait_for_bytes(&[first])?;
     let link = |state: &str| -> Result<()> {
         let status = world.testbed.server(Path::new("ip")).args(["link", "set", "tw0", state]).status()?;
         assert!(status.success());

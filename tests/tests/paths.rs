@@ -56,7 +56,7 @@ fn a_client_behind_a_narrow_link_sends_packets_that_fit() -> Result<()> {
 /// Somewhere on the way, and nobody says so: from the start, and in the middle of a transfer.
 #[test]
 fn a_path_that_swallows_large_packets_gets_smaller_ones() -> Result<()> {
-    for from in [Duration::ZERO, Duration::from_secs(20)] {
+    for from in [Duration::ZERO, Duration::from_secs(40)] {
         let mtu = format!("{}:{NARROW}", from.as_millis());
         let began = Instant::now();
         let Some(world) = World::behind(&ServerOptions::default(), &["--backend", "own", "--mtu", &mtu])? else { return Ok(()) };
@@ -69,7 +69,8 @@ fn a_path_that_swallows_large_packets_gets_smaller_ones() -> Result<()> {
         let sent = send_and_compare(&world, &[])?;
         let retry = event(&sent, "retry").expect("it was not started again");
         assert_eq!(retry["packet_bytes_max"].as_u64(), Some(1_280), "{retry}");
-        assert_eq!(events(&sent, "retry"), 1, "{}", sent.stdout);
+        let retries: Vec<&str> = sent.stdout.lines().filter(|line| line.contains("\"event\":\"retry\"")).collect();
+        assert_eq!(retries.len(), 1, "{retries:#?}");
         let before: Vec<&str> = sent.stdout.lines().take_while(|line| !line.contains("\"event\":\"retry\"")).collect();
         let passed = before.iter().any(|line| line.contains("\"event\":\"progress\"") && !line.contains("\"bytes_sent\":0,"));
         assert_eq!(passed, !from.is_zero(), "the MTU did not change when it should");
@@ -89,7 +90,8 @@ fn a_killed_engine_costs_time_and_not_the_transfer() -> Result<()> {
     let victim = world.server.engine_pid().expect("no engine");
     let file = world.file("f", FILE_BYTES)?;
     let sending = world.send_in_background(&file, &format!("s3://{BUCKET}/f"), &[]);
-    std::thread::sleep(Duration::from_secs(3));
+    world.wait_for_bytes(&[])?;
+    std::thread::sleep(Duration::from_secs(1));
     assert!(Command::new("kill").args(["-9", &victim.to_string()]).status()?.success());
     let sent = sending.join().expect("the thread panicked")?;
     sent.success("tradewind send")?;

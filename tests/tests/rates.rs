@@ -96,29 +96,19 @@ fn mean_bps(readings: &[Reading], from: Instant, to: Instant) -> f64 {
 }
 
 fn start(world: &World, name: &str, bytes: u64, destination: &str, further: &[&str]) -> Result<(Background, String)> {
-    let known = list(world)?;
+    let known = world.transfers()?;
     let file = world.file(name, bytes)?;
     let mut command = Server::tradewind(&world.testbed);
     command.args(["send", "--json"]).arg(&file).arg(destination).args(further);
     let process = Background::start(&mut command, &world.testbed.path(&format!("{name}.log")))?;
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        if let Some(id) = list(world)?.into_iter().find(|id| !known.contains(id)) {
+        if let Some(id) = world.transfers()?.into_iter().find(|id| !known.contains(id)) {
             return Ok((process, id));
         }
         ensure!(Instant::now() < deadline, "the transfer did not begin: {}", process.log_text());
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-fn list(world: &World) -> Result<Vec<String>> {
-    let listed: Value = serde_json::from_str(&world.tradewind(&["status", "--json"])?.stdout)?;
-    let transfers = listed["transfers"].as_array().context("no transfers")?;
-    Ok(transfers.iter().filter_map(|transfer| transfer["transfer_id"].as_str().map(str::to_owned)).collect())
-}
-
-fn status(world: &World, id: &str) -> Result<Value> {
-    Ok(serde_json::from_str(&world.tradewind(&["status", "--json", id])?.stdout)?)
 }
 
 /// What senders say that they send, on average over a time, bit/s.
@@ -127,7 +117,7 @@ fn sent<const N: usize>(world: &World, ids: [&str; N], seconds: u64) -> Result<[
     let (mut sums, mut count) = ([0.0; N], 0.0);
     while Instant::now() < end {
         for (sum, id) in sums.iter_mut().zip(ids) {
-            let found = status(world, id)?;
+            let found = world.status(id)?;
             *sum += found["rate"]["sent_rate_bps"].as_f64().with_context(|| found.to_string())?;
         }
         count += 1.0;
@@ -138,7 +128,7 @@ fn sent<const N: usize>(world: &World, ids: [&str; N], seconds: u64) -> Result<[
 fn wait_for_limiter(world: &World, id: &str, limiter: &str) -> Result<Value> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        let found = status(world, id)?;
+        let found = world.status(id)?;
         if found["rate"]["limiter"] == limiter {
             return Ok(found);
         }
@@ -189,7 +179,7 @@ fn two_transfers_share_a_cap_by_weight_and_never_exceed_it() -> Result<()> {
     // A fixed rate above the cap is not obeyed beyond the lease.
     world.tradewind(&["rate", &high, "--rate", "90M", "--policy", "fixed"])?.success("tradewind rate")?;
     std::thread::sleep(Duration::from_secs(3));
-    assert_eq!(status(&world, &high)?["rate"]["target_rate_bps"], 60_000_000, "never above the cap");
+    assert_eq!(world.status(&high)?["rate"]["target_rate_bps"], 60_000_000, "never above the cap");
 
     world.tradewind(&["cancel", &high])?.success("tradewind cancel")?;
     std::thread::sleep(Duration::from_secs(6));
@@ -261,7 +251,7 @@ fn transfers_of_one_host_share_the_path_as_one_group() -> Result<()> {
     let (sum, jain) = (rates.iter().sum::<f64>(), jain(&rates));
     println!("{rates:?} bit/s, Jain {jain:.4}");
     for id in ids {
-        let group = &status(&world, id)?["rate"]["group"];
+        let group = &world.status(id)?["rate"]["group"];
         assert_eq!(group["lanes"], 3, "{group}");
         let share = group["share_rate_bps"].as_f64().context("no share")?;
         assert!((share / (sum / 3.0) - 1.0).abs() < 0.2, "share {share} of {sum}");

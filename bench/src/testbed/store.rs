@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -55,19 +55,28 @@ impl Store {
         };
         server.wait_until(&testbed.interrupt, START_DEADLINE, healthy).context("the S3 server (SeaweedFS) did not start")?;
         let store = Self { server, s5cmd: testbed.programs.installed("s5cmd") };
-        // The S3 port answers before the volume server has room. After an internal error s5cmd asks again by itself, and
-        // may then be told that the bucket it asked for is there.
-        let mut attempts = 0;
+        // The S3 port answers before the volume server has room, and the first object written waits for that room: tests should not.
+        store.until_done(testbed, &["mb", &format!("s3://{BUCKET}")])?;
+        let probe = testbed.path("probe");
+        std::fs::write(&probe, [1; 4096])?;
+        let object = format!("s3://{BUCKET}/probe");
+        store.until_done(testbed, &["cp", &probe.to_string_lossy(), &object])?;
+        store.until_done(testbed, &["rm", &object])?;
+        Ok(store)
+    }
+
+    /// Runs s5cmd until the store, which has just started, does what it asks.
+    fn until_done(&self, testbed: &Testbed, arguments: &[&str]) -> Result<()> {
+        let start = Instant::now();
         loop {
-            let made = store.s5cmd_at_server(testbed, &["mb", &format!("s3://{BUCKET}")])?;
-            attempts += 1;
-            match made.success("s5cmd mb") {
-                Err(_) if made.stderr.contains("BucketAlreadyOwnedByYou") => break,
-                Err(_) if attempts <= 20 => std::thread::sleep(Duration::from_millis(500)),
-                ended => break ended?,
+            let ran = self.s5cmd_at_server(testbed, arguments)?;
+            match ran.success(&format!("s5cmd {}", arguments.join(" "))) {
+                // After an internal error s5cmd asks again by itself, and may then be told that the bucket it asked for is there.
+                Err(_) if ran.stderr.contains("BucketAlreadyOwnedByYou") => return Ok(()),
+                Err(_) if start.elapsed() < START_DEADLINE => std::thread::sleep(Duration::from_millis(500)),
+                ended => return ended.map(drop),
             }
         }
-        Ok(store)
     }
 
     /// Its URL in both namespaces.

@@ -75,11 +75,30 @@ pub(crate) fn done(transfer_id: &str, request: &SubmitRequest, report: &UploadRe
         "packets_ignored": report.packets_ignored,
         "packets_afxdp": server.map(|status| status.totals.packets_afxdp),
         "packets_kernel": server.map(|status| status.totals.packets_kernel),
-        "server": server.map(|status| json!({
-            "state": status.state,
-            "elapsed_ms": status.elapsed_ms,
-            "totals": status.totals,
-        })),
+        "server": server.map(account),
+    })
+}
+
+/// Every file was durable before the transfer broke; only the word that it is got lost. Without what the sending end would have
+/// counted.
+pub(crate) fn done_before(failure: &Failure, files: usize, bytes: u64, server: Option<&TransferStatus>) -> Value {
+    json!({
+        "event": "done",
+        "transfer_id": failure.transfer_id(),
+        "bytes": bytes,
+        "files": files,
+        "packets_afxdp": server.map(|status| status.totals.packets_afxdp),
+        "packets_kernel": server.map(|status| status.totals.packets_kernel),
+        "server": server.map(account),
+    })
+}
+
+/// The server's account of a transfer.
+fn account(status: &TransferStatus) -> Value {
+    json!({
+        "state": status.state,
+        "elapsed_ms": status.elapsed_ms,
+        "totals": status.totals,
     })
 }
 

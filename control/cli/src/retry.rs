@@ -24,6 +24,8 @@ pub(crate) enum Cure {
 }
 
 /// What may cure a failure. `begun`: an attempt of this command had reached the server before.
+///
+/// An engine that ends while the server opens the lane is not the same as none: the server has promised a new one.
 pub(crate) fn cure(failure: &Failure, begun: bool) -> Option<Cure> {
     match failure {
         Failure::Upload { source: UploadError::PathMtu { packet_bytes, .. }, .. } => {
@@ -33,6 +35,7 @@ pub(crate) fn cure(failure: &Failure, begun: bool) -> Option<Cure> {
         Failure::Transfer { code: ErrorCode::EngineDied | ErrorCode::Draining | ErrorCode::PeerGone | ErrorCode::IdleTimeout, .. } => {
             Some(Cure::Again)
         }
+        Failure::Server(ClientError::Refused(problem)) if problem.code == ProblemCode::Transfer(ErrorCode::EngineDied) => Some(Cure::Again),
         Failure::Server(error) if begun => match error {
             ClientError::Unreachable { .. } | ClientError::Timeout { .. } => Some(Cure::Again),
             ClientError::Refused(problem) if problem.code == ProblemCode::Api(ApiCode::EngineUnavailable) => Some(Cure::Again),
@@ -105,6 +108,8 @@ mod tests {
         assert_eq!(cure(&refused(ApiCode::EngineUnavailable), true), Some(Cure::Again));
         assert_eq!(cure(&refused(ApiCode::EngineUnavailable), false), None, "before anything was sent the user is told at once");
         assert_eq!(cure(&refused(ApiCode::Unauthorized), true), None);
+        let died = Failure::Server(ClientError::Refused(Problem::new(ErrorCode::EngineDied, "d")));
+        assert_eq!(cure(&died, false), Some(Cure::Again), "the server has taken the request and starts a new engine");
         assert_eq!(cure(&upload(UploadError::Cancelled), true), None);
         assert_eq!(cure(&upload(UploadError::Refused { code: 5, text: "disk_full".into() }), true), None);
     }

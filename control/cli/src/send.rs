@@ -55,6 +55,15 @@ pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
         let url = DestinationUrl::parse(&options.destination).ok();
         let left = url.and_then(|url| retry::left(&collected.sources, &url, options.overwrite, status.as_ref()));
         let Some(left) = left else { return Err(failure) };
+        if left.is_empty() {
+            let files = collected.sources.len();
+            if options.json {
+                events::emit(&events::done_before(&failure, files, collected.bytes, status.as_ref()));
+            } else if !quiet {
+                display::result(&format!("{failure}; but everything that was to be sent is durable at the destination"));
+            }
+            return Ok(exit::OK);
+        }
         collected.sources = left;
         collected.bytes = Upload::bytes_total(&collected.sources).map_err(Failure::Source)?;
         if let Cure::SmallerPackets(bytes) = cure {
@@ -65,10 +74,6 @@ pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
             events::emit(&events::retry(&failure, attempt, wait, collected.sources.len(), packet_bytes_max));
         } else if !quiet {
             display::note(&again(&failure, attempt, options.retries, &collected, packet_bytes_max));
-        }
-        if collected.sources.is_empty() {
-            // Everything is durable, only the word that it is got lost.
-            return Ok(exit::OK);
         }
         let interrupted = |signal| Failure::Interrupted { signal, transfer_id: failure.transfer_id().map(str::to_owned) };
         interrupts.unless(tokio::time::sleep(wait)).await.map_err(interrupted)?;

@@ -27,7 +27,7 @@ use crate::receiver::DropReason;
 use crate::replay::Replay;
 use crate::sequence::{close_text_max, micros, truncated};
 use blocks::{Blocks, Pick};
-use full_size::FullSize;
+use full_size::{Fate, FullSize};
 use orders::Standing;
 use records::{Entry, Records, Verdict};
 use round_trip::RoundTrip;
@@ -270,7 +270,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
             self.on_summary(now_ns, &feedback.summary);
         }
         let (mut delivered, mut lost) = (0u32, 0u32);
-        let (mut full_size, mut small_delivered) = ((0, 0), false);
+        let (mut full, mut any, mut small_delivered) = (Fate::default(), Fate::default(), false);
         let Self { records, blocks, events, statistics, .. } = self;
         for segment in feedback.segments() {
             records.apply(&segment, |verdict, entry| {
@@ -283,8 +283,8 @@ impl<B: AsRef<[u8]>> Sender<B> {
                     small_delivered |= verdict == Verdict::Received;
                     return;
                 };
-                if blocks.is_full_size(block, chunk) {
-                    *(if verdict == Verdict::Lost { &mut full_size.1 } else { &mut full_size.0 }) += 1;
+                for fate in [Some(&mut any), blocks.is_full_size(block, chunk).then_some(&mut full)].into_iter().flatten() {
+                    *(if verdict == Verdict::Lost { &mut fate.lost } else { &mut fate.delivered }) += 1;
                 }
                 if verdict == Verdict::Lost {
                     blocks.on_lost(block, chunk);
@@ -295,7 +295,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
                 }
             });
         }
-        self.full_size.on_feedback(now_ns, full_size.0, full_size.1, small_delivered);
+        self.full_size.on_feedback(now_ns, full, any, small_delivered);
         self.statistics.packets_lost += u64::from(lost);
         if delivered + lost > 0 {
             self.progress_ns = now_ns;
@@ -374,10 +374,10 @@ impl<B: AsRef<[u8]>> Sender<B> {
             self.events.push_back(SenderEvent::Closed { code: close::TIMEOUT, text });
         }
         if let Some(lost) = self.full_size.black_hole().filter(|_| self.closing.is_none()) {
-            self.closing = Some((close::PATH, "no full-size packet gets through", CLOSE_COPIES));
+            self.closing = Some((close::PATH, "no large packet gets through", CLOSE_COPIES));
             self.ended = true;
             let bytes = self.config.rate.packet_bytes;
-            let text = format!("small packets pass, but the last {lost} of full size ({bytes} bytes with their IP header) did not");
+            let text = format!("small packets pass, but the last {lost} large ones (up to {bytes} bytes with their IP header) did not");
             self.events.push_back(SenderEvent::Closed { code: close::PATH, text });
         }
         if now_ns >= self.probe_at_ns() {

@@ -42,6 +42,11 @@ pub(crate) fn sender(chunk_bytes: u16, blocks_allowed: u32, target_bytes_per_s: 
 
 /// A receiver.
 pub(crate) fn receiver(chunk_bytes: u16, image_bytes_max: usize, blocks_allowed: u32) -> Receiver<Vec<u8>> {
+    receiver_with_idle(chunk_bytes, image_bytes_max, blocks_allowed, IDLE_NS)
+}
+
+/// A receiver with an idle timeout of its own.
+pub(crate) fn receiver_with_idle(chunk_bytes: u16, image_bytes_max: usize, blocks_allowed: u32, idle_timeout_ns: u64) -> Receiver<Vec<u8>> {
     Receiver::new(ReceiverConfig {
         lane: LANE,
         secret: LaneSecret(SECRET),
@@ -50,7 +55,7 @@ pub(crate) fn receiver(chunk_bytes: u16, image_bytes_max: usize, blocks_allowed:
         chunk_bytes,
         image_bytes_max,
         blocks_allowed,
-        idle_timeout_ns: IDLE_NS,
+        idle_timeout_ns,
     })
 }
 
