@@ -11,7 +11,7 @@ use tradewind_proto::receiver::{DropReason, Receiver, ReceiverEvent};
 use tradewind_wire::BlockId;
 use tradewind_wire::control::close;
 
-use crate::shared::{LaneEvent, LaneOpening, LaneShared};
+use crate::shared::{Heard, LaneEvent, LaneOpening, LaneShared};
 
 /// A lane that this worker owns, or may own once a packet of it authenticates here.
 pub(crate) struct Lane {
@@ -19,6 +19,8 @@ pub(crate) struct Lane {
     shared: Arc<LaneShared>,
     events: UnboundedSender<LaneEvent>,
     path: Option<Path>,
+    /// When the last authentic packet came, nanoseconds.
+    heard_ns: u64,
     /// The control side has been told of the end.
     reported: bool,
     /// Deadline under which the lane stands in the worker's timer queue.
@@ -47,6 +49,7 @@ impl Lane {
             shared: opening.shared,
             events: opening.events,
             path: None,
+            heard_ns: 0,
             reported: false,
             timer_ns: u64::MAX,
             handed_over: 0,
@@ -63,6 +66,7 @@ impl Lane {
                 if self.path.is_none() && !self.shared.claim(now_ns) {
                     return Taken::Elsewhere;
                 }
+                self.heard_ns = now_ns;
                 if arrival.newest || self.path.is_none() {
                     self.path = Some(meta.path);
                 }
@@ -144,9 +148,7 @@ impl Lane {
 
     fn publish(&self) {
         // Only the lane's owner: other workers hold an idle copy of it.
-        if self.path.is_none() {
-            return;
-        }
+        let Some(path) = &self.path else { return };
         let shared = &self.shared;
         let statistics = self.receiver.statistics();
         shared.bytes_received.store(statistics.data_bytes, Ordering::Relaxed);
@@ -154,7 +156,8 @@ impl Lane {
         shared.packets_lost.store(statistics.packets_missing, Ordering::Relaxed);
         shared.blocks_complete.store(statistics.blocks_completed, Ordering::Relaxed);
         if let Some(state) = self.receiver.sender_state() {
-            shared.publish_sender(state, self.receiver.orders_obeyed());
+            let obeyed = self.receiver.orders_obeyed();
+            shared.publish_sender(Heard { state, obeyed, peer: path.remote.ip(), heard_ns: self.heard_ns });
         }
     }
 

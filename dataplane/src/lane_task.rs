@@ -96,7 +96,7 @@ impl LaneTask {
                 }
                 _ = credit.tick() => {
                     self.carry_credit();
-                    if let Some(report) = reporting.due(self.lane, self.shared.sender(), self.shared.is_grouped(), Instant::now()) {
+                    if let Some(report) = reporting.due(self.lane, self.shared.sender(), self.shared.is_grouped(), now_ns()) {
                         let _ = self.to_control.send(FromEngine::LaneReport(report));
                     }
                     None

@@ -1,15 +1,14 @@
 //! Orders from the control process to a lane's sender, and the sender's word back to it.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
 use tradewind_ipc::{LaneOrders, LaneReport, Limiter, RatePolicy};
 use tradewind_wire::orders::{KBPS_NONE, limiter, policy};
-use tradewind_wire::{LaneId, Orders, State};
+use tradewind_wire::{LaneId, Orders};
+
+use crate::shared::Heard;
 
 /// Between two reports of a lane that has had orders, and of one that has not.
-const ORDERED_INTERVAL: Duration = Duration::from_millis(100);
-const USUAL_INTERVAL: Duration = Duration::from_millis(500);
+const ORDERED_INTERVAL_NS: u64 = 100_000_000;
+const USUAL_INTERVAL_NS: u64 = 500_000_000;
 
 /// As they travel to the sender.
 pub(crate) fn to_wire(orders: &LaneOrders) -> Orders {
@@ -27,10 +26,11 @@ pub(crate) fn to_wire(orders: &LaneOrders) -> Orders {
     }
 }
 
-fn report(lane: LaneId, state: &State, obeyed: u32) -> LaneReport {
+fn report(lane: LaneId, heard: &Heard, now_ns: u64) -> LaneReport {
+    let state = &heard.state;
     LaneReport {
         lane_id: lane.0,
-        orders: obeyed,
+        orders: heard.obeyed,
         limiter: match state.limiter {
             limiter::NETWORK => Some(Limiter::Network),
             limiter::STORAGE => Some(Limiter::Storage),
@@ -43,26 +43,27 @@ fn report(lane: LaneId, state: &State, obeyed: u32) -> LaneReport {
         sent_kbps: state.sent_kbps,
         wanted_kbps: Some(state.wanted_kbps).filter(|&wanted| wanted != KBPS_NONE),
         round_trip_us: state.round_trip_us,
+        peer: heard.peer,
+        silent_ms: u32::try_from(now_ns.saturating_sub(heard.heard_ns) / 1_000_000).unwrap_or(u32::MAX),
     }
 }
 
 /// When the control process hears of a lane's sender.
 #[derive(Debug, Default)]
 pub(crate) struct Reporting {
-    last: Option<(LaneReport, Instant)>,
+    last: Option<(LaneReport, u64)>,
 }
 
 impl Reporting {
     /// The report that is due: the first, after obedience or another limiter at once, else after a while.
-    pub(crate) fn due(&mut self, lane: LaneId, sender: Option<(State, u32)>, grouped: bool, now: Instant) -> Option<LaneReport> {
-        let (state, obeyed) = sender?;
-        let report = report(lane, &state, obeyed);
-        let interval = if obeyed > 0 || grouped { ORDERED_INTERVAL } else { USUAL_INTERVAL };
+    pub(crate) fn due(&mut self, lane: LaneId, sender: Option<Heard>, grouped: bool, now_ns: u64) -> Option<LaneReport> {
+        let report = report(lane, &sender?, now_ns);
+        let interval_ns = if report.orders > 0 || grouped { ORDERED_INTERVAL_NS } else { USUAL_INTERVAL_NS };
         let is_due = self.last.is_none_or(|(last, at)| {
-            (last.orders, last.limiter) != (report.orders, report.limiter) || now.saturating_duration_since(at) >= interval
+            (last.orders, last.limiter) != (report.orders, report.limiter) || now_ns.saturating_sub(at) >= interval_ns
         });
         is_due.then(|| {
-            self.last = Some((report, now));
+            self.last = Some((report, now_ns));
             report
         })
     }
@@ -70,26 +71,30 @@ impl Reporting {
 
 #[cfg(test)]
 mod tests {
+    use tradewind_wire::State;
+
     use super::*;
 
     #[test]
     fn news_are_told_at_once_and_the_rest_now_and_then() {
-        let (lane, start) = (LaneId(7), Instant::now());
+        let lane = LaneId(7);
         let mut reporting = Reporting::default();
-        let at = |ms| start + Duration::from_millis(ms);
+        let at = |ms: u64| (1_000 + ms) * 1_000_000;
+        let heard = |state, obeyed| Some(Heard { state, obeyed, peer: [192, 0, 2, 1].into(), heard_ns: at(0) });
         let mut state = State { limiter: limiter::NETWORK, wanted_kbps: KBPS_NONE, ..State::default() };
         assert_eq!(reporting.due(lane, None, false, at(0)), None);
-        let first = reporting.due(lane, Some((state, 0)), false, at(0)).unwrap();
-        assert_eq!((first.limiter, first.wanted_kbps), (Some(Limiter::Network), None));
-        assert_eq!(reporting.due(lane, Some((state, 0)), false, at(499)), None);
-        assert!(reporting.due(lane, Some((state, 0)), false, at(500)).is_some());
-        assert!(reporting.due(lane, Some((state, 3)), false, at(501)).is_some(), "it has obeyed");
+        let first = reporting.due(lane, heard(state, 0), false, at(0)).unwrap();
+        assert_eq!((first.limiter, first.wanted_kbps, first.silent_ms), (Some(Limiter::Network), None, 0));
+        assert_eq!(reporting.due(lane, heard(state, 0), false, at(499)), None);
+        let later = reporting.due(lane, heard(state, 0), false, at(500)).unwrap();
+        assert_eq!(later.silent_ms, 500, "the same word as before, and nothing since");
+        assert!(reporting.due(lane, heard(state, 3), false, at(501)).is_some(), "it has obeyed");
         state.limiter = limiter::LEASE;
-        assert!(reporting.due(lane, Some((state, 3)), false, at(502)).is_some(), "another limiter");
-        assert_eq!(reporting.due(lane, Some((state, 3)), false, at(601)), None);
-        assert!(reporting.due(lane, Some((state, 3)), false, at(602)).is_some());
+        assert!(reporting.due(lane, heard(state, 3), false, at(502)).is_some(), "another limiter");
+        assert_eq!(reporting.due(lane, heard(state, 3), false, at(601)), None);
+        assert!(reporting.due(lane, heard(state, 3), false, at(602)).is_some());
         state.limiter = 99;
-        assert_eq!(reporting.due(lane, Some((state, 3)), false, at(603)).unwrap().limiter, None, "a limiter of a later release");
+        assert_eq!(reporting.due(lane, heard(state, 3), false, at(603)).unwrap().limiter, None, "a limiter of a later release");
     }
 
     #[test]

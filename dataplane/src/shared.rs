@@ -1,5 +1,6 @@
 //! What a worker and the control side tell each other about a lane.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -103,11 +104,25 @@ impl<T: Copy> Newest<T> {
     }
 
     fn after(&self, known: u32) -> Option<T> {
-        if self.number.load(Ordering::Acquire) <= known {
-            return None;
-        }
+        if self.number.load(Ordering::Acquire) <= known { None } else { self.get() }
+    }
+
+    fn get(&self) -> Option<T> {
         *self.message.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is known of a lane's sender.
+#[derive(Debug, Clone, Copy)]
+pub struct Heard {
+    /// Its newest word.
+    pub state: State,
+    /// Number of the newest orders that it has obeyed.
+    pub obeyed: u32,
+    /// Address that its packets come from.
+    pub peer: IpAddr,
+    /// When the last authentic one came, nanoseconds.
+    pub heard_ns: u64,
 }
 
 /// Figures of a lane, readable by both sides.
@@ -141,8 +156,7 @@ pub struct LaneShared {
     orders: Newest<Orders>,
     /// What is said of the lane's group.
     group: Newest<Group>,
-    /// The sender's newest word, and the number of the newest orders that it has obeyed.
-    sender: Mutex<Option<(State, u32)>>,
+    sender: Mutex<Option<Heard>>,
 }
 
 impl LaneShared {
@@ -166,18 +180,18 @@ impl LaneShared {
         self.group.after(known)
     }
 
-    /// Whether the lane's group was ever spoken of.
+    /// Whether the lane shares its path with others, as was said last.
     pub fn is_grouped(&self) -> bool {
-        self.group.number.load(Ordering::Relaxed) > 0
+        self.group.get().is_some_and(|group| group.lanes > 1)
     }
 
-    /// Publishes what the sender says of itself.
-    pub fn publish_sender(&self, state: State, obeyed: u32) {
-        *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = Some((state, obeyed));
+    /// Publishes what is known of the sender.
+    pub fn publish_sender(&self, heard: Heard) {
+        *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = Some(heard);
     }
 
-    /// The sender's newest word and the number of the newest orders obeyed.
-    pub fn sender(&self) -> Option<(State, u32)> {
+    /// What is known of the sender, once it has spoken.
+    pub fn sender(&self) -> Option<Heard> {
         *self.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -260,3 +260,33 @@ fn transfers_of_one_host_share_the_path_as_one_group() -> Result<()> {
     assert!(sum >= 0.85 * 100e6, "{rates:?}");
     Ok(())
 }
+
+/// A client that falls silent, killed or cut off, does not hold the others of its host back until its lane times out; when it is back it belongs again.
+#[test]
+fn a_transfer_that_falls_silent_leaves_its_group() -> Result<()> {
+    let Some(world) = World::start(&ServerOptions::default())? else { return Ok(()) };
+    let (_stays, stays) = start(&world, "stays", 500_000_000, "local:", &[])?;
+    let (silent, _) = start(&world, "silent", 200_000_000, "local:", &[])?;
+    wait_for_group(&world, &stays, Some(2))?;
+    std::thread::sleep(Duration::from_secs(2));
+    silent.signal_stop();
+    wait_for_group(&world, &stays, None)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let [alone] = sent(&world, [&stays], 4)?;
+    assert!(alone >= 0.85 * 100e6, "{alone}");
+    silent.signal_continue();
+    wait_for_group(&world, &stays, Some(2))
+}
+
+/// Waits until a transfer is told that it is one of so many.
+fn wait_for_group(world: &World, id: &str, lanes: Option<u64>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(8);
+    loop {
+        let found = world.status(id)?;
+        if found["rate"]["group"]["lanes"].as_u64() == lanes {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "expected a group of {lanes:?}: {found}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{ErrorCode, LaneSecret, SecretText};
 
 /// Version of this set of messages. Both processes come from one release, so the rule is plain: equal or refused.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Orders in one message: they fit a frame ([`crate::FRAME_BYTES_MAX`]) with room to spare.
 pub const LANE_ORDERS_MAX: usize = 512;
@@ -197,6 +197,10 @@ pub struct LaneReport {
     pub wanted_kbps: Option<u32>,
     /// Smoothed round-trip time, microseconds; 0 while unknown.
     pub round_trip_us: u32,
+    /// Address that its packets come from.
+    pub peer: IpAddr,
+    /// How long ago the last of them came, milliseconds.
+    pub silent_ms: u32,
 }
 
 /// A lane to be opened.

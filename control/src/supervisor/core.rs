@@ -419,7 +419,7 @@ impl Core {
             self.rates_at = now + RATES_INTERVAL;
             let orders = self.rates.orders(now);
             effects.extend(orders.chunks(LANE_ORDERS_MAX).map(|orders| Effect::Send(ToEngine::LaneOrders(orders.to_vec()))));
-            let groups = self.rates.groups();
+            let groups = self.rates.groups(now);
             effects.extend(groups.chunks(LANE_ORDERS_MAX).map(|groups| Effect::Send(ToEngine::LaneGroups(groups.to_vec()))));
         }
         let idle = Duration::from_secs(self.limits.idle_timeout_s) + IDLE_MARGIN;

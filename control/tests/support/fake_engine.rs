@@ -50,7 +50,8 @@ fn main() {
 fn report(lane_id: u64, orders: u32, lease_kbps: Option<u32>) -> LaneReport {
     let limiter = Some(if lease_kbps.is_some() { Limiter::Lease } else { Limiter::Network });
     let kbps = lease_kbps.unwrap_or(1000);
-    LaneReport { lane_id, orders, limiter, rate_kbps: kbps, sent_kbps: kbps, wanted_kbps: None, round_trip_us: 1500 }
+    let (peer, silent_ms) = (std::net::Ipv4Addr::LOCALHOST.into(), 0);
+    LaneReport { lane_id, orders, limiter, rate_kbps: kbps, sent_kbps: kbps, wanted_kbps: None, round_trip_us: 1500, peer, silent_ms }
 }
 
 fn answers(open: &OpenLane) -> Vec<FromEngine> {

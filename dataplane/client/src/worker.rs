@@ -58,10 +58,6 @@ impl Worker {
         let mut ignored = 0;
         loop {
             let now = now_ns();
-            if self.cancel.load(Ordering::Relaxed) {
-                self.say_goodbye(close::CANCELLED, "cancelled by the sender");
-                return Err(UploadError::Cancelled);
-            }
             let Self { link, sender, .. } = &mut self;
             link.receive(now, BATCH, &mut |_, datagram| ignored += u64::from(sender.handle_datagram(now, datagram).is_err()))
                 .map_err(local)?;
@@ -74,6 +70,11 @@ impl Worker {
                 }
                 Some(End::Failed(error)) => return Err(error),
                 None => {}
+            }
+            // After the events: a lane that has ended by itself is not cancelled any more, though the server may have said first that it is over.
+            if self.cancel.load(Ordering::Relaxed) {
+                self.say_goodbye(close::CANCELLED, "cancelled by the sender");
+                return Err(UploadError::Cancelled);
             }
             if let Err(error) = self.open_blocks(now) {
                 self.say_goodbye(close::SOURCE, "a source could not be read");

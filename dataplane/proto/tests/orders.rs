@@ -12,8 +12,9 @@ use tradewind_proto::crypto::{CipherSuite, LaneSecret, Provider};
 use tradewind_proto::rate::{Limiter, Policy, RateConfig};
 use tradewind_proto::receiver::{Receiver, ReceiverEvent};
 use tradewind_proto::sender::{Sender, SenderConfig};
-use tradewind_wire::Orders;
+
 use tradewind_wire::orders::{KBPS_NONE, limiter, policy};
+use tradewind_wire::{Group, Orders};
 
 const CHUNK: u16 = 1427;
 const IP_UDP_BYTES: u64 = 28;
@@ -61,6 +62,8 @@ struct Lane {
     reverse: Way,
     random: Random,
     now_ns: u64,
+    /// Packets without data that were sent.
+    small: u64,
     /// Time and IP bytes of each packet of the last second, and the most that a second had.
     recent: VecDeque<(u64, u64)>,
     recent_bytes: u64,
@@ -104,6 +107,7 @@ impl Lane {
             reverse,
             random: Random(7),
             now_ns: 0,
+            small: 0,
             recent: VecDeque::new(),
             recent_bytes: 0,
             most_bytes: 0,
@@ -167,6 +171,7 @@ impl Lane {
             let (_, bytes) = self.recent.pop_front().expect("it is there");
             self.recent_bytes -= bytes;
         }
+        self.small += u64::from(bytes < 128);
         self.recent.push_back((self.now_ns, bytes));
         self.recent_bytes += bytes;
         self.sent_bytes += bytes;
@@ -274,6 +279,32 @@ fn a_lane_that_starts_with_nothing_gets_its_lease_when_it_is_heard() {
     let before = lane.sent_bytes;
     lane.run(1_000);
     assert!((3_600_000..=3_830_000).contains(&(lane.sent_bytes - before)), "{}", lane.sent_bytes - before);
+}
+
+/// What is said of a group holds while it is repeated, whatever is lost of that, and fades if the news that it is over never arrive.
+#[test]
+fn news_of_a_group_survive_loss_and_fade() {
+    // At this round-trip time STATE comes every 600 ms, and every 100 ms from a lane in a group.
+    let mut lane = Lane::new(Policy::Fair, None, Way::new(300 * MS, 30, false), Way::new(300 * MS, 30, false), 0);
+    let small_in = |lane: &mut Lane, ms| {
+        let before = lane.small;
+        lane.run(ms);
+        lane.small - before
+    };
+    lane.order(1, policy::FAIR, 8_000, KBPS_NONE);
+    lane.run(4_000);
+    let alone = small_in(&mut lane, 10_000);
+    lane.receiver.set_group(lane.now_ns, Group { number: 1, share_kbps: 8_000, lanes: 3 });
+    lane.run(2_000);
+    let grouped = small_in(&mut lane, 10_000);
+    assert!(alone <= 30 && grouped >= 90, "{alone} alone, {grouped} in a group");
+    lane.reverse.loss = 100;
+    lane.receiver.set_group(lane.now_ns, Group { number: 2, share_kbps: 0, lanes: 1 });
+    lane.run(1_000);
+    lane.reverse.loss = 30;
+    lane.run(3_000);
+    let after = small_in(&mut lane, 10_000);
+    assert!(after <= 30, "{after} after the group, {alone} before");
 }
 
 proptest! {

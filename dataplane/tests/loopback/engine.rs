@@ -93,13 +93,19 @@ impl Engine {
 
     /// The first report of a sender that is as wanted.
     pub(crate) async fn report(&mut self, wanted: impl Fn(&LaneReport) -> bool) -> LaneReport {
-        loop {
-            match self.receive().await {
-                FromEngine::LaneReport(report) if wanted(&report) => return report,
-                FromEngine::LaneReport(_) | FromEngine::Progress(_) => {}
-                other => panic!("unexpected: {other:?}"),
+        let mut last = None;
+        let asking = async {
+            loop {
+                match self.receive().await {
+                    FromEngine::LaneReport(report) if wanted(&report) => return report,
+                    FromEngine::LaneReport(report) => last = Some(report),
+                    FromEngine::Progress(_) => {}
+                    other => panic!("unexpected: {other:?}"),
+                }
             }
-        }
+        };
+        let found = timeout(PATIENCE, asking).await;
+        found.unwrap_or_else(|_| panic!("no such report; the last one: {last:?}"))
     }
 
     /// The last message of the lane that is open.

@@ -6,11 +6,11 @@ mod engine;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::Engine;
 use tradewind_client::{Cipher, LaneOffer, Policy, RateOptions, Source, Upload, UploadError, UploadReport};
-use tradewind_ipc::{DestinationName, ErrorCode, FromEngine, LaneClosed, LaneOrders, Limiter, RatePolicy, ToEngine};
+use tradewind_ipc::{DestinationName, ErrorCode, FromEngine, LaneClosed, LaneGroup, LaneOrders, Limiter, RatePolicy, ToEngine};
 
 fn upload(offer: LaneOffer, sources: Vec<Source>) -> Upload {
     let rate = RateOptions {
@@ -153,6 +153,36 @@ async fn a_cancelled_or_changed_source_leaves_nothing_half() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_in_a_group_is_reported_more_often() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = from.path().join("f");
+    std::fs::write(&path, bytes(8 << 20)).unwrap();
+    let mut engine = Engine::start().await;
+    let offer = engine.open_lane(to.path(), DestinationName::Exact("f".to_owned()), Cipher::Aes128Gcm).await.unwrap();
+    let lane_id = offer.lane_id;
+    let mut upload = upload(offer, vec![Source { path, name: b"f".to_vec() }]);
+    upload.rate.target_bytes_per_s = Some(1 << 20);
+    let running = tokio::spawn(run(upload));
+    engine.report(|report| report.rate_kbps > 8_000).await;
+    let mut seconds = Vec::new();
+    for lanes in [None, Some(2), Some(1)] {
+        if let Some(lanes) = lanes {
+            engine.send(ToEngine::LaneGroups(vec![LaneGroup { lane_id, number: 3 - u32::from(lanes), share_kbps: 20_000, lanes }])).await;
+        }
+        engine.report(|_| true).await;
+        let start = Instant::now();
+        for _ in 0..3 {
+            engine.report(|_| true).await;
+        }
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    assert!(seconds[0] > 1.0 && seconds[1] < 0.7 && seconds[2] > 1.0, "three reports took {seconds:?} s");
+    running.await.unwrap().unwrap();
+    let FromEngine::LaneDone(_) = engine.last_word().await else { panic!("the lane failed") };
+    engine.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn orders_reach_the_sender_and_its_word_comes_back() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let path = from.path().join("f");
@@ -166,6 +196,7 @@ async fn orders_reach_the_sender_and_its_word_comes_back() {
     let running = tokio::spawn(run(upload));
     let first = engine.report(|report| report.limiter == Some(Limiter::Lease)).await;
     assert_eq!((first.orders, first.rate_kbps, first.sent_kbps / 100), (0, 0, 0));
+    assert!(first.peer.is_loopback() && first.silent_ms < 1_000, "{first:?}");
     let orders = |number, target_kbps, lease_kbps| {
         let policy = RatePolicy::Fixed;
         ToEngine::LaneOrders(vec![LaneOrders { lane_id, number, policy, target_kbps: Some(target_kbps), minimum_kbps: 0, lease_kbps }])

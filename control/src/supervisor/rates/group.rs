@@ -1,8 +1,9 @@
-//! Path groups: lanes whose clients reach us from one address share one bottleneck. Each is told its part of what all of them send, so that they move
+//! Path groups: lanes whose packets reach us from one address share one bottleneck. Each is told its part of what all of them send, so that they move
 //! together instead of finding their shares against each other. See `docs/adr/0011-path-groups.md`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use tradewind_ipc::{LaneGroup, LaneReport, Limiter, RatePolicy};
 
@@ -11,12 +12,18 @@ use super::to_wire;
 /// A share that moves by less than one part in so many is not told again.
 const STILL_PART: u64 = 32;
 
+/// Who was not heard for so long sends nothing: killed, cut off, not come yet.
+const SILENCE: Duration = Duration::from_secs(3);
+
 /// What a lane has to do with its group.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
-    /// Address that its client comes from.
+    /// Address that its packets come from; until the first one, that of the request. They may differ: the request may have come through a proxy.
     host: Option<IpAddr>,
-    sent_kbps: u64,
+    /// When it was heard or opened last.
+    heard: Instant,
+    /// What the network lets it send: steadier than what it sent in the last tenth of a second.
+    rate_kbps: u64,
     /// Something else than the network limits it.
     is_limited: bool,
     /// Grows with each change of `told`.
@@ -38,13 +45,22 @@ const fn weight(policy: RatePolicy) -> u64 {
 }
 
 impl Member {
-    pub(super) fn new(host: Option<IpAddr>) -> Self {
+    /// A lane that was asked for now, from this address.
+    pub(super) fn new(now: Instant, host: Option<IpAddr>) -> Self {
         // An IPv4 client that comes in over an IPv6 socket is the same host.
-        Self { host: host.map(|host| host.to_canonical()), ..Self::default() }
+        let host = host.map(|host| host.to_canonical());
+        Self { host, heard: now, rate_kbps: 0, is_limited: false, number: 0, told: None, unsent: false }
     }
 
-    pub(super) fn report(&mut self, report: &LaneReport) {
-        self.sent_kbps = report.sent_kbps.into();
+    /// Its sender may begin now.
+    pub(super) fn opened(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
+    pub(super) fn report(&mut self, now: Instant, report: &LaneReport) {
+        self.host = Some(report.peer.to_canonical());
+        self.heard = now.checked_sub(Duration::from_millis(report.silent_ms.into())).map_or(self.heard, |heard| heard.max(self.heard));
+        self.rate_kbps = report.rate_kbps.into();
         self.is_limited = !matches!(report.limiter, None | Some(Limiter::Network));
     }
 
@@ -63,20 +79,22 @@ impl Member {
 /// Sums over the lanes of one host.
 #[derive(Default)]
 struct Group {
-    sent_kbps: u64,
+    rate_kbps: u64,
     weight: u64,
     lanes: u16,
 }
 
 /// Works out what the lanes, open ones without a cap, are told.
-pub(super) fn revise<'a>(lanes: impl Iterator<Item = (RatePolicy, &'a mut Member)>) {
+pub(super) fn revise<'a>(now: Instant, lanes: impl Iterator<Item = (RatePolicy, &'a mut Member)>) {
     let mut lanes: Vec<_> = lanes.filter(|(_, member)| member.host.is_some()).collect();
-    let belongs = |policy: RatePolicy, member: &Member| weight(policy) > 0 && !member.is_limited;
+    let belongs = |policy: RatePolicy, member: &Member| {
+        weight(policy) > 0 && !member.is_limited && now.saturating_duration_since(member.heard) < SILENCE
+    };
     let mut groups: BTreeMap<IpAddr, Group> = BTreeMap::new();
     for (policy, member) in &lanes {
         if let Some(host) = member.host.filter(|_| belongs(*policy, member)) {
             let group = groups.entry(host).or_default();
-            group.sent_kbps += member.sent_kbps;
+            group.rate_kbps += member.rate_kbps;
             group.weight += weight(*policy);
             group.lanes = group.lanes.saturating_add(1);
         }
@@ -84,7 +102,7 @@ pub(super) fn revise<'a>(lanes: impl Iterator<Item = (RatePolicy, &'a mut Member
     for (policy, member) in &mut lanes {
         let group = member.host.filter(|_| belongs(*policy, member)).and_then(|host| groups.get(&host));
         let (share, count) = match group {
-            Some(group) if group.lanes > 1 => (group.sent_kbps * weight(*policy) / group.weight.max(1), group.lanes),
+            Some(group) if group.lanes > 1 => (group.rate_kbps * weight(*policy) / group.weight.max(1), group.lanes),
             _ => (0, 1),
         };
         let is_news = match member.told {
@@ -100,64 +118,105 @@ pub(super) fn revise<'a>(lanes: impl Iterator<Item = (RatePolicy, &'a mut Member
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::report;
     use super::*;
 
     fn host(last: u8) -> Option<IpAddr> {
         Some([192, 0, 2, last].into())
     }
 
-    fn sends(member: &mut Member, sent_kbps: u32, limiter: Limiter) {
-        let report =
-            LaneReport { lane_id: 0, orders: 0, limiter: Some(limiter), rate_kbps: 0, sent_kbps, wanted_kbps: None, round_trip_us: 0 };
-        member.report(&report);
+    fn new(now: Instant, last: u8) -> Member {
+        Member::new(now, host(last))
     }
 
-    fn told(members: &mut [(RatePolicy, Member)]) -> Vec<(u64, u32, u16)> {
-        revise(members.iter_mut().map(|(policy, member)| (*policy, member)));
+    fn sends(now: Instant, member: &mut Member, rate_kbps: u32, limiter: Limiter) {
+        let peer = member.host.unwrap();
+        member.report(now, &LaneReport { limiter: Some(limiter), rate_kbps, ..report(0, peer) });
+    }
+
+    fn told(now: Instant, members: &mut [(RatePolicy, Member)]) -> Vec<(u64, u32, u16)> {
+        revise(now, members.iter_mut().map(|(policy, member)| (*policy, member)));
         let news = members.iter_mut().zip(0..).filter_map(|((_, member), id)| member.take_news(id));
         news.map(|news| (news.lane_id, news.share_kbps, news.lanes)).collect()
     }
 
     #[test]
     fn lanes_of_a_host_are_told_their_part_by_weight_and_others_nothing() {
+        let now = Instant::now();
         let mut members = [
-            (RatePolicy::Fair, Member::new(host(1))),
-            (RatePolicy::High, Member::new(host(1))),
-            (RatePolicy::Fair, Member::new(host(2))),
-            (RatePolicy::Fixed, Member::new(host(1))),
-            (RatePolicy::Fair, Member::new(None)),
+            (RatePolicy::Fair, new(now, 1)),
+            (RatePolicy::High, new(now, 1)),
+            (RatePolicy::Fair, new(now, 2)),
+            (RatePolicy::Fixed, new(now, 1)),
+            (RatePolicy::Fair, Member::new(now, None)),
         ];
-        sends(&mut members[0].1, 90_000, Limiter::Network);
-        sends(&mut members[2].1, 70_000, Limiter::Network);
-        sends(&mut members[3].1, 50_000, Limiter::Target);
+        sends(now, &mut members[0].1, 90_000, Limiter::Network);
+        sends(now, &mut members[2].1, 70_000, Limiter::Network);
+        sends(now, &mut members[3].1, 50_000, Limiter::Target);
         // The newcomer, 1, has sent nothing yet and counts.
-        assert_eq!(told(&mut members), [(0, 30_000, 2), (1, 60_000, 2)]);
-        assert_eq!(told(&mut members), [], "nothing is told twice");
-        sends(&mut members[0].1, 31_000, Limiter::Network);
-        sends(&mut members[1].1, 60_000, Limiter::Network);
-        assert_eq!(told(&mut members), [], "nor what has hardly changed");
+        assert_eq!(told(now, &mut members), [(0, 30_000, 2), (1, 60_000, 2)]);
+        assert_eq!(told(now, &mut members), [], "nothing is told twice");
+        sends(now, &mut members[0].1, 31_000, Limiter::Network);
+        sends(now, &mut members[1].1, 60_000, Limiter::Network);
+        assert_eq!(told(now, &mut members), [], "nor what has hardly changed");
         assert_eq!(members[0].1.told(), Some((30_000, 2)));
     }
 
     #[test]
     fn who_is_limited_otherwise_or_leaves_belongs_no_more() {
-        let mut members = [(RatePolicy::Fair, Member::new(host(1))), (RatePolicy::Fair, Member::new(host(1)))];
+        let now = Instant::now();
+        let mut members = [(RatePolicy::Fair, new(now, 1)), (RatePolicy::Fair, new(now, 1))];
         for (_, member) in &mut members {
-            sends(member, 40_000, Limiter::Network);
+            sends(now, member, 40_000, Limiter::Network);
         }
-        assert_eq!(told(&mut members), [(0, 40_000, 2), (1, 40_000, 2)]);
-        sends(&mut members[1].1, 5_000, Limiter::Source);
-        assert_eq!(told(&mut members), [(0, 0, 1), (1, 0, 1)]);
+        assert_eq!(told(now, &mut members), [(0, 40_000, 2), (1, 40_000, 2)]);
+        sends(now, &mut members[1].1, 5_000, Limiter::Source);
+        assert_eq!(told(now, &mut members), [(0, 0, 1), (1, 0, 1)]);
         assert_eq!(members[0].1.told(), None);
-        sends(&mut members[1].1, 5_000, Limiter::Network);
-        assert_eq!(told(&mut members), [(0, 22_500, 2), (1, 22_500, 2)]);
-        assert_eq!(told(&mut members[..1]), [(0, 0, 1)], "the other has gone");
+        sends(now, &mut members[1].1, 5_000, Limiter::Network);
+        assert_eq!(told(now, &mut members), [(0, 22_500, 2), (1, 22_500, 2)]);
+        assert_eq!(told(now, &mut members[..1]), [(0, 0, 1)], "the other has gone");
     }
 
     #[test]
     fn a_host_is_one_whatever_the_socket() {
+        let now = Instant::now();
         let mapped = Some("::ffff:192.0.2.1".parse().unwrap());
-        let mut members = [(RatePolicy::Fair, Member::new(host(1))), (RatePolicy::Fair, Member::new(mapped))];
-        assert_eq!(told(&mut members).len(), 2);
+        let mut members = [(RatePolicy::Fair, new(now, 1)), (RatePolicy::Fair, Member::new(now, mapped))];
+        assert_eq!(told(now, &mut members).len(), 2);
+    }
+
+    #[test]
+    fn who_falls_silent_belongs_no_more_until_it_is_back() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut members = [(RatePolicy::Fair, new(start, 1)), (RatePolicy::Fair, new(start, 1))];
+        sends(at(0), &mut members[0].1, 40_000, Limiter::Network);
+        sends(at(0), &mut members[1].1, 40_000, Limiter::Network);
+        assert_eq!(told(at(0), &mut members).len(), 2);
+        // The engine goes on reporting its last word.
+        let silent = |ms| LaneReport { rate_kbps: 40_000, silent_ms: ms, ..report(1, [192, 0, 2, 1].into()) };
+        for ms in (100..3_000).step_by(100) {
+            sends(at(ms), &mut members[0].1, 40_000, Limiter::Network);
+            members[1].1.report(at(ms), &silent(ms as u32));
+            assert_eq!(told(at(ms), &mut members), []);
+        }
+        sends(at(3_000), &mut members[0].1, 40_000, Limiter::Network);
+        members[1].1.report(at(3_000), &silent(3_000));
+        assert_eq!(told(at(3_000), &mut members), [(0, 0, 1), (1, 0, 1)]);
+        members[1].1.report(at(9_000), &silent(20));
+        sends(at(9_000), &mut members[0].1, 40_000, Limiter::Network);
+        assert_eq!(told(at(9_000), &mut members), [(0, 40_000, 2), (1, 40_000, 2)], "it is back");
+    }
+
+    #[test]
+    fn hosts_are_told_apart_by_where_packets_come_from() {
+        let now = Instant::now();
+        // Both requests came through one proxy.
+        let mut members = [(RatePolicy::Fair, new(now, 9)), (RatePolicy::Fair, new(now, 9))];
+        assert_eq!(told(now, &mut members).len(), 2, "until packets come, that is all that is known");
+        members[0].1.report(now, &report(0, [192, 0, 2, 1].into()));
+        members[1].1.report(now, &report(1, [192, 0, 2, 2].into()));
+        assert_eq!(told(now, &mut members), [(0, 0, 1), (1, 0, 1)]);
     }
 }

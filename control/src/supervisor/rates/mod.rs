@@ -101,7 +101,7 @@ impl Rates {
     ) -> Result<(), Problem> {
         let cap = self.caps.iter().position(|cap| cap.covers(owner, store));
         self.check_minimum(cap, lane_id, rate)?;
-        let (ledger, demand, member) = (Ledger::new(0), Demand::new(now), Member::new(host));
+        let (ledger, demand, member) = (Ledger::new(0), Demand::new(now), Member::new(now, host));
         self.lanes.insert(lane_id, Lane { cap, rate, life: Life::Asked, number: 0, obeyed: 0, unsent: false, ledger, demand, member });
         Ok(())
     }
@@ -131,6 +131,7 @@ impl Rates {
     pub(super) fn open(&mut self, now: Instant, lane_id: u64) -> RateGrant {
         let Some(lane) = self.lanes.get_mut(&lane_id) else { return RateGrant::default() };
         lane.life = Life::Open;
+        lane.member.opened(now);
         lane.demand = Demand::new(now);
         if let Some(index) = lane.cap {
             let share = self.cap_shares(now, index).into_iter().find(|(id, _)| *id == lane_id).map_or(0, |(_, share)| share);
@@ -140,7 +141,7 @@ impl Rates {
             }
         }
         // The newcomer's grant says what it is part of; the others hear with the next [`Rates::groups`].
-        self.revise_groups();
+        self.revise_groups(now);
         self.view(lane_id).map(|view| view.grant).unwrap_or_default()
     }
 
@@ -189,7 +190,7 @@ impl Rates {
         }
         let wanted = report.wanted_kbps.map_or(u64::MAX, |kbps| u64::from(kbps) * HEADROOM_PERCENT / 100);
         lane.demand.note(now, wanted);
-        lane.member.report(report);
+        lane.member.report(now, report);
         lane.ledger.held() < held
     }
 
@@ -208,15 +209,15 @@ impl Rates {
     }
 
     /// What changed for lanes between the same two hosts; to be asked as often as [`Rates::orders`]. The share of a cap is stronger than that of a group.
-    pub(super) fn groups(&mut self) -> Vec<LaneGroup> {
-        self.revise_groups();
+    pub(super) fn groups(&mut self, now: Instant) -> Vec<LaneGroup> {
+        self.revise_groups(now);
         let open = self.lanes.iter_mut().filter(|(_, lane)| lane.life == Life::Open);
         open.filter_map(|(&lane_id, lane)| lane.member.take_news(lane_id)).collect()
     }
 
-    fn revise_groups(&mut self) {
+    fn revise_groups(&mut self, now: Instant) {
         let open = self.lanes.values_mut().filter(|lane| lane.life == Life::Open && lane.cap.is_none());
-        group::revise(open.map(|lane| (lane.rate.policy, &mut lane.member)));
+        group::revise(now, open.map(|lane| (lane.rate.policy, &mut lane.member)));
     }
 
     /// The orders that follow from all that is known; to be asked several times a second.

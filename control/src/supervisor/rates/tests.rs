@@ -13,6 +13,12 @@ fn rate(policy: RatePolicy, target_kbps: Option<u64>, minimum_kbps: Option<u64>)
     RateRequest { policy, target_rate_bps: bps(target_kbps), minimum_rate_bps: bps(minimum_kbps) }
 }
 
+/// What is said of a lane that the network limits, heard just now.
+pub(super) fn report(lane_id: u64, peer: IpAddr) -> LaneReport {
+    let limiter = Some(tradewind_ipc::Limiter::Network);
+    LaneReport { lane_id, orders: 0, limiter, rate_kbps: 0, sent_kbps: 0, wanted_kbps: None, round_trip_us: 0, peer, silent_ms: 0 }
+}
+
 /// A sender as control sees it: orders reach it late or never, and so do its answers.
 #[derive(Debug)]
 struct Sender {
@@ -127,15 +133,8 @@ impl World {
             if answer || now >= sender.report_at {
                 sender.report_at = now + Duration::from_millis(100);
                 let hungry = sender.lease_kbps < sender.source_kbps;
-                let report = LaneReport {
-                    lane_id: id,
-                    orders: sender.obeyed,
-                    limiter: None,
-                    rate_kbps: 0,
-                    sent_kbps: 0,
-                    wanted_kbps: if hungry { None } else { Some(sender.source_kbps as u32) },
-                    round_trip_us: 0,
-                };
+                let wanted_kbps = if hungry { None } else { Some(sender.source_kbps as u32) };
+                let report = LaneReport { orders: sender.obeyed, wanted_kbps, ..report(id, [192, 0, 2, 1].into()) };
                 if report_arrives {
                     sender.reports.push((now + one_way, report));
                 }
@@ -260,6 +259,33 @@ fn transfers_that_no_cap_covers_get_orders_only_when_changed() {
     assert_eq!(rates.orders(start), []);
     rates.end(start, 5, false, Duration::ZERO);
     assert_eq!(rates.view(5), None);
+}
+
+#[test]
+fn lanes_of_one_host_are_told_their_shares_and_those_under_a_cap_are_not() {
+    let caps = CapConfig { stores: Some(vec!["capped".into()]), ..cap(10_000) };
+    let (mut rates, now) = (Rates::new(&[caps]), Instant::now());
+    let peer: IpAddr = [192, 0, 2, 1].into();
+    let fair = rate(RatePolicy::Fair, None, None);
+    let open = |rates: &mut Rates, lane_id, store| {
+        rates.ask(now, lane_id, "u", store, Some(peer), fair).unwrap();
+        rates.open(now, lane_id).group
+    };
+    assert_eq!(open(&mut rates, 1, "free"), None, "nobody else is there");
+    rates.report(now, &LaneReport { rate_kbps: 90_000, ..report(1, peer) });
+    assert_eq!(open(&mut rates, 2, "free"), Some(GroupShare { share_rate_bps: 45_000_000, lanes: 2 }));
+    assert_eq!(open(&mut rates, 3, "capped"), None);
+    let told: Vec<_> = rates.groups(now).iter().map(|group| (group.lane_id, group.share_kbps, group.lanes)).collect();
+    assert_eq!(told, [(1, 45_000, 2), (2, 45_000, 2)]);
+    assert_eq!(rates.groups(now), []);
+    rates.end(now, 2, true, Duration::ZERO);
+    let told: Vec<_> = rates.groups(now).iter().map(|group| (group.lane_id, group.lanes)).collect();
+    assert_eq!(told, [(1, 1)]);
+    // One whose check of the store took its time is a newcomer when that is done.
+    let late = now + Duration::from_secs(20);
+    rates.ask(now, 4, "u", "free", Some(peer), fair).unwrap();
+    rates.report(late, &LaneReport { rate_kbps: 90_000, ..report(1, peer) });
+    assert_eq!(rates.open(late, 4).group, Some(GroupShare { share_rate_bps: 45_000_000, lanes: 2 }));
 }
 
 #[test]

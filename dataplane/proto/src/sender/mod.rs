@@ -423,7 +423,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
     fn next_state_ns(&self, now_ns: u64) -> u64 {
         let idle = self.records.unresolved() == 0 && !self.blocks.has_fresh();
         let usual = if idle { KEEP_ALIVE_NS } else { self.round_trip.smoothed_ns().clamp(100 * MS, KEEP_ALIVE_NS) };
-        now_ns + self.leased_state_interval_ns(idle).unwrap_or(usual)
+        now_ns + self.leased_state_interval_ns(now_ns, idle).unwrap_or(usual)
     }
 
     fn write_control(&mut self, now_ns: u64, control: &Control<'_>, out: &mut [u8]) -> Option<usize> {
