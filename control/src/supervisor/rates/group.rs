@@ -15,6 +15,9 @@ const STILL_PART: u64 = 32;
 /// Who was not heard for so long sends nothing: killed, cut off, not come yet.
 const SILENCE: Duration = Duration::from_secs(3);
 
+/// Who is limited by something else for so long leaves the group. Not at once: the others make room whenever somebody comes back.
+const LIMITED: Duration = Duration::from_secs(3);
+
 /// What a lane has to do with its group.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
@@ -24,8 +27,8 @@ pub(super) struct Member {
     heard: Instant,
     /// What the network lets it send: steadier than what it sent in the last tenth of a second.
     rate_kbps: u64,
-    /// Something else than the network limits it.
-    is_limited: bool,
+    /// Since when something else than the network limits it.
+    limited: Option<Instant>,
     /// Grows with each change of `told`.
     number: u32,
     /// Share and number of lanes that it is told.
@@ -49,7 +52,7 @@ impl Member {
     pub(super) fn new(now: Instant, host: Option<IpAddr>) -> Self {
         // An IPv4 client that comes in over an IPv6 socket is the same host.
         let host = host.map(|host| host.to_canonical());
-        Self { host, heard: now, rate_kbps: 0, is_limited: false, number: 0, told: None, unsent: false }
+        Self { host, heard: now, rate_kbps: 0, limited: None, number: 0, told: None, unsent: false }
     }
 
     /// Its sender may begin now.
@@ -61,7 +64,13 @@ impl Member {
         self.host = Some(report.peer.to_canonical());
         self.heard = now.checked_sub(Duration::from_millis(report.silent_ms.into())).map_or(self.heard, |heard| heard.max(self.heard));
         self.rate_kbps = report.rate_kbps.into();
-        self.is_limited = !matches!(report.limiter, None | Some(Limiter::Network));
+        let is_limited = !matches!(report.limiter, None | Some(Limiter::Network));
+        self.limited = is_limited.then(|| self.limited.unwrap_or(now));
+    }
+
+    fn takes_part(&self, now: Instant) -> bool {
+        let is_limited = self.limited.is_some_and(|since| now.saturating_duration_since(since) >= LIMITED);
+        !is_limited && now.saturating_duration_since(self.heard) < SILENCE
     }
 
     /// What has changed for the lane since it was asked last.
@@ -87,9 +96,7 @@ struct Group {
 /// Works out what the lanes, open ones without a cap, are told.
 pub(super) fn revise<'a>(now: Instant, lanes: impl Iterator<Item = (RatePolicy, &'a mut Member)>) {
     let mut lanes: Vec<_> = lanes.filter(|(_, member)| member.host.is_some()).collect();
-    let belongs = |policy: RatePolicy, member: &Member| {
-        weight(policy) > 0 && !member.is_limited && now.saturating_duration_since(member.heard) < SILENCE
-    };
+    let belongs = |policy: RatePolicy, member: &Member| weight(policy) > 0 && member.takes_part(now);
     let mut groups: BTreeMap<IpAddr, Group> = BTreeMap::new();
     for (policy, member) in &lanes {
         if let Some(host) = member.host.filter(|_| belongs(*policy, member)) {
@@ -164,18 +171,22 @@ mod tests {
 
     #[test]
     fn who_is_limited_otherwise_or_leaves_belongs_no_more() {
-        let now = Instant::now();
-        let mut members = [(RatePolicy::Fair, new(now, 1)), (RatePolicy::Fair, new(now, 1))];
-        for (_, member) in &mut members {
-            sends(now, member, 40_000, Limiter::Network);
-        }
-        assert_eq!(told(now, &mut members), [(0, 40_000, 2), (1, 40_000, 2)]);
-        sends(now, &mut members[1].1, 5_000, Limiter::Source);
-        assert_eq!(told(now, &mut members), [(0, 0, 1), (1, 0, 1)]);
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut members = [(RatePolicy::Fair, new(start, 1)), (RatePolicy::Fair, new(start, 1))];
+        let report = |members: &mut [(RatePolicy, Member)], ms, kbps, limiter| {
+            sends(at(ms), &mut members[0].1, 40_000, Limiter::Network);
+            sends(at(ms), &mut members[1].1, kbps, limiter);
+            told(at(ms), members)
+        };
+        assert_eq!(report(&mut members, 0, 40_000, Limiter::Network), [(0, 40_000, 2), (1, 40_000, 2)]);
+        assert_eq!(report(&mut members, 100, 40_000, Limiter::Source), [], "it may be back in a moment");
+        assert_eq!(report(&mut members, 3_000, 40_000, Limiter::Storage), []);
+        assert_eq!(report(&mut members, 3_100, 5_000, Limiter::Source), [(0, 0, 1), (1, 0, 1)]);
         assert_eq!(members[0].1.told(), None);
-        sends(now, &mut members[1].1, 5_000, Limiter::Network);
-        assert_eq!(told(now, &mut members), [(0, 22_500, 2), (1, 22_500, 2)]);
-        assert_eq!(told(now, &mut members[..1]), [(0, 0, 1)], "the other has gone");
+        assert_eq!(report(&mut members, 3_200, 5_000, Limiter::Network), [(0, 22_500, 2), (1, 22_500, 2)]);
+        assert_eq!(report(&mut members, 3_300, 5_000, Limiter::Source), [], "a new stretch");
+        assert_eq!(told(at(3_400), &mut members[..1]), [(0, 0, 1)], "the other has gone");
     }
 
     #[test]

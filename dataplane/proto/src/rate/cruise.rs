@@ -14,6 +14,10 @@ const OVERFLOW_FALL: f64 = 0.01;
 const YOUNG_NS: u64 = 10 * SECOND_NS;
 const YOUNG_SHARE: f64 = 0.5;
 
+/// At least so many rounds of a young lane lie between its dips, unless they take more seconds than this.
+const YOUNG_DIP_ROUNDS: f64 = 8.0;
+const YOUNG_DIP_STEPS_MOST: f64 = 5.0;
+
 /// Jitter below this is not worth a longer queue (transport-study §3.2, J).
 const JITTER_FREE_S: f64 = 0.0003;
 
@@ -31,6 +35,9 @@ const FALL: f64 = 0.02;
 /// when all of them grow at once it overflows.
 const FREE_AFTER_NS: u64 = SECOND_NS / 2;
 const FREE_AFTER_ROUND_TRIPS: u64 = 4;
+
+/// Share of the queue above which a lane is alone with it, if dips agree.
+const ALONE_SHARE: f64 = 0.8;
 
 /// A share of the queue below this is none that can be seen.
 const UNSEEN_SHARE: f64 = 0.2;
@@ -233,6 +240,12 @@ impl RateController {
         now_ns.saturating_sub(self.started_ns) < YOUNG_NS
     }
 
+    /// Whether nobody else seems to use the bottleneck: the queue answers to us alone, and the last dip drained it.
+    pub(super) fn is_alone(&self, now_ns: u64) -> bool {
+        let quiet = self.drained_last && self.watch.since_ns().is_none() && !self.is_young(now_ns);
+        quiet && self.mode == Mode::Cruise && self.response.share() > ALONE_SHARE
+    }
+
     /// Whether there is a queue that could overflow.
     fn sees_queue(&self) -> bool {
         self.queue_s >= QUEUE_SEEN * self.set_point_s()
@@ -258,8 +271,13 @@ impl RateController {
             self.queue_s = (foot_s + 0.5 * DITHER * HALF_PERIOD_S * within(self.response.share(), 0.0, 1.0)).max(0.0);
         }
         self.revise_overflow(now_ns);
+        if !self.is_alone(now_ns) {
+            self.phase.dip_soon(now_ns, phases::DIP_EVERY_NS);
+        }
         if self.mode == Mode::Cruise && !self.is_bound() && self.is_young(now_ns) && self.response.share() < YOUNG_SHARE {
-            self.phase.dip_soon(now_ns, phases::YOUNG_DIP_NS);
+            // A slow lane needs seconds for a few rounds, and one that is dipping all the time never gets to set its rate.
+            let rounds_s = YOUNG_DIP_ROUNDS * ROUND_PACKETS * self.packet_bytes / self.network.max(1.0);
+            self.phase.dip_soon(now_ns, phases::YOUNG_DIP_NS * within(rounds_s.ceil(), 1.0, YOUNG_DIP_STEPS_MOST) as u64);
         }
         if round.dip {
             // The queue was drained on purpose: what is left of the round says nothing about the rate.

@@ -20,8 +20,8 @@ pub const GROUP_FRESH_NS: u64 = 3 * SECOND_NS;
 const PULL: f64 = 0.1;
 const PULL_MOST: f64 = 0.1;
 
-/// Part of its share with which a newcomer begins: the others hear of it a round trip later.
-const NEWCOMER: f64 = 0.8;
+/// Part of its share with which a newcomer begins: the others hear of it a round trip later, and the queue may be short.
+const NEWCOMER: f64 = 0.7;
 
 impl RateController {
     /// What the receiving side says of the lane's group; it holds for 3 s. A lane that has not begun yet begins at its share. `Fixed` does not listen.
@@ -29,11 +29,25 @@ impl RateController {
         if self.policy == Policy::Fixed {
             return;
         }
-        let is_new = self.group.is_none() && self.mode == Mode::StartUp && self.startup.is_blind();
+        let is_blind = self.mode == Mode::StartUp && self.startup.is_blind();
+        let is_new = is_blind && self.group.is_none_or(|(_, before)| before.share_bytes_per_s == 0);
+        let lanes_before = self.group.map_or(1, |(_, before)| before.lanes.max(1));
         self.group = Some((now_ns, group));
-        if is_new && group.lanes > 1 && group.share_bytes_per_s > 0 {
-            self.network = self.bounded(NEWCOMER * group.share_bytes_per_s as f64);
+        if group.lanes < 2 || group.share_bytes_per_s == 0 {
+            return;
+        }
+        let share = group.share_bytes_per_s as f64;
+        if is_new {
+            self.network = self.bounded(NEWCOMER * share);
             self.cruise(now_ns);
+        } else if group.lanes > lanes_before && !is_blind {
+            // Newcomers begin with their parts at once, so the others make room at once: pulled round by round, all of them together would send
+            // far more than the path takes meanwhile.
+            let room = self.network * f64::from(lanes_before) / f64::from(group.lanes);
+            self.network = self.bounded(room.max(share.min(self.network)));
+            if self.mode == Mode::StartUp {
+                self.cruise(now_ns);
+            }
         }
     }
 
@@ -71,14 +85,31 @@ mod tests {
         let group = |share_bytes_per_s| Group { share_bytes_per_s, lanes: 5 };
         let mut lane = controller(Policy::Fair);
         lane.set_group(0, group(5_000_000));
-        assert_eq!((lane.state().mode, lane.rate_bytes_per_s()), (Mode::Cruise, 4_000_000));
+        assert_eq!((lane.state().mode, lane.rate_bytes_per_s()), (Mode::Cruise, 3_500_000));
         assert!(lane.pull(MS) > 0.0);
-        lane.set_group(MS, group(4_000_000));
-        assert_eq!(lane.rate_bytes_per_s(), 4_000_000, "only the first word sets a rate");
+        lane.set_group(MS, group(3_500_000));
+        assert_eq!(lane.rate_bytes_per_s(), 3_500_000, "only the first word sets a rate");
         assert!(lane.pull(MS).abs() < 1e-9);
         lane.set_group(MS, group(1));
         assert!((lane.pull(2 * MS) + PULL_MOST).abs() < 1e-9);
         assert!(lane.pull(MS + GROUP_FRESH_NS + 1).abs() < 1e-9, "old news");
+    }
+
+    #[test]
+    fn room_is_made_at_once_for_those_who_come_and_not_taken_back_when_they_go() {
+        let mut lane = controller(Policy::Fair);
+        lane.set_group(0, Group { share_bytes_per_s: 5_000_000, lanes: 2 });
+        assert_eq!(lane.rate_bytes_per_s(), 3_500_000);
+        // One more: two thirds, even if the share that was told counts the newcomer already; but not below the share.
+        lane.set_group(MS, Group { share_bytes_per_s: 1_000_000, lanes: 3 });
+        assert_eq!(lane.rate_bytes_per_s(), 2_333_333);
+        lane.set_group(2 * MS, Group { share_bytes_per_s: 2_000_000, lanes: 6 });
+        assert_eq!(lane.rate_bytes_per_s(), 2_000_000);
+        lane.set_group(3 * MS, Group { share_bytes_per_s: 9_000_000, lanes: 12 });
+        assert_eq!(lane.rate_bytes_per_s(), 2_000_000, "its share is more than it has");
+        lane.set_group(4 * MS, Group { share_bytes_per_s: 9_000_000, lanes: 2 });
+        lane.set_group(5 * MS, Group { share_bytes_per_s: 0, lanes: 1 });
+        assert_eq!(lane.rate_bytes_per_s(), 2_000_000);
     }
 
     #[test]

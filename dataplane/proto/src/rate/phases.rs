@@ -11,7 +11,7 @@ const SPREAD: f64 = 0.4;
 pub(super) const HALF_PERIOD_PACKETS: f64 = 8.0;
 
 /// Time between dips, and the share of the rate in them (transport-study §3.2, dip).
-const DIP_EVERY_NS: u64 = 10 * SECOND_NS;
+pub(super) const DIP_EVERY_NS: u64 = 10 * SECOND_NS;
 const DIP_RATE: f64 = 0.3;
 /// The same of young lanes: many that start together overflow the link, and must drain it to see it.
 const DIP_RATE_YOUNG: f64 = 0.1;
@@ -24,6 +24,15 @@ pub(super) const YOUNG_DIP_NS: u64 = SECOND_NS;
 
 /// A dip begun this soon after a multiple of [`DIP_EVERY_NS`] is common to all lanes.
 const COMMON_DIP_NS: u64 = SECOND_NS;
+
+/// The same of a lane that is alone: it dips half as often, on the same grid, drains this many times its own queue, and samples the rest with so many
+/// packets, within bounds. Dips are what such a lane gives away.
+const DIP_ALONE_EVERY_NS: u64 = 2 * DIP_EVERY_NS;
+const DIP_ALONE_QUEUES: f64 = 1.5;
+const DIP_ALONE_LEAST_S: f64 = 0.005;
+const DIP_ALONE_TAIL_PACKETS: f64 = 8.0;
+const DIP_ALONE_TAIL_LEAST_S: f64 = 0.010;
+const DIP_ALONE_TAIL_MOST_S: f64 = 0.080;
 
 /// Length of the first part of a dip, in which the queue drains, and of the second part: 30 packets, within bounds (same place).
 const DIP_S: f64 = 0.025;
@@ -125,12 +134,21 @@ impl RateController {
         } else if cruising && last == Kind::Dip {
             // Dips of lanes with different round trips do not meet unless they last: where a competitor is suspected, that matters.
             let suspected = self.watch.since_ns().is_some() && self.response.share() < 0.5;
-            let least_s = if suspected { DIP_TAIL_MOST_S } else { DIP_TAIL_LEAST_S };
-            let length_s = within(DIP_TAIL_PACKETS * packet_s / DIP_RATE, least_s, DIP_TAIL_MOST_S);
+            let length_s = if self.is_alone(start_ns) {
+                within(DIP_ALONE_TAIL_PACKETS * packet_s / DIP_RATE, DIP_ALONE_TAIL_LEAST_S, DIP_ALONE_TAIL_MOST_S)
+            } else {
+                let least_s = if suspected { DIP_TAIL_MOST_S } else { DIP_TAIL_LEAST_S };
+                within(DIP_TAIL_PACKETS * packet_s / DIP_RATE, least_s, DIP_TAIL_MOST_S)
+            };
             (Kind::DipTail, self.dip_rate(start_ns) * centre, length_s, 0.0)
         } else if cruising && start_ns >= self.phase.next_dip_ns {
-            self.phase.next_dip_ns = self.phase.next_multiple(start_ns, DIP_EVERY_NS);
-            (Kind::Dip, self.dip_rate(start_ns) * centre, DIP_S, 0.0)
+            let (every_ns, length_s) = if self.is_alone(start_ns) {
+                (DIP_ALONE_EVERY_NS, within(DIP_ALONE_QUEUES * self.queue_s / (1.0 - DIP_RATE), DIP_ALONE_LEAST_S, DIP_S))
+            } else {
+                (DIP_EVERY_NS, DIP_S)
+            };
+            self.phase.next_dip_ns = self.phase.next_multiple(start_ns, every_ns);
+            (Kind::Dip, self.dip_rate(start_ns) * centre, length_s, 0.0)
         } else if cruising {
             self.dither(centre, packet_s)
         } else {

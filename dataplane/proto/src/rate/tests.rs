@@ -94,6 +94,25 @@ fn two_lanes_share_evenly() {
     }
 }
 
+/// Who is alone gives hardly anything away to dips, at any rate, and still shares with a newcomer.
+#[test]
+fn a_lane_alone_has_the_whole_link_until_another_comes() {
+    for (mbit_per_s, least) in [(10.0, 0.994), (300.0, 0.998)] {
+        let world = World { mbit_per_s, rtt_ms: 20.0, loss: 0.01, queue_ms: 100.0, noisy: false, seed: 4 };
+        let mut simulator = Simulator::new(world);
+        simulator.add_lane(Policy::Fair, NO_CAP, 0);
+        simulator.add_lane(Policy::Fair, NO_CAP, 95_000);
+        simulator.run(150_000, u64::MAX);
+        let alone = simulator.utilisation(0, 25_000, 94_500);
+        let shares = [simulator.utilisation(0, 120_000, 149_500), simulator.utilisation(1, 120_000, 149_500)];
+        let sum: f64 = shares.iter().sum();
+        let jain = sum * sum / (2.0 * shares.iter().map(|share| share * share).sum::<f64>());
+        println!("{mbit_per_s} Mbit/s: alone {alone:.4}, then {shares:.3?}, Jain {jain:.3}");
+        assert!(alone >= least, "{alone}");
+        assert!(jain >= 0.95, "{shares:?}");
+    }
+}
+
 /// Random loss that jumps must not cost rate; overflow that was ours must not be taken for random.
 #[test]
 fn a_jump_of_random_loss_is_recognised() {
