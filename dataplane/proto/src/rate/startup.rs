@@ -34,9 +34,6 @@ const PULSE_SPAN_S: f64 = 0.00125;
 const PULSE_SPAN_PER_SPREAD: f64 = 2.0;
 const PULSE_SPAN_MOST_S: f64 = 0.020;
 
-/// A pulse that lasts so long holds no more than its mean rate sends in this time, so its peak is lower.
-const PULSE_LONG_S: f64 = 0.050;
-
 /// Fewest and most pulses of one step; in between, as many as fit a quarter of a round trip (transport-study §3.3, m).
 const PULSES_LEAST: usize = 3;
 const PULSES_MOST: usize = 12;
@@ -174,7 +171,7 @@ impl StartUp {
 
     /// Peak rate of the next pulse around a mean `rate`, below `cap`.
     pub(super) fn peak(&self, rate: f64, cap: f64) -> f64 {
-        (rate * self.gain.min(PULSE_LONG_S / self.span_s())).min(cap)
+        (rate * self.gain).min(cap)
     }
 
     /// Packets of the next pulse.
@@ -187,7 +184,7 @@ impl StartUp {
     /// How much longer than its packets take at the mean rate the next pulse lasts: a path of which nothing is known yet gets a few pulses, not a
     /// round trip full of them.
     pub(super) fn stretch(&mut self, rate: f64, rtt_s: f64) -> f64 {
-        let needed = self.needed(rate, self.peak(rate, f64::INFINITY), rtt_s);
+        let needed = self.needed(rate, rate * self.gain, rtt_s);
         let Some(blind) = &mut self.blind else { return 1.0 };
         *blind += 1;
         if *blind > needed + PULSES_BLIND { BLIND_SLOWER } else { 1.0 }
