@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tradewind_api::{SubmitRequest, TransferStatus};
-use tradewind_client::{Progress, UploadReport};
+use tradewind_client::{Progress, Source, UploadReport};
 
 use crate::failure::Failure;
+use crate::sources::Collected;
 use crate::units::goodput_bps;
 
 /// Prints a line. A reader that has gone does not end a transfer.
@@ -113,6 +114,26 @@ pub(crate) fn retry(failure: &Failure, attempt: u32, wait: Duration, files_left:
         "code": failure.code(),
         "message": failure.to_string(),
         "transfer_id": failure.transfer_id(),
+    })
+}
+
+/// A file that `--dry-run` would send.
+pub(crate) fn file(source: &Source, destination: &str) -> Value {
+    json!({
+        "event": "file",
+        "path": source.path.to_string_lossy(),
+        "destination": destination,
+    })
+}
+
+/// All that `--dry-run` would send.
+pub(crate) fn dry_run(collected: &Collected) -> Value {
+    json!({
+        "event": "dry_run",
+        "files": collected.sources.len(),
+        "bytes": collected.bytes,
+        "unselected": collected.unselected,
+        "skipped": collected.skipped,
     })
 }
 

@@ -42,8 +42,13 @@ pub(crate) enum Failure {
         source: std::io::Error,
     },
     /// There is nothing to send.
-    #[error("no files found in {0}")]
-    NoFiles(String),
+    #[error("no files found in {places}{}", left_out(*unselected))]
+    NoFiles {
+        /// The sources.
+        places: String,
+        /// Files that the selection leaves out.
+        unselected: u64,
+    },
     /// The transfer ended with one of the server's codes.
     #[error("{}: {detail}", code.title())]
     Transfer {
@@ -88,6 +93,10 @@ impl From<KnownServersError> for Failure {
     }
 }
 
+fn left_out(files: u64) -> String {
+    if files == 0 { String::new() } else { format!(" ({files} left out by what is selected)") }
+}
+
 impl Failure {
     /// Exit code of the command.
     pub(crate) fn exit_code(&self) -> u8 {
@@ -98,7 +107,7 @@ impl Failure {
             Self::Trust(TrustError::Unreachable { .. }) => exit::UNREACHABLE,
             Self::Trust(TrustError::Unknown { .. }) => exit::FINGERPRINT,
             Self::Server(error) => error.exit_code(),
-            Self::Source(_) | Self::Walk { .. } | Self::NoFiles(_) => exit::SOURCE,
+            Self::Source(_) | Self::Walk { .. } | Self::NoFiles { .. } => exit::SOURCE,
             Self::Transfer { code, .. } => code.exit_code(),
             Self::Upload { source, .. } => upload_exit_code(source),
             Self::Interrupted { signal, .. } => signal.exit_code(),
@@ -116,7 +125,7 @@ impl Failure {
             Self::Trust(TrustError::Unknown { .. }) => "server_unknown".to_owned(),
             Self::Server(error) => client_code(error),
             Self::Source(error) => source_code(error).to_string(),
-            Self::Walk { .. } | Self::NoFiles(_) => ErrorCode::SourceUnreadable.to_string(),
+            Self::Walk { .. } | Self::NoFiles { .. } => ErrorCode::SourceUnreadable.to_string(),
             Self::Transfer { code, .. } => code.to_string(),
             Self::Upload { source, .. } => upload_code(source).to_string(),
             Self::Interrupted { .. } => ErrorCode::Cancelled.to_string(),
@@ -134,7 +143,8 @@ impl Failure {
             }
             Self::Server(error) => error.hint(),
             Self::Source(SourceError::Read { .. }) | Self::Walk { .. } => Some("check that it exists and that you may read it"),
-            Self::NoFiles(_) => Some("empty directories, links and special files are not sent"),
+            Self::NoFiles { unselected: 1.., .. } => Some("check the patterns and times that select: --dry-run shows what they leave"),
+            Self::NoFiles { .. } => Some("empty directories, links and special files are not sent"),
             _ => None,
         }
         .filter(|hint| !hint.is_empty())

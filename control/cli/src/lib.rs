@@ -21,6 +21,7 @@ mod interrupt;
 mod options;
 mod rate;
 mod retry;
+mod select;
 mod send;
 mod sources;
 mod transfers;

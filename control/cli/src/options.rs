@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use tradewind_api::{Fingerprint, RateChange, RatePolicy, ServerAddress};
 
 use crate::rate::{BitRate, RateOrNone};
+use crate::select::SelectOptions;
 
 /// Moves files at line rate over any distance, straight into object storage.
 #[derive(Debug, Parser)]
@@ -34,9 +35,13 @@ What files are called at the destination:
   DIR/   DEST ending in '/'      DEST/…, the contents only (also DIR/. and '.')
   s3://BUCKET and STORE: mean the same as with '/' behind them.
 
-Symbolic links and special files (sockets, devices, pipes) inside directories are
-skipped with a note; a link that is itself a SRC is followed. Empty directories are
-not sent.
+Special files (sockets, devices, pipes) inside directories are skipped with a note,
+and so are symbolic links, unless --symlinks follow sends what they point to; a link
+that is itself a SRC is followed. Empty directories are not sent.
+
+--exclude and --include take patterns as in .gitignore and compare them with the names
+above: '*.tmp' anywhere, '/raw/' at the top only, 'cache/' a directory and all in it.
+A file is sent if no --exclude matches it or an --include does.
 
 Destinations:
   s3://BUCKET/PREFIX/   any S3 store of the server that allows the bucket
@@ -46,6 +51,7 @@ Destinations:
 Examples:
   tradewind send movie.mxf s3://dailies/day-07/ --server far.example.org
   tradewind send results/ s3://lab/run-12/ --server far.example.org --policy low
+  tradewind send footage/ s3://dailies/ --exclude '*' --include '*.mxf' --newer-than 36h --dry-run
   tradewind send disk.img file:///data/disk-1.img --server 192.0.2.7:33000 --rate 2G";
 
 const RATE_HELP: &str = "\
@@ -117,6 +123,11 @@ pub(crate) struct SendOptions {
     pub(crate) destination: String,
     #[command(flatten)]
     pub(crate) server: ServerOptions,
+    #[command(flatten)]
+    pub(crate) select: SelectOptions,
+    /// Print what would be sent and under which names, and send nothing. The server is not asked.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Replace files that exist at the destination.
     #[arg(long)]
     pub(crate) overwrite: bool,
@@ -135,7 +146,7 @@ pub(crate) struct SendOptions {
     /// Start again by itself so often when the way to the server or its engine breaks; files that are durable are not sent again.
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) retries: u32,
-    /// Print events as JSON, one a line: started, progress, retry, done, error.
+    /// Print events as JSON, one a line: started, progress, retry, done, error; with --dry-run: file, dry_run.
     #[arg(long)]
     pub(crate) json: bool,
     /// Print nothing but errors (and JSON events, if asked for).

@@ -19,7 +19,9 @@ use crate::failure::{self, Failure};
 use crate::interrupt::{Interrupts, Signal};
 use crate::options::SendOptions;
 use crate::retry::{self, Cure};
+use crate::select::Selection;
 use crate::sources::{self, Collected};
+use crate::units;
 
 /// Silence of the server's engine after which the transfer fails.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,10 +36,14 @@ const SUBMIT_ROUND_TRIPS: u32 = 3;
 /// Runs the command.
 pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
     check_rates(options)?;
-    let mut collected = sources::collect(&options.sources, &options.destination)?;
+    let selection = Selection::new(&options.select)?;
+    let mut collected = sources::collect(&options.sources, &options.destination, &selection)?;
     let quiet = options.quiet || options.json;
     if !quiet {
         collected.skipped.iter().for_each(|text| display::note(text));
+    }
+    if options.dry_run {
+        return Ok(show(options, &collected));
     }
     let mut interrupts = Interrupts::new()?;
     let mut packet_bytes_max = None;
@@ -78,6 +84,33 @@ pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
         let interrupted = |signal| Failure::Interrupted { signal, transfer_id: failure.transfer_id().map(str::to_owned) };
         interrupts.unless(tokio::time::sleep(wait)).await.map_err(interrupted)?;
     }
+}
+
+/// `--dry-run`: what would be sent.
+fn show(options: &SendOptions, collected: &Collected) -> u8 {
+    let destination = &options.destination;
+    let exact = DestinationUrl::parse(destination).is_ok_and(|url| url.names_one_file());
+    let slash = if destination.ends_with(['/', ':']) { "" } else { "/" };
+    for source in &collected.sources {
+        let to = if exact { destination.clone() } else { format!("{destination}{slash}{}", String::from_utf8_lossy(&source.name)) };
+        if options.json {
+            events::emit(&events::file(source, &to));
+        } else {
+            display::result(&format!("{} -> {to}", source.path.display()));
+        }
+    }
+    if options.json {
+        events::emit(&events::dry_run(collected));
+    } else if !options.quiet {
+        let files = units::count(collected.sources.len() as u64, "file", "files");
+        display::note(&format!(
+            "would send {files} ({}), {} left out, {} skipped",
+            units::bytes(collected.bytes),
+            collected.unselected,
+            collected.skipped.len()
+        ));
+    }
+    exit::OK
 }
 
 /// What people are told before a restart.

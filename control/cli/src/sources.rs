@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, FileType, Metadata};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use tradewind_api::limits::{DESTINATION_BYTES_MAX, PATH_COMPONENT_BYTES_MAX};
@@ -12,6 +12,7 @@ use tradewind_api::{DestinationUrl, ErrorCode, exit};
 use tradewind_client::{Source, SourceError};
 
 use crate::failure::Failure;
+use crate::select::Selection;
 
 /// What is to be sent.
 #[derive(Debug, Default)]
@@ -20,12 +21,23 @@ pub(crate) struct Collected {
     pub(crate) sources: Vec<Source>,
     /// Sum of their sizes, bytes.
     pub(crate) bytes: u64,
-    /// What was left out, and why.
+    /// What could not be sent, and why.
     pub(crate) skipped: Vec<String>,
+    /// Files that the selection leaves out; what is in directories that it leaves out whole is not counted.
+    pub(crate) unselected: u64,
 }
 
-/// Checks that all arguments can be read, walks the directories and gives every file its name.
-pub(crate) fn collect(arguments: &[PathBuf], destination: &str) -> Result<Collected, Failure> {
+/// A directory that is yet to be read.
+struct Open {
+    path: PathBuf,
+    /// What stands before the names of its contents.
+    prefix: Vec<u8>,
+    /// Device and inode of it and of all above it, where links are followed: a link to one of them leads in a circle.
+    above: Vec<(u64, u64)>,
+}
+
+/// Checks that all arguments can be read, walks the directories and gives every selected file its name.
+pub(crate) fn collect(arguments: &[PathBuf], destination: &str, selection: &Selection) -> Result<Collected, Failure> {
     let url = DestinationUrl::parse(destination).map_err(|error| Failure::Usage {
         detail: error.to_string(),
         hint: "see the destinations in `tradewind send --help`".to_owned(),
@@ -42,15 +54,15 @@ pub(crate) fn collect(arguments: &[PathBuf], destination: &str) -> Result<Collec
         }
         if metadata.is_dir() {
             let prefix = directory_prefix(argument);
-            collected.walk(argument, &prefix)?;
+            collected.walk(argument, &prefix, selection)?;
         } else {
             let name = argument.file_name().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
-            collected.add(argument.clone(), name, &metadata)?;
+            collected.add(argument.clone(), name, &metadata, selection)?;
         }
     }
     if collected.sources.is_empty() {
         let names: Vec<_> = arguments.iter().map(|path| path.display().to_string()).collect();
-        return Err(Failure::NoFiles(names.join(", ")));
+        return Err(Failure::NoFiles { places: names.join(", "), unselected: collected.unselected });
     }
     collected.check_names()?;
     Ok(collected)
@@ -73,9 +85,13 @@ fn join(prefix: &[u8], name: &OsStr) -> Vec<u8> {
 }
 
 impl Collected {
-    fn add(&mut self, path: PathBuf, name: Vec<u8>, metadata: &Metadata) -> Result<(), Failure> {
+    fn add(&mut self, path: PathBuf, name: Vec<u8>, metadata: &Metadata, selection: &Selection) -> Result<(), Failure> {
         if !metadata.is_file() {
             return Err(SourceError::NotAFile { path }.into());
+        }
+        if !selection.takes(&name, metadata) {
+            self.unselected += 1;
+            return Ok(());
         }
         check_name(&path, &name)?;
         // A file that cannot be opened is found now, not after an hour of sending others.
@@ -86,30 +102,62 @@ impl Collected {
         Ok(())
     }
 
-    /// Depth first, in the order of names. Links are not followed, so there is no way in a circle.
-    fn walk(&mut self, directory: &Path, prefix: &[u8]) -> Result<(), Failure> {
-        let mut open = vec![(directory.to_owned(), prefix.to_vec())];
-        while let Some((directory, prefix)) = open.pop() {
-            let fail = |source| Failure::Walk { path: directory.clone(), source };
-            let mut entries: Vec<_> = fs::read_dir(&directory).and_then(Iterator::collect).map_err(fail)?;
+    /// Depth first, in the order of names.
+    fn walk(&mut self, directory: &Path, prefix: &[u8], selection: &Selection) -> Result<(), Failure> {
+        let fail = |path: &Path, source| Failure::Walk { path: path.to_owned(), source };
+        let above = if selection.follows_links() {
+            vec![identity(&fs::metadata(directory).map_err(|error| fail(directory, error))?)]
+        } else {
+            vec![]
+        };
+        let mut open = vec![Open { path: directory.to_owned(), prefix: prefix.to_vec(), above }];
+        while let Some(directory) = open.pop() {
+            let entries = fs::read_dir(&directory.path).and_then(Iterator::collect);
+            let mut entries: Vec<_> = entries.map_err(|error| fail(&directory.path, error))?;
             entries.sort_by_key(fs::DirEntry::file_name);
             let mut inside = Vec::new();
             for entry in entries {
                 let path = entry.path();
-                let kind = entry.file_type().map_err(|source| Failure::Walk { path: path.clone(), source })?;
-                let name = join(&prefix, &entry.file_name());
-                if kind.is_dir() {
-                    inside.push((path, name));
-                } else if kind.is_file() {
-                    let metadata = entry.metadata().map_err(|source| Failure::Walk { path: path.clone(), source })?;
-                    self.add(path, name, &metadata)?;
-                } else {
-                    self.skipped.push(format!("skipped {} ({})", path.display(), kind_name(kind)));
+                let name = join(&directory.prefix, &entry.file_name());
+                let kind = entry.file_type().map_err(|error| fail(&path, error))?;
+                if kind.is_symlink() && !selection.follows_links() {
+                    self.skip(&path, kind_name(kind));
+                    continue;
+                }
+                // Of what a link points to.
+                let metadata = match fs::metadata(&path) {
+                    Ok(metadata) => metadata,
+                    Err(error) if kind.is_symlink() => {
+                        self.skip(&path, &format!("a symbolic link that leads nowhere: {error}"));
+                        continue;
+                    }
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                        self.skip(&path, "it vanished while the directory was read");
+                        continue;
+                    }
+                    Err(error) => return Err(fail(&path, error)),
+                };
+                if metadata.is_file() {
+                    self.add(path, name, &metadata, selection)?;
+                } else if !metadata.is_dir() {
+                    self.skip(&path, kind_name(metadata.file_type()));
+                } else if directory.above.contains(&identity(&metadata)) {
+                    self.skip(&path, "a symbolic link to a directory that it is in");
+                } else if selection.enters(&name) {
+                    let mut above = directory.above.clone();
+                    if selection.follows_links() {
+                        above.push(identity(&metadata));
+                    }
+                    inside.push(Open { path, prefix: name, above });
                 }
             }
             open.extend(inside.into_iter().rev());
         }
         Ok(())
+    }
+
+    fn skip(&mut self, path: &Path, why: &str) {
+        self.skipped.push(format!("skipped {} ({why})", path.display()));
     }
 
     fn check_names(&self) -> Result<(), Failure> {
@@ -125,6 +173,10 @@ impl Collected {
         }
         Ok(())
     }
+}
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 /// Limits that hold for every store; what else a store does not like it says itself.
@@ -143,7 +195,7 @@ fn check_name(path: &Path, name: &[u8]) -> Result<(), SourceError> {
 
 fn kind_name(kind: FileType) -> &'static str {
     if kind.is_symlink() {
-        "a symbolic link; name it as a source to send what it points to"
+        "a symbolic link; --symlinks follow sends what it points to"
     } else if kind.is_fifo() {
         "a pipe"
     } else if kind.is_socket() {
@@ -162,6 +214,12 @@ mod tests {
     use std::os::unix::ffi::OsStringExt;
 
     use super::*;
+    use crate::select::tests::options;
+    use crate::select::{SelectOptions, Symlinks};
+
+    fn everything() -> Selection {
+        Selection::new(&options(&[], &[])).unwrap()
+    }
 
     fn tree() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
@@ -175,7 +233,7 @@ mod tests {
 
     fn names(root: &Path, arguments: &[&str], destination: &str) -> Result<Vec<String>, Failure> {
         let arguments: Vec<PathBuf> = arguments.iter().map(|name| PathBuf::from(format!("{}/{name}", root.display()))).collect();
-        let collected = collect(&arguments, destination)?;
+        let collected = collect(&arguments, destination, &everything())?;
         Ok(collected.sources.into_iter().map(|source| String::from_utf8(source.name).unwrap()).collect())
     }
 
@@ -235,13 +293,13 @@ mod tests {
         std::os::unix::fs::symlink("b", root.join("d/link")).unwrap();
         std::os::unix::fs::symlink("..", root.join("d/up")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(root.join("d/socket")).unwrap();
-        let collected = collect(&[root.join("d")], "s3://bucket/").unwrap();
+        let collected = collect(&[root.join("d")], "s3://bucket/", &everything()).unwrap();
         assert_eq!((collected.sources.len(), collected.bytes), (3, 1110));
         assert_eq!(collected.skipped.len(), 3, "{:?}", collected.skipped);
         assert!(collected.skipped.iter().any(|note| note.contains("d/socket (a socket)")));
         // Named on the command line, a link is followed and keeps its own name.
         assert_eq!(names(root, &["d/link"], "s3://bucket/").unwrap(), ["link"]);
-        assert_eq!(collect(&[root.join("d/socket")], "s3://bucket/").unwrap_err().exit_code(), exit::SOURCE);
+        assert_eq!(collect(&[root.join("d/socket")], "s3://bucket/", &everything()).unwrap_err().exit_code(), exit::SOURCE);
     }
 
     #[test]
@@ -251,7 +309,42 @@ mod tests {
         fs::write(root.path().join(&odd), "x").unwrap();
         let mut directory = root.path().as_os_str().to_owned();
         directory.push("/");
-        let collected = collect(&[directory.into()], "s3://bucket/").unwrap();
+        let collected = collect(&[directory.into()], "s3://bucket/", &everything()).unwrap();
         assert_eq!(collected.sources[0].name, b"caf\xe9 \n");
+    }
+
+    #[test]
+    fn links_are_followed_when_asked_for_and_not_in_circles() {
+        let tree = tree();
+        let root = tree.path();
+        std::os::unix::fs::symlink("b", root.join("d/link")).unwrap();
+        std::os::unix::fs::symlink("../e", root.join("d/other")).unwrap();
+        std::os::unix::fs::symlink("..", root.join("d/a/up")).unwrap();
+        std::os::unix::fs::symlink("../d", root.join("e/back")).unwrap();
+        std::os::unix::fs::symlink("nowhere", root.join("d/dangling")).unwrap();
+        let follow = Selection::new(&SelectOptions { symlinks: Symlinks::Follow, ..options(&[], &[]) }).unwrap();
+        let collected = collect(&[root.join("d")], "s3://bucket/", &follow).unwrap();
+        let names: Vec<_> = collected.sources.iter().map(|source| str::from_utf8(&source.name).unwrap()).collect();
+        assert_eq!(names, ["d/b", "d/c", "d/link", "d/a/x", "d/other/b"]);
+        assert_eq!(collected.bytes, 10 + 1_000 + 10 + 100 + 5);
+        let notes = collected.skipped.join("\n");
+        assert_eq!(collected.skipped.len(), 3, "{notes}");
+        assert!(notes.contains("d/a/up (a symbolic link to a directory that it is in)"), "{notes}");
+        assert!(notes.contains("d/other/back (a symbolic link to a directory that it is in)"), "{notes}");
+        assert!(notes.contains("d/dangling (a symbolic link that leads nowhere"), "{notes}");
+    }
+
+    #[test]
+    fn a_selection_holds_for_directories_and_for_files_named() {
+        let tree = tree();
+        let root = tree.path();
+        let without = Selection::new(&options(&["a/", "one", "/e/b"], &[])).unwrap();
+        let arguments = ["d", "one", "e"].map(|name| root.join(name));
+        let collected = collect(&arguments, "s3://bucket/", &without).unwrap();
+        let names: Vec<_> = collected.sources.iter().map(|source| str::from_utf8(&source.name).unwrap()).collect();
+        assert_eq!((names, collected.bytes, collected.unselected), (vec!["d/b", "d/c"], 1_010, 2));
+        let error = collect(&arguments[1..2], "s3://bucket/", &without).unwrap_err();
+        assert_eq!(error.exit_code(), exit::SOURCE);
+        assert!(error.to_string().contains("left out"), "{error}");
     }
 }

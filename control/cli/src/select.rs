@@ -1,0 +1,194 @@
+//! Which files of a directory are sent: patterns as in `.gitignore`, and times.
+
+use std::ffi::OsStr;
+use std::fs::Metadata;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use clap::Args;
+use clap::builder::ValueParser;
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+
+use crate::failure::Failure;
+
+/// What is sent of directories.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SelectOptions {
+    /// Leave out what matches, a pattern as in .gitignore, compared with the name at the destination: '*.tmp', '/day-1/raw/', '**/cache'. Repeatable.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+    /// Send what matches, though an --exclude matches it too; without any --exclude, send nothing else. Repeatable.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) include: Vec<String>,
+    /// Only files modified after this: an age (36h, '2 days') or a time in UTC ('2026-11-26 08:00:00').
+    #[arg(long, value_name = "AGE|TIME", value_parser = ValueParser::new(point_in_time))]
+    pub(crate) newer_than: Option<SystemTime>,
+    /// Only files last modified before this.
+    #[arg(long, value_name = "AGE|TIME", value_parser = ValueParser::new(point_in_time))]
+    pub(crate) older_than: Option<SystemTime>,
+    /// What to do with symbolic links inside directories.
+    #[arg(long, value_enum, default_value_t = Symlinks::Skip)]
+    pub(crate) symlinks: Symlinks,
+}
+
+/// Symbolic links inside directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Symlinks {
+    /// Leave them out, with a note.
+    Skip,
+    /// Send what they point to, under their own names.
+    Follow,
+}
+
+fn point_in_time(text: &str) -> Result<SystemTime, String> {
+    if let Ok(age) = humantime::parse_duration(text) {
+        return SystemTime::now().checked_sub(age).ok_or_else(|| "that long ago there was no time".to_owned());
+    }
+    let midnight = format!("{text} 00:00:00");
+    humantime::parse_rfc3339_weak(text)
+        .or_else(|_| humantime::parse_rfc3339_weak(&midnight))
+        .map_err(|_| "neither an age (36h, '2 days') nor a time in UTC ('2026-11-26', '2026-11-26 08:00:00')".to_owned())
+}
+
+/// [`SelectOptions`], ready for use.
+#[derive(Debug)]
+pub(crate) struct Selection {
+    exclude: Gitignore,
+    include: Gitignore,
+    newer_than: Option<SystemTime>,
+    older_than: Option<SystemTime>,
+    symlinks: Symlinks,
+}
+
+impl Selection {
+    /// # Errors
+    /// [`Failure::Usage`] for a pattern that means nothing.
+    pub(crate) fn new(options: &SelectOptions) -> Result<Self, Failure> {
+        Ok(Self {
+            exclude: patterns("--exclude", &options.exclude)?,
+            include: patterns("--include", &options.include)?,
+            newer_than: options.newer_than,
+            older_than: options.older_than,
+            symlinks: options.symlinks,
+        })
+    }
+
+    pub(crate) fn follows_links(&self) -> bool {
+        self.symlinks == Symlinks::Follow
+    }
+
+    /// Whether something in a directory of this name at the destination may be sent.
+    pub(crate) fn enters(&self, name: &[u8]) -> bool {
+        // An include may match anything inside.
+        !self.include.is_empty() || !self.exclude.matched(path(name), true).is_ignore()
+    }
+
+    /// Whether a file of this name at the destination is sent.
+    pub(crate) fn takes(&self, name: &[u8], metadata: &Metadata) -> bool {
+        let matches = |patterns: &Gitignore| patterns.matched_path_or_any_parents(path(name), false).is_ignore();
+        let is_named =
+            if matches(&self.include) { true } else { (self.include.is_empty() || !self.exclude.is_empty()) && !matches(&self.exclude) };
+        // A file without a time of modification is not left out for it.
+        let modified = metadata.modified().ok();
+        let is_newer = self.newer_than.is_none_or(|than| modified.is_none_or(|modified| modified > than));
+        let is_older = self.older_than.is_none_or(|than| modified.is_none_or(|modified| modified < than));
+        is_named && is_newer && is_older
+    }
+}
+
+fn path(name: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(name))
+}
+
+fn patterns(option: &str, lines: &[String]) -> Result<Gitignore, Failure> {
+    let usage = |line: &str, why: &str| Failure::Usage {
+        detail: format!("{option} '{line}': {why}"),
+        hint: "patterns are those of .gitignore: '*.tmp', '/top-only', 'directory/', '**/anywhere'; put them in quotes".to_owned(),
+    };
+    let mut builder = GitignoreBuilder::new("");
+    for line in lines {
+        if line.starts_with('!') {
+            let other = if option == "--exclude" { "--include" } else { "--exclude" };
+            return Err(usage(line, &format!("say {other} instead of '!'")));
+        }
+        if line.trim().is_empty() || line.starts_with('#') {
+            return Err(usage(line, "it matches nothing (escape a leading # as \\#)"));
+        }
+        builder.add_line(None, line).map_err(|error| usage(line, &error.to_string()))?;
+    }
+    builder.build().map_err(|error| usage(&lines.join("', '"), &error.to_string()))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    pub(crate) fn options(exclude: &[&str], include: &[&str]) -> SelectOptions {
+        let owned = |patterns: &[&str]| patterns.iter().map(|&pattern| pattern.to_owned()).collect();
+        SelectOptions { exclude: owned(exclude), include: owned(include), newer_than: None, older_than: None, symlinks: Symlinks::Skip }
+    }
+
+    #[test]
+    fn what_patterns_leave() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let metadata = file.as_file().metadata().unwrap();
+        let names = ["a.tmp", "a.jpg", "d/a.tmp", "d/b.jpg", "d/cache/x", "cache/y", "top/d/z"];
+        for (exclude, include, expected) in [
+            (&[][..], &[][..], &names[..]),
+            (&["*.tmp"], &[], &["a.jpg", "d/b.jpg", "d/cache/x", "cache/y", "top/d/z"]),
+            (&["/d/"], &[], &["a.tmp", "a.jpg", "cache/y", "top/d/z"]),
+            (&["d/"], &[], &["a.tmp", "a.jpg", "cache/y"]),
+            (&["**/cache"], &[], &["a.tmp", "a.jpg", "d/a.tmp", "d/b.jpg", "top/d/z"]),
+            (&["*"], &["*.jpg"], &["a.jpg", "d/b.jpg"]),
+            (&[], &["*.jpg", "/top"], &["a.jpg", "d/b.jpg", "top/d/z"]),
+            (&["d/"], &["d/b.*"], &["a.tmp", "a.jpg", "d/b.jpg", "cache/y"]),
+        ] {
+            let selection = Selection::new(&options(exclude, include)).unwrap();
+            let taken: Vec<_> = names.into_iter().filter(|name| selection.takes(name.as_bytes(), &metadata)).collect();
+            assert_eq!(taken, expected, "exclude {exclude:?} include {include:?}");
+            for name in taken {
+                let parents = Path::new(name).ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
+                parents.for_each(|parent| assert!(selection.enters(parent.as_os_str().as_bytes()), "{exclude:?} {include:?} {parent:?}"));
+            }
+        }
+        assert!(!Selection::new(&options(&["d/"], &[])).unwrap().enters(b"d"), "nothing in it can be sent");
+        assert!(Selection::new(&options(&["*.tmp"], &[])).unwrap().takes(b"\xff\xfe", &metadata), "names are bytes");
+    }
+
+    #[test]
+    fn patterns_that_mean_nothing_are_refused() {
+        for bad in ["!x", "", "#x", "[z-a]"] {
+            assert!(matches!(Selection::new(&options(&[bad], &[])), Err(Failure::Usage { .. })), "{bad}");
+            assert!(matches!(Selection::new(&options(&[], &[bad])), Err(Failure::Usage { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ages_and_times() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_modified(point_in_time("2020-05-01 12:00:00").unwrap()).unwrap();
+        let metadata = file.as_file().metadata().unwrap();
+        for (newer, older, expected) in [
+            (None, None, true),
+            (Some("2020-05-01"), None, true),
+            (Some("2020-05-01 12:00:00"), None, false),
+            (None, Some("2020-05-02"), true),
+            (None, Some("2020-05-01T11:59:59Z"), false),
+            (Some("1day"), None, false),
+            (None, Some("36h"), true),
+            (Some("2020-05-01"), Some("2020-05-02"), true),
+        ] {
+            let time = |text: Option<&str>| text.map(|text| point_in_time(text).unwrap());
+            let options = SelectOptions { newer_than: time(newer), older_than: time(older), ..options(&[], &[]) };
+            assert_eq!(Selection::new(&options).unwrap().takes(b"f", &metadata), expected, "{newer:?} {older:?}");
+        }
+        for bad in ["yesterday", "2020-13-01", "5", ""] {
+            assert!(point_in_time(bad).is_err(), "{bad}");
+        }
+        let age = SystemTime::now().duration_since(point_in_time("2 days").unwrap()).unwrap();
+        assert!(age.abs_diff(Duration::from_secs(172_800)) < Duration::from_secs(60));
+    }
+}
