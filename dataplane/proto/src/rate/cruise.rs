@@ -14,9 +14,11 @@ const OVERFLOW_FALL: f64 = 0.01;
 const YOUNG_NS: u64 = 10 * SECOND_NS;
 const YOUNG_SHARE: f64 = 0.5;
 
-/// At least so many rounds of a young lane lie between its dips, unless they take more seconds than this.
-const YOUNG_DIP_ROUNDS: f64 = 8.0;
-const YOUNG_DIP_STEPS_MOST: f64 = 5.0;
+/// At least so many rounds of a young lane lie between its dips, the second number below this rate (1.5 Mbit/s, in bytes/s), unless they take more
+/// seconds than this.
+const YOUNG_DIP_ROUNDS: [f64; 2] = [8.0, 32.0];
+const YOUNG_DIP_SLOW: f64 = 187_500.0;
+const YOUNG_DIP_STEPS_MOST: f64 = 10.0;
 
 /// Jitter below this is not worth a longer queue (transport-study §3.2, J).
 const JITTER_FREE_S: f64 = 0.0003;
@@ -276,7 +278,8 @@ impl RateController {
         }
         if self.mode == Mode::Cruise && !self.is_bound() && self.is_young(now_ns) && self.response.share() < YOUNG_SHARE {
             // A slow lane needs seconds for a few rounds, and one that is dipping all the time never gets to set its rate.
-            let rounds_s = YOUNG_DIP_ROUNDS * ROUND_PACKETS * self.packet_bytes / self.network.max(1.0);
+            let rounds = YOUNG_DIP_ROUNDS[usize::from(self.network < YOUNG_DIP_SLOW)];
+            let rounds_s = rounds * ROUND_PACKETS * self.packet_bytes / self.network.max(1.0);
             self.phase.dip_soon(now_ns, phases::YOUNG_DIP_NS * within(rounds_s.ceil(), 1.0, YOUNG_DIP_STEPS_MOST) as u64);
         }
         if round.dip {
