@@ -4,11 +4,10 @@ mod common;
 
 use std::collections::VecDeque;
 
-use common::{LANE, MS, SECRET};
-use tradewind_proto::crypto::{CipherSuite, LaneSecret, Provider};
-use tradewind_proto::rate::{Policy, RateConfig};
-use tradewind_proto::receiver::{Receiver, ReceiverEvent};
-use tradewind_proto::sender::{Sender, SenderConfig, SenderEvent};
+use common::{MS, Random, Way};
+use tradewind_proto::rate::Policy;
+use tradewind_proto::receiver::Receiver;
+use tradewind_proto::sender::{Sender, SenderEvent};
 use tradewind_wire::control::close;
 
 const CHUNK: u16 = 1427;
@@ -23,9 +22,9 @@ struct Path {
     sender: Sender<Vec<u8>>,
     receiver: Receiver<Vec<u8>>,
     passes: Passes,
-    delay_ns: u64,
-    forward: VecDeque<(u64, Vec<u8>)>,
-    reverse: VecDeque<(u64, Vec<u8>)>,
+    forward: Way,
+    reverse: Way,
+    random: Random,
     now_ns: u64,
     /// Sizes of the blocks that are still to be opened.
     blocks: VecDeque<usize>,
@@ -35,31 +34,14 @@ struct Path {
 
 impl Path {
     fn new(delay_ns: u64, blocks: impl IntoIterator<Item = usize>, passes: Passes) -> Self {
-        let config = SenderConfig {
-            lane: LANE,
-            secret: LaneSecret(SECRET),
-            suite: CipherSuite::Aes128Gcm,
-            provider: Provider::AwsLc,
-            chunk_bytes: CHUNK,
-            blocks_allowed: WINDOW,
-            rate: RateConfig {
-                policy: Policy::Fair,
-                target_bytes_per_s: 2_500_000,
-                minimum_bytes_per_s: 0,
-                packet_bytes: u32::from(CHUNK) + 73,
-                seed: 5,
-                initial_rtt_ns: 2 * delay_ns,
-            },
-            tail_copies: true,
-            idle_timeout_ns: 60 * SECOND,
-        };
+        let config = common::adaptive_config(CHUNK, WINDOW, 2_500_000, Policy::Fair, 2 * delay_ns);
         Self {
             sender: Sender::new(config, 0),
             receiver: common::receiver_with_idle(CHUNK, IMAGE_BYTES, WINDOW, 60 * SECOND),
             passes,
-            delay_ns,
-            forward: VecDeque::new(),
-            reverse: VecDeque::new(),
+            forward: Way::new(delay_ns, 0, false),
+            reverse: Way::new(delay_ns, 0, false),
+            random: Random(7),
             now_ns: 0,
             blocks: blocks.into_iter().collect(),
             durable: 0,
@@ -69,26 +51,18 @@ impl Path {
 
     fn step(&mut self) {
         let now_ns = self.now_ns;
-        while self.forward.front().is_some_and(|(at, _)| *at <= now_ns) {
-            let (_, datagram) = self.forward.pop_front().expect("it is there");
+        while let Some(datagram) = self.forward.take(now_ns) {
             let _ = self.receiver.handle_datagram(now_ns, &datagram, false, &mut || Some(vec![0; IMAGE_BYTES]));
         }
-        while let Some(event) = self.receiver.poll_event() {
-            if let ReceiverEvent::Block { .. } = event {
-                self.durable += 1;
-                self.receiver.set_blocks_allowed(now_ns, self.durable + WINDOW);
-                self.receiver.set_storage(now_ns, self.durable, 0, false);
-            }
-        }
+        common::store_blocks(&mut self.receiver, now_ns, &mut self.durable, WINDOW);
         let mut out = vec![0; 2048];
         loop {
             match self.receiver.poll_transmit(now_ns, &mut out) {
                 0 => break,
-                bytes => self.reverse.push_back((now_ns + self.delay_ns, out[..bytes].to_vec())),
+                bytes => self.reverse.put(now_ns, &out[..bytes], &mut self.random),
             }
         }
-        while self.reverse.front().is_some_and(|(at, _)| *at <= now_ns) {
-            let (_, datagram) = self.reverse.pop_front().expect("it is there");
+        while let Some(datagram) = self.reverse.take(now_ns) {
             let _ = self.sender.handle_datagram(now_ns, &datagram);
         }
         while let Some(event) = self.sender.poll_event() {
@@ -108,12 +82,12 @@ impl Path {
         loop {
             match self.sender.poll_transmit(now_ns, &mut out) {
                 0 => break,
-                bytes if (self.passes)(now_ns, bytes) => self.forward.push_back((now_ns + self.delay_ns, out[..bytes].to_vec())),
+                bytes if (self.passes)(now_ns, bytes) => self.forward.put(now_ns, &out[..bytes], &mut self.random),
                 _ => {}
             }
         }
-        let arrivals = [&self.forward, &self.reverse].map(|way| way.front().map_or(u64::MAX, |(at, _)| *at));
-        let wake = self.sender.poll_timeout(now_ns).min(self.receiver.poll_timeout()).min(arrivals[0]).min(arrivals[1]);
+        let arrival = self.forward.next_ns().min(self.reverse.next_ns());
+        let wake = self.sender.poll_timeout(now_ns).min(self.receiver.poll_timeout()).min(arrival);
         self.now_ns = wake.clamp(now_ns + 10_000, now_ns + 5 * MS);
     }
 

@@ -3,15 +3,13 @@
 
 mod common;
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 
-use common::{LANE, MS, Random, SECRET};
+use common::{MS, Random, Way};
 use proptest::prelude::*;
-use tradewind_proto::crypto::{CipherSuite, LaneSecret, Provider};
-use tradewind_proto::rate::{Limiter, Policy, RateConfig};
-use tradewind_proto::receiver::{Receiver, ReceiverEvent};
-use tradewind_proto::sender::{Sender, SenderConfig};
+use tradewind_proto::rate::{Limiter, Policy};
+use tradewind_proto::receiver::Receiver;
+use tradewind_proto::sender::Sender;
 
 use tradewind_wire::orders::{KBPS_NONE, limiter, policy};
 use tradewind_wire::{Group, Orders};
@@ -21,39 +19,6 @@ const IP_UDP_BYTES: u64 = 28;
 const IMAGE_BYTES: usize = 256 * 1024;
 const WINDOW: u32 = 64;
 const SECOND: u64 = 1_000 * MS;
-
-/// One way of the path.
-struct Way {
-    delay_ns: u64,
-    /// Lost packets in 100.
-    loss: u32,
-    /// Delayed by up to as much again, so that packets overtake each other.
-    shuffled: bool,
-    under_way: BinaryHeap<Reverse<(u64, u64, Vec<u8>)>>,
-    count: u64,
-}
-
-impl Way {
-    fn new(delay_ns: u64, loss: u32, shuffled: bool) -> Self {
-        Self { delay_ns, loss, shuffled, under_way: BinaryHeap::new(), count: 0 }
-    }
-
-    fn put(&mut self, now_ns: u64, datagram: &[u8], random: &mut Random) {
-        let copies = 1 + u32::from(self.shuffled && random.below(10) == 0);
-        for _ in 0..copies {
-            if random.below(100) < self.loss {
-                continue;
-            }
-            let more = if self.shuffled { u64::from(random.below(1000)) * self.delay_ns / 1000 } else { 0 };
-            self.count += 1;
-            self.under_way.push(Reverse((now_ns + self.delay_ns + more, self.count, datagram.to_vec())));
-        }
-    }
-
-    fn take(&mut self, now_ns: u64) -> Option<Vec<u8>> {
-        if self.under_way.peek()?.0.0 > now_ns { None } else { self.under_way.pop().map(|Reverse((.., datagram))| datagram) }
-    }
-}
 
 struct Lane {
     sender: Sender<Vec<u8>>,
@@ -78,24 +43,7 @@ struct Lane {
 
 impl Lane {
     fn new(policy: Policy, lease_kbps: Option<u32>, forward: Way, reverse: Way, late_ns: u64) -> Self {
-        let config = SenderConfig {
-            lane: LANE,
-            secret: LaneSecret(SECRET),
-            suite: CipherSuite::Aes128Gcm,
-            provider: Provider::AwsLc,
-            chunk_bytes: CHUNK,
-            blocks_allowed: WINDOW,
-            rate: RateConfig {
-                policy,
-                target_bytes_per_s: 125_000_000,
-                minimum_bytes_per_s: 0,
-                packet_bytes: u32::from(CHUNK) + 73,
-                seed: 5,
-                initial_rtt_ns: 2 * forward.delay_ns,
-            },
-            tail_copies: policy != Policy::Low,
-            idle_timeout_ns: 60 * SECOND,
-        };
+        let config = common::adaptive_config(CHUNK, WINDOW, 125_000_000, policy, 2 * forward.delay_ns);
         let mut sender = Sender::new(config, 0);
         if let Some(kbps) = lease_kbps {
             sender.set_lease(u64::from(kbps) * 125);
@@ -123,13 +71,7 @@ impl Lane {
         while let Some(datagram) = self.forward.take(now_ns) {
             let _ = self.receiver.handle_datagram(now_ns, &datagram, false, &mut || Some(vec![0; IMAGE_BYTES]));
         }
-        while let Some(event) = self.receiver.poll_event() {
-            if let ReceiverEvent::Block { .. } = event {
-                self.durable += 1;
-                self.receiver.set_blocks_allowed(now_ns, self.durable + WINDOW);
-                self.receiver.set_storage(now_ns, self.durable, 0, false);
-            }
-        }
+        common::store_blocks(&mut self.receiver, now_ns, &mut self.durable, WINDOW);
         let mut out = vec![0; 2048];
         loop {
             match self.receiver.poll_transmit(now_ns, &mut out) {
@@ -159,8 +101,7 @@ impl Lane {
                 }
             }
         }
-        let next = [self.forward.under_way.peek().map(|p| p.0.0), self.reverse.under_way.peek().map(|p| p.0.0)];
-        let arrival = next.into_iter().flatten().min().unwrap_or(u64::MAX);
+        let arrival = self.forward.next_ns().min(self.reverse.next_ns());
         let late = u64::from(self.random.below(1000)) * self.late_ns / 1000;
         let wake = self.sender.poll_timeout(now_ns).saturating_add(late).min(self.receiver.poll_timeout()).min(arrival);
         self.now_ns = wake.clamp(now_ns + 10_000, now_ns + 5 * MS);

@@ -4,6 +4,7 @@
 mod engine;
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +23,14 @@ fn upload(offer: LaneOffer, sources: Vec<Source>) -> Upload {
         initial_round_trip: None,
     };
     Upload { lane: offer, sources, rate, cancel: Arc::new(AtomicBool::new(false)), idle_timeout: Duration::from_secs(5) }
+}
+
+/// A lane of this engine for one file of these contents, which becomes `f` in a directory.
+async fn one_file(engine: &mut Engine, from: &Path, to: &Path, contents: &[u8]) -> Upload {
+    let path = from.join("f");
+    std::fs::write(&path, contents).unwrap();
+    let offer = engine.open_lane(to, DestinationName::Exact("f".to_owned()), Cipher::Aes128Gcm).await.unwrap();
+    upload(offer, vec![Source { path, name: b"f".to_vec() }])
 }
 
 async fn run(upload: Upload) -> Result<UploadReport, UploadError> {
@@ -71,12 +80,10 @@ async fn files_arrive_bit_exact_with_their_times_and_modes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_there_stays_there_unless_overwriting_was_asked_for() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let path = from.path().join("f");
-    std::fs::write(&path, b"new").unwrap();
     std::fs::write(to.path().join("f"), b"old").unwrap();
     let mut engine = Engine::start().await;
-    let offer = engine.open_lane(to.path(), DestinationName::Exact("f".to_owned()), Cipher::Aes128Gcm).await.unwrap();
-    let error = run(upload(offer, vec![Source { path, name: b"f".to_vec() }])).await.unwrap_err();
+    let upload = one_file(&mut engine, from.path(), to.path(), b"new").await;
+    let error = run(upload).await.unwrap_err();
     assert!(matches!(&error, UploadError::Refused { text, .. } if text.contains("destination_exists")), "{error}");
     let FromEngine::LaneFailed(why) = engine.last_word().await else { panic!("it was stored") };
     assert_eq!(why.code, ErrorCode::DestinationExists);
@@ -97,13 +104,10 @@ async fn a_missing_destination_is_refused_before_anything_is_sent() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_secret_gets_no_answer_and_stores_nothing() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let path = from.path().join("f");
-    std::fs::write(&path, bytes(10_000)).unwrap();
     let mut engine = Engine::start().await;
-    let mut offer = engine.open_lane(to.path(), DestinationName::Exact("f".to_owned()), Cipher::Aes128Gcm).await.unwrap();
-    offer.secret[31] ^= 1;
-    let lane_id = offer.lane_id;
-    let mut upload = upload(offer, vec![Source { path, name: b"f".to_vec() }]);
+    let mut upload = one_file(&mut engine, from.path(), to.path(), &bytes(10_000)).await;
+    upload.lane.secret[31] ^= 1;
+    let lane_id = upload.lane.lane_id;
     upload.idle_timeout = Duration::from_secs(1);
     assert!(matches!(run(upload).await.unwrap_err(), UploadError::NoAnswer { .. }));
     let why = LaneClosed { lane_id, code: ErrorCode::Cancelled, text: "test".to_owned() };
@@ -155,12 +159,9 @@ async fn a_cancelled_or_changed_source_leaves_nothing_half() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lane_in_a_group_is_reported_more_often() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let path = from.path().join("f");
-    std::fs::write(&path, bytes(8 << 20)).unwrap();
     let mut engine = Engine::start().await;
-    let offer = engine.open_lane(to.path(), DestinationName::Exact("f".to_owned()), Cipher::Aes128Gcm).await.unwrap();
-    let lane_id = offer.lane_id;
-    let mut upload = upload(offer, vec![Source { path, name: b"f".to_vec() }]);
+    let mut upload = one_file(&mut engine, from.path(), to.path(), &bytes(8 << 20)).await;
+    let lane_id = upload.lane.lane_id;
     upload.rate.target_bytes_per_s = Some(1 << 20);
     let running = tokio::spawn(run(upload));
     engine.report(|report| report.rate_kbps > 8_000).await;
@@ -185,12 +186,9 @@ async fn a_lane_in_a_group_is_reported_more_often() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn orders_reach_the_sender_and_its_word_comes_back() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let path = from.path().join("f");
-    std::fs::write(&path, bytes(20 << 20)).unwrap();
     let mut engine = Engine::start().await;
-    let offer = engine.open_lane(to.path(), DestinationName::Exact("f".to_owned()), Cipher::Aes128Gcm).await.unwrap();
-    let lane_id = offer.lane_id;
-    let mut upload = upload(offer, vec![Source { path, name: b"f".to_vec() }]);
+    let mut upload = one_file(&mut engine, from.path(), to.path(), &bytes(20 << 20)).await;
+    let lane_id = upload.lane.lane_id;
     // The lane begins with a lease of nothing: only orders let it go.
     upload.rate.lease_bytes_per_s = Some(0);
     let running = tokio::spawn(run(upload));

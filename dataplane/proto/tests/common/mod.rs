@@ -1,9 +1,12 @@
 //! What the integration tests share: a lane with both ends, sealed packets, and an allocator that counts.
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use tradewind_proto::crypto::{CipherSuite, Direction, LaneSecret, Provider, SealKeys};
 use tradewind_proto::rate::{Policy, RateConfig};
-use tradewind_proto::receiver::{Receiver, ReceiverConfig};
+use tradewind_proto::receiver::{Receiver, ReceiverConfig, ReceiverEvent};
 use tradewind_proto::sender::{Sender, SenderConfig};
 use tradewind_wire::limits::{HEADER_BYTES, TAG_BYTES};
 use tradewind_wire::{Header, Kind, LaneId, PacketNumber};
@@ -19,7 +22,12 @@ pub(crate) const IDLE_NS: u64 = 5_000 * MS;
 
 /// A sender at a fixed rate.
 pub(crate) fn sender(chunk_bytes: u16, blocks_allowed: u32, target_bytes_per_s: u64) -> Sender<Vec<u8>> {
-    let config = SenderConfig {
+    Sender::new(sender_config(chunk_bytes, blocks_allowed, target_bytes_per_s), 0)
+}
+
+/// What [`sender`] is made of.
+pub(crate) fn sender_config(chunk_bytes: u16, blocks_allowed: u32, target_bytes_per_s: u64) -> SenderConfig {
+    SenderConfig {
         lane: LANE,
         secret: LaneSecret(SECRET),
         suite: CipherSuite::Aes128Gcm,
@@ -36,8 +44,73 @@ pub(crate) fn sender(chunk_bytes: u16, blocks_allowed: u32, target_bytes_per_s: 
         },
         tail_copies: true,
         idle_timeout_ns: IDLE_NS,
-    };
-    Sender::new(config, 0)
+    }
+}
+
+/// The configuration of a sender that looks for its rate, on a path of this round-trip time.
+pub(crate) fn adaptive_config(
+    chunk_bytes: u16,
+    blocks_allowed: u32,
+    target_bytes_per_s: u64,
+    policy: Policy,
+    round_trip_ns: u64,
+) -> SenderConfig {
+    let config = sender_config(chunk_bytes, blocks_allowed, target_bytes_per_s);
+    let rate = RateConfig { policy, seed: 5, initial_rtt_ns: round_trip_ns, ..config.rate };
+    SenderConfig { rate, tail_copies: policy != Policy::Low, idle_timeout_ns: 60_000 * MS, ..config }
+}
+
+/// Takes the receiver's whole blocks, all of them durable at once, and lets the sender open as many again.
+pub(crate) fn store_blocks(receiver: &mut Receiver<Vec<u8>>, now_ns: u64, durable: &mut u32, window: u32) {
+    while let Some(event) = receiver.poll_event() {
+        if let ReceiverEvent::Block { .. } = event {
+            *durable += 1;
+            receiver.set_blocks_allowed(now_ns, *durable + window);
+            receiver.set_storage(now_ns, *durable, 0, false);
+        }
+    }
+}
+
+/// One way of a path.
+pub(crate) struct Way {
+    /// From end to end.
+    pub(crate) delay_ns: u64,
+    /// Lost packets in 100.
+    pub(crate) loss: u32,
+    /// Delayed by up to as much again, so that packets overtake each other.
+    shuffled: bool,
+    under_way: BinaryHeap<Reverse<(u64, u64, Vec<u8>)>>,
+    count: u64,
+}
+
+impl Way {
+    /// An empty one.
+    pub(crate) fn new(delay_ns: u64, loss: u32, shuffled: bool) -> Self {
+        Self { delay_ns, loss, shuffled, under_way: BinaryHeap::new(), count: 0 }
+    }
+
+    /// A datagram is sent.
+    pub(crate) fn put(&mut self, now_ns: u64, datagram: &[u8], random: &mut Random) {
+        let copies = 1 + u32::from(self.shuffled && random.below(10) == 0);
+        for _ in 0..copies {
+            if random.below(100) < self.loss {
+                continue;
+            }
+            let more = if self.shuffled { u64::from(random.below(1000)) * self.delay_ns / 1000 } else { 0 };
+            self.count += 1;
+            self.under_way.push(Reverse((now_ns + self.delay_ns + more, self.count, datagram.to_vec())));
+        }
+    }
+
+    /// The next datagram that has arrived.
+    pub(crate) fn take(&mut self, now_ns: u64) -> Option<Vec<u8>> {
+        if self.next_ns() > now_ns { None } else { self.under_way.pop().map(|Reverse((.., datagram))| datagram) }
+    }
+
+    /// When the next one arrives; `u64::MAX` if none is under way.
+    pub(crate) fn next_ns(&self) -> u64 {
+        self.under_way.peek().map_or(u64::MAX, |next| next.0.0)
+    }
 }
 
 /// A receiver.
