@@ -87,8 +87,8 @@ impl Selection {
     /// Whether a file of this name at the destination is sent.
     pub(crate) fn takes(&self, name: &[u8], metadata: &Metadata) -> bool {
         let matches = |patterns: &Gitignore| patterns.matched_path_or_any_parents(path(name), false).is_ignore();
-        let is_named =
-            if matches(&self.include) { true } else { (self.include.is_empty() || !self.exclude.is_empty()) && !matches(&self.exclude) };
+        let only_included = self.exclude.is_empty() && !self.include.is_empty();
+        let is_named = matches(&self.include) || (!only_included && !matches(&self.exclude));
         // A file without a time of modification is not left out for it.
         let modified = metadata.modified().ok();
         let is_newer = self.newer_than.is_none_or(|than| modified.is_none_or(|modified| modified > than));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tradewind_api::{
-    Client, DestinationUrl, LaneOffer, Outcome, RatePolicy, RateRequest, SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit,
+    Client, LaneOffer, Outcome, RatePolicy, RateRequest, SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit,
 };
 use tradewind_client::{Group, Progress, RateOptions, Source, Upload, UploadError, UploadReport, chunk_bytes_for_packets, route_mtu};
 
@@ -58,8 +58,7 @@ pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
             Some((client, id)) => interrupts.unless(last_word(client, id)).await.ok().flatten(),
             None => None,
         };
-        let url = DestinationUrl::parse(&options.destination).ok();
-        let left = url.and_then(|url| retry::left(&collected.sources, &url, options.overwrite, status.as_ref()));
+        let left = retry::left(&collected.sources, &collected.destination, options.overwrite, status.as_ref());
         let Some(left) = left else { return Err(failure) };
         if left.is_empty() {
             let files = collected.sources.len();
@@ -89,7 +88,7 @@ pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
 /// `--dry-run`: what would be sent.
 fn show(options: &SendOptions, collected: &Collected) -> u8 {
     let destination = &options.destination;
-    let exact = DestinationUrl::parse(destination).is_ok_and(|url| url.names_one_file());
+    let exact = collected.destination.names_one_file();
     let slash = if destination.ends_with(['/', ':']) { "" } else { "/" };
     for source in &collected.sources {
         let to = if exact { destination.clone() } else { format!("{destination}{slash}{}", String::from_utf8_lossy(&source.name)) };

@@ -15,8 +15,10 @@ use crate::failure::Failure;
 use crate::select::Selection;
 
 /// What is to be sent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Collected {
+    /// Where to.
+    pub(crate) destination: DestinationUrl,
     /// Files in the order of sending.
     pub(crate) sources: Vec<Source>,
     /// Sum of their sizes, bytes.
@@ -42,10 +44,11 @@ pub(crate) fn collect(arguments: &[PathBuf], destination: &str, selection: &Sele
         detail: error.to_string(),
         hint: "see the destinations in `tradewind send --help`".to_owned(),
     })?;
-    let mut collected = Collected::default();
+    let (names_one_file, sources, skipped) = (url.names_one_file(), Vec::new(), Vec::new());
+    let mut collected = Collected { destination: url, sources, bytes: 0, skipped, unselected: 0 };
     for argument in arguments {
         let metadata = fs::metadata(argument).map_err(|source| SourceError::Read { path: argument.clone(), source })?;
-        if url.names_one_file() && (metadata.is_dir() || arguments.len() > 1) {
+        if names_one_file && (metadata.is_dir() || arguments.len() > 1) {
             let what = if metadata.is_dir() { "a directory" } else { "several files" };
             return Err(Failure::Usage {
                 detail: format!("{what} cannot be sent to the one name '{destination}'"),
@@ -124,8 +127,9 @@ impl Collected {
                     self.skip(&path, kind_name(kind));
                     continue;
                 }
-                // Of what a link points to.
-                let metadata = match fs::metadata(&path) {
+                // Of what a link points to, and of nothing else that has become a link meanwhile.
+                let metadata = if kind.is_symlink() { fs::metadata(&path) } else { entry.metadata() };
+                let metadata = match metadata {
                     Ok(metadata) => metadata,
                     Err(error) if kind.is_symlink() => {
                         self.skip(&path, &format!("a symbolic link that leads nowhere: {error}"));

@@ -13,8 +13,8 @@ pub struct Group {
     pub lanes: u32,
 }
 
-/// What was said of a group longer ago than this no longer holds.
-pub const GROUP_FRESH_NS: u64 = 3 * SECOND_NS;
+/// What was said longer ago than this no longer holds.
+const FRESH_NS: u64 = 3 * SECOND_NS;
 
 /// How much of the distance to its share, as a logarithm, a lane goes in a round, and the most.
 const PULL: f64 = 0.1;
@@ -51,12 +51,21 @@ impl RateController {
         }
     }
 
+    /// What is known of the lane's group, if others are in it.
+    fn fresh_group(&self, now_ns: u64) -> Option<Group> {
+        let (told_ns, group) = self.group?;
+        (group.lanes > 1 && now_ns.saturating_sub(told_ns) <= FRESH_NS).then_some(group)
+    }
+
+    /// Whether other lanes between these two hosts are known to share its bottleneck. `Fixed` does not listen.
+    #[must_use]
+    pub fn is_grouped(&self, now_ns: u64) -> bool {
+        self.fresh_group(now_ns).is_some()
+    }
+
     /// Relative change of the rate towards the lane's share of its group.
     pub(super) fn pull(&self, now_ns: u64) -> f64 {
-        let Some((told_ns, group)) = self.group else { return 0.0 };
-        if group.lanes < 2 || group.share_bytes_per_s == 0 || now_ns.saturating_sub(told_ns) > GROUP_FRESH_NS {
-            return 0.0;
-        }
+        let Some(group) = self.fresh_group(now_ns).filter(|group| group.share_bytes_per_s > 0) else { return 0.0 };
         within(PULL * (group.share_bytes_per_s as f64 / self.network.max(1.0)).ln(), -PULL_MOST, PULL_MOST)
     }
 }
@@ -92,7 +101,7 @@ mod tests {
         assert!(lane.pull(MS).abs() < 1e-9);
         lane.set_group(MS, group(1));
         assert!((lane.pull(2 * MS) + PULL_MOST).abs() < 1e-9);
-        assert!(lane.pull(MS + GROUP_FRESH_NS + 1).abs() < 1e-9, "old news");
+        assert!(lane.pull(MS + FRESH_NS + 1).abs() < 1e-9, "old news");
     }
 
     #[test]

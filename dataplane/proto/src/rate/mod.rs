@@ -34,7 +34,7 @@ mod units;
 use competition::{Competition, Standing, Watch};
 use cruise::{Response, Round};
 use delay::BaseDelay;
-pub use group::{GROUP_FRESH_NS, Group};
+pub use group::Group;
 use hold::Hold;
 use limits::Limits;
 use loss::LossLevel;

@@ -17,6 +17,12 @@ pub(super) struct Fate {
     pub(super) lost: u64,
 }
 
+impl Fate {
+    pub(super) fn count(&mut self, is_lost: bool) {
+        *(if is_lost { &mut self.lost } else { &mut self.delivered }) += 1;
+    }
+}
+
 /// What is known of the fate of DATA packets.
 #[derive(Debug, Default)]
 pub(super) struct FullSize {

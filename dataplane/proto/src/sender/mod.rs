@@ -283,8 +283,9 @@ impl<B: AsRef<[u8]>> Sender<B> {
                     small_delivered |= verdict == Verdict::Received;
                     return;
                 };
-                for fate in [Some(&mut any), blocks.is_full_size(block, chunk).then_some(&mut full)].into_iter().flatten() {
-                    *(if verdict == Verdict::Lost { &mut fate.lost } else { &mut fate.delivered }) += 1;
+                any.count(verdict == Verdict::Lost);
+                if blocks.is_full_size(block, chunk) {
+                    full.count(verdict == Verdict::Lost);
                 }
                 if verdict == Verdict::Lost {
                     blocks.on_lost(block, chunk);

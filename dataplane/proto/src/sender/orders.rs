@@ -3,7 +3,7 @@
 use tradewind_wire::orders::{KBPS_NONE, Orders, State, limiter, policy};
 
 use super::{MS, Sender};
-use crate::rate::{GROUP_FRESH_NS, Group, Limiter, Policy, RateOrders};
+use crate::rate::{Group, Limiter, Policy, RateOrders};
 
 /// How often a sender with a lease tells how it does: leases follow demand within a second.
 const LEASED_INTERVAL_NS: u64 = 100 * MS;
@@ -25,8 +25,6 @@ pub(super) struct Standing {
     number: u32,
     /// The orders in force give a lease.
     leased: bool,
-    /// Until when other lanes between these two hosts are known to share its bottleneck.
-    grouped_until_ns: u64,
     /// Largest number of a GROUP message that was taken in.
     group_number: u32,
     /// Time and IP bytes sent at the last measurement, and its result.
@@ -44,7 +42,6 @@ impl Standing {
         Self {
             number: 0,
             leased: false,
-            grouped_until_ns: 0,
             group_number: 0,
             measured_ns: now_ns,
             measured_bytes: 0,
@@ -66,7 +63,6 @@ impl<B: AsRef<[u8]>> Sender<B> {
 
     /// What set-up said of the lanes between these two hosts; GROUP messages change it later.
     pub fn set_group(&mut self, now_ns: u64, group: Group) {
-        self.standing.grouped_until_ns = if group.lanes > 1 { now_ns + GROUP_FRESH_NS } else { 0 };
         self.rate.set_group(now_ns, group);
         self.admission.0 = 0;
         self.admit_again_ns = 0;
@@ -167,7 +163,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
     pub(super) fn leased_state_interval_ns(&self, now_ns: u64, idle: bool) -> Option<u64> {
         let least = if idle { LEASED_IDLE_INTERVAL_NS } else { LEASED_INTERVAL_NS };
         let share = STATE_BYTES * STATE_SHARE * 1_000_000_000 / self.rate.rate_bytes_per_s().max(1);
-        (self.standing.leased || now_ns < self.standing.grouped_until_ns).then(|| share.clamp(least, super::KEEP_ALIVE_NS))
+        (self.standing.leased || self.rate.is_grouped(now_ns)).then(|| share.clamp(least, super::KEEP_ALIVE_NS))
     }
 
     /// What limits the rate.
