@@ -4,9 +4,8 @@ mod common;
 
 use std::collections::VecDeque;
 
-use common::{MS, Random, Way};
+use common::{Ends, MS, Way};
 use tradewind_proto::rate::Policy;
-use tradewind_proto::receiver::Receiver;
 use tradewind_proto::sender::{Sender, SenderEvent};
 use tradewind_wire::control::close;
 
@@ -19,81 +18,57 @@ const SECOND: u64 = 1_000 * MS;
 type Passes = fn(u64, usize) -> bool;
 
 struct Path {
-    sender: Sender<Vec<u8>>,
-    receiver: Receiver<Vec<u8>>,
+    ends: Ends,
     passes: Passes,
-    forward: Way,
-    reverse: Way,
-    random: Random,
-    now_ns: u64,
     /// Sizes of the blocks that are still to be opened.
     blocks: VecDeque<usize>,
-    durable: u32,
     closed: Option<(u64, u16)>,
 }
 
 impl Path {
     fn new(delay_ns: u64, blocks: impl IntoIterator<Item = usize>, passes: Passes) -> Self {
         let config = common::adaptive_config(CHUNK, WINDOW, 2_500_000, Policy::Fair, 2 * delay_ns);
+        let receiver = common::receiver_with_idle(CHUNK, IMAGE_BYTES, WINDOW, 60 * SECOND);
+        let [forward, reverse] = [(); 2].map(|()| Way::new(delay_ns, 0, false));
         Self {
-            sender: Sender::new(config, 0),
-            receiver: common::receiver_with_idle(CHUNK, IMAGE_BYTES, WINDOW, 60 * SECOND),
+            ends: Ends::new(Sender::new(config, 0), receiver, forward, reverse),
             passes,
-            forward: Way::new(delay_ns, 0, false),
-            reverse: Way::new(delay_ns, 0, false),
-            random: Random(7),
-            now_ns: 0,
             blocks: blocks.into_iter().collect(),
-            durable: 0,
             closed: None,
         }
     }
 
     fn step(&mut self) {
-        let now_ns = self.now_ns;
-        while let Some(datagram) = self.forward.take(now_ns) {
-            let _ = self.receiver.handle_datagram(now_ns, &datagram, false, &mut || Some(vec![0; IMAGE_BYTES]));
-        }
-        common::store_blocks(&mut self.receiver, now_ns, &mut self.durable, WINDOW);
+        let now_ns = self.ends.now_ns;
+        self.ends.arrive(IMAGE_BYTES, WINDOW);
         let mut out = vec![0; 2048];
-        loop {
-            match self.receiver.poll_transmit(now_ns, &mut out) {
-                0 => break,
-                bytes => self.reverse.put(now_ns, &out[..bytes], &mut self.random),
-            }
-        }
-        while let Some(datagram) = self.reverse.take(now_ns) {
-            let _ = self.sender.handle_datagram(now_ns, &datagram);
-        }
-        while let Some(event) = self.sender.poll_event() {
+        while let Some(event) = self.ends.sender.poll_event() {
             if let SenderEvent::Closed { code, .. } = event {
                 self.closed = Some((now_ns, code));
             }
         }
-        while self.sender.wants_block() {
+        while self.ends.sender.wants_block() {
             match self.blocks.pop_front() {
-                Some(bytes) => drop(self.sender.open_block(now_ns, vec![9; bytes])),
+                Some(bytes) => drop(self.ends.sender.open_block(now_ns, vec![9; bytes])),
                 None => {
-                    self.sender.finish();
+                    self.ends.sender.finish();
                     break;
                 }
             }
         }
         loop {
-            match self.sender.poll_transmit(now_ns, &mut out) {
+            match self.ends.sender.poll_transmit(now_ns, &mut out) {
                 0 => break,
-                bytes if (self.passes)(now_ns, bytes) => self.forward.put(now_ns, &out[..bytes], &mut self.random),
+                bytes if (self.passes)(now_ns, bytes) => self.ends.forward.put(now_ns, &out[..bytes], &mut self.ends.random),
                 _ => {}
             }
         }
-        let arrival = self.forward.next_ns().min(self.reverse.next_ns());
-        let wake = self.sender.poll_timeout(now_ns).min(self.receiver.poll_timeout()).min(arrival);
-        self.now_ns = wake.clamp(now_ns + 10_000, now_ns + 5 * MS);
+        self.ends.sleep(0);
     }
 
     /// Runs until the lane has closed or so many blocks are durable, `seconds` at most.
     fn run(&mut self, blocks: u32, seconds: u64) {
-        while self.closed.is_none() && self.durable < blocks && self.now_ns < seconds * SECOND {
+        while self.closed.is_none() && self.ends.durable < blocks && self.ends.now_ns < seconds * SECOND {
             self.step();
         }
     }
@@ -114,7 +89,7 @@ fn a_lane_of_one_large_packet_does_not_hang_on_a_narrow_path() {
         assert!((5 * SECOND..20 * SECOND).contains(&at_ns), "{delay_ms} ms: after {} ms", at_ns / MS);
         let mut passing = Path::new(delay_ms * MS, [1_200], narrow);
         passing.run(1, 10);
-        assert_eq!((passing.durable, passing.closed), (1, None), "{delay_ms} ms");
+        assert_eq!((passing.ends.durable, passing.closed), (1, None), "{delay_ms} ms");
     }
 }
 
@@ -124,7 +99,7 @@ fn a_narrow_path_is_found_out_though_the_short_ends_of_blocks_pass() {
         let mut path = Path::new(delay_ms * MS, [usize::from(CHUNK) * 20 + 200; 40], narrow);
         path.run(40, 55);
         let (at_ns, code) = path.closed.expect("it hangs");
-        assert_eq!((code, path.durable), (close::PATH, 0), "{delay_ms} ms");
+        assert_eq!((code, path.ends.durable), (close::PATH, 0), "{delay_ms} ms");
         assert!((5 * SECOND..8 * SECOND).contains(&at_ns), "{delay_ms} ms: after {} ms", at_ns / MS);
     }
 }
@@ -140,8 +115,8 @@ fn an_outage_of_one_way_is_waited_out() {
         for delay_ms in [1, 50, 300] {
             let mut path = Path::new(delay_ms * MS, [IMAGE_BYTES; 80], passes);
             path.run(80, 120);
-            let what = format!("outage {index}, {delay_ms} ms: at {} ms, {:?}", path.now_ns / MS, path.sender.statistics());
-            assert_eq!((path.durable, path.closed), (80, None), "{what}");
+            let what = format!("outage {index}, {delay_ms} ms: at {} ms, {:?}", path.ends.now_ns / MS, path.ends.sender.statistics());
+            assert_eq!((path.ends.durable, path.closed), (80, None), "{what}");
         }
     }
 }

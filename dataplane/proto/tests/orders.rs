@@ -5,10 +5,9 @@ mod common;
 
 use std::collections::VecDeque;
 
-use common::{MS, Random, Way};
+use common::{Ends, MS, Random, Way};
 use proptest::prelude::*;
 use tradewind_proto::rate::{Limiter, Policy};
-use tradewind_proto::receiver::Receiver;
 use tradewind_proto::sender::Sender;
 
 use tradewind_wire::orders::{KBPS_NONE, limiter, policy};
@@ -21,12 +20,7 @@ const WINDOW: u32 = 64;
 const SECOND: u64 = 1_000 * MS;
 
 struct Lane {
-    sender: Sender<Vec<u8>>,
-    receiver: Receiver<Vec<u8>>,
-    forward: Way,
-    reverse: Way,
-    random: Random,
-    now_ns: u64,
+    ends: Ends,
     /// Packets without data that were sent.
     small: u64,
     /// Time and IP bytes of each packet of the last second, and the most that a second had.
@@ -34,7 +28,6 @@ struct Lane {
     recent_bytes: u64,
     most_bytes: u64,
     sent_bytes: u64,
-    durable: u32,
     /// The sender's worker wakes up to so much late.
     late_ns: u64,
     /// Blocks that are still to be opened.
@@ -48,86 +41,67 @@ impl Lane {
         if let Some(kbps) = lease_kbps {
             sender.set_lease(u64::from(kbps) * 125);
         }
+        let receiver = common::receiver(CHUNK, IMAGE_BYTES, WINDOW);
         Self {
-            sender,
-            receiver: common::receiver(CHUNK, IMAGE_BYTES, WINDOW),
-            forward,
-            reverse,
-            random: Random(7),
-            now_ns: 0,
+            ends: Ends::new(sender, receiver, forward, reverse),
             small: 0,
             recent: VecDeque::new(),
             recent_bytes: 0,
             most_bytes: 0,
             sent_bytes: 0,
-            durable: 0,
             late_ns,
             blocks: u32::MAX,
         }
     }
 
     fn step(&mut self) {
-        let now_ns = self.now_ns;
-        while let Some(datagram) = self.forward.take(now_ns) {
-            let _ = self.receiver.handle_datagram(now_ns, &datagram, false, &mut || Some(vec![0; IMAGE_BYTES]));
-        }
-        common::store_blocks(&mut self.receiver, now_ns, &mut self.durable, WINDOW);
+        let now_ns = self.ends.now_ns;
+        self.ends.arrive(IMAGE_BYTES, WINDOW);
         let mut out = vec![0; 2048];
-        loop {
-            match self.receiver.poll_transmit(now_ns, &mut out) {
-                0 => break,
-                bytes => self.reverse.put(now_ns, &out[..bytes], &mut self.random),
-            }
-        }
-        while let Some(datagram) = self.reverse.take(now_ns) {
-            let _ = self.sender.handle_datagram(now_ns, &datagram);
-        }
-        while let Some(event) = self.sender.poll_event() {
+        while let Some(event) = self.ends.sender.poll_event() {
             drop(event);
         }
-        while self.sender.wants_block() && self.blocks > 0 {
+        while self.ends.sender.wants_block() && self.blocks > 0 {
             self.blocks -= 1;
-            self.sender.open_block(now_ns, vec![9; IMAGE_BYTES]).expect("it asked for one");
+            self.ends.sender.open_block(now_ns, vec![9; IMAGE_BYTES]).expect("it asked for one");
         }
         if self.blocks == 0 {
-            self.sender.finish();
+            self.ends.sender.finish();
         }
         loop {
-            match self.sender.poll_transmit(now_ns, &mut out) {
+            match self.ends.sender.poll_transmit(now_ns, &mut out) {
                 0 => break,
                 bytes => {
                     self.count(bytes as u64 + IP_UDP_BYTES);
-                    self.forward.put(now_ns, &out[..bytes], &mut self.random);
+                    self.ends.forward.put(now_ns, &out[..bytes], &mut self.ends.random);
                 }
             }
         }
-        let arrival = self.forward.next_ns().min(self.reverse.next_ns());
-        let late = u64::from(self.random.below(1000)) * self.late_ns / 1000;
-        let wake = self.sender.poll_timeout(now_ns).saturating_add(late).min(self.receiver.poll_timeout()).min(arrival);
-        self.now_ns = wake.clamp(now_ns + 10_000, now_ns + 5 * MS);
+        let late_ns = u64::from(self.ends.random.below(1000)) * self.late_ns / 1000;
+        self.ends.sleep(late_ns);
     }
 
     fn count(&mut self, bytes: u64) {
-        while self.recent.front().is_some_and(|&(at, _)| at + SECOND <= self.now_ns) {
+        while self.recent.front().is_some_and(|&(at, _)| at + SECOND <= self.ends.now_ns) {
             let (_, bytes) = self.recent.pop_front().expect("it is there");
             self.recent_bytes -= bytes;
         }
         self.small += u64::from(bytes < 128);
-        self.recent.push_back((self.now_ns, bytes));
+        self.recent.push_back((self.ends.now_ns, bytes));
         self.recent_bytes += bytes;
         self.sent_bytes += bytes;
         self.most_bytes = self.most_bytes.max(self.recent_bytes);
     }
 
     fn run(&mut self, ms: u64) {
-        let end_ns = self.now_ns + ms * MS;
-        while self.now_ns < end_ns {
+        let end_ns = self.ends.now_ns + ms * MS;
+        while self.ends.now_ns < end_ns {
             self.step();
         }
     }
 
     fn order(&mut self, number: u32, policy: u8, target_kbps: u32, lease_kbps: u32) {
-        self.receiver.set_orders(self.now_ns, Orders { number, policy, target_kbps, minimum_kbps: 0, lease_kbps });
+        self.ends.receiver.set_orders(self.ends.now_ns, Orders { number, policy, target_kbps, minimum_kbps: 0, lease_kbps });
     }
 }
 
@@ -157,8 +131,8 @@ fn the_tail_stays_within_the_lease_too() {
     let mut lane = Lane::new(Policy::Fair, Some(20_000), Way::new(100 * MS, 15, false), Way::new(100 * MS, 0, false), 200_000);
     lane.blocks = 40;
     lane.run(12_000);
-    assert!(lane.sender.statistics().tail_copies > 100, "{:?}", lane.sender.statistics());
-    assert_eq!(lane.durable, 40);
+    assert!(lane.ends.sender.statistics().tail_copies > 100, "{:?}", lane.ends.sender.statistics());
+    assert_eq!(lane.ends.durable, 40);
     assert!(lane.most_bytes <= 2_550_000, "{}", lane.most_bytes);
 }
 
@@ -168,21 +142,21 @@ fn orders_change_everything_in_the_middle() {
     lane.run(1_000);
     lane.order(1, policy::LOW, 40_000, KBPS_NONE);
     lane.run(1_500);
-    assert_eq!((lane.sender.orders_obeyed(), lane.receiver.orders_obeyed()), (1, 1));
-    assert_eq!(lane.sender.statistics().limiter, Limiter::Target);
-    assert_eq!(lane.receiver.sender_state().expect("it speaks").limiter, limiter::TARGET);
+    assert_eq!((lane.ends.sender.orders_obeyed(), lane.ends.receiver.orders_obeyed()), (1, 1));
+    assert_eq!(lane.ends.sender.statistics().limiter, Limiter::Target);
+    assert_eq!(lane.ends.receiver.sender_state().expect("it speaks").limiter, limiter::TARGET);
     let before = lane.sent_bytes;
     lane.run(1_000);
     assert!((4_850_000..=5_100_000).contains(&(lane.sent_bytes - before)), "{}", lane.sent_bytes - before);
     lane.order(2, policy::FIXED, 16_000, 8_000);
     lane.run(200);
-    let state = lane.receiver.sender_state().expect("it speaks");
+    let state = lane.ends.receiver.sender_state().expect("it speaks");
     assert_eq!((state.orders, state.limiter, state.rate_kbps), (2, limiter::LEASE, 8_000));
     assert_eq!(state.wanted_kbps, 16_000, "what the target would allow");
     lane.order(1, policy::HIGH, 90_000, KBPS_NONE);
     lane.order(3, 99, 24_000, KBPS_NONE);
     lane.run(200);
-    let state = lane.receiver.sender_state().expect("it speaks");
+    let state = lane.ends.receiver.sender_state().expect("it speaks");
     assert_eq!((state.orders, state.limiter, state.rate_kbps), (3, limiter::TARGET, 24_000), "an unknown policy changes nothing");
     lane.order(4, policy::FAIR, KBPS_NONE, 0);
     lane.run(200);
@@ -190,7 +164,7 @@ fn orders_change_everything_in_the_middle() {
     lane.run(10_000);
     let sent = lane.sent_bytes - before;
     assert!(sent < 12_000, "only STATE: {sent}");
-    assert!(lane.receiver.sender_state().expect("it speaks").orders == 4 && !lane.receiver.is_closed());
+    assert!(lane.ends.receiver.sender_state().expect("it speaks").orders == 4 && !lane.ends.receiver.is_closed());
     lane.order(5, policy::FAIR, KBPS_NONE, 80_000);
     lane.run(1_000);
     let before = lane.sent_bytes;
@@ -235,14 +209,14 @@ fn news_of_a_group_survive_loss_and_fade() {
     lane.order(1, policy::FAIR, 8_000, KBPS_NONE);
     lane.run(4_000);
     let alone = small_in(&mut lane, 10_000);
-    lane.receiver.set_group(lane.now_ns, Group { number: 1, share_kbps: 8_000, lanes: 3 });
+    lane.ends.receiver.set_group(lane.ends.now_ns, Group { number: 1, share_kbps: 8_000, lanes: 3 });
     lane.run(2_000);
     let grouped = small_in(&mut lane, 10_000);
     assert!(alone <= 30 && grouped >= 90, "{alone} alone, {grouped} in a group");
-    lane.reverse.loss = 100;
-    lane.receiver.set_group(lane.now_ns, Group { number: 2, share_kbps: 0, lanes: 1 });
+    lane.ends.reverse.loss = 100;
+    lane.ends.receiver.set_group(lane.ends.now_ns, Group { number: 2, share_kbps: 0, lanes: 1 });
     lane.run(1_000);
-    lane.reverse.loss = 30;
+    lane.ends.reverse.loss = 30;
     lane.run(3_000);
     let after = small_in(&mut lane, 10_000);
     assert!(after <= 30, "{after} after the group, {alone} before");
@@ -259,20 +233,20 @@ proptest! {
         leases in proptest::collection::vec((1u64..400, 0u32..40_000), 1..20),
     ) {
         let mut lane = Lane::new(Policy::Fair, Some(1_000), Way::new(delay_ms * MS, loss, true), Way::new(delay_ms * MS, loss, true), 0);
-        lane.random = Random(seed);
+        lane.ends.random = Random(seed);
         let mut number = 0;
         for &(ms, lease_kbps) in &leases {
             number += 1 + (seed >> 8) as u32 % 3;
             lane.order(number, policy::FAIR, KBPS_NONE, lease_kbps);
             lane.run(ms);
-            let (sender, receiver) = (lane.sender.orders_obeyed(), lane.receiver.orders_obeyed());
+            let (sender, receiver) = (lane.ends.sender.orders_obeyed(), lane.ends.receiver.orders_obeyed());
             prop_assert!(receiver <= sender && sender <= number, "{receiver} {sender} {number}");
         }
-        lane.forward.loss = loss.min(20);
-        lane.reverse.loss = loss.min(20);
+        lane.ends.forward.loss = loss.min(20);
+        lane.ends.reverse.loss = loss.min(20);
         lane.run(8_000);
-        prop_assert_eq!((lane.sender.orders_obeyed(), lane.receiver.orders_obeyed()), (number, number));
+        prop_assert_eq!((lane.ends.sender.orders_obeyed(), lane.ends.receiver.orders_obeyed()), (number, number));
         let lease_kbps = leases.last().expect("at least one").1;
-        prop_assert!(lane.sender.statistics().rate_bytes_per_s <= u64::from(lease_kbps) * 125);
+        prop_assert!(lane.ends.sender.statistics().rate_bytes_per_s <= u64::from(lease_kbps) * 125);
     }
 }

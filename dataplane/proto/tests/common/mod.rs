@@ -60,17 +60,6 @@ pub(crate) fn adaptive_config(
     SenderConfig { rate, tail_copies: policy != Policy::Low, idle_timeout_ns: 60_000 * MS, ..config }
 }
 
-/// Takes the receiver's whole blocks, all of them durable at once, and lets the sender open as many again.
-pub(crate) fn store_blocks(receiver: &mut Receiver<Vec<u8>>, now_ns: u64, durable: &mut u32, window: u32) {
-    while let Some(event) = receiver.poll_event() {
-        if let ReceiverEvent::Block { .. } = event {
-            *durable += 1;
-            receiver.set_blocks_allowed(now_ns, *durable + window);
-            receiver.set_storage(now_ns, *durable, 0, false);
-        }
-    }
-}
-
 /// One way of a path.
 pub(crate) struct Way {
     /// From end to end.
@@ -110,6 +99,54 @@ impl Way {
     /// When the next one arrives; `u64::MAX` if none is under way.
     pub(crate) fn next_ns(&self) -> u64 {
         self.under_way.peek().map_or(u64::MAX, |next| next.0.0)
+    }
+}
+
+/// Both ends of a lane, the ways between them and a clock.
+pub(crate) struct Ends {
+    pub(crate) sender: Sender<Vec<u8>>,
+    pub(crate) receiver: Receiver<Vec<u8>>,
+    pub(crate) forward: Way,
+    pub(crate) reverse: Way,
+    pub(crate) random: Random,
+    pub(crate) now_ns: u64,
+    /// Blocks received whole; all of them are durable at once, and the sender may open as many again.
+    pub(crate) durable: u32,
+}
+
+impl Ends {
+    /// At time 0, with nothing under way.
+    pub(crate) fn new(sender: Sender<Vec<u8>>, receiver: Receiver<Vec<u8>>, forward: Way, reverse: Way) -> Self {
+        Self { sender, receiver, forward, reverse, random: Random(7), now_ns: 0, durable: 0 }
+    }
+
+    /// Everything that arrives now, at either end, and what the receiver says to it.
+    pub(crate) fn arrive(&mut self, image_bytes: usize, window: u32) {
+        let now_ns = self.now_ns;
+        while let Some(datagram) = self.forward.take(now_ns) {
+            let _ = self.receiver.handle_datagram(now_ns, &datagram, false, &mut || Some(vec![0; image_bytes]));
+        }
+        while let Some(event) = self.receiver.poll_event() {
+            if let ReceiverEvent::Block { .. } = event {
+                self.durable += 1;
+                self.receiver.set_blocks_allowed(now_ns, self.durable + window);
+                self.receiver.set_storage(now_ns, self.durable, 0, false);
+            }
+        }
+        let mut out = vec![0; 2048];
+        while let bytes @ 1.. = self.receiver.poll_transmit(now_ns, &mut out) {
+            self.reverse.put(now_ns, &out[..bytes], &mut self.random);
+        }
+        while let Some(datagram) = self.reverse.take(now_ns) {
+            let _ = self.sender.handle_datagram(now_ns, &datagram);
+        }
+    }
+
+    /// On to the next thing that happens; the sender's worker wakes up so much late.
+    pub(crate) fn sleep(&mut self, late_ns: u64) {
+        let arrival = self.forward.next_ns().min(self.reverse.next_ns());
+        let wake = self.sender.poll_timeout(self.now_ns).saturating_add(late_ns).min(self.receiver.poll_timeout()).min(arrival);
+        self.now_ns = wake.clamp(self.now_ns + 10_000, self.now_ns + 5 * MS);
     }
 }
 
