@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tradewind_fabric::clock::now_ns;
 use tradewind_ipc::{ErrorCode, FileDone, FromEngine, LaneClosed, LaneReceipt, LaneTotals, Progress};
-use tradewind_proto::block::BlockTable;
+use tradewind_proto::block::{BlockTable, WITHDRAWN};
 use tradewind_storage::{FileMeta, Piece, ReadyBlock, UploadEvent, Uploader};
 use tradewind_wire::control::close;
 use tradewind_wire::{BlockId, LaneId};
@@ -228,7 +228,8 @@ fn ready_block(block: BlockId, image: tradewind_fabric::SharedBlock, table: &Blo
             path: record.path.clone(),
             size: record.size,
             mtime_ns: record.mtime_ns,
-            mode: record.mode,
+            mode: record.mode & !WITHDRAWN,
+            withdrawn: record.is_withdrawn(),
         })
         .collect();
     let pieces = table

@@ -12,6 +12,12 @@ pub enum StoreError {
         /// Bucket and endpoint, or directory.
         place: String,
     },
+    /// The journal of what is durable cannot be read or written.
+    #[error("the journal cannot be used: {detail}")]
+    Journal {
+        /// Where, and what SQLite says.
+        detail: String,
+    },
     /// The credentials are good but may not do this.
     #[error(
         "{place} refuses to {action}: {detail}; the destination needs permission to read the bucket, put objects and abort multipart uploads"

@@ -215,6 +215,21 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// # Errors
     /// As [`Self::put`].
     async fn begin(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Arc<dyn Upload>, StoreError>;
+
+    /// Finds again what [`Self::begin`] began, also in an earlier process, by its [`Upload::handle`]. What it returns stays when it is
+    /// dropped, as after [`Upload::keep`].
+    ///
+    /// # Errors
+    /// [`StoreError::UploadGone`] when it is not there any more; [`StoreError`].
+    async fn reopen(&self, key: &ObjectKey, meta: ObjectMeta, handle: &str) -> Result<Arc<dyn Upload>, StoreError>;
+
+    /// Makes everything that was acknowledged so far survive a loss of power, where acknowledging did not. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    fn sync(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// An object of which parts are being stored, in any order and concurrently. Nothing is to be seen under the object's name
@@ -239,6 +254,18 @@ pub trait Upload: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`StoreError`].
     async fn abort(&self) -> Result<(), StoreError>;
+
+    /// What finds it again, see [`Store::reopen`].
+    fn handle(&self) -> String;
+
+    /// From now on it stays at the store when this is dropped.
+    fn keep(&self);
+
+    /// Which of these parts the store still holds as they were acknowledged.
+    ///
+    /// # Errors
+    /// [`StoreError::UploadGone`] when it does not know the upload any more; [`StoreError`].
+    async fn recall(&self, receipts: Vec<PartReceipt>) -> Result<Vec<PartReceipt>, StoreError>;
 }
 
 /// [`Store::check`] with the retries and deadlines of `policy`.

@@ -12,12 +12,15 @@ use crate::limits::{RESPONSE_BODY_BYTES_MAX, TRANSFER_ID_BYTES_MAX};
 use crate::pin::{Presented, pinned_and_watched};
 use crate::problem::{ApiCode, Problem};
 use crate::rates::RateChange;
-use crate::types::{Health, SubmitRequest, SubmitResponse, TransferList, TransferStatus};
+use crate::types::{DurableEntry, Health, SubmitRequest, SubmitResponse, TransferList, TransferStatus};
 use crate::{Fingerprint, ServerAddress};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than the server waits for its engine and the engine for the store's first answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longest line of a list of what is durable.
+const DURABLE_LINE_BYTES_MAX: usize = 4096;
 
 /// Who asks.
 #[derive(Debug, Clone)]
@@ -161,6 +164,34 @@ impl Client {
     pub async fn status(&self, transfer_id: &str) -> Result<TransferStatus, ClientError> {
         let path = transfer_path(transfer_id)?;
         self.read(self.send(Method::GET, &path, None).await?).await
+    }
+
+    /// `GET /v1/transfers/{id}/durable`: hands over each entry as it arrives.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn durable(&self, transfer_id: &str, each: &mut (dyn FnMut(DurableEntry) + Send)) -> Result<(), ClientError> {
+        let path = format!("{}/durable", transfer_path(transfer_id)?);
+        let mut response = self.send(Method::GET, &path, None).await?;
+        if !response.status().is_success() {
+            return self.read(response).await;
+        }
+        let status = response.status().as_u16();
+        let mut rest = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(|e| self.transport_error(&e))? {
+            rest.extend_from_slice(&piece);
+            let Some(end) = rest.iter().rposition(|&byte| byte == b'\n') else {
+                if rest.len() > DURABLE_LINE_BYTES_MAX {
+                    return Err(self.not_tradewind(status, format!("a line of more than {DURABLE_LINE_BYTES_MAX} bytes")));
+                }
+                continue;
+            };
+            for line in rest[..end].split(|&byte| byte == b'\n') {
+                each(serde_json::from_slice(line).map_err(|e| self.not_tradewind(status, e.to_string()))?);
+            }
+            rest.drain(..=end);
+        }
+        if rest.is_empty() { Ok(()) } else { Err(self.not_tradewind(status, "the list was cut off".to_owned())) }
     }
 
     /// `GET /v1/transfers`.

@@ -30,9 +30,24 @@ pub struct SubmitRequest {
     /// AEAD of the packets. Default AES-128-GCM.
     #[serde(default)]
     pub cipher: Cipher,
+    /// What of earlier transfers is not to be sent again. Default `none`.
+    #[serde(default)]
+    pub resume: ResumePolicy,
     /// Payload bytes of a DATA packet at most, because the client's path takes no more. Default: what fits the MTU of the server's interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk_bytes_max: Option<u32>,
+}
+
+/// What is taken for durable already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResumePolicy {
+    /// Nothing.
+    #[default]
+    None,
+    /// Files and parts of files that earlier transfers brought to the same destination, if they are still there, and the source has the
+    /// same size and modification time. See [`DurableEntry`].
+    Attributes,
 }
 
 /// How fast a transfer may and should go.
@@ -59,6 +74,35 @@ pub struct SubmitResponse {
     pub lanes: Vec<LaneOffer>,
     /// Bounds that the server will enforce.
     pub limits: TransferLimits,
+    /// What of the transfer is durable already, with [`ResumePolicy::Attributes`]; `GET /v1/transfers/{id}/durable` lists it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durable: Option<DurableSummary>,
+}
+
+/// How much is durable already.
+pub use tradewind_ipc::DurableSummary;
+
+/// A line of `GET /v1/transfers/{id}/durable` (`application/x-ndjson`). Files are named by the first half of SHA-256 over size,
+/// modification time (nanoseconds since 1970; both 8 bytes, big-endian) and the name below the destination, 32 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum DurableEntry {
+    /// Bytes of a file that is not whole.
+    Part {
+        /// The file.
+        #[serde(with = "hex_fingerprint")]
+        file: [u8; 16],
+        /// Where they begin.
+        offset: u64,
+        /// How many.
+        length: u64,
+    },
+    /// A whole file.
+    File {
+        /// The file.
+        #[serde(with = "hex_fingerprint")]
+        file: [u8; 16],
+    },
 }
 
 /// Bounds that the server enforces on a transfer.
@@ -234,6 +278,23 @@ pub struct EngineHealth {
     pub transfers_active: u64,
 }
 
+mod hex_fingerprint {
+    //! 16 bytes as 32 hexadecimal digits.
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(value: &[u8; 16], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:032x}", u128::from_be_bytes(*value)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 16], D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let well_formed = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let value = well_formed.then(|| u128::from_str_radix(&text, 16).ok()).flatten();
+        value.map(u128::to_be_bytes).ok_or_else(|| D::Error::custom("a fingerprint is 32 hexadecimal digits"))
+    }
+}
+
 mod hex_u64 {
     //! A `u64` as 16 hexadecimal digits.
 
@@ -255,6 +316,22 @@ mod hex_u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durable_lines_are_read_back() {
+        let file = [0xab; 16];
+        let hex = "ab".repeat(16);
+        for (entry, line) in [
+            (DurableEntry::File { file }, format!(r#"{{"file":"{hex}"}}"#)),
+            (DurableEntry::Part { file, offset: 5, length: 7 }, format!(r#"{{"file":"{hex}","offset":5,"length":7}}"#)),
+        ] {
+            assert_eq!(serde_json::to_string(&entry).unwrap(), line);
+            assert_eq!(serde_json::from_str::<DurableEntry>(&line).unwrap(), entry);
+        }
+        for bad in [r#"{"file":"ab"}"#, r#"{"file":7}"#, "{}"] {
+            assert!(serde_json::from_str::<DurableEntry>(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn lane_offer_keeps_all_64_bits_and_hides_its_secret() {

@@ -101,6 +101,7 @@ impl Reporter {
         match self {
             Self::Events => events::emit(&events::progress(progress)),
             Self::Bar(bar) => {
+                bar.set_length(progress.bytes_total);
                 bar.set_position(progress.bytes_sent);
                 bar.set_prefix(amount(progress));
                 bar.set_message(quality(progress));
@@ -181,8 +182,13 @@ fn summary(report: &UploadReport, server: Option<&TransferStatus>) -> String {
         Some((0, _)) => ", received by kernel UDP".to_owned(),
         Some((afxdp, kernel)) => format!(", {} received by AF_XDP", units::percent(afxdp as f64 / (afxdp + kernel) as f64)),
     };
+    let kept = match (report.files_kept, report.bytes_kept) {
+        (0, 0) => String::new(),
+        (0, bytes) => format!("{} were there already; ", units::bytes(bytes)),
+        (files, _) => format!("{} there already; ", units::count(files, "file was", "files were")),
+    };
     format!(
-        "sent {} ({}) in {}: {}; loss {}, sent again {}, RTT {:.1} ms{way}",
+        "{kept}sent {} ({}) in {}: {}; loss {}, sent again {}, RTT {:.1} ms{way}",
         units::count(report.files, "file", "files"),
         units::bytes(report.bytes),
         units::duration(report.elapsed),

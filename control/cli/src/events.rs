@@ -2,15 +2,16 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use tradewind_api::{SubmitRequest, TransferStatus};
-use tradewind_client::{Progress, Source, UploadReport};
+use tradewind_client::{Progress, Source, SourceError, UploadReport};
 
-use crate::failure::Failure;
-use crate::sources::Collected;
+use crate::failure::{Failure, source_code};
+use crate::gather::LeftOut;
 use crate::units::goodput_bps;
 
 /// Prints a line. A reader that has gone does not end a transfer.
@@ -55,13 +56,22 @@ pub(crate) fn progress(progress: &Progress) -> Value {
     })
 }
 
-/// Every file is durable. `server` is null if the server could not be asked any more.
-pub(crate) fn done(transfer_id: &str, request: &SubmitRequest, report: &UploadReport, server: Option<&TransferStatus>) -> Value {
+/// Every file is durable but those that could not be sent. `server` is null if the server could not be asked any more.
+pub(crate) fn done(
+    transfer_id: &str,
+    request: &SubmitRequest,
+    report: &UploadReport,
+    files_failed: u64,
+    server: Option<&TransferStatus>,
+) -> Value {
     json!({
         "event": "done",
         "transfer_id": transfer_id,
         "bytes": report.bytes,
         "files": report.files,
+        "files_kept": report.files_kept,
+        "bytes_kept": report.bytes_kept,
+        "files_failed": files_failed,
         "elapsed_s": report.elapsed.as_secs_f64(),
         "goodput_bps": goodput_bps(report.bytes, report.elapsed),
         "packets_sent": report.packets_sent,
@@ -80,20 +90,6 @@ pub(crate) fn done(transfer_id: &str, request: &SubmitRequest, report: &UploadRe
     })
 }
 
-/// Every file was durable before the transfer broke; only the word that it is got lost. Without what the sending end would have
-/// counted.
-pub(crate) fn done_before(failure: &Failure, files: usize, bytes: u64, server: Option<&TransferStatus>) -> Value {
-    json!({
-        "event": "done",
-        "transfer_id": failure.transfer_id(),
-        "bytes": bytes,
-        "files": files,
-        "packets_afxdp": server.map(|status| status.totals.packets_afxdp),
-        "packets_kernel": server.map(|status| status.totals.packets_kernel),
-        "server": server.map(account),
-    })
-}
-
 /// The server's account of a transfer.
 fn account(status: &TransferStatus) -> Value {
     json!({
@@ -104,12 +100,11 @@ fn account(status: &TransferStatus) -> Value {
 }
 
 /// The transfer broke and starts again after so long.
-pub(crate) fn retry(failure: &Failure, attempt: u32, wait: Duration, files_left: usize, packet_bytes_max: Option<usize>) -> Value {
+pub(crate) fn retry(failure: &Failure, attempt: u32, wait: Duration, packet_bytes_max: Option<usize>) -> Value {
     json!({
         "event": "retry",
         "attempt": attempt,
         "wait_s": wait.as_secs_f64(),
-        "files_left": files_left,
         "packet_bytes_max": packet_bytes_max,
         "code": failure.code(),
         "message": failure.to_string(),
@@ -127,13 +122,24 @@ pub(crate) fn file(source: &Source, destination: &str) -> Value {
 }
 
 /// All that `--dry-run` would send.
-pub(crate) fn dry_run(collected: &Collected) -> Value {
+pub(crate) fn dry_run(files: u64, bytes: u64, left_out: &LeftOut, skipped: &[String]) -> Value {
     json!({
         "event": "dry_run",
-        "files": collected.sources.len(),
-        "bytes": collected.bytes,
-        "unselected": collected.unselected,
-        "skipped": collected.skipped,
+        "files": files,
+        "bytes": bytes,
+        "unselected": left_out.unselected.load(Relaxed),
+        "failed": left_out.failed.load(Relaxed),
+        "skipped": skipped,
+    })
+}
+
+/// A file that cannot be sent; the others go on.
+pub(crate) fn file_error(error: &SourceError) -> Value {
+    json!({
+        "event": "file_error",
+        "path": error.path().to_string_lossy(),
+        "code": source_code(error),
+        "message": error.to_string(),
     })
 }
 
@@ -165,6 +171,7 @@ mod tests {
             rate: RateRequest { target_rate_bps: Some(300_000_000), ..RateRequest::default() },
             cipher: Cipher::Aes256Gcm,
             chunk_bytes_max: None,
+            resume: tradewind_api::ResumePolicy::Attributes,
         }
     }
 
@@ -172,6 +179,9 @@ mod tests {
         UploadReport {
             bytes: 1_000_000,
             files: 2,
+            files_kept: 1,
+            bytes_kept: 5,
+            files_failed: 0,
             elapsed: Duration::from_secs(4),
             packets_sent: 11,
             data_packets_sent: 10,
@@ -231,12 +241,14 @@ mod tests {
             files: Vec::new(),
             outcome: None,
         };
-        let event = done("abc", &request(), &report(), Some(&status));
+        let event = done("abc", &request(), &report(), 0, Some(&status));
         for key in [
             "event",
             "transfer_id",
             "bytes",
             "files",
+            "files_kept",
+            "files_failed",
             "elapsed_s",
             "goodput_bps",
             "packets_sent",
@@ -256,7 +268,7 @@ mod tests {
         assert_eq!((&event["packets_afxdp"], &event["packets_kernel"]), (&json!(9), &json!(1)));
         assert_eq!(event["server"]["totals"]["packets_afxdp"], 9);
         assert_eq!(event["server"]["state"], "done");
-        let alone = done("abc", &request(), &report(), None);
+        let alone = done("abc", &request(), &report(), 0, None);
         assert_eq!(keys(&alone), keys(&event), "the same fields, null where the server could not be asked");
         assert_eq!((&alone["server"], &alone["packets_afxdp"]), (&Value::Null, &Value::Null));
         assert!(!serde_json::to_string(&event).unwrap().contains('\n'), "one line");

@@ -41,6 +41,14 @@ pub(crate) enum Failure {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// Some sources could not be sent.
+    #[error("{files} {} could not be sent, first: {first}; all others are durable at the destination", if *files == 1 { "file" } else { "files" })]
+    LeftOut {
+        /// How many.
+        files: u64,
+        /// Why the first could not.
+        first: SourceError,
+    },
     /// There is nothing to send.
     #[error("no files found in {places}{}", left_out(*unselected))]
     NoFiles {
@@ -107,7 +115,7 @@ impl Failure {
             Self::Trust(TrustError::Unreachable { .. }) => exit::UNREACHABLE,
             Self::Trust(TrustError::Unknown { .. }) => exit::FINGERPRINT,
             Self::Server(error) => error.exit_code(),
-            Self::Source(_) | Self::Walk { .. } | Self::NoFiles { .. } => exit::SOURCE,
+            Self::Source(_) | Self::LeftOut { .. } | Self::Walk { .. } | Self::NoFiles { .. } => exit::SOURCE,
             Self::Transfer { code, .. } => code.exit_code(),
             Self::Upload { source, .. } => upload_exit_code(source),
             Self::Interrupted { signal, .. } => signal.exit_code(),
@@ -124,7 +132,7 @@ impl Failure {
             Self::Trust(TrustError::Unreachable { .. }) => "unreachable".to_owned(),
             Self::Trust(TrustError::Unknown { .. }) => "server_unknown".to_owned(),
             Self::Server(error) => client_code(error),
-            Self::Source(error) => source_code(error).to_string(),
+            Self::Source(error) | Self::LeftOut { first: error, .. } => source_code(error).to_string(),
             Self::Walk { .. } | Self::NoFiles { .. } => ErrorCode::SourceUnreadable.to_string(),
             Self::Transfer { code, .. } => code.to_string(),
             Self::Upload { source, .. } => upload_code(source).to_string(),
@@ -182,7 +190,7 @@ fn client_code(error: &ClientError) -> String {
     }
 }
 
-fn source_code(error: &SourceError) -> ErrorCode {
+pub(crate) fn source_code(error: &SourceError) -> ErrorCode {
     match error {
         SourceError::Changed { .. } => ErrorCode::SourceChanged,
         SourceError::Name { .. } => ErrorCode::DestinationInvalid,

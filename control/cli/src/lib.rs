@@ -17,6 +17,7 @@ mod display;
 mod doctor;
 mod events;
 mod failure;
+mod gather;
 mod interrupt;
 mod options;
 mod rate;

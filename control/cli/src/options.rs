@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use tradewind_api::{Fingerprint, RateChange, RatePolicy, ServerAddress};
+use tradewind_api::{Fingerprint, RateChange, RatePolicy, ResumePolicy, ServerAddress};
 
 use crate::rate::{BitRate, RateOrNone};
 use crate::select::SelectOptions;
+use crate::sources::ListOptions;
 
 /// Moves files at line rate over any distance, straight into object storage.
 #[derive(Debug, Parser)]
@@ -35,9 +36,16 @@ What files are called at the destination:
   DIR/   DEST ending in '/'      DEST/…, the contents only (also DIR/. and '.')
   s3://BUCKET and STORE: mean the same as with '/' behind them.
 
+--file-list names more of them, a path a line; --file-pair-list says for each file what it
+is called below DEST; --src-base DIR names sources by their paths from DIR on.
+
 Special files (sockets, devices, pipes) inside directories are skipped with a note,
 and so are symbolic links, unless --symlinks follow sends what they point to; a link
-that is itself a SRC is followed. Empty directories are not sent.
+that is itself a SRC is followed. Empty directories are not sent. A file that cannot be
+read, or changes while it is read, is left out; the rest is sent, and the exit code is 7.
+
+What was interrupted goes on where it stopped when the same files are sent to the same
+destination again, by whomever; files that are durable and have not changed are not sent.
 
 --exclude and --include take patterns as in .gitignore and compare them with the names
 above: '*.tmp' anywhere, '/raw/' at the top only, 'cache/' a directory and all in it.
@@ -116,11 +124,13 @@ pub(crate) struct IdentityOptions {
 #[derive(Debug, Args)]
 pub(crate) struct SendOptions {
     /// Files and directories to send.
-    #[arg(value_name = "SRC", required = true, num_args = 1.., value_hint = ValueHint::AnyPath)]
+    #[arg(value_name = "SRC", required_unless_present_any = ["file_list", "file_pair_list"], num_args = 0.., value_hint = ValueHint::AnyPath)]
     pub(crate) sources: Vec<PathBuf>,
     /// Where to: s3://BUCKET/PREFIX/, file:///PATH/ or STORE:PATH/.
     #[arg(value_name = "DEST", required = true)]
     pub(crate) destination: String,
+    #[command(flatten)]
+    pub(crate) lists: ListOptions,
     #[command(flatten)]
     pub(crate) server: ServerOptions,
     #[command(flatten)]
@@ -131,6 +141,9 @@ pub(crate) struct SendOptions {
     /// Replace files that exist at the destination.
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// What of earlier transfers to the same destination is not sent again.
+    #[arg(long, value_enum, default_value_t = ResumeOption::Attributes)]
+    pub(crate) resume: ResumeOption,
     /// Behaviour beside other traffic.
     #[arg(long, value_enum, default_value_t = PolicyOption::Fair)]
     pub(crate) policy: PolicyOption,
@@ -146,12 +159,31 @@ pub(crate) struct SendOptions {
     /// Start again by itself so often when the way to the server or its engine breaks; files that are durable are not sent again.
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) retries: u32,
-    /// Print events as JSON, one a line: started, progress, retry, done, error; with --dry-run: file, dry_run.
+    /// Print events as JSON, one a line: started, progress, file_error, retry, done, error; with --dry-run: file, dry_run.
     #[arg(long)]
     pub(crate) json: bool,
     /// Print nothing but errors (and JSON events, if asked for).
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+/// What is taken for durable already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ResumeOption {
+    /// Nothing: everything is sent.
+    None,
+    /// Files and parts of files whose size and modification time are those of the source now.
+    Attributes,
+}
+
+impl ResumeOption {
+    /// As the server is told. A later attempt of the same command never sends again what an earlier one has brought there.
+    pub(crate) const fn for_server(self, attempt: u32) -> ResumePolicy {
+        match self {
+            Self::None if attempt == 1 => ResumePolicy::None,
+            Self::None | Self::Attributes => ResumePolicy::Attributes,
+        }
+    }
 }
 
 /// `tradewind status`.

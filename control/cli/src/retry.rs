@@ -1,10 +1,9 @@
 //! What starts again by itself: a transfer that broke for a reason that a new lane can cure.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
-use tradewind_api::{ApiCode, ClientError, DestinationName, DestinationUrl, ErrorCode, ProblemCode, TransferStatus};
-use tradewind_client::{Source, UploadError};
+use tradewind_api::{ApiCode, ClientError, ErrorCode, ProblemCode};
+use tradewind_client::UploadError;
 
 use crate::failure::Failure;
 
@@ -53,37 +52,9 @@ pub(crate) fn wait(cure: Cure, attempt: u32) -> Duration {
     }
 }
 
-/// The sources that are still to be sent after an attempt of which the server says this; `None` if it cannot be told which files are durable, so that
-/// starting again would run into them.
-pub(crate) fn left(
-    sources: &[Source],
-    destination: &DestinationUrl,
-    overwrite: bool,
-    status: Option<&TransferStatus>,
-) -> Option<Vec<Source>> {
-    let durable = status.map_or(0, |status| status.totals.files_durable);
-    if durable == 0 || overwrite {
-        return Some(sources.to_vec());
-    }
-    let status = status?;
-    if (status.files.len() as u64) < durable {
-        return None;
-    }
-    let paths: HashSet<&[u8]> = status.files.iter().map(|file| file.path.as_bytes()).collect();
-    match destination {
-        _ if destination.names_one_file() => Some(Vec::new()),
-        DestinationUrl::S3 { name: DestinationName::Into(prefix) | DestinationName::Exact(prefix), .. } => {
-            let is_left = |source: &&Source| !paths.contains([prefix.as_bytes(), source.name.as_slice()].concat().as_slice());
-            Some(sources.iter().filter(is_left).cloned().collect())
-        }
-        // Where the store's root lies in these only the server knows.
-        DestinationUrl::File { .. } | DestinationUrl::Named { .. } => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tradewind_api::{FileStatus, Problem, RateStatus, Totals, TransferState};
+    use tradewind_api::Problem;
 
     use super::*;
 
@@ -125,42 +96,5 @@ mod tests {
         assert_eq!(sizes, PACKET_BYTES);
         assert_eq!(wait(Cure::SmallerPackets(1_280), 3), Duration::ZERO);
         assert_eq!([1, 2, 3, 60].map(|attempt| wait(Cure::Again, attempt).as_secs()), [1, 2, 4, 30]);
-    }
-
-    fn status(files_durable: u64, paths: &[&str]) -> TransferStatus {
-        let file = |path: &&str| FileStatus { lane_id: 0, path: (*path).to_owned(), size: 1, crc64: 0, etag: None };
-        TransferStatus {
-            transfer_id: "t".to_owned(),
-            state: TransferState::Failed,
-            destination: String::new(),
-            submitted_unix_ms: 0,
-            elapsed_ms: 0,
-            files_announced: None,
-            bytes_announced: None,
-            totals: Totals { files_durable, ..Totals::default() },
-            rate: RateStatus::default(),
-            files: paths.iter().map(file).collect(),
-            outcome: None,
-        }
-    }
-
-    #[test]
-    fn durable_files_are_not_sent_again() {
-        let names = ["a", "x/a", "b"];
-        let sources: Vec<Source> = names.iter().map(|name| Source { path: name.into(), name: name.as_bytes().to_vec() }).collect();
-        let left = |destination: &str, overwrite, status: Option<&TransferStatus>| {
-            let url = DestinationUrl::parse(destination).unwrap();
-            super::left(&sources, &url, overwrite, status)
-                .map(|left| left.into_iter().map(|source| String::from_utf8(source.name).unwrap()).collect::<Vec<_>>())
-        };
-        let all = Some(names.map(str::to_owned).to_vec());
-        assert_eq!(left("s3://bucket/", false, None), all, "nothing is known to be durable");
-        assert_eq!(left("s3://bucket/x/", false, Some(&status(1, &["x/a"]))), Some(vec!["x/a".to_owned(), "b".to_owned()]));
-        assert_eq!(left("s3://bucket/", false, Some(&status(1, &["x/a"]))), Some(vec!["a".to_owned(), "b".to_owned()]));
-        assert_eq!(left("s3://bucket/", false, Some(&status(3, &["x/a"]))), None, "the server has forgotten two of them");
-        assert_eq!(left("s3://bucket/", true, Some(&status(3, &["x/a"]))), all);
-        assert_eq!(left("file:///data/", false, Some(&status(1, &["data/a"]))), None);
-        assert_eq!(left("file:///data/", false, Some(&status(0, &[]))), all);
-        assert_eq!(left("s3://bucket/one", false, Some(&status(1, &["one"]))), Some(Vec::new()));
     }
 }

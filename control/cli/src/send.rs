@@ -8,19 +8,22 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tradewind_api::{
-    Client, LaneOffer, Outcome, RatePolicy, RateRequest, SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit,
+    Client, DurableEntry, LaneOffer, Outcome, RatePolicy, RateRequest, SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit,
 };
-use tradewind_client::{Group, Progress, RateOptions, Source, Upload, UploadError, UploadReport, chunk_bytes_for_packets, route_mtu};
+use tradewind_client::{
+    Durable, Group, Progress, RateOptions, SourceError, Sources, Upload, UploadError, UploadReport, chunk_bytes_for_packets, route_mtu,
+};
 
 use crate::connect::{connect, resolve, tcp_round_trip};
 use crate::display::{self, Reporter};
 use crate::events;
 use crate::failure::{self, Failure};
+use crate::gather::{Gathering, LeftOut, Notes};
 use crate::interrupt::{Interrupts, Signal};
 use crate::options::SendOptions;
 use crate::retry::{self, Cure};
 use crate::select::Selection;
-use crate::sources::{self, Collected};
+use crate::sources::{Plan, Walked};
 use crate::units;
 
 /// Silence of the server's engine after which the transfer fails.
@@ -37,114 +40,147 @@ const SUBMIT_ROUND_TRIPS: u32 = 3;
 pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
     check_rates(options)?;
     let selection = Selection::new(&options.select)?;
-    let mut collected = sources::collect(&options.sources, &options.destination, &selection)?;
-    let quiet = options.quiet || options.json;
-    if !quiet {
-        collected.skipped.iter().for_each(|text| display::note(text));
-    }
+    let plan = Arc::new(Plan::new(&options.sources, &options.lists, &options.destination, selection)?);
     if options.dry_run {
-        return Ok(show(options, &collected));
+        return show(options, &plan);
     }
     let mut interrupts = Interrupts::new()?;
-    let mut packet_bytes_max = None;
-    let mut attempt = 0;
+    let mut attempt = Attempt { number: 0, packet_bytes_max: None, begun: None };
     loop {
-        attempt += 1;
-        let mut begun = None;
-        let result = once(options, &collected, packet_bytes_max, &mut begun, &mut interrupts).await;
+        attempt.number += 1;
+        let result = once(options, &plan, &mut attempt, &mut interrupts).await;
         let Err(failure) = result else { return result };
-        let Some(cure) = retry::cure(&failure, attempt > 1).filter(|_| attempt <= options.retries) else { return Err(failure) };
-        let status = match &begun {
-            Some((client, id)) => interrupts.unless(last_word(client, id)).await.ok().flatten(),
-            None => None,
-        };
-        let left = retry::left(&collected.sources, &collected.destination, options.overwrite, status.as_ref());
-        let Some(left) = left else { return Err(failure) };
-        if left.is_empty() {
-            let files = collected.sources.len();
-            if options.json {
-                events::emit(&events::done_before(&failure, files, collected.bytes, status.as_ref()));
-            } else if !quiet {
-                display::result(&format!("{failure}; but everything that was to be sent is durable at the destination"));
-            }
-            return Ok(exit::OK);
+        let curable = retry::cure(&failure, attempt.number > 1).filter(|_| attempt.number <= options.retries);
+        let Some(cure) = curable else { return Err(failure) };
+        if let Some((client, id)) = &attempt.begun {
+            // Until the server has ended the old transfer, its files may still be held by it.
+            let _ = interrupts.unless(last_word(client, id)).await;
         }
-        collected.sources = left;
-        collected.bytes = Upload::bytes_total(&collected.sources).map_err(Failure::Source)?;
         if let Cure::SmallerPackets(bytes) = cure {
-            packet_bytes_max = Some(bytes);
+            attempt.packet_bytes_max = Some(bytes);
         }
-        let wait = retry::wait(cure, attempt);
+        let wait = retry::wait(cure, attempt.number);
         if options.json {
-            events::emit(&events::retry(&failure, attempt, wait, collected.sources.len(), packet_bytes_max));
-        } else if !quiet {
-            display::note(&again(&failure, attempt, options.retries, &collected, packet_bytes_max));
+            events::emit(&events::retry(&failure, attempt.number, wait, attempt.packet_bytes_max));
+        } else if !options.quiet {
+            display::note(&again(&failure, &attempt, options.retries));
         }
         let interrupted = |signal| Failure::Interrupted { signal, transfer_id: failure.transfer_id().map(str::to_owned) };
         interrupts.unless(tokio::time::sleep(wait)).await.map_err(interrupted)?;
     }
 }
 
+/// What one attempt has to know of those before it.
+struct Attempt {
+    /// From 1.
+    number: u32,
+    packet_bytes_max: Option<usize>,
+    /// The transfer of the latest attempt that the server knows.
+    begun: Option<(Client, String)>,
+}
+
 /// `--dry-run`: what would be sent.
-fn show(options: &SendOptions, collected: &Collected) -> u8 {
+fn show(options: &SendOptions, plan: &Arc<Plan>) -> Result<u8, Failure> {
     let destination = &options.destination;
-    let exact = collected.destination.names_one_file();
+    let exact = plan.destination.names_one_file();
     let slash = if destination.ends_with(['/', ':']) { "" } else { "/" };
-    for source in &collected.sources {
-        let to = if exact { destination.clone() } else { format!("{destination}{slash}{}", String::from_utf8_lossy(&source.name)) };
-        if options.json {
-            events::emit(&events::file(source, &to));
-        } else {
-            display::result(&format!("{} -> {to}", source.path.display()));
+    let (left_out, mut skipped, mut files, mut bytes) = (LeftOut::default(), Vec::new(), 0, 0u64);
+    for walked in plan.walk() {
+        match walked {
+            Walked::File { source, bytes: size } => {
+                (files, bytes) = (files + 1, bytes.saturating_add(size));
+                let name = String::from_utf8_lossy(&source.name);
+                let to = if exact { destination.clone() } else { format!("{destination}{slash}{name}") };
+                if options.json {
+                    events::emit(&events::file(&source, &to));
+                } else {
+                    display::result(&format!("{} -> {to}", source.path.display()));
+                }
+            }
+            Walked::Skipped(why) if options.json => skipped.push(why),
+            Walked::Skipped(why) => {
+                skipped.push(String::new());
+                if !options.quiet {
+                    display::note(&why);
+                }
+            }
+            Walked::Unselected => drop(left_out.unselected.fetch_add(1, Ordering::Relaxed)),
+            Walked::Failed(error) => {
+                if !options.json && !options.quiet {
+                    display::note(&format!("cannot be sent: {error}"));
+                }
+                left_out.fail(error, if options.json { &Notes::Events } else { &Notes::Quiet });
+            }
         }
     }
     if options.json {
-        events::emit(&events::dry_run(collected));
+        events::emit(&events::dry_run(files, bytes, &left_out, &skipped));
     } else if !options.quiet {
-        let files = units::count(collected.sources.len() as u64, "file", "files");
         display::note(&format!(
-            "would send {files} ({}), {} left out, {} skipped",
-            units::bytes(collected.bytes),
-            collected.unselected,
-            collected.skipped.len()
+            "would send {} ({}), {} left out, {} skipped",
+            units::count(files, "file", "files"),
+            units::bytes(bytes),
+            left_out.unselected.load(Ordering::Relaxed),
+            skipped.len()
         ));
     }
-    exit::OK
+    if files == 0 {
+        return Err(nothing(plan, &left_out));
+    }
+    left_out.failure(true).map_or(Ok(exit::OK), Err)
+}
+
+/// Why nothing can be sent.
+fn nothing(plan: &Plan, left_out: &LeftOut) -> Failure {
+    let unselected = left_out.unselected.load(Ordering::Relaxed);
+    left_out.failure(false).unwrap_or_else(|| Failure::NoFiles { places: plan.places(), unselected })
 }
 
 /// What people are told before a restart.
-fn again(failure: &Failure, attempt: u32, retries: u32, collected: &Collected, packet_bytes_max: Option<usize>) -> String {
-    let smaller = packet_bytes_max.map_or(String::new(), |bytes| format!(", with packets of at most {bytes} bytes"));
-    let files = collected.sources.len();
-    format!("{failure}; starting again with {files} file{}{smaller} ({attempt} of {retries})", if files == 1 { "" } else { "s" })
+fn again(failure: &Failure, attempt: &Attempt, retries: u32) -> String {
+    let smaller = attempt.packet_bytes_max.map_or(String::new(), |bytes| format!(" with packets of at most {bytes} bytes"));
+    format!("{failure}; going on{smaller} ({} of {retries})", attempt.number)
 }
 
-/// One transfer. `begun` tells of it as soon as the server knows it.
-async fn once(
-    options: &SendOptions,
-    collected: &Collected,
-    packet_bytes_max: Option<usize>,
-    begun: &mut Option<(Client, String)>,
-    interrupts: &mut Interrupts,
-) -> Result<u8, Failure> {
+/// One transfer.
+async fn once(options: &SendOptions, plan: &Arc<Plan>, attempt: &mut Attempt, interrupts: &mut Interrupts) -> Result<u8, Failure> {
     let quiet = options.quiet || options.json;
-    let agreed = interrupts.unless(agree(options, collected, packet_bytes_max, quiet)).await;
+    let left_out = Arc::new(LeftOut::default());
+    let (lines, mut remarks) = mpsc::unbounded_channel();
+    let notes = match (options.json, quiet || attempt.number > 1) {
+        (true, _) => Notes::Events,
+        (false, true) => Notes::Quiet,
+        (false, false) => Notes::Lines(lines),
+    };
+    let gathering = Gathering::start(plan, &left_out, &notes)?;
+    let to_the_end = plan.destination.names_one_file();
+    let head = interrupts.unless(tokio::task::spawn_blocking(move || gathering.head(to_the_end))).await;
+    let head = head.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })?;
+    let head = head.map_err(|error| Failure::Local { what: "the walking thread failed", detail: error.to_string() })?;
+    if head.is_empty {
+        return Err(nothing(plan, &left_out));
+    }
+    let agreed = interrupts.unless(agree(options, head.totals, attempt, quiet)).await;
     let (agreed, request) = agreed.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
     let id = agreed.answer.transfer_id.as_str();
-    *begun = Some((agreed.client.clone(), id.to_owned()));
+    attempt.begun = Some((agreed.client.clone(), id.to_owned()));
+    let interrupted = |signal| Failure::Interrupted { signal, transfer_id: Some(id.to_owned()) };
+    let durable = interrupts.unless(durable(&agreed)).await.map_err(interrupted)??;
 
     let cancel = Arc::new(AtomicBool::new(false));
-    let upload = match upload(collected.sources.clone(), &agreed, Arc::clone(&cancel)) {
+    let problems = (Arc::clone(&left_out), notes);
+    let on_problem = Box::new(move |error| problems.0.fail(error, &problems.1));
+    let mut reporter = Reporter::new(options.json, options.quiet, head.bytes);
+    let upload = match upload(head.sources, durable, on_problem, &agreed, Arc::clone(&cancel)) {
         Ok(upload) => upload,
         Err(error) => return Err(explain(&agreed.client, id, error, None).await),
     };
-    let mut reporter = Reporter::new(options.json, options.quiet, collected.bytes);
     if options.json {
         events::emit(&events::started(id, upload.lane.endpoints.first().copied(), &request, agreed.round_trip));
     }
     let moved = Cell::new(Instant::now());
     let watching = ended_on_server(&agreed.client, id, &moved);
-    let Driven { result, signal, ended } = drive(upload, &cancel, interrupts, &mut reporter, &moved, watching).await;
+    let Driven { result, signal, ended } = drive(upload, &cancel, interrupts, &mut reporter, &mut remarks, &moved, watching).await;
     reporter.clear();
     if let (Err(UploadError::Cancelled), None, Some(outcome)) = (&result, signal, ended) {
         return Err(failed(id.to_owned(), outcome));
@@ -153,17 +189,36 @@ async fn once(
     match result {
         Ok(report) => {
             let server = interrupts.unless(last_word(&agreed.client, id)).await.ok().flatten();
+            let has_sent = report.files + report.files_kept > 0;
             if options.json {
-                events::emit(&events::done(id, &request, &report, server.as_ref()));
+                let files_failed = left_out.failed.load(Ordering::Relaxed);
+                events::emit(&events::done(id, &request, &report, files_failed, server.as_ref()));
             }
-            reporter.done(&report, server.as_ref());
-            Ok(exit::OK)
+            if has_sent {
+                reporter.done(&report, server.as_ref());
+            }
+            left_out.failure(has_sent).map_or(Ok(exit::OK), Err)
         }
         Err(error) => {
             let explained = interrupts.unless(explain(&agreed.client, id, error, signal)).await;
-            Err(explained.unwrap_or_else(|signal| Failure::Interrupted { signal, transfer_id: Some(id.to_owned()) }))
+            Err(explained.unwrap_or_else(interrupted))
         }
     }
+}
+
+/// What the destination has already.
+async fn durable(agreed: &Agreed) -> Result<Durable, Failure> {
+    let mut durable = Durable::default();
+    let Some(summary) = agreed.answer.durable else { return Ok(durable) };
+    if summary.files == 0 && summary.parts == 0 {
+        return Ok(durable);
+    }
+    let mut add = |entry| match entry {
+        DurableEntry::File { file } => durable.add_file(file),
+        DurableEntry::Part { file, offset, length } => durable.add_part(file, offset..offset.saturating_add(length)),
+    };
+    agreed.client.durable(&agreed.answer.transfer_id, &mut add).await?;
+    Ok(durable)
 }
 
 fn check_rates(options: &SendOptions) -> Result<(), Failure> {
@@ -176,12 +231,13 @@ fn check_rates(options: &SendOptions) -> Result<(), Failure> {
     }
 }
 
-fn submit_request(options: &SendOptions, collected: &Collected, chunk_bytes_max: Option<u32>) -> SubmitRequest {
+fn submit_request(options: &SendOptions, totals: Option<(u64, u64)>, attempt: u32, chunk_bytes_max: Option<u32>) -> SubmitRequest {
     SubmitRequest {
         destination: options.destination.clone(),
         overwrite: options.overwrite,
-        files: Some(collected.sources.len() as u64),
-        bytes: Some(collected.bytes),
+        resume: options.resume.for_server(attempt),
+        files: totals.map(|(files, _)| files),
+        bytes: totals.map(|(_, bytes)| bytes),
         rate: RateRequest {
             policy: options.policy.for_server(),
             target_rate_bps: options.rate.map(|rate| rate.bits_per_s()),
@@ -203,13 +259,14 @@ struct Agreed {
 
 async fn agree(
     options: &SendOptions,
-    collected: &Collected,
-    packet_bytes_max: Option<usize>,
+    totals: Option<(u64, u64)>,
+    attempt: &Attempt,
     quiet: bool,
 ) -> Result<(Agreed, SubmitRequest), Failure> {
     let client = connect(&options.server, quiet).await?;
     let address = resolve(&options.server.server).await;
-    let request = submit_request(options, collected, address.and_then(|address| chunk_bytes_max(&address, packet_bytes_max)));
+    let chunk_bytes_max = address.and_then(|address| chunk_bytes_max(&address, attempt.packet_bytes_max));
+    let request = submit_request(options, totals, attempt.number, chunk_bytes_max);
     let ((answer, server), round_trip) = submit(&client, address, &request).await?;
     Ok((Agreed { client, answer, server, round_trip: Some(round_trip) }, request))
 }
@@ -247,7 +304,13 @@ async fn submit(
     Ok((answer?, measured.map_or(bound, |time: Duration| time.min(bound))))
 }
 
-fn upload(sources: Vec<Source>, agreed: &Agreed, cancel: Arc<AtomicBool>) -> Result<Upload, UploadError> {
+fn upload(
+    sources: Sources,
+    durable: Durable,
+    on_problem: Box<dyn FnMut(SourceError) + Send>,
+    agreed: &Agreed,
+    cancel: Arc<AtomicBool>,
+) -> Result<Upload, UploadError> {
     let offer = agreed.answer.lanes.first().ok_or_else(|| UploadError::Offer("it names no lane".to_owned()))?;
     Ok(Upload {
         lane: tradewind_client::LaneOffer {
@@ -263,6 +326,8 @@ fn upload(sources: Vec<Source>, agreed: &Agreed, cancel: Arc<AtomicBool>) -> Res
             },
         },
         sources,
+        durable,
+        on_problem,
         rate: RateOptions {
             policy: for_sender(offer.rate.policy),
             target_bytes_per_s: offer.rate.target_rate_bps.map(|rate| rate / 8),
@@ -315,6 +380,7 @@ async fn drive(
     cancel: &AtomicBool,
     interrupts: &mut Interrupts,
     reporter: &mut Reporter,
+    remarks: &mut mpsc::UnboundedReceiver<String>,
     moved: &Cell<Instant>,
     watching: impl Future<Output = Outcome>,
 ) -> Driven {
@@ -340,6 +406,7 @@ async fn drive(
                     std::process::exit(i32::from(signal.exit_code()));
                 }
             },
+            Some(remark) = remarks.recv() => reporter.note(&remark),
             Some(progress) = shown.recv() => {
                 if bytes != (progress.bytes_sent, progress.bytes_durable) {
                     bytes = (progress.bytes_sent, progress.bytes_durable);
@@ -352,6 +419,9 @@ async fn drive(
                 ended = Some(outcome);
             }
             result = &mut running => {
+                while let Ok(remark) = remarks.try_recv() {
+                    reporter.note(&remark);
+                }
                 while let Ok(progress) = shown.try_recv() {
                     reporter.progress(&progress);
                 }

@@ -1,81 +1,209 @@
-//! From arguments to a list of files and their names at the destination. See `tradewind send --help` for the rules.
+//! From arguments to files and their names at the destination, one after the other as they are found. See `tradewind send --help` for the
+//! rules.
 
-use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, FileType, Metadata};
-use std::os::unix::ffi::OsStrExt;
+use std::io::{self, Read};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
+use clap::{Args, ValueHint};
 use tradewind_api::limits::{DESTINATION_BYTES_MAX, PATH_COMPONENT_BYTES_MAX};
 use tradewind_api::{DestinationUrl, ErrorCode, exit};
-use tradewind_client::{Source, SourceError};
+use tradewind_client::{Fingerprint, Source, SourceError, fingerprint};
 
 use crate::failure::Failure;
 use crate::select::Selection;
 
-/// What is to be sent.
+/// Sources beside those on the command line, and their names.
+#[derive(Debug, Default, Clone, Args)]
+pub(crate) struct ListOptions {
+    /// Send also what is named in FILE, a path a line; '-' reads standard input. Lines end in NUL instead if the file contains one.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file_list: Vec<PathBuf>,
+    /// Send also the files of FILE, two lines each: the path, and the name below DEST.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file_pair_list: Vec<PathBuf>,
+    /// Name sources by their paths from DIR on, rather than by their last component.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) src_base: Option<PathBuf>,
+}
+
+/// A file or directory that is to be sent.
+#[derive(Debug, Clone)]
+struct Root {
+    path: PathBuf,
+    /// A file's name at the destination; what stands before the names of a directory's contents, empty for "contents only".
+    name: Vec<u8>,
+}
+
+/// What is to be sent, as the user says it.
 #[derive(Debug)]
-pub(crate) struct Collected {
+pub(crate) struct Plan {
     /// Where to.
     pub(crate) destination: DestinationUrl,
-    /// Files in the order of sending.
-    pub(crate) sources: Vec<Source>,
-    /// Sum of their sizes, bytes.
-    pub(crate) bytes: u64,
-    /// What could not be sent, and why.
-    pub(crate) skipped: Vec<String>,
-    /// Files that the selection leaves out; what is in directories that it leaves out whole is not counted.
-    pub(crate) unselected: u64,
+    roots: Vec<Root>,
+    selection: Selection,
+    /// Two sources might get the same name.
+    may_clash: bool,
 }
 
-/// A directory that is yet to be read.
-struct Open {
-    path: PathBuf,
-    /// What stands before the names of its contents.
-    prefix: Vec<u8>,
-    /// Device and inode of it and of all above it, where links are followed: a link to one of them leads in a circle.
-    above: Vec<(u64, u64)>,
+/// Something that was found.
+#[derive(Debug)]
+pub(crate) enum Walked {
+    /// A file to be sent.
+    File {
+        /// Where it is and what it is called.
+        source: Source,
+        /// Its size, bytes.
+        bytes: u64,
+    },
+    /// What is not sent by its nature, and why.
+    Skipped(String),
+    /// The selection leaves it out. What is in directories that it leaves out whole is not seen.
+    Unselected,
+    /// What should be sent and cannot be.
+    Failed(SourceError),
 }
 
-/// Checks that all arguments can be read, walks the directories and gives every selected file its name.
-pub(crate) fn collect(arguments: &[PathBuf], destination: &str, selection: &Selection) -> Result<Collected, Failure> {
-    let url = DestinationUrl::parse(destination).map_err(|error| Failure::Usage {
-        detail: error.to_string(),
-        hint: "see the destinations in `tradewind send --help`".to_owned(),
-    })?;
-    let (names_one_file, sources, skipped) = (url.names_one_file(), Vec::new(), Vec::new());
-    let mut collected = Collected { destination: url, sources, bytes: 0, skipped, unselected: 0 };
-    for argument in arguments {
-        let metadata = fs::metadata(argument).map_err(|source| SourceError::Read { path: argument.clone(), source })?;
-        if names_one_file && (metadata.is_dir() || arguments.len() > 1) {
-            let what = if metadata.is_dir() { "a directory" } else { "several files" };
+impl Plan {
+    /// Checks that the arguments and what the lists name exist, and the rules for names.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`], [`Failure::Source`], [`Failure::Local`] for a list that cannot be read.
+    pub(crate) fn new(arguments: &[PathBuf], lists: &ListOptions, destination: &str, selection: Selection) -> Result<Self, Failure> {
+        let url = DestinationUrl::parse(destination).map_err(|error| Failure::Usage {
+            detail: error.to_string(),
+            hint: "see the destinations in `tradewind send --help`".to_owned(),
+        })?;
+        let base = lists.src_base.as_deref();
+        let mut roots = arguments.iter().map(|path| Root::new(path.clone(), base)).collect::<Result<Vec<_>, _>>()?;
+        for list in &lists.file_list {
+            for line in read_list(list)? {
+                roots.push(Root::new(line.into(), base)?);
+            }
+        }
+        for list in &lists.file_pair_list {
+            roots.extend(read_pairs(list)?);
+        }
+        if roots.is_empty() {
             return Err(Failure::Usage {
-                detail: format!("{what} cannot be sent to the one name '{destination}'"),
-                hint: format!("end the destination with a slash: {destination}/"),
+                detail: "there is nothing to send".to_owned(),
+                hint: "name files or directories, or give --file-list or --file-pair-list".to_owned(),
             });
         }
-        if metadata.is_dir() {
-            let prefix = directory_prefix(argument);
-            collected.walk(argument, &prefix, selection)?;
-        } else {
-            let name = argument.file_name().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
-            collected.add(argument.clone(), name, &metadata, selection)?;
+        let names_one_file = url.names_one_file();
+        let (mut names, mut directories) = (HashSet::new(), 0);
+        for root in &roots {
+            let metadata = fs::metadata(&root.path).map_err(|source| SourceError::Read { path: root.path.clone(), source })?;
+            if names_one_file && (metadata.is_dir() || roots.len() > 1) {
+                let what = if metadata.is_dir() { "a directory" } else { "several files" };
+                return Err(Failure::Usage {
+                    detail: format!("{what} cannot be sent to the one name '{destination}'"),
+                    hint: format!("end the destination with a slash: {destination}/"),
+                });
+            }
+            if metadata.is_dir() {
+                directories += 1;
+                fs::read_dir(&root.path).map_err(|source| Failure::Walk { path: root.path.clone(), source })?;
+            } else {
+                check_file(&root.path, &root.name, &metadata)?;
+            }
+            if !names.insert(root.name.as_slice()) && !metadata.is_dir() {
+                let name = String::from_utf8_lossy(&root.name);
+                return Err(Failure::Usage {
+                    detail: format!("{} and another source would both be stored as '{name}'", root.path.display()),
+                    hint: "send them to different destinations, or name them by their paths with --src-base".to_owned(),
+                });
+            }
         }
+        // Two trees whose names begin differently have no name in common.
+        let tops: HashSet<_> = roots.iter().map(|root| root.name.split(|&byte| byte == b'/').next().unwrap_or_default()).collect();
+        let may_clash = directories > 0 && roots.len() > 1 && (tops.len() < roots.len() || tops.contains(&b""[..]));
+        if let [root] = &mut roots[..]
+            && names_one_file
+        {
+            // So both ends mean the same name when they speak of what is durable.
+            root.name = destination.rsplit(['/', ':']).next().unwrap_or_default().as_bytes().to_vec();
+        }
+        Ok(Self { destination: url, roots, selection, may_clash })
     }
-    if collected.sources.is_empty() {
-        let names: Vec<_> = arguments.iter().map(|path| path.display().to_string()).collect();
-        return Err(Failure::NoFiles { places: names.join(", "), unselected: collected.unselected });
+
+    /// The sources as they were given, for messages.
+    pub(crate) fn places(&self) -> String {
+        let names: Vec<_> = self.roots.iter().take(5).map(|root| root.path.display().to_string()).collect();
+        let more = if self.roots.len() > names.len() { format!(" and {} more", self.roots.len() - names.len()) } else { String::new() };
+        names.join(", ") + &more
     }
-    collected.check_names()?;
-    Ok(collected)
+
+    /// Walks everything, depth first, in the order of names.
+    pub(crate) fn walk(self: &Arc<Self>) -> Walk {
+        let seen = self.may_clash.then(HashSet::new);
+        Walk { plan: Arc::clone(self), next_root: 0, open: Vec::new(), current: None, seen }
+    }
 }
 
-/// What stands before the names of a directory's contents: its own name, unless the argument says "contents only".
-fn directory_prefix(argument: &Path) -> Vec<u8> {
-    let text = argument.as_os_str().as_bytes();
-    let last = text.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-    if matches!(last, b"" | b"." | b"..") { Vec::new() } else { last.to_vec() }
+impl Root {
+    fn new(path: PathBuf, base: Option<&Path>) -> Result<Self, Failure> {
+        let text = path.as_os_str().as_bytes();
+        let last = text.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        let name = match base {
+            Some(base) => name_from(&path, base)?,
+            // "DIR/", "DIR/." and so on: the contents only.
+            None if matches!(last, b"" | b"." | b"..") && !path.is_file() => Vec::new(),
+            None => path.file_name().map(|name| name.as_bytes().to_vec()).unwrap_or_default(),
+        };
+        Ok(Self { path, name })
+    }
+}
+
+/// The path from `base` on.
+fn name_from(path: &Path, base: &Path) -> Result<Vec<u8>, Failure> {
+    let rest = path.strip_prefix(base).map_err(|_| Failure::Usage {
+        detail: format!("{} is not below --src-base {}", path.display(), base.display()),
+        hint: "write both as absolute paths, or both relative to the same directory".to_owned(),
+    })?;
+    let plain = rest.components().all(|component| matches!(component, Component::Normal(_) | Component::CurDir));
+    if !plain {
+        return Err(Failure::Usage {
+            detail: format!("{} has '..' behind --src-base", path.display()),
+            hint: "write the path without '..'".to_owned(),
+        });
+    }
+    let mut name = Vec::new();
+    for component in rest.components().filter(|component| matches!(component, Component::Normal(_))) {
+        name = join(&name, component.as_os_str());
+    }
+    Ok(name)
+}
+
+/// The lines of a list; bytes, for names are bytes. Empty lines are none.
+fn read_list(list: &Path) -> Result<Vec<OsString>, Failure> {
+    let mut text = Vec::new();
+    let reading = if list == Path::new("-") {
+        io::stdin().lock().read_to_end(&mut text).map(|_| ())
+    } else {
+        fs::read(list).map(|bytes| text = bytes)
+    };
+    reading.map_err(|source| Failure::Source(SourceError::Read { path: list.to_owned(), source }))?;
+    let end = if text.contains(&0) { 0 } else { b'\n' };
+    let lines = text.split(|&byte| byte == end).map(|line| if end == 0 { line } else { line.strip_suffix(b"\r").unwrap_or(line) });
+    Ok(lines.filter(|line| !line.is_empty()).map(|line| OsString::from_vec(line.to_vec())).collect())
+}
+
+fn read_pairs(list: &Path) -> Result<Vec<Root>, Failure> {
+    let lines = read_list(list)?;
+    let (pairs, odd) = lines.as_chunks::<2>();
+    if let [path] = odd {
+        return Err(Failure::Usage {
+            detail: format!("{}: the last path, {}, has no name behind it", list.display(), Path::new(path).display()),
+            hint: "a pair list has two lines for each file: its path, and its name below the destination".to_owned(),
+        });
+    }
+    Ok(pairs.iter().map(|[path, name]| Root { path: path.into(), name: name.as_bytes().to_vec() }).collect())
 }
 
 fn join(prefix: &[u8], name: &OsStr) -> Vec<u8> {
@@ -87,96 +215,143 @@ fn join(prefix: &[u8], name: &OsStr) -> Vec<u8> {
     joined
 }
 
-impl Collected {
-    fn add(&mut self, path: PathBuf, name: Vec<u8>, metadata: &Metadata, selection: &Selection) -> Result<(), Failure> {
-        if !metadata.is_file() {
-            return Err(SourceError::NotAFile { path }.into());
-        }
-        if !selection.takes(&name, metadata) {
-            self.unselected += 1;
-            return Ok(());
-        }
-        check_name(&path, &name)?;
-        // A file that cannot be opened is found now, not after an hour of sending others.
-        rustix::fs::access(&path, rustix::fs::Access::READ_OK)
-            .map_err(|source| SourceError::Read { path: path.clone(), source: source.into() })?;
-        self.bytes = self.bytes.saturating_add(metadata.len());
-        self.sources.push(Source { path, name });
-        Ok(())
-    }
+/// A directory that is yet to be read.
+struct Open {
+    path: PathBuf,
+    /// What stands before the names of its contents.
+    prefix: Vec<u8>,
+    /// Device and inode of it and of all above it, where links are followed: a link to one of them leads in a circle.
+    above: Vec<(u64, u64)>,
+}
 
-    /// Depth first, in the order of names.
-    fn walk(&mut self, directory: &Path, prefix: &[u8], selection: &Selection) -> Result<(), Failure> {
-        let fail = |path: &Path, source| Failure::Walk { path: path.to_owned(), source };
-        let above = if selection.follows_links() {
-            vec![identity(&fs::metadata(directory).map_err(|error| fail(directory, error))?)]
-        } else {
-            vec![]
-        };
-        let mut open = vec![Open { path: directory.to_owned(), prefix: prefix.to_vec(), above }];
-        while let Some(directory) = open.pop() {
-            let entries = fs::read_dir(&directory.path).and_then(Iterator::collect);
-            let mut entries: Vec<_> = entries.map_err(|error| fail(&directory.path, error))?;
-            entries.sort_by_key(fs::DirEntry::file_name);
-            let mut inside = Vec::new();
-            for entry in entries {
-                let path = entry.path();
-                let name = join(&directory.prefix, &entry.file_name());
-                let kind = entry.file_type().map_err(|error| fail(&path, error))?;
-                if kind.is_symlink() && !selection.follows_links() {
-                    self.skip(&path, kind_name(kind));
+/// A directory that is being gone through.
+struct Current {
+    directory: Open,
+    names: std::vec::IntoIter<OsString>,
+    inside: Vec<Open>,
+}
+
+/// Walks the sources of a [`Plan`]. Holds the names of one directory at a time.
+pub(crate) struct Walk {
+    plan: Arc<Plan>,
+    next_root: usize,
+    open: Vec<Open>,
+    current: Option<Current>,
+    /// Names given so far, where two sources may get the same.
+    seen: Option<HashSet<Fingerprint>>,
+}
+
+impl Iterator for Walk {
+    type Item = Walked;
+
+    fn next(&mut self) -> Option<Walked> {
+        loop {
+            if let Some(current) = &mut self.current {
+                let Some(name) = current.names.next() else {
+                    self.open.extend(self.current.take()?.inside.into_iter().rev());
                     continue;
-                }
-                // Of what a link points to, and of nothing else that has become a link meanwhile.
-                let metadata = if kind.is_symlink() { fs::metadata(&path) } else { entry.metadata() };
-                let metadata = match metadata {
-                    Ok(metadata) => metadata,
-                    Err(error) if kind.is_symlink() => {
-                        self.skip(&path, &format!("a symbolic link that leads nowhere: {error}"));
-                        continue;
-                    }
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                        self.skip(&path, "it vanished while the directory was read");
-                        continue;
-                    }
-                    Err(error) => return Err(fail(&path, error)),
                 };
-                if metadata.is_file() {
-                    self.add(path, name, &metadata, selection)?;
-                } else if !metadata.is_dir() {
-                    self.skip(&path, kind_name(metadata.file_type()));
-                } else if directory.above.contains(&identity(&metadata)) {
-                    self.skip(&path, "a symbolic link to a directory that it is in");
-                } else if selection.enters(&name) {
-                    let mut above = directory.above.clone();
-                    if selection.follows_links() {
-                        above.push(identity(&metadata));
-                    }
-                    inside.push(Open { path, prefix: name, above });
+                match self.entry(&name) {
+                    Some(walked) => return Some(walked),
+                    None => continue,
                 }
             }
-            open.extend(inside.into_iter().rev());
-        }
-        Ok(())
-    }
-
-    fn skip(&mut self, path: &Path, why: &str) {
-        self.skipped.push(format!("skipped {} ({why})", path.display()));
-    }
-
-    fn check_names(&self) -> Result<(), Failure> {
-        let mut seen: HashMap<&[u8], &Path> = HashMap::with_capacity(self.sources.len());
-        for source in &self.sources {
-            if let Some(first) = seen.insert(&source.name, &source.path) {
-                let name = String::from_utf8_lossy(&source.name);
-                return Err(Failure::Usage {
-                    detail: format!("{} and {} would both be stored as '{name}'", first.display(), source.path.display()),
-                    hint: "send them to different destinations".to_owned(),
-                });
+            if let Some(directory) = self.open.pop() {
+                match enter(&directory.path) {
+                    Ok(names) => self.current = Some(Current { directory, names: names.into_iter(), inside: Vec::new() }),
+                    Err(source) => return Some(Walked::Failed(SourceError::Read { path: directory.path, source })),
+                }
+                continue;
+            }
+            let root = self.plan.roots.get(self.next_root)?.clone();
+            self.next_root += 1;
+            match fs::metadata(&root.path) {
+                Ok(metadata) if metadata.is_dir() => {
+                    let above = if self.plan.selection.follows_links() { vec![identity(&metadata)] } else { Vec::new() };
+                    self.open.push(Open { path: root.path, prefix: root.name, above });
+                }
+                Ok(metadata) => return Some(self.file(root.path, root.name, &metadata)),
+                Err(source) => return Some(Walked::Failed(SourceError::Read { path: root.path, source })),
             }
         }
-        Ok(())
     }
+}
+
+/// The names in a directory, sorted.
+fn enter(directory: &Path) -> io::Result<Vec<OsString>> {
+    let mut names = fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+impl Walk {
+    /// An entry of the current directory; `None` for a directory, which is kept for later.
+    fn entry(&mut self, name: &OsStr) -> Option<Walked> {
+        let current = self.current.as_mut()?;
+        let selection = &self.plan.selection;
+        let path = current.directory.path.join(name);
+        let name = join(&current.directory.prefix, name);
+        let itself = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Some(skipped(&path, "it vanished while the directory was read"));
+            }
+            Err(source) => return Some(Walked::Failed(SourceError::Read { path, source })),
+        };
+        let metadata = match itself.is_symlink() {
+            true if !selection.follows_links() => return Some(skipped(&path, kind_name(itself.file_type()))),
+            true => match fs::metadata(&path) {
+                Ok(metadata) => metadata,
+                Err(error) => return Some(skipped(&path, &format!("a symbolic link that leads nowhere: {error}"))),
+            },
+            false => itself,
+        };
+        if metadata.is_file() {
+            return Some(self.file(path, name, &metadata));
+        }
+        if !metadata.is_dir() {
+            return Some(skipped(&path, kind_name(metadata.file_type())));
+        }
+        if current.directory.above.contains(&identity(&metadata)) {
+            return Some(skipped(&path, "a symbolic link to a directory that it is in"));
+        }
+        if selection.enters(&name) {
+            let mut above = current.directory.above.clone();
+            if selection.follows_links() {
+                above.push(identity(&metadata));
+            }
+            current.inside.push(Open { path, prefix: name, above });
+        }
+        None
+    }
+
+    fn file(&mut self, path: PathBuf, name: Vec<u8>, metadata: &Metadata) -> Walked {
+        if !self.plan.selection.takes(&name, metadata) {
+            return Walked::Unselected;
+        }
+        if let Err(error) = check_file(&path, &name, metadata) {
+            return Walked::Failed(error);
+        }
+        if self.seen.as_mut().is_some_and(|seen| !seen.insert(fingerprint(&name, 0, 0))) {
+            let name = String::from_utf8_lossy(&name).into_owned();
+            return Walked::Failed(SourceError::Name { path, name, reason: "another source has this name already".to_owned() });
+        }
+        Walked::File { source: Source { path, name }, bytes: metadata.len() }
+    }
+}
+
+fn skipped(path: &Path, why: &str) -> Walked {
+    Walked::Skipped(format!("skipped {} ({why})", path.display()))
+}
+
+/// What can be said against a file without opening it.
+fn check_file(path: &Path, name: &[u8], metadata: &Metadata) -> Result<(), SourceError> {
+    if !metadata.is_file() {
+        return Err(SourceError::NotAFile { path: path.to_owned() });
+    }
+    check_name(path, name)?;
+    rustix::fs::access(path, rustix::fs::Access::READ_OK)
+        .map_err(|source| SourceError::Read { path: path.to_owned(), source: source.into() })
 }
 
 fn identity(metadata: &Metadata) -> (u64, u64) {

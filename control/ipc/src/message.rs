@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{ErrorCode, LaneSecret, SecretText};
 
 /// Version of this set of messages. Both processes come from one release, so the rule is plain: equal or refused.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Orders in one message: they fit a frame ([`crate::FRAME_BYTES_MAX`]) with room to spare.
 pub const LANE_ORDERS_MAX: usize = 512;
@@ -225,6 +225,21 @@ pub struct OpenLane {
     pub destination: Destination,
     /// Replace what is there.
     pub overwrite: bool,
+    /// Tell what earlier transfers have left of the same destination, and go on with it.
+    pub resume: bool,
+}
+
+/// How much of a transfer is durable already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DurableSummary {
+    /// Whole files.
+    pub files: u64,
+    /// Bytes in them.
+    pub files_bytes: u64,
+    /// Parts of files that are not whole.
+    pub parts: u64,
+    /// Bytes in them.
+    pub parts_bytes: u64,
 }
 
 /// A store and a place in it.
@@ -377,6 +392,18 @@ pub struct LaneAccepted {
     pub chunk_bytes: u32,
     /// Blocks the sender may open at first, never 0.
     pub credit_blocks: u32,
+    /// What is durable already, if [`OpenLane::resume`] asked for it.
+    pub durable: Option<DurableList>,
+}
+
+/// What is durable already, in a file: it may be long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DurableList {
+    /// How much it is.
+    pub summary: DurableSummary,
+    /// The list, a JSON object a line, as the REST interface gives it; the engine removes it when the lane ends. `None` if it is empty.
+    pub path: Option<PathBuf>,
 }
 
 /// Sums of a lane since it was opened.

@@ -30,6 +30,7 @@ fn open_lane() -> ToEngine {
             name: DestinationName::Into("in/".into()),
         },
         overwrite: false,
+        resume: true,
     }))
 }
 
@@ -52,7 +53,7 @@ async fn messages_go_both_ways_on_tokio() {
     assert_eq!(from_control.recv().await.unwrap(), Some(open_lane()));
     assert_eq!(from_control.recv().await.unwrap(), Some(ToEngine::Drain));
 
-    let accepted = FromEngine::LaneOpened(LaneAccepted { lane_id: u64::MAX, chunk_bytes: 1400, credit_blocks: 32 });
+    let accepted = FromEngine::LaneOpened(LaneAccepted { lane_id: u64::MAX, chunk_bytes: 1400, credit_blocks: 32, durable: None });
     to_control.send(&accepted).await.unwrap();
     drop((to_control, from_control));
     assert_eq!(from_engine.recv().await.unwrap(), Some(accepted));

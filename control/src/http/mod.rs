@@ -67,6 +67,7 @@ pub fn router(config: &Config, supervisor: Supervisor) -> Router {
     Router::new()
         .route("/v1/transfers", post(submit).get(list))
         .route("/v1/transfers/{id}", get(status).patch(change_rate).delete(cancel))
+        .route("/v1/transfers/{id}/durable", get(durable))
         .route("/healthz", get(health))
         .fallback(no_route)
         .method_not_allowed_fallback(no_route)
@@ -120,6 +121,20 @@ async fn list(State(app): Shared, headers: HeaderMap) -> Result<Json<TransferLis
 async fn status(State(app): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Json<TransferStatus>, Refusal> {
     let user = app.identify(&headers)?;
     Ok(Json(app.supervisor.status(user.access_key, id).await?))
+}
+
+/// The engine's list as it is. It may be long, so it is read as fast as the client takes it.
+async fn durable(State(app): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Refusal> {
+    let user = app.identify(&headers)?;
+    let body = match app.supervisor.durable(user.access_key, id).await? {
+        None => Body::empty(),
+        Some(path) => {
+            let gone = |error| Problem::new(ApiCode::NotFound, format!("the list of what is durable: {error}"));
+            let file = tokio::fs::File::open(path).await.map_err(gone)?;
+            Body::from_stream(tokio_util::io::ReaderStream::new(file))
+        }
+    };
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
 async fn change_rate(State(app): Shared, Path(id): Path<String>, headers: HeaderMap, body: Body) -> Result<Json<TransferStatus>, Refusal> {

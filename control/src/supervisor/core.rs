@@ -7,10 +7,10 @@ use rand::Rng as _;
 use tokio::sync::oneshot;
 use tradewind_api::limits::LIST_MAX;
 use tradewind_api::{
-    ApiCode, EngineHealth, ErrorCode, Health, HealthState, LaneOffer, OfferedEndpoint, Problem, RateChange, RateGrant, Submission,
+    ApiCode, EngineHealth, ErrorCode, Health, HealthState, LaneOffer, OfferedEndpoint, Problem, RateChange, RateGrant, ResumePolicy, Submission,
     SubmitResponse, TransferLimits, TransferList, TransferState, TransferStatus,
 };
-use tradewind_ipc::{FromEngine, LANE_ORDERS_MAX, LaneClosed, LaneReport, LaneSecret, OpenLane, Ready, ToEngine};
+use tradewind_ipc::{FromEngine, LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneReport, LaneSecret, OpenLane, Ready, ToEngine};
 
 use super::engine::is_ready;
 use super::rates::Rates;
@@ -135,6 +135,9 @@ impl Core {
             Command::Status { owner, id, reply } => {
                 let _ = reply.send(self.owned(&owner, &id).map(|transfer| transfer.status(&id, true, now, &self.rates)));
             }
+            Command::Durable { owner, id, reply } => {
+                let _ = reply.send(self.owned(&owner, &id).map(|transfer| transfer.durable.clone()));
+            }
             Command::List { owner, reply } => {
                 let _ = reply.send(self.list(&owner, now));
             }
@@ -209,6 +212,7 @@ impl Core {
             credit_blocks: self.credit_blocks,
             destination: resolved.destination,
             overwrite: submission.request.overwrite,
+            resume: submission.request.resume == ResumePolicy::Attributes,
         }))));
         let waiting = Waiting { reply, offer, deadline: now + ANSWER_TIMEOUT };
         self.by_lane.insert(lane_id, id.clone());
@@ -336,7 +340,7 @@ impl Core {
                     effects.push(Effect::Send(ToEngine::Drain));
                 }
             }
-            FromEngine::LaneOpened(lane) => self.lane_opened(now, lane.lane_id, lane.chunk_bytes, lane.credit_blocks, effects),
+            FromEngine::LaneOpened(lane) => self.lane_opened(now, lane, effects),
             FromEngine::LaneRefused(lane) | FromEngine::LaneFailed(lane) => {
                 if self.end(now, lane.lane_id, lane.code, &lane.text) {
                     tracing::info!(lane = format_args!("{:016x}", lane.lane_id), code = %lane.code, text = lane.text, "transfer failed");
@@ -378,17 +382,20 @@ impl Core {
         self.transfers.get_mut(self.by_lane.get(&lane_id)?)
     }
 
-    fn lane_opened(&mut self, now: Instant, lane_id: u64, chunk_bytes: u32, credit_blocks: u32, effects: &mut Vec<Effect>) {
+    fn lane_opened(&mut self, now: Instant, accepted: LaneAccepted, effects: &mut Vec<Effect>) {
+        let LaneAccepted { lane_id, chunk_bytes, credit_blocks, durable } = accepted;
         let limits = TransferLimits { idle_timeout_s: self.limits.idle_timeout_s };
         let Some(id) = self.by_lane.get(&lane_id).cloned() else { return };
         let Some(transfer) = self.transfers.get_mut(&id) else { return };
         let Some(waiting) = transfer.waiting.take() else { return };
         transfer.opened(now);
+        let summary = durable.as_ref().map(|list| list.summary);
+        transfer.durable = durable.and_then(|list| list.path);
         let rate = self.rates.open(now, lane_id);
         // The others have to make room for it.
         self.rates_at = now;
         let offer = LaneOffer { chunk_bytes, credit_blocks, rate, ..waiting.offer };
-        let response = SubmitResponse { transfer_id: id, lanes: vec![offer], limits };
+        let response = SubmitResponse { transfer_id: id, lanes: vec![offer], limits, durable: summary };
         if waiting.reply.send(Ok(response)).is_err() {
             self.close(now, lane_id, ErrorCode::PeerGone, "the client did not wait for the answer", effects);
         }

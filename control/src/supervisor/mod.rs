@@ -9,6 +9,7 @@ mod rates;
 mod transfer;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -29,6 +30,7 @@ const TICK: Duration = Duration::from_millis(100);
 pub(crate) enum Command {
     Submit { caller: Caller, submission: Box<Submission>, resolved: Box<Resolved>, reply: oneshot::Sender<Result<SubmitResponse, Problem>> },
     Status { owner: String, id: String, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
+    Durable { owner: String, id: String, reply: oneshot::Sender<Result<Option<PathBuf>, Problem>> },
     List { owner: String, reply: oneshot::Sender<TransferList> },
     Cancel { owner: String, id: String, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
     ChangeRate { owner: String, id: String, change: RateChange, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
@@ -75,6 +77,14 @@ impl Supervisor {
     /// [`ApiCode::NotFound`].
     pub async fn status(&self, owner: String, id: String) -> Result<TransferStatus, Problem> {
         self.ask(|reply| Command::Status { owner, id, reply }).await?
+    }
+
+    /// The file that lists what was durable before a transfer of this user began; `None` if nothing was.
+    ///
+    /// # Errors
+    /// [`ApiCode::NotFound`].
+    pub async fn durable(&self, owner: String, id: String) -> Result<Option<PathBuf>, Problem> {
+        self.ask(|reply| Command::Durable { owner, id, reply }).await?
     }
 
     /// This user's transfers, newest first.

@@ -1,6 +1,7 @@
 //! One transfer and its legal states.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
@@ -31,6 +32,8 @@ pub(super) struct Transfer {
     submitted_unix_ms: u64,
     ended: Option<Instant>,
     pub(super) last_progress: Instant,
+    /// The engine's list of what was durable before, while the lane is open.
+    pub(super) durable: Option<PathBuf>,
     totals: Totals,
     files: VecDeque<FileStatus>,
     outcome: Option<Outcome>,
@@ -51,6 +54,7 @@ impl Transfer {
             submitted_unix_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
             ended: None,
             last_progress: now,
+            durable: None,
             totals: Totals::default(),
             files: VecDeque::new(),
             outcome: None,

@@ -59,7 +59,7 @@ fn answers(open: &OpenLane) -> Vec<FromEngine> {
     let (DestinationName::Into(name) | DestinationName::Exact(name)) = &open.destination.name;
     let refused = |code| vec![FromEngine::LaneRefused(LaneClosed { lane_id, code, text: format!("fake refusal of {name}") })];
     let totals = LaneTotals { bytes_received: 10, bytes_durable: 5, packets_kernel: 3, ..LaneTotals::default() };
-    let mut answers = vec![FromEngine::LaneOpened(LaneAccepted { lane_id, chunk_bytes: 1400, credit_blocks: 16 })];
+    let mut answers = vec![FromEngine::LaneOpened(LaneAccepted { lane_id, chunk_bytes: 1400, credit_blocks: 16, durable: None })];
     if name.starts_with("missing") {
         return refused(ErrorCode::BucketMissing);
     } else if name.starts_with("denied") {

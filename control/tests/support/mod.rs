@@ -86,5 +86,6 @@ pub(crate) fn to(destination: &str) -> SubmitRequest {
         rate: tradewind_api::RateRequest::default(),
         cipher: tradewind_api::Cipher::Aes128Gcm,
         chunk_bytes_max: None,
+        resume: tradewind_api::ResumePolicy::None,
     }
 }

@@ -42,13 +42,20 @@ pub enum SourceError {
     },
 }
 
+impl SourceError {
+    /// The source.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        match self {
+            Self::Read { path, .. } | Self::NotAFile { path } | Self::Changed { path, .. } | Self::Name { path, .. } => path,
+        }
+    }
+}
+
 /// Why an upload failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UploadError {
-    /// A source failed.
-    #[error(transparent)]
-    Source(#[from] SourceError),
     /// No packet ever came back.
     #[error(
         "no answer from {endpoint} over UDP within {seconds} s; a firewall may drop UDP to that port, or the address is not \

@@ -3,16 +3,19 @@
 //! [`Upload::run`] blocks the calling thread, which becomes the lane's worker; a second thread reads the sources.
 #![forbid(unsafe_code)]
 
+mod durable;
 mod error;
 mod progress;
 mod source;
 mod upload;
 mod worker;
 
+pub use durable::Durable;
 pub use error::{SourceError, UploadError};
 pub use progress::{Progress, UploadReport};
-pub use source::Source;
+pub use source::{Found, Source, Sources};
 pub use tradewind_netio::udp::route_mtu;
+pub use tradewind_proto::block::{Fingerprint, fingerprint};
 pub use tradewind_proto::crypto::CipherSuite as Cipher;
 pub use tradewind_proto::rate::{Group, Policy};
 pub use upload::{LaneOffer, RateOptions, Upload, chunk_bytes_for_packets};

@@ -8,7 +8,7 @@ use tradewind_proto::sender::SenderStatistics;
 /// A moment of a running upload.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Progress {
-    /// Bytes of all sources.
+    /// Bytes of all sources found so far, without those that are durable already.
     pub bytes_total: u64,
     /// Bytes that the receiver holds in whole blocks.
     pub bytes_sent: u64,
@@ -31,10 +31,16 @@ pub struct Progress {
 /// A finished upload.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UploadReport {
-    /// Bytes of all files.
+    /// Bytes that were sent.
     pub bytes: u64,
-    /// Files.
+    /// Files that were sent, in whole or what was missing of them.
     pub files: u64,
+    /// Files that were durable already, from an earlier transfer.
+    pub files_kept: u64,
+    /// Bytes that were durable already, also of files of which the rest was sent.
+    pub bytes_kept: u64,
+    /// Files that were left out because they could not be read or changed meanwhile.
+    pub files_failed: u64,
     /// From the first packet to the receiver's word that everything is durable.
     pub elapsed: Duration,
     /// Packets sent, of all kinds.

@@ -3,14 +3,17 @@
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
 use tradewind_fabric::{BlockBuf, BlockPool, SharedBlock};
 use tradewind_proto::block::{BlockWriter, FileId, FileRecord, check_path, crc64_nvme};
 
+use crate::durable::Durable;
 use crate::error::SourceError;
 
 /// A file to be sent, and its name at the destination.
@@ -20,6 +23,48 @@ pub struct Source {
     pub path: PathBuf,
     /// Relative name at the destination, components separated by `/`.
     pub name: Vec<u8>,
+}
+
+/// Files to be sent, in order, as they are found: sending begins before the last one is known.
+pub struct Sources {
+    files: Box<dyn Iterator<Item = Source> + Send>,
+    found: Arc<Found>,
+}
+
+/// What has been found so far.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Files.
+    pub files: AtomicU64,
+    /// Sum of their sizes, bytes.
+    pub bytes: AtomicU64,
+}
+
+impl Sources {
+    /// `found` counts at least the files that the iterator has yielded.
+    pub fn new(files: impl Iterator<Item = Source> + Send + 'static, found: Arc<Found>) -> Self {
+        Self { files: Box::new(files), found }
+    }
+
+    pub(crate) fn found(&self) -> Arc<Found> {
+        Arc::clone(&self.found)
+    }
+
+    /// A list that is complete.
+    ///
+    /// # Errors
+    /// [`SourceError`] of the first source that is not a readable file.
+    pub fn of(files: Vec<Source>) -> Result<Self, SourceError> {
+        let bytes = files.iter().try_fold(0u64, |sum, source| Ok::<_, SourceError>(sum.saturating_add(size(&source.path)?)))?;
+        let found = Arc::new(Found { files: AtomicU64::new(files.len() as u64), bytes: AtomicU64::new(bytes) });
+        Ok(Self::new(files.into_iter(), found))
+    }
+}
+
+impl std::fmt::Debug for Sources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sources").field("found", &self.found).finish_non_exhaustive()
+    }
 }
 
 /// An opened source whose size and times are known.
@@ -36,13 +81,33 @@ pub(crate) struct Reader {
     pub(crate) payload_max: usize,
     pub(crate) blocks: Sender<SharedBlock>,
     pub(crate) on_block: Box<dyn Fn() + Send>,
-    pub(crate) stop: std::sync::Arc<AtomicBool>,
+    pub(crate) stop: Arc<AtomicBool>,
+    pub(crate) durable: Durable,
+    pub(crate) tally: Arc<Tally>,
+    /// Told of each file that cannot be sent.
+    pub(crate) on_problem: Box<dyn FnMut(SourceError) + Send>,
+}
+
+/// What the reader has done so far.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Files read to their end, and their bytes that were read.
+    pub(crate) files: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    /// Files that were durable already, and durable bytes of all files.
+    pub(crate) files_kept: AtomicU64,
+    pub(crate) bytes_kept: AtomicU64,
+    /// Files given up.
+    pub(crate) files_failed: AtomicU64,
+    /// Bytes of files given up that were not read.
+    pub(crate) bytes_failed: AtomicU64,
 }
 
 /// The receiving side of the channel has gone, or the transfer was stopped: not an error of a source.
 pub(crate) struct Stopped;
 
-pub(crate) enum ReadError {
+/// Why the reading of one file ended early.
+enum ReadError {
     Stopped,
     Source(SourceError),
 }
@@ -59,8 +124,8 @@ impl From<SourceError> for ReadError {
     }
 }
 
-/// Opens all sources and notes their sizes, so that a missing one is found before anything is sent.
-pub(crate) fn open(index: usize, source: &Source) -> Result<Opened, SourceError> {
+/// Opens a source and notes its size and times.
+fn open(number: u32, source: &Source) -> Result<Opened, SourceError> {
     let read = |error| SourceError::Read { path: source.path.clone(), source: error };
     check_path(&source.name).map_err(|reason| SourceError::Name {
         path: source.path.clone(),
@@ -78,10 +143,10 @@ pub(crate) fn open(index: usize, source: &Source) -> Result<Opened, SourceError>
         return Err(SourceError::NotAFile { path: source.path.clone() });
     }
     let record = FileRecord {
-        file: FileId(u32::try_from(index).unwrap_or(u32::MAX)),
+        file: FileId(number),
         path: source.name.clone(),
         size: metadata.len(),
-        mtime_ns: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
+        mtime_ns: mtime_ns(&metadata),
         mode: metadata.mode() & 0o7777,
     };
     // Only advice: the kernel reads ahead further.
@@ -93,6 +158,16 @@ pub(crate) fn open(index: usize, source: &Source) -> Result<Opened, SourceError>
 pub(crate) fn size(path: &Path) -> Result<u64, SourceError> {
     let metadata = std::fs::metadata(path).map_err(|source| SourceError::Read { path: path.to_owned(), source })?;
     if metadata.is_file() { Ok(metadata.len()) } else { Err(SourceError::NotAFile { path: path.to_owned() }) }
+}
+
+/// Size and modification time of a regular file, by its path.
+pub(crate) fn size_and_time(path: &Path) -> Option<(u64, i64)> {
+    let metadata = std::fs::metadata(path).ok().filter(Metadata::is_file)?;
+    Some((metadata.len(), mtime_ns(&metadata)))
+}
+
+fn mtime_ns(metadata: &Metadata) -> i64 {
+    metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
 }
 
 fn times(metadata: &Metadata) -> (i64, i64) {
@@ -132,48 +207,124 @@ struct Filling {
 }
 
 impl Reader {
-    /// Reads all sources into blocks and hands them over, in order.
-    pub(crate) fn run(&self, sources: &[Source]) -> Result<(), ReadError> {
-        let mut filling = self.start()?;
-        for (index, source) in sources.iter().enumerate() {
-            let opened = open(index, source)?;
-            filling = self.read_file(&opened, filling)?;
+    /// Reads all sources into blocks and hands them over, in order. A file that cannot be read to its end is given up, and the rest goes on.
+    pub(crate) fn run(mut self, sources: Sources) {
+        // Whoever stopped it needs no result.
+        let _ = self.read_all(sources);
+    }
+
+    fn read_all(&mut self, sources: Sources) -> Result<(), Stopped> {
+        let mut filling = None;
+        let mut file = 0;
+        for source in sources.files {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Stopped);
+            }
+            match self.read_source(file, &source, &mut filling) {
+                Ok(()) => file += 1,
+                Err(ReadError::Stopped) => return Err(Stopped),
+                Err(ReadError::Source(error)) => {
+                    file += 1;
+                    self.tally.files_failed.fetch_add(1, Ordering::Relaxed);
+                    (self.on_problem)(error);
+                }
+            }
         }
-        if !filling.writer.is_empty() {
-            self.hand_over(filling)?;
+        match filling {
+            Some(filling) if !filling.writer.is_empty() => self.hand_over(filling),
+            _ => Ok(()),
+        }
+    }
+
+    fn read_source(&self, file: u32, source: &Source, filling: &mut Option<Filling>) -> Result<(), ReadError> {
+        let tally = &self.tally;
+        if let Some(bytes) = self.durable.has(source) {
+            tally.files_kept.fetch_add(1, Ordering::Relaxed);
+            tally.bytes_kept.fetch_add(bytes, Ordering::Relaxed);
+            return Ok(());
+        }
+        let opened = open(file, source)?;
+        let record = &opened.record;
+        let missing = self.durable.missing(record);
+        let wanted: u64 = missing.iter().map(|range| range.end - range.start).sum();
+        tally.bytes_kept.fetch_add(record.size - wanted, Ordering::Relaxed);
+        let mut left = wanted;
+        let result = self.read_ranges(&opened, &missing, filling, &mut left);
+        tally.bytes.fetch_add(wanted - left, Ordering::Relaxed);
+        match result {
+            Ok(()) => {
+                tally.files.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(ReadError::Source(error)) => {
+                tally.bytes_failed.fetch_add(left, Ordering::Relaxed);
+                // Nothing of it is on its way if not one extent was cut, unless an earlier transfer left something.
+                if left < wanted {
+                    self.withdraw(record, filling)?;
+                }
+                Err(error.into())
+            }
+            stopped => stopped,
+        }
+    }
+
+    /// A large file starts on a block boundary and fills whole blocks; small ones share. `left` counts the bytes down.
+    fn read_ranges(
+        &self,
+        opened: &Opened,
+        ranges: &[Range<u64>],
+        filling: &mut Option<Filling>,
+        left: &mut u64,
+    ) -> Result<(), ReadError> {
+        let record = &opened.record;
+        if record.size >= self.payload_max as u64 {
+            self.flush(filling)?;
+        }
+        for range in ranges {
+            let mut offset = range.start;
+            loop {
+                let Filling { slot, writer } = self.filling(filling)?;
+                let in_range = range.end - offset;
+                let Some(room) = writer.room(record).filter(|&room| room > 0 || in_range == 0) else {
+                    self.flush(filling)?;
+                    continue;
+                };
+                let length = in_range.min(room as u64);
+                let at = writer.payload_bytes();
+                let into = &mut slot[at..at + length as usize];
+                opened.read(offset, into)?;
+                let crc = crc64_nvme(into);
+                if *left == length {
+                    // Before the last extent leaves: the receiver completes the file with it.
+                    opened.check_unchanged()?;
+                }
+                writer.add(record, offset, length as u32, crc).map_err(|error| opened.changed(error.to_string()))?;
+                *left -= length;
+                offset += length;
+                if offset == range.end {
+                    break;
+                }
+            }
         }
         Ok(())
     }
 
-    /// A large file starts on a block boundary and fills whole blocks; small ones share.
-    fn read_file(&self, opened: &Opened, mut filling: Filling) -> Result<Filling, ReadError> {
-        let record = &opened.record;
-        if record.size >= self.payload_max as u64 && !filling.writer.is_empty() {
-            filling = self.hand_over_and_start(filling)?;
+    /// Tells the receiver to drop what it has of a file.
+    fn withdraw(&self, record: &FileRecord, filling: &mut Option<Filling>) -> Result<(), Stopped> {
+        if self.filling(filling)?.writer.withdraw(record).is_err() {
+            self.flush(filling)?;
+            // An empty block has room for any record whose path passed before.
+            let _ = self.filling(filling)?.writer.withdraw(record);
         }
-        let mut offset = 0;
-        loop {
-            let left = record.size - offset;
-            let room = filling.writer.room(record).filter(|&room| room > 0 || left == 0);
-            let Some(room) = room else {
-                filling = self.hand_over_and_start(filling)?;
-                continue;
-            };
-            let length = left.min(room as u64) as usize;
-            let at = filling.writer.payload_bytes();
-            let into = &mut filling.slot[at..at + length];
-            opened.read(offset, into)?;
-            let crc = crc64_nvme(into);
-            offset += length as u64;
-            if offset == record.size {
-                // Before the last extent leaves: the receiver completes the file with it.
-                opened.check_unchanged()?;
-            }
-            filling.writer.add(record, offset - length as u64, length as u32, crc).map_err(|error| opened.changed(error.to_string()))?;
-            if offset == record.size {
-                return Ok(filling);
-            }
-        }
+        Ok(())
+    }
+
+    fn filling<'a>(&self, filling: &'a mut Option<Filling>) -> Result<&'a mut Filling, Stopped> {
+        let filled = match filling.take() {
+            Some(filling) => filling,
+            None => self.start()?,
+        };
+        Ok(filling.insert(filled))
     }
 
     fn start(&self) -> Result<Filling, Stopped> {
@@ -188,76 +339,149 @@ impl Reader {
         }
     }
 
+    /// Hands over what has been filled so far, if anything.
+    fn flush(&self, filling: &mut Option<Filling>) -> Result<(), Stopped> {
+        match filling.take_if(|filling| !filling.writer.is_empty()) {
+            Some(full) => self.hand_over(full),
+            None => Ok(()),
+        }
+    }
+
     fn hand_over(&self, mut filling: Filling) -> Result<(), Stopped> {
         let image_bytes = filling.writer.finish(&mut filling.slot);
         self.blocks.send(filling.slot.freeze(image_bytes)).map_err(|_| Stopped)?;
         (self.on_block)();
         Ok(())
     }
-
-    fn hand_over_and_start(&self, filling: Filling) -> Result<Filling, Stopped> {
-        self.hand_over(filling)?;
-        self.start()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::Arc;
 
-    use tradewind_proto::block::BlockTable;
+    use tradewind_proto::block::{BlockTable, fingerprint};
 
     use super::*;
 
-    fn read_all(sources: &[Source]) -> Result<Vec<SharedBlock>, SourceError> {
+    fn read_with(sources: &[Source], durable: Durable) -> (Vec<SharedBlock>, Vec<SourceError>, Arc<Tally>) {
         let pool = BlockPool::new(64, BlockWriter::image_bytes_max(65_536)).unwrap();
         let (blocks, out) = crossbeam::channel::unbounded();
-        let reader = Reader { pool, payload_max: 65_536, blocks, on_block: Box::new(|| ()), stop: Arc::new(AtomicBool::new(false)) };
-        match reader.run(sources) {
-            Ok(()) => Ok(out.try_iter().collect()),
-            Err(ReadError::Source(error)) => Err(error),
-            Err(ReadError::Stopped) => panic!("nobody stopped it"),
-        }
+        let (problems, told) = crossbeam::channel::unbounded();
+        let tally = Arc::new(Tally::default());
+        let reader = Reader {
+            pool,
+            payload_max: 65_536,
+            blocks,
+            on_block: Box::new(|| ()),
+            stop: Arc::new(AtomicBool::new(false)),
+            durable,
+            tally: Arc::clone(&tally),
+            on_problem: Box::new(move |problem| problems.send(problem).unwrap()),
+        };
+        reader.run(Sources::new(sources.to_vec().into_iter(), Arc::default()));
+        (out.try_iter().collect(), told.try_iter().collect(), tally)
+    }
+
+    /// File, offset, length of each extent, by block.
+    fn shapes(blocks: &[SharedBlock]) -> Vec<Vec<(u32, u64, u32)>> {
+        let shape = |block: &SharedBlock| {
+            let table = BlockTable::parse(block).unwrap();
+            table.verify_payload(block).unwrap();
+            table.extents.iter().map(|extent| (extent.file.0, extent.file_offset, extent.length)).collect()
+        };
+        blocks.iter().map(shape).collect()
+    }
+
+    fn write(directory: &Path, name: &str, bytes: usize) -> Source {
+        let path = directory.join(name);
+        File::create(&path).unwrap().write_all(&vec![b'x'; bytes]).unwrap();
+        Source { path, name: name.into() }
     }
 
     #[test]
     fn small_files_share_a_block_and_a_large_one_starts_its_own() {
         let directory = tempfile::tempdir().unwrap();
-        let mut sources = Vec::new();
-        for (name, bytes) in [("a", 10), ("empty", 0), ("b", 20), ("large", 65_536 * 2 + 5), ("c", 7)] {
-            let path = directory.path().join(name);
-            File::create(&path).unwrap().write_all(&vec![b'x'; bytes]).unwrap();
-            sources.push(Source { path, name: name.into() });
-        }
-        let blocks = read_all(&sources).unwrap();
-        let shapes: Vec<Vec<(u32, u64, u32)>> = blocks
-            .iter()
-            .map(|block| {
-                let table = BlockTable::parse(block).unwrap();
-                table.verify_payload(block).unwrap();
-                table.extents.iter().map(|extent| (extent.file.0, extent.file_offset, extent.length)).collect()
-            })
-            .collect();
+        let files = [("a", 10), ("empty", 0), ("b", 20), ("large", 65_536 * 2 + 5), ("c", 7)];
+        let sources = files.map(|(name, bytes)| write(directory.path(), name, bytes));
+        let (blocks, problems, tally) = read_with(&sources, Durable::default());
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!((tally.files.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed)), (5, 131_114));
         assert_eq!(
-            shapes,
+            shapes(&blocks),
             [vec![(0, 0, 10), (1, 0, 0), (2, 0, 20)], vec![(3, 0, 65_536)], vec![(3, 65_536, 65_536)], vec![(3, 131_072, 5), (4, 0, 7)],]
         );
     }
 
     #[test]
-    fn odd_sources_are_refused_by_name() {
+    fn what_is_durable_is_not_read_again() {
         let directory = tempfile::tempdir().unwrap();
-        let missing = Source { path: directory.path().join("missing"), name: b"m".to_vec() };
-        assert!(matches!(read_all(&[missing]), Err(SourceError::Read { .. })));
-        let itself = Source { path: directory.path().to_owned(), name: b"d".to_vec() };
-        assert!(matches!(read_all(&[itself]), Err(SourceError::NotAFile { .. })));
-        let file = directory.path().join("f");
-        File::create(&file).unwrap();
-        assert!(matches!(read_all(&[Source { path: file, name: b"../f".to_vec() }]), Err(SourceError::Name { .. })));
+        let sources = [("a", 10), ("large", 65_536 * 3 + 5), ("b", 20)].map(|(name, bytes)| write(directory.path(), name, bytes));
+        let print = |source: &Source| {
+            let (size, time) = size_and_time(&source.path).unwrap();
+            fingerprint(&source.name, size, time)
+        };
+        let mut durable = Durable::default();
+        durable.add_file(print(&sources[0]));
+        durable.add_part(print(&sources[1]), 65_536..131_072);
+        let (blocks, _, tally) = read_with(&sources, durable.clone());
+        assert_eq!(shapes(&blocks), [vec![(1, 0, 65_536)], vec![(1, 131_072, 65_536)], vec![(1, 196_608, 5), (2, 0, 20)]]);
+        assert_eq!((tally.files_kept.load(Ordering::Relaxed), tally.bytes_kept.load(Ordering::Relaxed)), (1, 10 + 65_536));
+        // Changed since: the whole of both.
+        for source in &sources[..2] {
+            File::options().write(true).open(&source.path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
+        let (_, _, tally) = read_with(&sources, durable);
+        assert_eq!((tally.files.load(Ordering::Relaxed), tally.bytes_kept.load(Ordering::Relaxed)), (3, 0));
+    }
+
+    #[test]
+    fn odd_sources_are_left_out_by_name_and_the_rest_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let good = [write(directory.path(), "f", 3), write(directory.path(), "g", 4)];
         let fifo = directory.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0).unwrap();
-        assert!(matches!(read_all(&[Source { path: fifo, name: b"fifo".to_vec() }]), Err(SourceError::NotAFile { .. })));
+        let sources = [
+            good[0].clone(),
+            Source { path: directory.path().join("missing"), name: b"m".to_vec() },
+            Source { path: directory.path().to_owned(), name: b"d".to_vec() },
+            Source { path: good[0].path.clone(), name: b"../f".to_vec() },
+            Source { path: fifo, name: b"fifo".to_vec() },
+            good[1].clone(),
+        ];
+        let (blocks, problems, tally) = read_with(&sources, Durable::default());
+        assert_eq!(shapes(&blocks), [vec![(0, 0, 3), (5, 0, 4)]]);
+        assert_eq!(tally.files_failed.load(Ordering::Relaxed), 4);
+        use SourceError::{Name, NotAFile, Read};
+        assert!(matches!(problems[..], [Read { .. }, NotAFile { .. }, Name { .. }, NotAFile { .. }]), "{problems:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_while_it_is_read_is_withdrawn() {
+        let directory = tempfile::tempdir().unwrap();
+        let sources = [write(directory.path(), "large", 65_536 * 3), write(directory.path(), "b", 20)];
+        let pool = BlockPool::new(64, BlockWriter::image_bytes_max(65_536)).unwrap();
+        // One block at a time, so that the file can be cut when the first has left.
+        let (blocks, out) = crossbeam::channel::bounded(0);
+        let (problems, told) = crossbeam::channel::unbounded();
+        let reader = Reader {
+            pool,
+            payload_max: 65_536,
+            blocks,
+            on_block: Box::new(|| ()),
+            stop: Arc::new(AtomicBool::new(false)),
+            durable: Durable::default(),
+            tally: Arc::default(),
+            on_problem: Box::new(move |problem| problems.send(problem).unwrap()),
+        };
+        let list = Sources::new(sources.to_vec().into_iter(), Arc::default());
+        let reading = std::thread::spawn(move || reader.run(list));
+        let mut blocks = vec![out.recv().unwrap()];
+        File::options().write(true).open(&sources[0].path).unwrap().set_len(65_536).unwrap();
+        blocks.extend(out.iter());
+        reading.join().unwrap();
+        assert!(matches!(told.try_recv().unwrap(), SourceError::Changed { .. }));
+        let last = BlockTable::parse(blocks.last().unwrap()).unwrap();
+        assert_eq!(last.files.iter().map(|file| (file.file.0, file.is_withdrawn())).collect::<Vec<_>>(), [(0, true), (1, false)]);
     }
 
     #[test]

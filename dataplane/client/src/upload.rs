@@ -19,9 +19,10 @@ use tradewind_wire::limits::{
 };
 
 use crate::Cipher;
+use crate::durable::Durable;
 use crate::error::{SourceError, UploadError};
 use crate::progress::{Progress, UploadReport};
-use crate::source::{self, ReadError, Reader, Source};
+use crate::source::{Reader, Sources, Tally};
 use crate::worker::Worker;
 
 /// Most memory that blocks on their way may take, bytes, whatever the receiver would allow.
@@ -68,12 +69,15 @@ pub struct RateOptions {
 }
 
 /// An upload that has been agreed with the server.
-#[derive(Debug)]
 pub struct Upload {
     /// The lane.
     pub lane: LaneOffer,
     /// What to send.
-    pub sources: Vec<Source>,
+    pub sources: Sources,
+    /// What of it the destination has already.
+    pub durable: Durable,
+    /// Told of each file that is left out because it cannot be read or changed meanwhile; on the reading thread.
+    pub on_problem: Box<dyn FnMut(SourceError) + Send>,
     /// How fast.
     pub rate: RateOptions,
     /// Set it to stop.
@@ -83,14 +87,6 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// Sum of the sources' sizes, bytes; also finds out early that one is missing.
-    ///
-    /// # Errors
-    /// [`SourceError`] of the first source that is not a readable file.
-    pub fn bytes_total(sources: &[Source]) -> Result<u64, SourceError> {
-        sources.iter().try_fold(0u64, |sum, source| Ok(sum.saturating_add(source::size(&source.path)?)))
-    }
-
     /// Sends everything and waits until it is durable; blocks the calling thread. `progress` is called about five times a
     /// second.
     ///
@@ -99,7 +95,6 @@ impl Upload {
     pub fn run(self, progress: impl FnMut(&Progress)) -> Result<UploadReport, UploadError> {
         let endpoint = *self.lane.endpoints.first().ok_or_else(|| UploadError::Offer("it names no address".to_owned()))?;
         let chunk_bytes = self.check_offer()?;
-        let bytes_total = Self::bytes_total(&self.sources)?;
         let payload_max = self.lane.block_bytes as usize;
         let pool = block_pool(payload_max, self.lane.credit_blocks)?;
         let link = open_link(endpoint, usize::from(chunk_bytes))?;
@@ -115,17 +110,24 @@ impl Upload {
         let (blocks, ready) = crossbeam::channel::bounded(BLOCKS_AHEAD);
         let stop = Arc::new(AtomicBool::new(false));
         let waker = link.waker();
-        let reader = Reader { pool, payload_max, blocks, on_block: Box::new(move || waker.wake()), stop: Arc::clone(&stop) };
-        let sources = self.sources;
-        let files = sources.len() as u64;
+        let tally = Arc::new(Tally::default());
+        let reader = Reader {
+            pool,
+            payload_max,
+            blocks,
+            on_block: Box::new(move || waker.wake()),
+            stop: Arc::clone(&stop),
+            durable: self.durable,
+            tally: Arc::clone(&tally),
+            on_problem: self.on_problem,
+        };
+        let (found, sources) = (self.sources.found(), self.sources);
         let end_of_sources = link.waker();
         let reading = thread::Builder::new()
             .name("source-reader".to_owned())
             .spawn(move || {
-                let result = reader.run(&sources);
-                drop(reader);
+                reader.run(sources);
                 end_of_sources.wake();
-                result
             })
             .map_err(|source| UploadError::Local { what: "cannot start the reading thread", source: source.into() })?;
         let worker = Worker {
@@ -134,8 +136,8 @@ impl Upload {
             ready,
             reading: Some(reading),
             endpoint,
-            bytes_total,
-            files,
+            found,
+            tally,
             cancel: self.cancel,
             payload_max,
             packet_bytes,
@@ -206,13 +208,4 @@ fn open_link(endpoint: SocketAddr, chunk_bytes: usize) -> Result<UdpLink, Upload
         tracing::warn!("{warning}");
     }
     Ok(link)
-}
-
-/// What the reading thread left behind.
-pub(crate) fn reader_result(reading: thread::JoinHandle<Result<(), ReadError>>) -> Result<(), UploadError> {
-    match reading.join() {
-        Ok(Ok(()) | Err(ReadError::Stopped)) => Ok(()),
-        Ok(Err(ReadError::Source(error))) => Err(error.into()),
-        Err(_) => Err(UploadError::Local { what: "the reading thread panicked", source: "see the message above".into() }),
-    }
 }

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,8 +17,7 @@ use tradewind_wire::control::close;
 
 use crate::error::UploadError;
 use crate::progress::{Progress, UploadReport, limiter_name, share};
-use crate::source::ReadError;
-use crate::upload::reader_result;
+use crate::source::{Found, Tally};
 
 /// Datagrams taken or sent before the other side of the loop gets its turn.
 const BATCH: usize = 64;
@@ -33,10 +33,10 @@ pub(crate) struct Worker {
     pub(crate) link: UdpLink,
     pub(crate) sender: Sender<SharedBlock>,
     pub(crate) ready: Receiver<SharedBlock>,
-    pub(crate) reading: Option<JoinHandle<Result<(), ReadError>>>,
+    pub(crate) reading: Option<JoinHandle<()>>,
     pub(crate) endpoint: SocketAddr,
-    pub(crate) bytes_total: u64,
-    pub(crate) files: u64,
+    pub(crate) found: Arc<Found>,
+    pub(crate) tally: Arc<Tally>,
     pub(crate) cancel: Arc<AtomicBool>,
     pub(crate) payload_max: usize,
     /// Size of a full IP packet.
@@ -72,12 +72,12 @@ impl Worker {
                 None => {}
             }
             // After the events: a lane that has ended by itself is not cancelled any more, though the server may have said first that it is over.
-            if self.cancel.load(Ordering::Relaxed) {
+            if self.cancel.load(Relaxed) {
                 self.say_goodbye(close::CANCELLED, "cancelled by the sender");
                 return Err(UploadError::Cancelled);
             }
             if let Err(error) = self.open_blocks(now) {
-                self.say_goodbye(close::SOURCE, "a source could not be read");
+                self.say_goodbye(close::INTERNAL, "the sender failed");
                 return Err(error);
             }
             let full = self.transmit(now).map_err(local)?;
@@ -118,7 +118,8 @@ impl Worker {
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
                     if let Some(reading) = self.reading.take() {
-                        reader_result(reading)?;
+                        let panicked = |_| UploadError::Local { what: "the reading thread panicked", source: "see the message above".into() };
+                        reading.join().map_err(panicked)?;
                         self.sender.finish();
                     }
                     break;
@@ -177,10 +178,14 @@ impl Worker {
     fn progress(&self, elapsed_ns: u64) -> Progress {
         let statistics = self.sender.statistics();
         let durable = u64::from(statistics.blocks_durable) * self.payload_max as u64;
+        let (found, tally) = (&self.found, &self.tally);
+        // Of what is to be sent in this attempt, as far as it is known.
+        let kept = tally.bytes_kept.load(Relaxed) + tally.bytes_failed.load(Relaxed);
+        let bytes_total = found.bytes.load(Relaxed).saturating_sub(kept);
         Progress {
-            bytes_total: self.bytes_total,
-            bytes_sent: statistics.bytes_received.min(self.bytes_total),
-            bytes_durable: durable.min(self.bytes_total),
+            bytes_total,
+            bytes_sent: statistics.bytes_received.min(bytes_total),
+            bytes_durable: durable.min(bytes_total),
             rate_bps: statistics.rate_bytes_per_s.saturating_mul(8),
             rtt_ms: statistics.round_trip_ns as f64 / 1e6,
             loss: share(statistics.packets_lost, statistics.packets_sent),
@@ -193,8 +198,11 @@ impl Worker {
     fn report(&self, elapsed_ns: u64, receipt: u64, packets_ignored: u64) -> UploadReport {
         let statistics = self.sender.statistics();
         UploadReport {
-            bytes: self.bytes_total,
-            files: self.files,
+            bytes: self.tally.bytes.load(Relaxed),
+            files: self.tally.files.load(Relaxed),
+            files_kept: self.tally.files_kept.load(Relaxed),
+            bytes_kept: self.tally.bytes_kept.load(Relaxed),
+            files_failed: self.tally.files_failed.load(Relaxed),
             elapsed: Duration::from_nanos(elapsed_ns),
             packets_sent: statistics.packets_sent,
             data_packets_sent: statistics.data_packets_sent,

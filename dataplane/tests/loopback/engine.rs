@@ -69,6 +69,7 @@ impl Engine {
             credit_blocks: 0,
             destination: Destination { store: Store::Local { root: root.to_owned() }, name },
             overwrite: false,
+            resume: false,
         };
         self.send(ToEngine::OpenLane(Box::new(open))).await;
         loop {

@@ -87,11 +87,30 @@ impl LocalStore {
             return Err(failed("make the directory of", key, Errno::NOENT));
         };
         let temporary = temporary_name(name);
-        let fd = open_locked(&dir, &temporary, key)?;
+        let fd = open_locked(&dir, &temporary, key, true)?;
         let target = Target::new(fd, dir.as_fd(), &temporary, meta.size);
-        let partial = Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed: AtomicBool::new(false) };
+        let (renamed, kept) = (AtomicBool::new(false), AtomicBool::new(false));
+        let partial = Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed, kept };
         partial.reserve()?;
         Ok(partial)
+    }
+
+    /// Takes a partial file over as it is.
+    fn reopen_partial(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Partial, StoreError> {
+        let gone = || StoreError::UploadGone { object: key.to_string() };
+        let (dir, name) = parent(self.root.as_fd(), key, false)?.ok_or_else(gone)?;
+        let temporary = temporary_name(name);
+        let fd = match open_locked(&dir, &temporary, key, false) {
+            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Err(gone()),
+            result => result?,
+        };
+        let size = rustix::fs::fstat(&fd).map_err(|errno| failed("look at", key, errno))?.st_size;
+        if u64::try_from(size) != Ok(meta.size) {
+            return Err(gone());
+        }
+        let target = Target::new(fd, dir.as_fd(), &temporary, meta.size);
+        let (renamed, kept) = (AtomicBool::new(false), AtomicBool::new(true));
+        Ok(Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed, kept })
     }
 }
 
@@ -106,8 +125,8 @@ fn temporary_name(name: &[u8]) -> Vec<u8> {
 
 /// Opens the partial file and locks it. Whoever held the lock before may have renamed the file to its final name in between,
 /// and that one must not be touched: so the name must still lead to what was locked.
-fn open_locked(dir: &OwnedFd, temporary: &[u8], key: &ObjectKey) -> Result<OwnedFd, StoreError> {
-    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+fn open_locked(dir: &OwnedFd, temporary: &[u8], key: &ObjectKey, create: bool) -> Result<OwnedFd, StoreError> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | if create { OFlags::CREATE } else { OFlags::empty() };
     for _ in 0..LOCK_TRIES_MAX {
         let fd = rustix::fs::openat(dir, temporary, flags, Mode::from_raw_mode(0o600)).map_err(|errno| failed("create", key, errno))?;
         match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
@@ -125,7 +144,7 @@ fn open_locked(dir: &OwnedFd, temporary: &[u8], key: &ObjectKey) -> Result<Owned
     Err(StoreError::Busy { object: key.to_string() })
 }
 
-/// A file being written. Dropped before it is complete, it removes itself.
+/// A file being written. Dropped before it is complete, it removes itself, unless it is to be kept.
 #[derive(Debug)]
 struct Partial {
     dir: OwnedFd,
@@ -135,6 +154,7 @@ struct Partial {
     key: ObjectKey,
     meta: ObjectMeta,
     renamed: AtomicBool,
+    kept: AtomicBool,
 }
 
 impl Partial {
@@ -211,7 +231,9 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if let Err(error) = self.remove() {
+        if !self.kept.load(Ordering::Acquire)
+            && let Err(error) = self.remove()
+        {
             tracing::warn!(%error, "a partial file stays behind; the next transfer of this file takes it over");
         }
     }
@@ -269,6 +291,20 @@ impl Store for LocalStore {
         let partial = Self::work(move || store.create(&key, meta)).await?;
         Ok(Arc::new(LocalUpload(Arc::new(partial))))
     }
+
+    async fn reopen(&self, key: &ObjectKey, meta: ObjectMeta, _handle: &str) -> Result<Arc<dyn Upload>, StoreError> {
+        let (store, key) = (self.clone(), key.clone());
+        let partial = Self::work(move || store.reopen_partial(&key, meta)).await?;
+        Ok(Arc::new(LocalUpload(Arc::new(partial))))
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        rustix::fs::syncfs(&*self.root).map_err(|errno| StoreError::Io {
+            action: "make durable",
+            path: self.path.display().to_string(),
+            source: errno.into(),
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -299,6 +335,20 @@ impl Upload for LocalUpload {
     async fn abort(&self) -> Result<(), StoreError> {
         let partial = Arc::clone(&self.0);
         LocalStore::work(move || partial.remove()).await
+    }
+
+    /// The partial file's name follows from the key.
+    fn handle(&self) -> String {
+        "partial".to_owned()
+    }
+
+    fn keep(&self) {
+        self.0.kept.store(true, Ordering::Release);
+    }
+
+    async fn recall(&self, receipts: Vec<PartReceipt>) -> Result<Vec<PartReceipt>, StoreError> {
+        // The file has its whole size, and the journal names only what was written into it.
+        Ok(receipts)
     }
 }
 

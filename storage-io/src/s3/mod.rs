@@ -261,6 +261,12 @@ impl Store for S3Store {
         let id = self.0.create(&key, Some(&meta), checksums).await?;
         Ok(Arc::new(S3Upload { bucket: Arc::clone(&self.0), key, id, meta, checksums }))
     }
+
+    async fn reopen(&self, key: &ObjectKey, meta: ObjectMeta, handle: &str) -> Result<Arc<dyn Upload>, StoreError> {
+        let key = text_key(key)?;
+        let checksums = self.0.checksums(&key).await?;
+        Ok(Arc::new(S3Upload { bucket: Arc::clone(&self.0), key, id: handle.to_owned(), meta, checksums }))
+    }
 }
 
 impl Bucket {

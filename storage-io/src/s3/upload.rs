@@ -1,5 +1,6 @@
 //! One multipart upload.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -114,5 +115,36 @@ impl Upload for S3Upload {
 
     async fn abort(&self) -> Result<(), StoreError> {
         self.bucket.abort(&self.key, &self.id).await
+    }
+
+    fn handle(&self) -> String {
+        self.id.clone()
+    }
+
+    fn keep(&self) {}
+
+    async fn recall(&self, receipts: Vec<PartReceipt>) -> Result<Vec<PartReceipt>, StoreError> {
+        let mut held = HashMap::new();
+        let mut after = None;
+        loop {
+            let request = self.bucket.client.list_parts().bucket(&self.bucket.name).key(&self.key).upload_id(&self.id);
+            let answer = request.set_part_number_marker(after.take()).send().await;
+            let answer = answer.map_err(|error| self.bucket.asked("list the parts of an upload", &self.key, 0).map(&error))?;
+            for part in answer.parts() {
+                let number = part.part_number().and_then(|number| u32::try_from(number).ok());
+                if let (Some(number), Some(etag)) = (number, part.e_tag()) {
+                    held.insert(number, (bare(etag), part.size().and_then(|size| u64::try_from(size).ok())));
+                }
+            }
+            match answer.next_part_number_marker() {
+                Some(marker) if answer.is_truncated() == Some(true) => after = Some(marker.to_owned()),
+                _ => break,
+            }
+        }
+        let is_held = |receipt: &PartReceipt| {
+            let (Some((etag, size)), Some(ours)) = (held.get(&receipt.number), &receipt.etag) else { return false };
+            *etag == bare(ours) && *size == Some(receipt.len)
+        };
+        Ok(receipts.into_iter().filter(is_held).collect())
     }
 }

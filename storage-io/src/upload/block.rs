@@ -15,6 +15,8 @@ pub struct FileMeta {
     pub mtime_ns: i64,
     /// Unix mode, 0 if not known.
     pub mode: u32,
+    /// The sender gives the file up: what is there of it is dropped, and what comes of it later too.
+    pub withdrawn: bool,
 }
 
 /// Bytes of one file within a block.

@@ -69,7 +69,7 @@ impl World {
 
     fn opened(&mut self, owner: &str) -> (u64, String) {
         let (lane_id, mut answer) = self.submit(owner);
-        self.said(FromEngine::LaneOpened(LaneAccepted { lane_id, chunk_bytes: 1400, credit_blocks: 9 }));
+        self.said(FromEngine::LaneOpened(LaneAccepted { lane_id, chunk_bytes: 1400, credit_blocks: 9, durable: None }));
         let response = answer.try_recv().unwrap().unwrap();
         assert_eq!((response.lanes[0].lane_id, response.lanes[0].chunk_bytes, response.lanes[0].credit_blocks), (lane_id, 1400, 9));
         (lane_id, response.transfer_id)
@@ -179,7 +179,7 @@ fn a_client_that_left_has_its_lane_closed() {
     let mut world = World::new("");
     let (lane_id, answer) = world.submit("ann");
     drop(answer);
-    world.said(FromEngine::LaneOpened(LaneAccepted { lane_id, chunk_bytes: 1, credit_blocks: 1 }));
+    world.said(FromEngine::LaneOpened(LaneAccepted { lane_id, chunk_bytes: 1, credit_blocks: 1, durable: None }));
     assert!(matches!(&world.effects[..], [Effect::Send(ToEngine::CloseLane(c))] if c.code == ErrorCode::PeerGone), "{:?}", world.effects);
 }
 

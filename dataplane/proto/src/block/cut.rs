@@ -2,7 +2,7 @@
 
 use tradewind_wire::limits::{BLOCK_TABLE_MAX, EXTENTS_PER_BLOCK_MAX};
 
-use super::{COUNTS_BYTES, EXTENT_BYTES, Extent, FOOTER_BYTES, FileRecord, MAGIC, RECORD_BYTES, TABLE_VERSION, check_path, crc64_nvme};
+use super::{COUNTS_BYTES, EXTENT_BYTES, Extent, FOOTER_BYTES, FileRecord, MAGIC, RECORD_BYTES, TABLE_VERSION, WITHDRAWN, check_path, crc64_nvme};
 
 /// Why an extent cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +92,26 @@ impl BlockWriter {
         }
         self.extents.push(Extent { file: record.file, file_offset, length, payload_offset: self.payload as u32, crc64_nvme });
         self.payload += length as usize;
+        Ok(())
+    }
+
+    /// Tells the receiver that nothing more comes of a file of which it may have extents. Of the file that was added last, this block's own
+    /// extents are dropped there too.
+    ///
+    /// # Errors
+    /// [`CutError::Full`]: finish the block and say it in the next one.
+    pub fn withdraw(&mut self, record: &FileRecord) -> Result<(), CutError> {
+        check_path(&record.path)?;
+        if let Some(last) = self.files.last_mut().filter(|last| last.file == record.file) {
+            last.mode |= WITHDRAWN;
+            return Ok(());
+        }
+        if self.room(record).is_none() {
+            return Err(CutError::Full);
+        }
+        self.table += self.table_growth(record);
+        self.files.push(FileRecord { mode: record.mode | WITHDRAWN, ..record.clone() });
+        self.extents.push(Extent { file: record.file, file_offset: 0, length: 0, payload_offset: self.payload as u32, crc64_nvme: 0 });
         Ok(())
     }
 

@@ -31,6 +31,9 @@ pub(crate) const TABLE_VERSION: u32 = 1;
 /// Last four bytes of an image.
 pub(crate) const MAGIC: [u8; 4] = *b"TWBK";
 
+/// Bit of [`FileRecord::mode`]: the sender gives this file up, and the receiver drops what it has of it.
+pub const WITHDRAWN: u32 = 1 << 31;
+
 /// What a receiver has to know of a file to store it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileRecord {
@@ -42,8 +45,33 @@ pub struct FileRecord {
     pub size: u64,
     /// Modification time, nanoseconds since 1970.
     pub mtime_ns: i64,
-    /// Permission bits.
+    /// Permission bits, and [`WITHDRAWN`].
     pub mode: u32,
+}
+
+impl FileRecord {
+    /// Whether the sender gives the file up.
+    #[must_use]
+    pub const fn is_withdrawn(&self) -> bool {
+        self.mode & WITHDRAWN != 0
+    }
+}
+
+/// Names a file together with the state of its contents, as far as size and time tell.
+pub type Fingerprint = [u8; 16];
+
+/// The first half of SHA-256 over size and modification time (big-endian) and path: both ends tell each other with it which files the
+/// destination has already.
+#[must_use]
+pub fn fingerprint(path: &[u8], size: u64, mtime_ns: i64) -> Fingerprint {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    context.update(&size.to_be_bytes());
+    context.update(&mtime_ns.to_be_bytes());
+    context.update(path);
+    let digest = context.finish();
+    let mut half = Fingerprint::default();
+    half.copy_from_slice(&digest.as_ref()[..16]);
+    half
 }
 
 /// A run of bytes of one file.

@@ -141,8 +141,9 @@ fn read_extents(fields: &mut Fields<'_>, files: &[FileRecord]) -> Result<Vec<Ext
             record = records.next();
             used = false;
         }
-        let size = record.ok_or(TableError::Extent)?.size;
-        if length == 0 && size != 0 {
+        let record = record.ok_or(TableError::Extent)?;
+        let size = record.size;
+        if length == 0 && size != 0 && !record.is_withdrawn() {
             return Err(TableError::Extent);
         }
         used = true;
@@ -216,6 +217,26 @@ mod tests {
         let mut damaged = image.clone();
         damaged[7] ^= 1;
         assert_eq!(BlockTable::parse(&damaged).unwrap().verify_payload(&damaged), Err(TableError::Payload { extent: 2 }));
+    }
+
+    #[test]
+    fn a_file_is_withdrawn_in_the_block_of_its_bytes_or_in_a_later_one() {
+        let mut slot = vec![0; BlockWriter::image_bytes_max(65_536)];
+        let mut writer = BlockWriter::new(65_536);
+        let (first, second) = (record(0, "a", 100), record(1, "b", 3));
+        writer.add(&second, 0, 3, crc64_nvme(&[0; 3])).unwrap();
+        writer.withdraw(&first).unwrap();
+        writer.withdraw(&first).unwrap();
+        let length = writer.finish(&mut slot);
+        let table = BlockTable::parse(&slot[..length]).unwrap();
+        table.verify_payload(&slot[..length]).unwrap();
+        assert_eq!(table.files.iter().map(|file| (file.file.0, file.is_withdrawn())).collect::<Vec<_>>(), [(1, false), (0, true)]);
+        writer.add(&first, 0, 7, crc64_nvme(&[0; 7])).unwrap();
+        writer.withdraw(&first).unwrap();
+        slot.fill(0);
+        let length = writer.finish(&mut slot);
+        let table = BlockTable::parse(&slot[..length]).unwrap();
+        assert_eq!((table.files.len(), table.files[0].is_withdrawn(), table.extents.len()), (1, true, 1));
     }
 
     #[test]

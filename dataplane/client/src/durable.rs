@@ -1,0 +1,96 @@
+//! What the destination has already: only the rest is sent.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use tradewind_proto::block::{FileRecord, Fingerprint, fingerprint};
+
+use crate::source::{self, Source};
+
+/// What earlier transfers to the same destination have left there.
+#[derive(Clone, Debug, Default)]
+pub struct Durable {
+    files: HashSet<Fingerprint>,
+    /// Ranges of bytes, in order, by the file's fingerprint.
+    parts: HashMap<Fingerprint, Vec<Range<u64>>>,
+}
+
+impl Durable {
+    /// A whole file, by what [`fingerprint`] makes of its name at the destination, size and time.
+    pub fn add_file(&mut self, file: Fingerprint) {
+        self.files.insert(file);
+    }
+
+    /// Bytes of a file that is not whole yet.
+    pub fn add_part(&mut self, file: Fingerprint, range: Range<u64>) {
+        self.parts.entry(file).or_default().push(range);
+    }
+
+    /// Whether nothing is there.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.parts.is_empty()
+    }
+
+    /// The source's size, if it is durable as a whole and has not changed.
+    pub(crate) fn has(&self, source: &Source) -> Option<u64> {
+        if self.files.is_empty() {
+            return None;
+        }
+        // A source that cannot be looked at is found out when it is opened.
+        let (size, mtime_ns) = source::size_and_time(&source.path)?;
+        self.files.contains(&fingerprint(&source.name, size, mtime_ns)).then_some(size)
+    }
+
+    /// The ranges of a file that are still to be sent; one empty range for an empty file.
+    pub(crate) fn missing(&self, record: &FileRecord) -> Vec<Range<u64>> {
+        let mut there = match self.parts.is_empty() {
+            true => None,
+            false => self.parts.get(&fingerprint(&record.path, record.size, record.mtime_ns)).cloned(),
+        }
+        .unwrap_or_default();
+        there.sort_by_key(|range| range.start);
+        let mut missing = Vec::new();
+        let mut from = 0;
+        for range in there {
+            if range.start > from {
+                missing.push(from..range.start.min(record.size));
+            }
+            from = from.max(range.end);
+        }
+        if from < record.size || record.size == 0 {
+            missing.push(from..record.size);
+        }
+        missing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tradewind_proto::block::FileId;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_missing_of_the_same_file_is_sent() {
+        let record = FileRecord { file: FileId(0), path: b"d/f".to_vec(), size: 100, mtime_ns: 5, mode: 0 };
+        let mut durable = Durable::default();
+        assert_eq!(durable.missing(&record), [0..100]);
+        let of = |record: &FileRecord| fingerprint(&record.path, record.size, record.mtime_ns);
+        durable.add_part(of(&record), 60..80);
+        durable.add_part(of(&record), 0..10);
+        durable.add_part(of(&record), 10..20);
+        assert_eq!(durable.missing(&record), [20..60, 80..100]);
+        durable.add_part(of(&record), 80..100);
+        assert_eq!(durable.missing(&record), [20..60]);
+        for other in [
+            FileRecord { path: b"d/g".to_vec(), ..record.clone() },
+            FileRecord { size: 101, ..record.clone() },
+            FileRecord { mtime_ns: 6, ..record.clone() },
+        ] {
+            assert_eq!(durable.missing(&other), [0..other.size], "another file, or the same one changed");
+        }
+        let empty = FileRecord { size: 0, ..record };
+        assert_eq!(durable.missing(&empty), [0..0]);
+    }
+}

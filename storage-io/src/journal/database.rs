@@ -1,0 +1,351 @@
+//! The journal's tables.
+
+use std::ops::Bound;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Statement, Transaction, params};
+
+use super::{DoneObject, Entry, OpenObject, unix_now};
+use crate::checksum::Crc64;
+use crate::error::StoreError;
+use crate::store::{ObjectKey, PartReceipt};
+
+/// Version of the tables. Another one is refused rather than guessed at.
+const VERSION: i64 = 1;
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+const TABLES: &str = "
+CREATE TABLE place (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+-- One row an object: being uploaded if it has a handle, else complete.
+CREATE TABLE object (
+    id INTEGER PRIMARY KEY,
+    place INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    part_bytes INTEGER NOT NULL,
+    handle TEXT,
+    etag TEXT,
+    crc INTEGER NOT NULL,
+    changed INTEGER NOT NULL,
+    UNIQUE (place, key)
+);
+CREATE TABLE part (
+    object INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
+    etag TEXT,
+    PRIMARY KEY (object, number)
+) WITHOUT ROWID;
+";
+
+/// A connection.
+pub(super) struct Database(Connection);
+
+/// A row of the table of objects.
+#[derive(Debug)]
+pub(super) enum Row {
+    Open(OpenObject, Vec<PartReceipt>),
+    Done(DoneObject),
+}
+
+fn failed(path: &Path) -> impl Fn(rusqlite::Error) -> StoreError + '_ {
+    |error| StoreError::Journal { detail: format!("{}: {error}", path.display()) }
+}
+
+fn broken(error: rusqlite::Error) -> StoreError {
+    StoreError::Journal { detail: error.to_string() }
+}
+
+/// SQLite's integers have a sign; all 64 bits are kept.
+const fn bits(value: u64) -> i64 {
+    value.cast_signed()
+}
+
+impl Database {
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let mut connection = Connection::open(path).map_err(failed(path))?;
+        let set_up = |connection: &Connection| {
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            connection.pragma_update(None, "journal_mode", "wal")?;
+            // With WAL a crash of the machine may lose the newest commits and never breaks the file.
+            connection.pragma_update(None, "synchronous", "normal")
+        };
+        set_up(&connection).map_err(failed(path))?;
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(failed(path))?;
+        let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed(path))?;
+        match version {
+            0 => {
+                transaction.execute_batch(TABLES).map_err(failed(path))?;
+                transaction.pragma_update(None, "user_version", VERSION).map_err(failed(path))?;
+            }
+            VERSION => {}
+            other => {
+                let detail = format!(
+                    "{} has version {other}, this release knows {VERSION}: move it away to begin a new one (interrupted transfers then start over)",
+                    path.display()
+                );
+                return Err(StoreError::Journal { detail });
+            }
+        }
+        transaction.commit().map_err(failed(path))?;
+        Ok(Self(connection))
+    }
+
+    /// Applies entries in order, all or none.
+    pub(super) fn apply<'a>(&mut self, entries: impl Iterator<Item = (&'a str, &'a Entry)>) -> Result<(), StoreError> {
+        let transaction = self.0.transaction().map_err(broken)?;
+        {
+            let mut writer = Writer::new(&transaction).map_err(broken)?;
+            for (place, entry) in entries {
+                writer.write(place, entry).map_err(broken)?;
+            }
+        }
+        transaction.commit().map_err(broken)
+    }
+
+    /// At most `limit` objects of a place whose keys begin with `prefix`, behind `after`, in the order of their keys.
+    pub(super) fn rows(&self, place: &str, prefix: &[u8], after: Option<&ObjectKey>, limit: usize) -> Result<Vec<Row>, StoreError> {
+        self.select(place, prefix, after, limit).map_err(broken)
+    }
+
+    fn select(&self, place: &str, prefix: &[u8], after: Option<&ObjectKey>, limit: usize) -> rusqlite::Result<Vec<Row>> {
+        let from: Bound<&[u8]> = after.map_or(Bound::Included(prefix), |key| Bound::Excluded(key.as_bytes()));
+        let (from, compare) = match from {
+            Bound::Excluded(key) => (key, ">"),
+            _ => (prefix, ">="),
+        };
+        let sql = format!(
+            "SELECT o.id, o.key, o.size, o.mtime_ns, o.part_bytes, o.handle, o.etag, o.crc FROM object o JOIN place p ON p.id = o.place
+             WHERE p.name = ?1 AND o.key {compare} ?2 AND substr(o.key, 1, ?3) = ?4 ORDER BY o.key LIMIT ?5"
+        );
+        let mut statement = self.0.prepare_cached(&sql)?;
+        let mut parts = self.0.prepare_cached("SELECT number, length, crc, etag FROM part WHERE object = ?1 ORDER BY number")?;
+        let mut rows = statement.query(params![place, from, prefix.len(), prefix, limit])?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            let key: Vec<u8> = row.get(1)?;
+            // Only what passed this check was ever written.
+            let Ok(key) = ObjectKey::new(&key) else { continue };
+            let (size, mtime_ns) = (row.get::<_, i64>(2)?.cast_unsigned(), row.get(3)?);
+            found.push(match row.get::<_, Option<String>>(5)? {
+                Some(handle) => {
+                    let id: i64 = row.get(0)?;
+                    let receipts = parts.query_map([id], |part| {
+                        Ok(PartReceipt {
+                            number: part.get(0)?,
+                            len: part.get::<_, i64>(1)?.cast_unsigned(),
+                            crc: Crc64(part.get::<_, i64>(2)?.cast_unsigned()),
+                            etag: part.get(3)?,
+                        })
+                    })?;
+                    let part_bytes = row.get::<_, i64>(4)?.cast_unsigned();
+                    Row::Open(OpenObject { id, key, size, mtime_ns, part_bytes, handle }, receipts.collect::<rusqlite::Result<_>>()?)
+                }
+                None => {
+                    let crc = Crc64(row.get::<_, i64>(7)?.cast_unsigned());
+                    Row::Done(DoneObject { key, size, mtime_ns, etag: row.get(6)?, crc })
+                }
+            });
+        }
+        Ok(found)
+    }
+
+    /// Objects of a place that have been open since before `unix_s` without a change.
+    pub(super) fn stale(&self, place: &str, unix_s: i64) -> Result<Vec<OpenObject>, StoreError> {
+        let select = || {
+            let mut statement = self.0.prepare_cached(
+                "SELECT o.id, o.key, o.size, o.mtime_ns, o.part_bytes, o.handle FROM object o JOIN place p ON p.id = o.place
+                 WHERE p.name = ?1 AND o.handle IS NOT NULL AND o.changed < ?2",
+            )?;
+            let mut rows = statement.query(params![place, unix_s])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                let key: Vec<u8> = row.get(1)?;
+                if let Ok(key) = ObjectKey::new(&key) {
+                    let (size, part_bytes) = (row.get::<_, i64>(2)?.cast_unsigned(), row.get::<_, i64>(4)?.cast_unsigned());
+                    found.push(OpenObject { id: row.get(0)?, key, size, mtime_ns: row.get(3)?, part_bytes, handle: row.get(5)? });
+                }
+            }
+            rusqlite::Result::Ok(found)
+        };
+        select().map_err(broken)
+    }
+
+    /// Forgets complete objects of all places that were noted before `unix_s`.
+    pub(super) fn expire(&self, unix_s: i64) -> Result<usize, StoreError> {
+        self.0.execute("DELETE FROM object WHERE handle IS NULL AND changed < ?1", [unix_s]).map_err(broken)
+    }
+}
+
+/// Statements of one transaction.
+struct Writer<'a> {
+    transaction: &'a Transaction<'a>,
+    place: Option<(String, i64)>,
+    begin: Statement<'a>,
+    part: Statement<'a>,
+    touch: Statement<'a>,
+    done: Statement<'a>,
+    forget: Statement<'a>,
+    forget_parts: Statement<'a>,
+    now: i64,
+}
+
+impl<'a> Writer<'a> {
+    fn new(transaction: &'a Transaction<'a>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            transaction,
+            place: None,
+            begin: transaction.prepare(
+                "INSERT INTO object (id, place, key, size, mtime_ns, part_bytes, handle, crc, changed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8)",
+            )?,
+            part: transaction.prepare("INSERT OR REPLACE INTO part (object, number, length, crc, etag) VALUES (?1, ?2, ?3, ?4, ?5)")?,
+            touch: transaction.prepare("UPDATE object SET changed = ?2 WHERE id = ?1")?,
+            done: transaction.prepare(
+                "INSERT OR REPLACE INTO object (place, key, size, mtime_ns, part_bytes, etag, crc, changed) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7)",
+            )?,
+            forget: transaction.prepare("DELETE FROM object WHERE place = ?1 AND key = ?2")?,
+            forget_parts: transaction
+                .prepare("DELETE FROM part WHERE object IN (SELECT id FROM object WHERE place = ?1 AND key = ?2 AND handle IS NOT NULL)")?,
+            now: unix_now(),
+        })
+    }
+
+    fn write(&mut self, place: &str, entry: &Entry) -> rusqlite::Result<()> {
+        let place = self.place(place)?;
+        match entry {
+            Entry::Begun(object) => {
+                self.forget(place, &object.key)?;
+                let key = object.key.as_bytes();
+                let (size, part_bytes) = (bits(object.size), bits(object.part_bytes));
+                self.begin.execute(params![object.id, place, key, size, object.mtime_ns, part_bytes, object.handle, self.now])?;
+            }
+            Entry::Part { object, receipt } => {
+                self.part.execute(params![object, receipt.number, bits(receipt.len), bits(receipt.crc.0), receipt.etag])?;
+                self.touch.execute(params![object, self.now])?;
+            }
+            Entry::Done(object) => {
+                let key = object.key.as_bytes();
+                self.forget_parts.execute(params![place, key])?;
+                self.done.execute(params![place, key, bits(object.size), object.mtime_ns, object.etag, bits(object.crc.0), self.now])?;
+            }
+            Entry::Forget(key) => self.forget(place, key)?,
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, place: i64, key: &ObjectKey) -> rusqlite::Result<()> {
+        self.forget_parts.execute(params![place, key.as_bytes()])?;
+        self.forget.execute(params![place, key.as_bytes()])?;
+        Ok(())
+    }
+
+    fn place(&mut self, name: &str) -> rusqlite::Result<i64> {
+        if let Some((_, id)) = self.place.as_ref().filter(|(known, _)| known == name) {
+            return Ok(*id);
+        }
+        let select = |transaction: &Transaction<'_>| {
+            transaction.query_row("SELECT id FROM place WHERE name = ?1", [name], |row| row.get::<_, i64>(0)).optional()
+        };
+        let id = match select(self.transaction)? {
+            Some(id) => id,
+            None => {
+                self.transaction.execute("INSERT INTO place (name) VALUES (?1)", [name])?;
+                self.transaction.last_insert_rowid()
+            }
+        };
+        self.place = Some((name.to_owned(), id));
+        Ok(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey::new(name.as_bytes()).unwrap()
+    }
+
+    fn open(id: i64, name: &str) -> Entry {
+        Entry::Begun(OpenObject { id, key: key(name), size: u64::MAX, mtime_ns: -5, part_bytes: 8, handle: "upload".into() })
+    }
+
+    fn part(object: i64, number: u32) -> Entry {
+        Entry::Part { object, receipt: PartReceipt { number, len: 8, crc: Crc64(u64::MAX), etag: Some("e".into()) } }
+    }
+
+    fn done(name: &str) -> Entry {
+        Entry::Done(DoneObject { key: key(name), size: 3, mtime_ns: 7, etag: None, crc: Crc64(9) })
+    }
+
+    fn names(database: &Database, place: &str, prefix: &str) -> Vec<String> {
+        let (mut names, mut after) = (Vec::new(), None);
+        loop {
+            // Two at a time, so that paging is seen.
+            let rows = database.rows(place, prefix.as_bytes(), after.as_ref(), 2).unwrap();
+            let Some(last) = rows.last() else { return names };
+            after = Some(match last {
+                Row::Open(object, _) => object.key.clone(),
+                Row::Done(object) => object.key.clone(),
+            });
+            names.extend(rows.iter().map(|row| match row {
+                Row::Open(object, parts) => format!("{}+{}", object.key, parts.len()),
+                Row::Done(object) => object.key.to_string(),
+            }));
+        }
+    }
+
+    #[test]
+    fn rows_are_found_by_place_and_prefix_also_after_it_was_closed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        {
+            let mut database = Database::open(&path).unwrap();
+            let entries = [open(1, "in/a"), part(1, 1), part(1, 2), part(1, 2), done("in/b"), done("in/c"), done("inn/d"), open(2, "in/e")];
+            database.apply(entries.iter().map(|entry| ("one", entry))).unwrap();
+            database.apply([done("in/x")].iter().map(|entry| ("two", entry))).unwrap();
+        }
+        let mut database = Database::open(&path).unwrap();
+        assert_eq!(names(&database, "one", "in/"), ["in/a+2", "in/b", "in/c", "in/e+0"]);
+        assert_eq!(names(&database, "one", ""), ["in/a+2", "in/b", "in/c", "in/e+0", "inn/d"]);
+        assert_eq!(names(&database, "two", ""), ["in/x"]);
+        assert!(names(&database, "three", "").is_empty());
+        let Row::Open(object, receipts) = database.rows("one", b"in/a", None, 1).unwrap().remove(0) else { panic!("it is open") };
+        assert_eq!((object.size, object.mtime_ns, object.part_bytes, object.handle.as_str()), (u64::MAX, -5, 8, "upload"));
+        assert_eq!((receipts[1].number, receipts[1].crc, receipts[1].etag.as_deref()), (2, Crc64(u64::MAX), Some("e")));
+        // Complete, begun anew, forgotten.
+        database.apply([done("in/a"), open(3, "in/b"), part(3, 1), Entry::Forget(key("in/c"))].iter().map(|entry| ("one", entry))).unwrap();
+        assert_eq!(names(&database, "one", "in/"), ["in/a", "in/b+1", "in/e+0"]);
+        let parts: i64 = database.0.query_row("SELECT count(*) FROM part", [], |row| row.get(0)).unwrap();
+        assert_eq!(parts, 1, "no part outlives its object");
+    }
+
+    #[test]
+    fn what_is_old_is_found_and_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut database = Database::open(&directory.path().join("j")).unwrap();
+        database.apply([open(1, "a"), done("b")].iter().map(|entry| ("one", entry))).unwrap();
+        let now = unix_now();
+        assert!(database.stale("one", now - 10).unwrap().is_empty());
+        assert_eq!(database.stale("one", now + 10).unwrap().len(), 1);
+        assert_eq!(database.expire(now - 10).unwrap(), 0);
+        assert_eq!(database.expire(now + 10).unwrap(), 1);
+        assert_eq!(names(&database, "one", ""), ["a+0"]);
+    }
+
+    #[test]
+    fn what_is_no_journal_or_of_another_version_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        std::fs::write(&path, [7; 5000]).unwrap();
+        assert!(matches!(Database::open(&path), Err(StoreError::Journal { .. })));
+        let newer = directory.path().join("n");
+        Database::open(&newer).unwrap().0.pragma_update(None, "user_version", 99).unwrap();
+        let error = Database::open(&newer).err().unwrap().to_string();
+        assert!(error.contains("version 99"), "{error}");
+        assert!(matches!(Database::open(&directory.path().join("no/such")), Err(StoreError::Journal { .. })));
+    }
+}

@@ -1,0 +1,256 @@
+//! What earlier transfers have left of a destination, checked against the store.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+
+use super::database::Row;
+use super::{DoneObject, OpenObject, Scope, unix_now};
+use crate::checksum::Crc64;
+use crate::error::StoreError;
+use crate::plan::PartPlan;
+use crate::retry::RetryPolicy;
+use crate::store::{ObjectKey, ObjectMeta, PartReceipt, Store, Upload, token_of};
+use crate::upload::{ObjectName, UploaderConfig};
+
+/// Rows read at once.
+const PAGE: usize = 1000;
+/// Questions to the store at once.
+const LOOKS_IN_FLIGHT: usize = 64;
+
+/// Something that need not be sent again. Paths are relative to the destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Durable {
+    /// A whole file.
+    File {
+        /// Its path; for [`ObjectName::Exact`] the last component of the name.
+        path: Vec<u8>,
+        /// Its size, bytes.
+        size: u64,
+        /// Modification time of its source, nanoseconds since 1970.
+        mtime_ns: i64,
+    },
+    /// Bytes of a file that is not whole yet.
+    Part {
+        /// As for `File`.
+        path: Vec<u8>,
+        /// Size of the whole file, bytes.
+        size: u64,
+        /// As for `File`.
+        mtime_ns: i64,
+        /// Where they begin, bytes.
+        offset: u64,
+        /// How many.
+        length: u64,
+    },
+}
+
+/// What an [`crate::Uploader`] has to know of the journal and of what earlier transfers left.
+#[derive(Debug)]
+pub struct Resumption {
+    pub(crate) scope: Scope,
+    /// Uploads that are open at the store.
+    pub(crate) open: HashMap<ObjectKey, Reopened>,
+    /// Objects of the same size and time as the source count as ours.
+    pub(crate) by_attributes: bool,
+}
+
+/// An upload that an earlier transfer began.
+#[derive(Debug)]
+pub(crate) struct Reopened {
+    pub(crate) object: OpenObject,
+    pub(crate) upload: Arc<dyn Upload>,
+    /// Empty if nothing of it may be used.
+    pub(crate) receipts: Vec<PartReceipt>,
+}
+
+/// Reads the journal, asks the store whether it is still true, and hands over what need not be sent again. With `is_wanted` false nothing is,
+/// but what was begun is still found and given up when the same object is begun anew.
+///
+/// # Errors
+/// [`StoreError`] of the journal or the store, or what `each` returns.
+pub async fn resume(
+    scope: &Scope,
+    config: &UploaderConfig,
+    is_wanted: bool,
+    each: &mut (dyn FnMut(&Durable) -> Result<(), StoreError> + Send),
+) -> Result<Resumption, StoreError> {
+    // What the transfer before this one told the journal may still be on its way.
+    scope.flush().await;
+    let mut resumption = Resumption { scope: scope.clone(), open: HashMap::new(), by_attributes: is_wanted };
+    let prefix = match &config.name {
+        ObjectName::Into(prefix) => prefix.clone().into_bytes(),
+        ObjectName::Exact(key) => key.clone().into_bytes(),
+    };
+    let mut after = None;
+    loop {
+        let rows = page(scope, &prefix, after.take()).await?;
+        let Some(last) = rows.last() else { return Ok(resumption) };
+        after = Some(last.key().clone());
+        let rows = rows.into_iter().filter(|row| config.is_below(row.key()));
+        let looks = rows.filter(|row| is_wanted || matches!(row, Row::Open(..))).map(|row| look(scope, config, row));
+        let mut looks = futures_util::stream::iter(looks).buffered(LOOKS_IN_FLIGHT);
+        while let Some(found) = looks.next().await {
+            match found? {
+                Looked::Done(object) => {
+                    let path = config.path_of(&object.key);
+                    each(&Durable::File { path, size: object.size, mtime_ns: object.mtime_ns })?;
+                }
+                Looked::Open(mut reopened) => {
+                    if !is_wanted {
+                        reopened.receipts.clear();
+                    }
+                    let OpenObject { key, size, mtime_ns, part_bytes, .. } = &reopened.object;
+                    for receipt in &reopened.receipts {
+                        let offset = u64::from(receipt.number - 1) * part_bytes;
+                        let (path, size, mtime_ns) = (config.path_of(key), *size, *mtime_ns);
+                        each(&Durable::Part { path, size, mtime_ns, offset, length: receipt.len })?;
+                    }
+                    resumption.open.insert(key.clone(), reopened);
+                }
+                Looked::Gone => {}
+            }
+        }
+    }
+}
+
+impl Row {
+    fn key(&self) -> &ObjectKey {
+        match self {
+            Self::Open(object, _) => &object.key,
+            Self::Done(object) => &object.key,
+        }
+    }
+}
+
+async fn page(scope: &Scope, prefix: &[u8], after: Option<ObjectKey>) -> Result<Vec<Row>, StoreError> {
+    let (scope, prefix) = (scope.clone(), prefix.to_vec());
+    let reading = move || scope.database()?.rows(&scope.place.name, &prefix, after.as_ref(), PAGE);
+    let failed = |error| Err(StoreError::Journal { detail: format!("reading it failed: {error}") });
+    tokio::task::spawn_blocking(reading).await.unwrap_or_else(failed)
+}
+
+/// What is still there of a row.
+enum Looked {
+    Done(DoneObject),
+    Open(Reopened),
+    Gone,
+}
+
+async fn look(scope: &Scope, config: &UploaderConfig, row: Row) -> Result<Looked, StoreError> {
+    match row {
+        Row::Done(object) => {
+            let is_there = still_there(scope.place.store.as_ref(), config, &object).await?;
+            if !is_there {
+                scope.forget(object.key.clone());
+            }
+            Ok(if is_there { Looked::Done(object) } else { Looked::Gone })
+        }
+        Row::Open(object, receipts) => look_at_open(scope, config, object, receipts).await,
+    }
+}
+
+async fn still_there(store: &dyn Store, config: &UploaderConfig, object: &DoneObject) -> Result<bool, StoreError> {
+    let head = || store.head(&object.key);
+    let found = config.retry.run("looking for an object", 0, StoreError::is_retryable, |_| {}, head).await?;
+    Ok(found.is_some_and(|found| {
+        let same_tag = object.etag.is_none() || found.etag == object.etag;
+        let same_time = found.mtime_ns.is_none_or(|mtime_ns| mtime_ns == object.mtime_ns);
+        found.size == object.size && same_tag && same_time
+    }))
+}
+
+async fn look_at_open(scope: &Scope, config: &UploaderConfig, object: OpenObject, receipts: Vec<PartReceipt>) -> Result<Looked, StoreError> {
+    let (store, retry) = (scope.place.store.as_ref(), config.retry);
+    let token = token_of(&object.key, object.size, object.mtime_ns);
+    let meta = ObjectMeta { size: object.size, mtime_ns: object.mtime_ns, mode: 0, overwrite: config.overwrite, token };
+    let reopen = || store.reopen(&object.key, meta, &object.handle);
+    let upload = match retry.run("finding an upload again", 0, StoreError::is_retryable, |_| {}, reopen).await {
+        Ok(upload) => upload,
+        Err(StoreError::UploadGone { .. }) => return gone(scope, config, object, &receipts).await,
+        // Another transfer is writing it. What this one does about it, it will see.
+        Err(StoreError::Busy { .. }) => return Ok(Looked::Gone),
+        Err(error) => return Err(error),
+    };
+    let recall = || upload.recall(receipts.clone());
+    let mut held = match retry.run("listing stored parts", 0, StoreError::is_retryable, |_| {}, recall).await {
+        Ok(held) => held,
+        Err(StoreError::UploadGone { .. }) => return gone(scope, config, object, &receipts).await,
+        Err(error) => return Err(error),
+    };
+    let name = object.key.to_string();
+    let plan = PartPlan::new(&name, object.size, config.block_bytes, Some(object.part_bytes), &store.limits());
+    match plan.ok().filter(|plan| plan.part_bytes() == object.part_bytes && object.part_bytes <= config.pool_bytes) {
+        Some(plan) => {
+            held.retain(|receipt| plan.range(receipt.number).is_some_and(|range| range.end - range.start == receipt.len));
+            // The object is made when its last part arrives, so one has to.
+            if held.len() == plan.count() as usize {
+                held.pop();
+            }
+        }
+        // Blocks have another size now.
+        None => held.clear(),
+    }
+    Ok(Looked::Open(Reopened { object, upload, receipts: held }))
+}
+
+/// The upload is gone: perhaps because the object was completed and nobody was left to note it.
+async fn gone(scope: &Scope, config: &UploaderConfig, object: OpenObject, receipts: &[PartReceipt]) -> Result<Looked, StoreError> {
+    let crc = receipts.iter().fold(Crc64::default(), |crc, part| crc.append(part.crc, part.len));
+    let is_whole = receipts.iter().map(|part| part.len).sum::<u64>() == object.size;
+    let OpenObject { key, size, mtime_ns, .. } = object;
+    if is_whole {
+        let store = scope.place.store.as_ref();
+        let token = token_of(&key, size, mtime_ns);
+        let meta = ObjectMeta { size, mtime_ns, mode: 0, overwrite: false, token };
+        let find = || store.find_own(&key, meta, crc);
+        if let Some(found) = config.retry.run("looking for an object", 0, StoreError::is_retryable, |_| {}, find).await? {
+            let done = DoneObject { key, size, mtime_ns, etag: found.etag, crc };
+            scope.done(done.clone());
+            return Ok(Looked::Done(done));
+        }
+    }
+    scope.forget(key);
+    Ok(Looked::Gone)
+}
+
+impl Scope {
+    /// Gives up uploads of this store that nobody has gone on with for `after`, and forgets what was stored longer ago than that. Returns how
+    /// many uploads were given up.
+    ///
+    /// # Errors
+    /// [`StoreError`] of the journal; what the store says of single uploads is logged.
+    pub async fn sweep(&self, after: Duration, retry: &RetryPolicy) -> Result<usize, StoreError> {
+        let since = unix_now().saturating_sub(i64::try_from(after.as_secs()).unwrap_or(i64::MAX));
+        let scope = self.clone();
+        let reading = move || {
+            let database = scope.database()?;
+            database.expire(since)?;
+            database.stale(&scope.place.name, since)
+        };
+        let failed = |error| Err(StoreError::Journal { detail: format!("reading it failed: {error}") });
+        let stale = tokio::task::spawn_blocking(reading).await.unwrap_or_else(failed)?;
+        let (store, mut given_up) = (&self.place.store, 0);
+        for object in stale {
+            let meta = ObjectMeta { size: object.size, mtime_ns: object.mtime_ns, mode: 0, overwrite: false, token: 0 };
+            let abort = || async {
+                match store.reopen(&object.key, meta, &object.handle).await {
+                    Ok(upload) => upload.abort().await,
+                    Err(StoreError::UploadGone { .. }) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            };
+            match retry.run("aborting an upload", 0, StoreError::is_retryable, |_| {}, abort).await {
+                Ok(()) => {
+                    self.forget(object.key);
+                    given_up += 1;
+                }
+                Err(StoreError::Busy { .. }) => {}
+                Err(error) => tracing::warn!(%error, key = %object.key, "an upload that nobody goes on with could not be aborted"),
+            }
+        }
+        Ok(given_up)
+    }
+}
