@@ -20,7 +20,7 @@ pub enum StoreError {
     },
     /// The credentials are good but may not do this.
     #[error(
-        "{place} refuses to {action}: {detail}; the destination needs permission to read the bucket, put objects and abort multipart uploads"
+        "{place} refuses to {action}: {detail}; the destination needs permission to read the bucket, put objects and abort multipart uploads, `tradewind rm` to delete them"
     )]
     AccessDenied {
         /// Where.

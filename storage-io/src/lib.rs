@@ -12,6 +12,7 @@
 
 mod checksum;
 mod error;
+mod list;
 mod local;
 mod plan;
 mod retry;
@@ -21,6 +22,7 @@ mod upload;
 
 pub use checksum::Crc64;
 pub use error::{StoreError, UploadError};
+pub use list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};
 pub use local::LocalStore;
 pub use plan::{PartPlan, PoolNeed};
 pub use retry::{Deadlines, RetryPolicy};

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::checksum::Crc64;
 use crate::error::StoreError;
+use crate::list::{Depth, Listing};
 use crate::retry::RetryPolicy;
 
 /// Longest key in bytes that is accepted at all. A store may take less.
@@ -165,6 +166,12 @@ pub struct ObjectInfo {
     pub etag: Option<String>,
     /// CRC-64/NVME, if the store keeps it.
     pub crc: Option<Crc64>,
+    /// When the store last changed it, nanoseconds since 1970-01-01 UTC, if it says.
+    pub modified_ns: Option<i64>,
+    /// Modification time of the file that was stored, as this program and rclone keep it: like [`ObjectMeta::mtime_ns`].
+    pub mtime_ns: Option<i64>,
+    /// Unix permissions of the file that was stored, if they were kept.
+    pub mode: Option<u32>,
 }
 
 /// What a store takes.
@@ -203,6 +210,21 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`StoreError`]; a missing object is `Ok(None)`, a missing bucket is an error.
     async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, StoreError>;
+
+    /// Lists objects whose keys begin with `prefix`, strictly after the key `after`, at most `limit` and never more than
+    /// [`crate::LIST_ENTRIES_MAX`]; [`Listing::next`] leads to the next page. Keys come in the order of their bytes, but SeaweedFS
+    /// sorts each folder by itself (`a/b` before `a-b`), so rely on no order across folders. What [`ObjectKey::new`] refuses is
+    /// left out, as are links and unfinished files.
+    ///
+    /// # Errors
+    /// [`StoreError`]; a prefix below which nothing is, is an empty listing.
+    async fn list(&self, prefix: &str, after: Option<&[u8]>, limit: usize, depth: Depth) -> Result<Listing, StoreError>;
+
+    /// Removes an object. False: there was none. Of a local store, directories stay.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn delete(&self, key: &ObjectKey) -> Result<bool, StoreError>;
 
     /// Stores an object of at most one part in one go.
     ///

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use common::listing::{folders_are_no_objects, listing, pages};
 use common::{MTIME_NS, all_kinds, assert_done, config, conformance, source, upload};
-use tradewind_storage::{LocalStore, ObjectName, Store as _, StoreError, UploadError, UploaderConfig};
+use tradewind_storage::{Depth, LocalStore, ObjectKey, ObjectName, Store as _, StoreError, UploadError, UploaderConfig};
 
 /// On the disk that is built on: tmpfs would hide O_DIRECT mistakes.
 fn root() -> tempfile::TempDir {
@@ -25,6 +26,53 @@ async fn conforms() {
     let store = LocalStore::open(root.path()).unwrap();
     conformance(&store, "p/", &|key| std::fs::read(root.path().join(key)).ok()).await;
     assert_eq!(files_below(root.path()), 3);
+}
+
+#[tokio::test]
+async fn lists_tells_and_deletes() {
+    let root = root();
+    let store = LocalStore::open(root.path()).unwrap();
+    for prefix in ["", "p/", "deep/er and/er/", "begins-with-"] {
+        listing(&store, prefix).await;
+    }
+    assert_eq!(files_below(root.path()), 0);
+}
+
+#[tokio::test]
+async fn links_and_unfinished_files_are_neither_listed_nor_deleted_and_nothing_outside_is_seen() {
+    let (root, outside) = (root(), root());
+    let store = LocalStore::open(root.path()).unwrap();
+    std::fs::write(outside.path().join("secret"), b"secret").unwrap();
+    std::fs::create_dir_all(root.path().join("d/empty")).unwrap();
+    std::fs::write(root.path().join("d/file"), b"1").unwrap();
+    let hidden = ["d/.file.tradewind-partial", ".0f.tradewind-probe", "way", "link", "d/way"];
+    std::fs::write(root.path().join(hidden[0]), b"half").unwrap();
+    std::fs::write(root.path().join(hidden[1]), b"").unwrap();
+    symlink(outside.path(), root.path().join(hidden[2])).unwrap();
+    symlink(root.path().join("d/file"), root.path().join(hidden[3])).unwrap();
+    symlink(outside.path(), root.path().join(hidden[4])).unwrap();
+    let keys = async |prefix: &str, depth| {
+        let entries = pages(&store, prefix, 2, depth).await;
+        entries.iter().map(|entry| String::from_utf8(entry.key().to_vec()).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(keys("", Depth::All).await, ["d/file"]);
+    assert_eq!(keys("", Depth::OneLevel).await, ["d/"]);
+    assert_eq!(keys("d/", Depth::OneLevel).await, ["d/empty/", "d/file"]);
+    for prefix in ["way/", "way/s", "d/way/", "../", "/", "d/../", "d/file/"] {
+        for depth in [Depth::All, Depth::OneLevel] {
+            assert_eq!(keys(prefix, depth).await, [""; 0], "{prefix}");
+        }
+    }
+    for name in hidden {
+        let key = ObjectKey::new(name.as_bytes()).unwrap();
+        assert_eq!(store.head(&key).await.unwrap(), None, "{name}");
+        assert!(!store.delete(&key).await.unwrap(), "{name}");
+        assert!(root.path().join(name).symlink_metadata().is_ok(), "{name} was removed");
+    }
+    folders_are_no_objects(&store, "d").await;
+    let through = store.delete(&ObjectKey::new(b"way/secret").unwrap()).await;
+    assert!(matches!(through, Err(StoreError::InvalidName { .. })), "{through:?}");
+    assert_eq!(files_below(outside.path()), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

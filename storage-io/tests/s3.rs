@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::front::{BUCKET, Fault, Front, Op};
+use common::listing::listing;
 use common::{MIB, Outcome, all_kinds, assert_done, config, conformance, cut, listen, quick_retry, source, upload};
 use tokio::sync::mpsc;
 use tradewind_fabric::BlockPool;
 use tradewind_storage::{
-    Credentials, Deadlines, Dialect, RetryPolicy, S3Config, S3Store, StoreError, UploadError, Uploader, UploaderConfig, check_destination,
+    Credentials, Deadlines, Depth, Dialect, ObjectKey, RetryPolicy, S3Config, S3Store, Store as _, StoreError, UploadError, Uploader,
+    UploaderConfig, check_destination,
 };
 
 fn no_faults(_: Op, _: &str, _: usize) -> Fault {
@@ -33,6 +35,30 @@ async fn conforms_in_both_dialects() {
         assert_eq!(store.verifies_checksums(), Some(verifies));
         assert_eq!(front.open_uploads(), Vec::<String>::new());
     }
+}
+
+#[tokio::test]
+async fn lists_tells_and_deletes() {
+    let front = Front::start(true, no_faults).await;
+    listing(&*front.store(Dialect::Auto), "p/").await;
+    let asked = front.seen(Op::List);
+    assert!(asked.iter().all(|seen| seen.path.trim_end_matches('/') == format!("/{BUCKET}") && seen.status == 200), "{asked:?}");
+}
+
+#[tokio::test]
+async fn what_may_not_be_listed_or_deleted_is_named() {
+    let front = Front::start(true, |op, _, _| match op {
+        Op::List | Op::Delete => Fault::Refuse(403, "AccessDenied"),
+        _ => Fault::Pass,
+    })
+    .await;
+    let store = front.store(Dialect::Auto);
+    let refused = store.list("p/", None, 10, Depth::All).await;
+    assert!(matches!(refused, Err(StoreError::AccessDenied { .. })), "{refused:?}");
+    assert_done(&upload(store.clone(), config("p/"), &[source("there", 10)]).await, &[source("there", 10)]);
+    let refused = store.delete(&ObjectKey::new(b"p/there").unwrap()).await;
+    assert!(matches!(refused, Err(StoreError::AccessDenied { .. })), "{refused:?}");
+    assert!(front.read("p/there").is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,10 +12,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::listing::{folders_are_no_objects, listing, pages};
 use common::{MIB, all_kinds, assert_done, config, conformance, quick_retry, source, upload};
 use tradewind_storage::{
-    Body, Crc64, Credentials, Dialect, ObjectKey, ObjectMeta, Part, S3Config, S3Store, Store as _, StoreError, UploadError, UploaderConfig,
-    check_destination,
+    Body, Crc64, Credentials, Depth, Dialect, ListEntry, ObjectKey, ObjectMeta, Part, S3Config, S3Store, Store as _, StoreError,
+    UploadError, UploaderConfig, check_destination,
 };
 
 const START_DEADLINE: Duration = Duration::from_secs(120);
@@ -94,6 +95,7 @@ impl Weed {
                 "-volume.minFreeSpace=1GiB",
                 "-s3",
                 "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
             ])
             .arg("-master.volumeSizeLimitMB=1024")
             .arg(format!("-master.port={}", ports[0]))
@@ -159,6 +161,20 @@ impl Weed {
         std::fs::read(target).ok()
     }
 
+    /// Makes an empty object whose key ends in '/', as consoles do to show an empty folder.
+    async fn marker(&self, bucket: &str, key: &str) {
+        let sdk = aws_sdk_s3::Config::builder()
+            .behavior_version_latest()
+            .region(aws_sdk_s3::config::Region::new("us-east-1"))
+            .credentials_provider(aws_sdk_s3::config::Credentials::new("test1", "secret1", None, None, "test"))
+            .endpoint_url(format!("http://127.0.0.1:{}", self.s3_port))
+            .force_path_style(true);
+        let client = aws_sdk_s3::Client::from_conf(sdk.build());
+        client.put_object().bucket(bucket).key(key).send().await.unwrap();
+        let seen = client.list_objects_v2().bucket(bucket).prefix(key).send().await.unwrap();
+        assert_eq!(seen.contents().iter().filter_map(|object| object.key()).collect::<Vec<_>>(), [key], "no marker was made");
+    }
+
     fn config(&self, bucket: &str, access: &str, secret: &str) -> S3Config {
         S3Config::at_endpoint(format!("http://127.0.0.1:{}", self.s3_port), bucket, Credentials::new(access, secret))
     }
@@ -195,6 +211,7 @@ async fn a_real_server() {
     bigger_with_the_default_part_size(&weed).await;
     wrong_checksums_are_refused(&store, &weed).await;
     existing_objects_stay(&weed).await;
+    objects_are_listed_and_deleted(&store, &weed).await;
     destinations_are_checked(&weed).await;
     let open = weed.s5(&["ls", "s3://bkt1/.uploads/*"]).unwrap_or_default();
     assert!(!open.contains("tradewind"), "uploads left open: {open}");
@@ -256,6 +273,50 @@ async fn existing_objects_stay(weed: &Weed) {
     assert!(matches!(refused, Err(StoreError::DestinationExists { .. })), "{refused:?}");
     begun.abort().await.unwrap();
     assert_eq!(weed.read("bkt1", "late").as_deref(), Some(&b"theirs"[..]));
+}
+
+async fn objects_are_listed_and_deleted(store: &Arc<S3Store>, weed: &Weed) {
+    listing(&**store, "list/").await;
+    // More than the server lists at once, read by another client, with a marker of a directory among them.
+    let meta = ObjectMeta { size: 1, mtime_ns: 0, mode: 0, overwrite: true, token: 1 };
+    let body = || Body::new(vec![bytes::Bytes::from_static(b"x")], Crc64::of(b"x"));
+    let mut names: Vec<String> = (0..1003).map(|number| format!("many/{}/n {number:04}+ü", number % 3)).collect();
+    for chunk in names.chunks(64) {
+        let mut putting = tokio::task::JoinSet::new();
+        for name in chunk {
+            let (store, key, body) = (Arc::clone(store), ObjectKey::new(name.as_bytes()).unwrap(), body());
+            putting.spawn(async move { store.put(&key, meta, body).await.unwrap() });
+        }
+        putting.join_all().await;
+    }
+    weed.marker("bkt1", "many/marker/").await;
+    names.sort_unstable();
+    for limit in [1000, 334] {
+        let listed: Vec<String> = pages(&**store, "many/", limit, Depth::All)
+            .await
+            .iter()
+            .map(|entry| String::from_utf8(entry.key().to_vec()).unwrap())
+            .collect();
+        assert!(listed == names, "{} of {} in pages of {limit}", listed.len(), names.len());
+    }
+    let top = pages(&**store, "many/", 2, Depth::OneLevel).await;
+    let folders = ["many/0/", "many/1/", "many/2/", "many/marker/"].map(|folder| ListEntry::Folder(folder.into()));
+    assert_eq!(top, folders);
+    assert_eq!(weed.s5(&["ls", "s3://bkt1/many/1/*"]).unwrap_or_default().lines().count(), 334);
+    folders_are_no_objects(&**store, "many/1").await;
+    // Who may read and list may not delete, and what is refused is named.
+    let reader = S3Store::open(&weed.config("bkt1", "test3", "secret3")).unwrap();
+    let key = ObjectKey::new(names[0].as_bytes()).unwrap();
+    assert_eq!(reader.list("many/", None, 3, Depth::All).await.unwrap().entries.len(), 3);
+    let refused = reader.delete(&key).await;
+    assert!(matches!(refused, Err(StoreError::AccessDenied { .. })), "{refused:?}");
+    assert!(weed.read("bkt1", &names[0]).is_some());
+    let elsewhere = S3Store::open(&weed.config("bkt1", "test2", "secret2")).unwrap();
+    let refused = elsewhere.list("many/", None, 3, Depth::All).await;
+    assert!(matches!(refused, Err(StoreError::AccessDenied { .. })), "{refused:?}");
+    let missing = S3Store::open(&weed.config("no-such-bucket", "test1", "secret1")).unwrap();
+    let refused = missing.list("", None, 3, Depth::All).await;
+    assert!(matches!(refused, Err(StoreError::NotFound { .. })), "{refused:?}");
 }
 
 async fn destinations_are_checked(weed: &Weed) {

@@ -46,7 +46,13 @@ impl Store {
         command.env("WEED_MASTER_VOLUME_GROWTH_COPY_1", "1").current_dir(testbed.folder.path());
         command.arg("server").arg(format!("-dir={}", data.display())).arg(format!("-s3.config={}", config.display()));
         command.args([&format!("-ip={SERVER_ADDRESS}"), "-ip.bind=0.0.0.0", "-filer", "-s3", &format!("-s3.port={PORT}")]);
-        command.args(["-master.volumeSizeLimitMB=4096", "-volume.max=100", "-volume.minFreeSpace=1GiB", "-s3.port.iceberg=0"]);
+        command.args([
+            "-master.volumeSizeLimitMB=4096",
+            "-volume.max=100",
+            "-volume.minFreeSpace=1GiB",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+        ]);
         let mut server = Background::start(&mut command, &testbed.path("weed.log"))?;
         let health = format!("http://{SERVER_ADDRESS}:{PORT}/healthz");
         let healthy = || {

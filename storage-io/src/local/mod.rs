@@ -4,6 +4,7 @@
 //! under its own name. A lock on the partial file keeps two transfers apart; what a crash left behind is taken over by the
 //! next transfer of the same file.
 
+mod list;
 mod walk;
 mod write;
 
@@ -13,11 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::checksum::Crc64;
 use crate::error::StoreError;
+use crate::list::{Depth, Listing};
 use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, Part, PartReceipt, Store, StoredObject, Upload};
 use walk::{failed, parent};
 use write::Target;
@@ -30,6 +32,9 @@ const LIMITS: Limits =
 const NAME_BYTES_MAX: usize = 255;
 
 const SUFFIX: &[u8] = b".tradewind-partial";
+
+/// End of the name of the file that [`Store::check`] makes.
+const PROBE_SUFFIX: &[u8] = b".tradewind-probe";
 
 /// How often a partial file that vanishes between opening and locking is opened again.
 const LOCK_TRIES_MAX: u32 = 16;
@@ -70,12 +75,31 @@ impl LocalStore {
         })
     }
 
-    fn find(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, StoreError> {
+    /// Whatever has that name.
+    fn find(&self, key: &ObjectKey) -> Result<Option<Stat>, StoreError> {
         let Some((dir, name)) = parent(self.root.as_fd(), key, false)? else { return Ok(None) };
         match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(ObjectInfo { size: u64::try_from(stat.st_size).unwrap_or(0), etag: None, crc: None })),
+            Ok(stat) => Ok(Some(stat)),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(failed("look for", key, errno)),
+        }
+    }
+
+    /// The file of that name, if it is one that a listing shows.
+    fn find_object(&self, key: &ObjectKey) -> Result<Option<Stat>, StoreError> {
+        if key.components().next_back().is_some_and(is_temporary) {
+            return Ok(None);
+        }
+        Ok(self.find(key)?.filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile))
+    }
+
+    fn remove(&self, key: &ObjectKey) -> Result<bool, StoreError> {
+        let found = self.find_object(key)?;
+        let Some((_, (dir, name))) = found.zip(parent(self.root.as_fd(), key, false)?) else { return Ok(false) };
+        match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
+            Ok(()) => rustix::fs::fsync(&dir).map(|()| true).map_err(|errno| failed("make durable the directory of", key, errno)),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(failed("remove", key, errno)),
         }
     }
 
@@ -112,6 +136,16 @@ impl LocalStore {
         let (renamed, kept) = (AtomicBool::new(false), AtomicBool::new(true));
         Ok(Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed, kept })
     }
+}
+
+/// Whether a file of this name is our own and only for a while.
+fn is_temporary(name: &[u8]) -> bool {
+    name.starts_with(b".") && (name.ends_with(SUFFIX) || name.ends_with(PROBE_SUFFIX))
+}
+
+/// Modification time, nanoseconds since 1970-01-01 UTC; `None` beyond the year 2262.
+fn mtime_ns(stat: &Stat) -> Option<i64> {
+    stat.st_mtime.checked_mul(1_000_000_000)?.checked_add(i64::try_from(stat.st_mtime_nsec).ok()?)
 }
 
 /// `.NAME.tradewind-partial`, or the name's checksum in its place where that would be too long.
@@ -252,7 +286,7 @@ impl Store for LocalStore {
     async fn check(&self, _prefix: &str) -> Result<(), StoreError> {
         let store = self.clone();
         Self::work(move || {
-            let key = ObjectKey::new(format!(".{:032x}.tradewind-probe", rand::random::<u128>()).as_bytes())?;
+            let key = ObjectKey::new(&[format!(".{:032x}", rand::random::<u128>()).as_bytes(), PROBE_SUFFIX].concat())?;
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             match rustix::fs::openat(&*store.root, key.as_bytes(), flags, Mode::from_raw_mode(0o600)) {
                 Ok(_) => {
@@ -272,7 +306,25 @@ impl Store for LocalStore {
 
     async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, StoreError> {
         let (store, key) = (self.clone(), key.clone());
-        Self::work(move || store.find(&key)).await
+        let found = Self::work(move || store.find_object(&key)).await?;
+        Ok(found.map(|stat| ObjectInfo {
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            etag: None,
+            crc: None,
+            modified_ns: mtime_ns(&stat),
+            mtime_ns: mtime_ns(&stat),
+            mode: Some(stat.st_mode & 0o777),
+        }))
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&[u8]>, limit: usize, depth: Depth) -> Result<Listing, StoreError> {
+        let (store, prefix, after) = (self.clone(), prefix.to_owned(), after.map(<[u8]>::to_vec));
+        Self::work(move || list::list(store.root.as_fd(), prefix.as_bytes(), after.as_deref(), limit, depth)).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<bool, StoreError> {
+        let (store, key) = (self.clone(), key.clone());
+        Self::work(move || store.remove(&key)).await
     }
 
     async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError> {

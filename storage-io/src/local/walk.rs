@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::error::StoreError;
 use crate::store::ObjectKey;
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+pub(super) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The directory that holds `key`, and the name in it. With `create`, missing directories are made (mode 0777 minus umask)
 /// and made durable; without, `None` says that one is missing.

@@ -8,6 +8,7 @@
 mod body;
 mod config;
 mod errors;
+mod list;
 mod probe;
 mod upload;
 
@@ -21,6 +22,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig};
+use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType};
 use tokio::sync::OnceCell;
 
@@ -28,6 +30,7 @@ pub use config::{Credentials, Dialect, S3Config};
 
 use crate::checksum::Crc64;
 use crate::error::StoreError;
+use crate::list::{Depth, Listing};
 use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, Store, StoredObject, Upload};
 use errors::Asked;
 use upload::S3Upload;
@@ -141,6 +144,12 @@ impl Bucket {
                     size: object.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
                     etag: object.e_tag().map(bare),
                     crc: full_object_crc(object.checksum_type(), object.checksum_crc64_nvme()),
+                    modified_ns: nanoseconds(object.last_modified()),
+                    mtime_ns: object.metadata().and_then(|metadata| parse_mtime(metadata.get("mtime")?)),
+                    mode: object
+                        .metadata()
+                        .and_then(|metadata| u32::from_str_radix(metadata.get("mode")?, 8).ok())
+                        .map(|mode| mode & 0o777),
                 },
                 token: object.metadata().and_then(|metadata| metadata.get(TOKEN)).cloned(),
             })),
@@ -233,6 +242,20 @@ impl Store for S3Store {
 
     async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, StoreError> {
         Ok(self.0.look(&text_key(key)?).await?.map(|found| found.info))
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&[u8]>, limit: usize, depth: Depth) -> Result<Listing, StoreError> {
+        self.0.list(prefix, after, limit, depth).await
+    }
+
+    /// The API does not tell whether there was anything to delete, so this looks first.
+    async fn delete(&self, key: &ObjectKey) -> Result<bool, StoreError> {
+        let key = text_key(key)?;
+        if self.0.look(&key).await?.is_none() {
+            return Ok(false);
+        }
+        let request = self.0.client.delete_object().bucket(&self.0.name).key(&key);
+        request.send().await.map(|_| true).map_err(|error| self.0.asked("delete an object", &key, 0).map(&error))
     }
 
     async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError> {
@@ -338,6 +361,19 @@ fn metadata(meta: &ObjectMeta) -> HashMap<String, String> {
     pairs
 }
 
+/// Reads what [`metadata`] and rclone write: seconds in decimal.
+fn parse_mtime(text: &str) -> Option<i64> {
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let whole = seconds.parse::<i64>().ok()?.checked_mul(1_000_000_000)?;
+    let digits = fraction.get(..fraction.len().min(9)).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let nanos = format!("{digits:0<9}").parse::<i64>().ok()?;
+    if seconds.starts_with('-') { whole.checked_sub(nanos) } else { whole.checked_add(nanos) }
+}
+
+fn nanoseconds(time: Option<&DateTime>) -> Option<i64> {
+    time.and_then(|time| i64::try_from(time.as_nanos()).ok())
+}
+
 fn token_text(token: u128) -> String {
     format!("{token:032x}")
 }
@@ -362,6 +398,13 @@ mod tests {
         assert_eq!(pairs["mode"], "100755");
         assert_eq!(pairs[TOKEN], "000000000000000000000000000000ff");
         assert_eq!(metadata(&ObjectMeta { mtime_ns: -1, mode: 0, ..meta })["mtime"], "-1");
+        assert_eq!(parse_mtime(&pairs["mtime"]), Some(meta.mtime_ns));
+        for (text, time) in [("1.5", 1_500_000_000), ("-1.5", -1_500_000_000), ("7", 7_000_000_000), ("1.0000000019", 1_000_000_001)] {
+            assert_eq!(parse_mtime(text), Some(time), "{text}");
+        }
+        for wrong in ["", "x", "1.x", "9999999999999", "1.\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}"] {
+            assert_eq!(parse_mtime(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

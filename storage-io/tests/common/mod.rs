@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod front;
+pub(crate) mod listing;
 
 use std::sync::Arc;
 use std::time::Duration;
