@@ -1,11 +1,14 @@
 //! The testbed (three namespaces, an emulated WAN, a real S3 server, tradewindd), shared by the demo, the end-to-end tests and
-//! the benchmarks; and the benchmarks that need it: [`cells`] and [`fairness`].
+//! the benchmarks; a server on loopback for what is not about networks; and the benchmarks: [`cells`], [`fairness`], [`kill_resume`].
 #![forbid(unsafe_code)]
 
 pub mod cells;
 pub mod fairness;
+pub mod kill_resume;
+pub mod loopback;
 pub mod process;
 pub mod testbed;
+pub mod tree;
 
 use std::path::Path;
 

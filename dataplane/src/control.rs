@@ -22,6 +22,7 @@ use crate::destination;
 use crate::lane_task::LaneTask;
 use crate::options::Options;
 use crate::orders;
+use crate::resume::{Prepared, State};
 use crate::shared::{Command, LaneOpening, LaneShared, Mailbox};
 use crate::statistics::{Stage, WorkerStatistics};
 use crate::topology::{Opened, Workers};
@@ -32,6 +33,8 @@ const SOFTWARE: &str = concat!("tradewind-engine ", env!("CARGO_PKG_VERSION"));
 const CREDIT_BLOCKS_DEFAULT: u64 = 256;
 /// How long a store may take to say whether it takes objects.
 const STORE_CHECK_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long looking through what earlier transfers left may take.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(100);
 /// How long lanes may take to say goodbye at the end.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -41,12 +44,17 @@ pub struct Facts {
     chunk_bytes: usize,
     block_bytes: usize,
     idle_timeout_ns: u64,
+    state: Option<State>,
 }
 
 impl Facts {
     /// The facts of what was opened with these options.
-    #[must_use]
-    pub fn of(opened: &Opened, options: &Options) -> Self {
+    ///
+    /// # Errors
+    /// [`StoreError::Journal`] when the state directory cannot be used.
+    pub fn of(opened: &Opened, options: &Options) -> Result<Self, StoreError> {
+        let keep = Duration::from_secs(options.resume_keep_s);
+        let state = options.state_dir.as_ref().map(|directory| State::open(directory, keep)).transpose()?;
         let ready = Ready {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             endpoints: vec![DataEndpoint { address: opened.listen }],
@@ -55,7 +63,7 @@ impl Facts {
             pool_bytes: (opened.pool.capacity() * opened.pool.slot_bytes()) as u64,
         };
         let idle_timeout_ns = options.idle_timeout_s.saturating_mul(1_000_000_000);
-        Self { ready, chunk_bytes: opened.chunk_bytes, block_bytes: options.block_bytes, idle_timeout_ns }
+        Ok(Self { ready, chunk_bytes: opened.chunk_bytes, block_bytes: options.block_bytes, idle_timeout_ns, state })
     }
 }
 
@@ -77,10 +85,17 @@ pub enum ControlError {
 enum Action {
     Message(ToEngine),
     ControlGone,
-    StoreChecked(Box<OpenLane>, Result<Arc<dyn Store>, StoreError>),
+    StoreChecked(Box<OpenLane>, Box<Result<Destined, StoreError>>),
     LaneEnded(u64, Box<FromEngine>),
     Terminate,
     Tick,
+}
+
+/// A store that takes objects, how they are put there, and what is there already.
+struct Destined {
+    store: Arc<dyn Store>,
+    config: UploaderConfig,
+    prepared: Option<Prepared>,
 }
 
 struct OpenedLane {
@@ -158,12 +173,34 @@ pub async fn serve(stream: UnixStream, workers: Workers, pool: BlockPool, facts:
     result
 }
 
+/// Opens a lane's destination.
+async fn destined(open: &OpenLane, state: Option<State>) -> Result<Destined, StoreError> {
+    let timeout = |action, after| StoreError::Timeout { action, after };
+    let opening = tokio::time::timeout(STORE_CHECK_TIMEOUT, destination::open(&open.destination)).await;
+    let store = opening.unwrap_or_else(|_| Err(timeout("checking the destination", STORE_CHECK_TIMEOUT)))?;
+    let config = UploaderConfig {
+        name: destination::name(&open.destination.name),
+        overwrite: open.overwrite,
+        block_bytes: u64::from(open.block_bytes),
+        part_bytes: Some(part_bytes(store.as_ref())),
+        ..UploaderConfig::default()
+    };
+    let prepared = match state {
+        Some(state) => {
+            let looking = tokio::time::timeout(RESUME_TIMEOUT, state.prepare(open.lane_id, &store, &config, open.resume)).await;
+            Some(looking.unwrap_or_else(|_| Err(timeout("looking for what is durable already", RESUME_TIMEOUT)))?)
+        }
+        None => None,
+    };
+    Ok(Destined { store, config, prepared })
+}
+
 impl Engine {
     /// Applies one action; `Ok(false)` when the engine is done.
     fn apply(&mut self, action: Action) -> Result<bool, ControlError> {
         match action {
             Action::Message(message) => self.on_message(message),
-            Action::StoreChecked(open, store) => self.on_store_checked(&open, store),
+            Action::StoreChecked(open, destined) => self.on_store_checked(&open, *destined),
             Action::LaneEnded(lane, last) => self.on_lane_ended(lane, *last),
             Action::ControlGone => return Ok(false),
             Action::Terminate => self.draining = true,
@@ -233,24 +270,23 @@ impl Engine {
             return self.refuse(lane, ErrorCode::Unsupported, text);
         }
         self.opening.insert(lane, None);
-        let actions = self.actions.clone();
+        let (actions, state) = (self.actions.clone(), self.facts.state.clone());
         tokio::spawn(async move {
-            let timeout = || StoreError::Timeout { action: "checking the destination", after: STORE_CHECK_TIMEOUT };
-            let store = tokio::time::timeout(STORE_CHECK_TIMEOUT, destination::open(&open.destination)).await;
-            let _ = actions.send(Action::StoreChecked(open, store.unwrap_or_else(|_| Err(timeout()))));
+            let destined = destined(&open, state).await;
+            let _ = actions.send(Action::StoreChecked(open, Box::new(destined)));
         });
     }
 
-    fn on_store_checked(&mut self, open: &OpenLane, store: Result<Arc<dyn Store>, StoreError>) {
+    fn on_store_checked(&mut self, open: &OpenLane, destined: Result<Destined, StoreError>) {
         let lane_id = open.lane_id;
         if let Some(Some(why)) = self.opening.remove(&lane_id) {
             return self.refuse(lane_id, why.code, why.text);
         }
-        let store = match store {
-            Ok(store) => store,
+        let mut destined = match destined {
+            Ok(destined) => destined,
             Err(error) => return self.refuse(lane_id, destination::store_code(&error), error.to_string()),
         };
-        let part_bytes = part_bytes(store.as_ref());
+        let part_bytes = part_bytes(destined.store.as_ref());
         let need = PoolNeed::new(part_bytes, u64::from(open.block_bytes), UploaderConfig::default().parts_in_flight, 1);
         let free = (self.pool.capacity() as u64).saturating_sub(self.blocks_promised);
         let wanted = if open.credit_blocks > 0 { u64::from(open.credit_blocks) } else { CREDIT_BLOCKS_DEFAULT.max(need.blocks_wanted) };
@@ -262,16 +298,17 @@ impl Engine {
         }
         let most = self.facts.chunk_bytes as u32;
         let chunk_bytes = if open.chunk_bytes == 0 { most } else { most.min(open.chunk_bytes) };
-        match self.start_lane(open, store, blocks, chunk_bytes) {
+        let durable = destined.prepared.as_mut().and_then(|prepared| prepared.list.take());
+        match self.start_lane(open, destined, blocks, chunk_bytes) {
             Ok(()) => {
                 let credit_blocks = blocks as u32;
-                self.tell(FromEngine::LaneOpened(LaneAccepted { lane_id, chunk_bytes, credit_blocks }));
+                self.tell(FromEngine::LaneOpened(LaneAccepted { lane_id, chunk_bytes, credit_blocks, durable }));
             }
             Err(text) => self.refuse(lane_id, ErrorCode::ResourceExhausted, text),
         }
     }
 
-    fn start_lane(&mut self, open: &OpenLane, store: Arc<dyn Store>, blocks: u64, chunk_bytes: u32) -> Result<(), String> {
+    fn start_lane(&mut self, open: &OpenLane, destined: Destined, blocks: u64, chunk_bytes: u32) -> Result<(), String> {
         let lane = LaneId(open.lane_id);
         if let Some(steering) = &self.workers.steering {
             steering.add_lane(lane.0, None).map_err(|error| error.to_string())?;
@@ -298,16 +335,11 @@ impl Engine {
                 return Err("a worker does not take commands; the engine is overloaded".to_owned());
             }
         }
-        let uploader_config = UploaderConfig {
-            name: destination::name(&open.destination.name),
-            overwrite: open.overwrite,
-            block_bytes: u64::from(open.block_bytes),
-            pool_bytes: blocks * u64::from(open.block_bytes),
-            part_bytes: Some(part_bytes(store.as_ref())),
-            ..UploaderConfig::default()
-        };
+        let Destined { store, config, prepared } = destined;
+        let config = UploaderConfig { pool_bytes: blocks * u64::from(open.block_bytes), ..config };
+        let resumption = prepared.map(|prepared| prepared.resumption);
         let (uploads, stored) = mpsc::unbounded_channel();
-        let uploader = Uploader::start(&tokio::runtime::Handle::current(), store, uploader_config, uploads);
+        let uploader = Uploader::start(&tokio::runtime::Handle::current(), store, config, resumption, uploads);
         let (cancel, cancelled) = oneshot::channel();
         let lane_shared = Arc::clone(&shared);
         let task = LaneTask {
@@ -335,6 +367,9 @@ impl Engine {
     fn on_lane_ended(&mut self, lane: u64, last: FromEngine) {
         if let Some(ended) = self.lanes.remove(&lane) {
             self.blocks_promised -= ended.blocks;
+        }
+        if let Some(state) = &self.facts.state {
+            state.forget_list(lane);
         }
         self.tell(last);
         if let Some(steering) = self.workers.steering.clone() {

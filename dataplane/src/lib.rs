@@ -13,6 +13,7 @@ pub mod options;
 mod orders;
 pub mod privileges;
 pub mod probe;
+mod resume;
 pub mod shared;
 pub mod statistics;
 pub mod topology;

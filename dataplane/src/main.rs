@@ -31,7 +31,7 @@ fn run(options: &Options) -> Result<()> {
     let opened = topology::open(options)?;
     privileges::drop_capabilities().map_err(anyhow::Error::msg).context("the engine does not run with privileges it does not need")?;
     opened.check_steering().map_err(anyhow::Error::msg)?;
-    let ready = control::Facts::of(&opened, options);
+    let ready = control::Facts::of(&opened, options)?;
     let (workers, pool) = topology::start(opened)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("cannot start tokio")?;
     runtime.block_on(control::serve(stream, workers, pool, ready))?;

@@ -1,6 +1,7 @@
 //! The engine's command line. `tradewindd` writes it; people only use `--probe`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
@@ -59,6 +60,12 @@ pub struct Options {
     /// Silence of a sender after which its lane is given up, seconds.
     #[arg(long, default_value_t = 60)]
     pub idle_timeout_s: u64,
+    /// Directory for the journal of what is durable. Without it nothing is remembered, and what was interrupted starts over.
+    #[arg(long)]
+    pub state_dir: Option<PathBuf>,
+    /// How long an upload that nobody goes on with is kept, seconds, and what was stored is remembered.
+    #[arg(long, default_value_t = 7 * 86_400)]
+    pub resume_keep_s: u64,
     /// Format of the log.
     #[arg(long, value_enum, default_value_t)]
     pub log: LogFormat,

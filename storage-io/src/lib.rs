@@ -12,6 +12,7 @@
 
 mod checksum;
 mod error;
+mod journal;
 mod list;
 mod local;
 mod plan;
@@ -22,6 +23,7 @@ mod upload;
 
 pub use checksum::Crc64;
 pub use error::{StoreError, UploadError};
+pub use journal::{Durable, Journal, Resumption, Scope, resume};
 pub use list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};
 pub use local::LocalStore;
 pub use plan::{PartPlan, PoolNeed};

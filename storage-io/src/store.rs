@@ -81,6 +81,14 @@ pub struct ObjectMeta {
     pub token: u128,
 }
 
+/// The same for every transfer of a file of this name, size and time: so a store can tell that an earlier transfer has stored it.
+pub(crate) fn token_of(key: &ObjectKey, size: u64, mtime_ns: i64) -> u128 {
+    // Two different checksums of the same bytes: objects of one name are compared, nothing secret hangs on it.
+    let text = [key.as_bytes(), &size.to_be_bytes(), &mtime_ns.to_be_bytes()].concat();
+    let reversed: Vec<u8> = text.iter().rev().copied().collect();
+    u128::from(Crc64::of(&text).0) << 64 | u128::from(Crc64::of(&reversed).0)
+}
+
 /// Bytes to be stored, in the buffers they arrived in. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Body {
@@ -244,6 +252,12 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`StoreError::UploadGone`] when it is not there any more; [`StoreError`].
     async fn reopen(&self, key: &ObjectKey, meta: ObjectMeta, handle: &str) -> Result<Arc<dyn Upload>, StoreError>;
+
+    /// The object, if it is there and this very file: stored by us, by [`ObjectMeta::token`], or of the same size, time and contents.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn find_own(&self, key: &ObjectKey, meta: ObjectMeta, crc: Crc64) -> Result<Option<StoredObject>, StoreError>;
 
     /// Makes everything that was acknowledged so far survive a loss of power, where acknowledging did not. Blocks.
     ///

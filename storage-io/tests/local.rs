@@ -141,7 +141,7 @@ async fn a_full_disk_is_named_and_leaves_nothing() {
     blocks[0].files[0].size = 1 << 45;
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
     let store = Arc::new(LocalStore::open(root.path()).unwrap());
-    let uploader = tradewind_storage::Uploader::start(&tokio::runtime::Handle::current(), store, config(""), sender);
+    let uploader = tradewind_storage::Uploader::start(&tokio::runtime::Handle::current(), store, config(""), None, sender);
     uploader.block(blocks.remove(0));
     let outcome = common::listen(uploader, events).await;
     let error = outcome.failed.expect("no disk is that large");

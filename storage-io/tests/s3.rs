@@ -246,7 +246,7 @@ async fn cancelling_and_dropping_abort_what_is_open() {
         let front = Front::start(true, |op, _: &str, before| if op == Op::Part && before > 0 { Fault::Stall } else { Fault::Pass }).await;
         let pool = BlockPool::new(16, MIB).unwrap();
         let (sender, mut events) = mpsc::unbounded_channel();
-        let uploader = Uploader::start(&tokio::runtime::Handle::current(), front.store(Dialect::Aws), config(""), sender);
+        let uploader = Uploader::start(&tokio::runtime::Handle::current(), front.store(Dialect::Aws), config(""), None, sender);
         for block in cut(&pool, &[source("large", 11 * MIB)]) {
             uploader.block(block);
         }
@@ -257,7 +257,7 @@ async fn cancelling_and_dropping_abort_what_is_open() {
         let outcome = if dropping {
             drop(uploader);
             let (quiet, _inbox) = mpsc::unbounded_channel();
-            let other = Uploader::start(&tokio::runtime::Handle::current(), front.store(Dialect::Aws), config(""), quiet);
+            let other = Uploader::start(&tokio::runtime::Handle::current(), front.store(Dialect::Aws), config(""), None, quiet);
             listen(other, events).await
         } else {
             uploader.cancel();

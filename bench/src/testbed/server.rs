@@ -15,7 +15,7 @@ use crate::process::{Background, children, tree_cpu_s};
 pub const REST_PORT: u16 = 33000;
 /// Access key of the one user.
 pub const ACCESS_KEY: &str = "test-user";
-const SECRET: &str = "a secret for tests only";
+pub(crate) const SECRET: &str = "a secret for tests only";
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What differs between tests.

@@ -18,6 +18,8 @@ use crate::{Fingerprint, ServerAddress};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than the server waits for its engine and the engine for the store's first answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same where the engine looks through what earlier transfers left, or tells of it.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Longest line of a list of what is durable.
 const DURABLE_LINE_BYTES_MAX: usize = 4096;
@@ -235,12 +237,16 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Response, ClientError> {
+        let is_submission = method == Method::POST;
         let mut request = self.http.request(method, format!("https://{}/{path}", self.server)).header(ACCEPT, "application/json");
         if let Some(Credentials { access_key, secret }) = &self.credentials {
             request = request.basic_auth(access_key, Some(secret.expose()));
         }
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
+        }
+        if path.starts_with("v1/transfers") && (is_submission || path.ends_with("/durable")) {
+            request = request.timeout(RESUME_TIMEOUT);
         }
         request.send().await.map_err(|e| self.transport_error(&e))
     }

@@ -38,6 +38,6 @@ pub use rates::{GroupShare, RateChange, RateGrant, RateStatus};
 pub use submit::{Submission, parse_submit};
 pub use tradewind_ipc::{Cipher, DestinationName, ErrorCode, LaneSecret, Limiter, SecretText, XdpMode, XdpStatus, exit};
 pub use types::{
-    DurableEntry, DurableSummary, EngineHealth, FileStatus, Health, HealthState, LaneOffer, OfferedEndpoint, Outcome, RatePolicy, RateRequest, ResumePolicy, SubmitRequest,
-    SubmitResponse, Totals, TransferLimits, TransferList, TransferState, TransferStatus,
+    DurableEntry, DurableSummary, EngineHealth, FileStatus, Health, HealthState, LaneOffer, OfferedEndpoint, Outcome, RatePolicy,
+    RateRequest, ResumePolicy, SubmitRequest, SubmitResponse, Totals, TransferLimits, TransferList, TransferState, TransferStatus,
 };

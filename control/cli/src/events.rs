@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use tradewind_api::{SubmitRequest, TransferStatus};
+use tradewind_api::{SubmitRequest, SubmitResponse, TransferStatus};
 use tradewind_client::{Progress, Source, SourceError, UploadReport};
 
 use crate::failure::{Failure, source_code};
@@ -24,14 +24,24 @@ pub(crate) fn emit(event: &impl Serialize) {
 }
 
 /// The transfer was accepted; packets are about to leave.
-pub(crate) fn started(transfer_id: &str, endpoint: Option<SocketAddr>, request: &SubmitRequest, round_trip: Option<Duration>) -> Value {
+///
+/// `files_kept` and `bytes_kept` are what earlier transfers left at the destination, whether or not it is sent now.
+pub(crate) fn started(
+    answer: &SubmitResponse,
+    endpoint: Option<SocketAddr>,
+    request: &SubmitRequest,
+    round_trip: Option<Duration>,
+) -> Value {
+    let durable = answer.durable.unwrap_or_default();
     json!({
         "event": "started",
-        "transfer_id": transfer_id,
+        "transfer_id": answer.transfer_id,
         "destination": request.destination,
         "endpoint": endpoint,
         "files": request.files,
         "bytes": request.bytes,
+        "files_kept": durable.files,
+        "bytes_kept": durable.files_bytes + durable.parts_bytes,
         "cipher": request.cipher,
         "policy": request.rate.policy,
         "target_rate_bps": request.rate.target_rate_bps,
@@ -158,7 +168,7 @@ pub(crate) fn error(failure: &Failure) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use tradewind_api::{Cipher, ErrorCode, RateRequest, Totals, TransferState};
+    use tradewind_api::{Cipher, DurableSummary, ErrorCode, RateRequest, Totals, TransferLimits, TransferState};
 
     use super::*;
 
@@ -200,8 +210,11 @@ mod tests {
 
     #[test]
     fn started_and_progress_have_the_documented_fields() {
-        let event = started("abc", Some(([192, 0, 2, 1], 33001).into()), &request(), Some(Duration::from_micros(1500)));
-        assert_eq!(event["event"], "started");
+        let durable = Some(DurableSummary { files: 3, files_bytes: 30, parts: 1, parts_bytes: 5 });
+        let answer =
+            SubmitResponse { transfer_id: "abc".to_owned(), lanes: Vec::new(), limits: TransferLimits { idle_timeout_s: 1 }, durable };
+        let event = started(&answer, Some(([192, 0, 2, 1], 33001).into()), &request(), Some(Duration::from_micros(1500)));
+        assert_eq!((&event["event"], &event["files_kept"], &event["bytes_kept"]), (&json!("started"), &json!(3), &json!(35)));
         assert_eq!(event["endpoint"], "192.0.2.1:33001");
         assert_eq!(event["cipher"], "aes-256-gcm");
         assert_eq!(event["policy"], "fair");

@@ -201,7 +201,6 @@ pub(crate) fn source_code(error: &SourceError) -> ErrorCode {
 /// The code that comes closest to what the sending end saw.
 pub(crate) fn upload_code(error: &UploadError) -> ErrorCode {
     match error {
-        UploadError::Source(error) => source_code(error),
         UploadError::NoAnswer { .. } => ErrorCode::IdleTimeout,
         UploadError::Lost { .. } | UploadError::PathMtu { .. } => ErrorCode::PeerGone,
         UploadError::Refused { code, text } => refusal_code(*code, text),
@@ -216,7 +215,6 @@ fn upload_exit_code(error: &UploadError) -> u8 {
         // Nothing of it is the destination's fault; the two releases do not fit.
         UploadError::Offer(_) => exit::TRANSFER,
         // A name that no store can have is a source that cannot be sent.
-        UploadError::Source(_) => exit::SOURCE,
         _ => upload_code(error).exit_code(),
     }
 }
@@ -309,7 +307,7 @@ mod tests {
             (Failure::Server(ClientError::Refused(Problem::new(ApiCode::Unauthorized, "d"))), exit::AUTH, "unauthorized"),
             (Failure::Server(ClientError::Unreachable { server, reason: "r".into() }), exit::UNREACHABLE, "unreachable"),
             (Failure::Source(changed()), exit::SOURCE, "source_changed"),
-            (upload(UploadError::Source(changed())), exit::SOURCE, "source_changed"),
+            (Failure::LeftOut { files: 2, first: changed() }, exit::SOURCE, "source_changed"),
             (upload(UploadError::Cancelled), exit::CANCELLED, "cancelled"),
             (upload(UploadError::NoAnswer { endpoint: ([192, 0, 2, 1], 1).into(), seconds: 30 }), exit::TRANSFER, "idle_timeout"),
             (upload(UploadError::Lost { endpoint: ([192, 0, 2, 1], 1).into(), text: "t".into() }), exit::TRANSFER, "peer_gone"),

@@ -74,7 +74,7 @@ Examples:
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Send files and directories to a server's store.
-    #[command(after_long_help = SEND_HELP, after_help = "See --help for how files are named at the destination.")]
+    #[command(allow_missing_positional = true, after_long_help = SEND_HELP, after_help = "See --help for how files are named at the destination.")]
     Send(SendOptions),
     /// Show one transfer, or all of yours.
     Status(StatusOptions),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tradewind_api::{ApiCode, ClientError, ErrorCode, ProblemCode};
+use tradewind_api::{ApiCode, ClientError, ErrorCode, ProblemCode, TrustError};
 use tradewind_client::UploadError;
 
 use crate::failure::Failure;
@@ -35,6 +35,7 @@ pub(crate) fn cure(failure: &Failure, begun: bool) -> Option<Cure> {
             Some(Cure::Again)
         }
         Failure::Server(ClientError::Refused(problem)) if problem.code == ProblemCode::Transfer(ErrorCode::EngineDied) => Some(Cure::Again),
+        Failure::Trust(TrustError::Unreachable { .. }) if begun => Some(Cure::Again),
         Failure::Server(error) if begun => match error {
             ClientError::Unreachable { .. } | ClientError::Timeout { .. } => Some(Cure::Again),
             ClientError::Refused(problem) if problem.code == ProblemCode::Api(ApiCode::EngineUnavailable) => Some(Cure::Again),

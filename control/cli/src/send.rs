@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tradewind_api::{
-    Client, DurableEntry, LaneOffer, Outcome, RatePolicy, RateRequest, SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit,
+    ApiCode, Client, ClientError, DurableEntry, ErrorCode, LaneOffer, Outcome, ProblemCode, RatePolicy, RateRequest, SubmitRequest,
+    SubmitResponse, TransferState, TransferStatus, exit,
 };
 use tradewind_client::{
     Durable, Group, Progress, RateOptions, SourceError, Sources, Upload, UploadError, UploadReport, chunk_bytes_for_packets, route_mtu,
@@ -176,7 +177,7 @@ async fn once(options: &SendOptions, plan: &Arc<Plan>, attempt: &mut Attempt, in
         Err(error) => return Err(explain(&agreed.client, id, error, None).await),
     };
     if options.json {
-        events::emit(&events::started(id, upload.lane.endpoints.first().copied(), &request, agreed.round_trip));
+        events::emit(&events::started(&agreed.answer, upload.lane.endpoints.first().copied(), &request, agreed.round_trip));
     }
     let moved = Cell::new(Instant::now());
     let watching = ended_on_server(&agreed.client, id, &moved);
@@ -439,9 +440,19 @@ async fn ended_on_server(client: &Client, id: &str, moved: &Cell<Instant>) -> Ou
         if moved.get().elapsed() < STALL {
             continue;
         }
-        // A server that cannot be asked is the idle limit's business.
-        if let Some(outcome) = client.status(id).await.ok().and_then(|status| outcome(status, false)) {
-            return outcome;
+        match client.status(id).await {
+            Ok(status) => {
+                if let Some(outcome) = outcome(status, false) {
+                    return outcome;
+                }
+            }
+            Err(ClientError::Refused(problem)) if problem.code == ProblemCode::Api(ApiCode::NotFound) => {
+                let code = ErrorCode::EngineDied;
+                let detail = "the server was started anew and does not know this transfer any more".to_owned();
+                return Outcome { code, detail, hint: code.hint().to_owned() };
+            }
+            // A server that cannot be asked is the idle limit's business.
+            Err(_) => {}
         }
     }
 }

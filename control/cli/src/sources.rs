@@ -396,6 +396,42 @@ mod tests {
     use crate::select::tests::options;
     use crate::select::{SelectOptions, Symlinks};
 
+    /// All that was found.
+    #[derive(Debug, Default)]
+    struct Collected {
+        sources: Vec<Source>,
+        bytes: u64,
+        skipped: Vec<String>,
+        unselected: u64,
+        failed: Vec<SourceError>,
+    }
+
+    impl Collected {
+        fn names(&self) -> Vec<&str> {
+            self.sources.iter().map(|source| str::from_utf8(&source.name).unwrap()).collect()
+        }
+    }
+
+    fn walked(plan: Plan) -> Collected {
+        let mut collected = Collected::default();
+        for walked in Arc::new(plan).walk() {
+            match walked {
+                Walked::File { source, bytes } => {
+                    collected.sources.push(source);
+                    collected.bytes += bytes;
+                }
+                Walked::Skipped(why) => collected.skipped.push(why),
+                Walked::Unselected => collected.unselected += 1,
+                Walked::Failed(error) => collected.failed.push(error),
+            }
+        }
+        collected
+    }
+
+    fn collect(arguments: &[PathBuf], destination: &str, selection: Selection) -> Result<Collected, Failure> {
+        Plan::new(arguments, &ListOptions::default(), destination, selection).map(walked)
+    }
+
     fn everything() -> Selection {
         Selection::new(&options(&[], &[])).unwrap()
     }
@@ -412,7 +448,7 @@ mod tests {
 
     fn names(root: &Path, arguments: &[&str], destination: &str) -> Result<Vec<String>, Failure> {
         let arguments: Vec<PathBuf> = arguments.iter().map(|name| PathBuf::from(format!("{}/{name}", root.display()))).collect();
-        let collected = collect(&arguments, destination, &everything())?;
+        let collected = collect(&arguments, destination, everything())?;
         Ok(collected.sources.into_iter().map(|source| String::from_utf8(source.name).unwrap()).collect())
     }
 
@@ -422,7 +458,7 @@ mod tests {
         let root = tree.path();
         for (arguments, destination, expected) in [
             (&["one"][..], "s3://bucket/in/", &["one"][..]),
-            (&["one"], "s3://bucket/in/exactly", &["one"]),
+            (&["one"], "s3://bucket/in/exactly", &["exactly"]),
             (&["one"], "s3://bucket", &["one"]),
             (&["d"], "s3://bucket/in/", &["d/b", "d/c", "d/a/x"]),
             (&["d/"], "s3://bucket/in/", &["b", "c", "a/x"]),
@@ -447,18 +483,22 @@ mod tests {
     #[test]
     fn two_files_of_one_name_are_refused() {
         let tree = tree();
-        for arguments in [&["d/b", "e/b"][..], &["d/", "e/"], &["one", "one"]] {
+        for arguments in [&["d/b", "e/b"][..], &["one", "one"]] {
             let error = names(tree.path(), arguments, "s3://bucket/").unwrap_err();
             assert_eq!(error.exit_code(), exit::USAGE, "{error}");
         }
         assert!(names(tree.path(), &["d", "e"], "s3://bucket/").is_ok());
+        // What is inside directories is only seen on the way: the first keeps the name.
+        let contents = ["d/", "e/"].map(|name| PathBuf::from(format!("{}/{name}", tree.path().display())));
+        let collected = collect(&contents, "s3://bucket/", everything()).unwrap();
+        assert_eq!((collected.names(), collected.failed.len()), (vec!["b", "c", "a/x"], 1));
+        assert!(matches!(&collected.failed[0], SourceError::Name { path, .. } if path.ends_with("e/b")));
     }
 
     #[test]
     fn sources_that_cannot_be_read_end_with_their_exit_code() {
         let tree = tree();
-        fs::create_dir(tree.path().join("empty")).unwrap();
-        for argument in ["missing", "one/", "empty"] {
+        for argument in ["missing", "one/"] {
             let error = names(tree.path(), &[argument], "s3://bucket/").unwrap_err();
             assert_eq!(error.exit_code(), exit::SOURCE, "{argument}: {error}");
         }
@@ -472,13 +512,44 @@ mod tests {
         std::os::unix::fs::symlink("b", root.join("d/link")).unwrap();
         std::os::unix::fs::symlink("..", root.join("d/up")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(root.join("d/socket")).unwrap();
-        let collected = collect(&[root.join("d")], "s3://bucket/", &everything()).unwrap();
+        let collected = collect(&[root.join("d")], "s3://bucket/", everything()).unwrap();
         assert_eq!((collected.sources.len(), collected.bytes), (3, 1110));
         assert_eq!(collected.skipped.len(), 3, "{:?}", collected.skipped);
         assert!(collected.skipped.iter().any(|note| note.contains("d/socket (a socket)")));
         // Named on the command line, a link is followed and keeps its own name.
         assert_eq!(names(root, &["d/link"], "s3://bucket/").unwrap(), ["link"]);
-        assert_eq!(collect(&[root.join("d/socket")], "s3://bucket/", &everything()).unwrap_err().exit_code(), exit::SOURCE);
+        assert_eq!(collect(&[root.join("d/socket")], "s3://bucket/", everything()).unwrap_err().exit_code(), exit::SOURCE);
+    }
+
+    #[test]
+    fn lists_name_sources_and_pairs_name_both_ends() {
+        let tree = tree();
+        let root = tree.path();
+        let list = root.join("list");
+        fs::write(&list, format!("{0}/one\r\n\n{0}/d\n", root.display())).unwrap();
+        let with = |lists: ListOptions, arguments: &[PathBuf]| {
+            let plan = Plan::new(arguments, &lists, "s3://bucket/in/", everything())?;
+            Ok::<_, Failure>(walked(plan).names().into_iter().map(str::to_owned).collect::<Vec<_>>())
+        };
+        let of_list = ListOptions { file_list: vec![list.clone()], ..ListOptions::default() };
+        assert_eq!(with(of_list.clone(), &[]).unwrap(), ["one", "d/b", "d/c", "d/a/x"]);
+        let from_base = ListOptions { src_base: Some(root.to_owned()), ..of_list };
+        assert_eq!(with(from_base.clone(), &[root.join("e/b")]).unwrap(), ["e/b", "one", "d/b", "d/c", "d/a/x"]);
+        for outside in ["/etc/hostname".into(), root.join("d/../one")] {
+            assert_eq!(with(from_base.clone(), &[outside]).unwrap_err().exit_code(), exit::USAGE);
+        }
+        // Names end in NUL where one holds a line feed.
+        fs::write(root.join("a\nb"), "x").unwrap();
+        fs::write(&list, format!("{0}/a\nb\0{0}/one\0", root.display())).unwrap();
+        assert_eq!(with(ListOptions { file_list: vec![list.clone()], ..ListOptions::default() }, &[]).unwrap(), ["a\nb", "one"]);
+        fs::write(&list, format!("{0}/one\nx/renamed\n{0}/d/b\nx/b\n", root.display())).unwrap();
+        let pairs = ListOptions { file_pair_list: vec![list.clone()], ..ListOptions::default() };
+        assert_eq!(with(pairs.clone(), &[]).unwrap(), ["x/renamed", "x/b"]);
+        fs::write(&list, format!("{}/one\n", root.display())).unwrap();
+        assert_eq!(with(pairs, &[]).unwrap_err().exit_code(), exit::USAGE);
+        assert_eq!(with(ListOptions::default(), &[]).unwrap_err().exit_code(), exit::USAGE);
+        let missing = ListOptions { file_list: vec![root.join("missing")], ..ListOptions::default() };
+        assert_eq!(with(missing, &[]).unwrap_err().exit_code(), exit::SOURCE);
     }
 
     #[test]
@@ -488,7 +559,7 @@ mod tests {
         fs::write(root.path().join(&odd), "x").unwrap();
         let mut directory = root.path().as_os_str().to_owned();
         directory.push("/");
-        let collected = collect(&[directory.into()], "s3://bucket/", &everything()).unwrap();
+        let collected = collect(&[directory.into()], "s3://bucket/", everything()).unwrap();
         assert_eq!(collected.sources[0].name, b"caf\xe9 \n");
     }
 
@@ -502,9 +573,8 @@ mod tests {
         std::os::unix::fs::symlink("../d", root.join("e/back")).unwrap();
         std::os::unix::fs::symlink("nowhere", root.join("d/dangling")).unwrap();
         let follow = Selection::new(&SelectOptions { symlinks: Symlinks::Follow, ..options(&[], &[]) }).unwrap();
-        let collected = collect(&[root.join("d")], "s3://bucket/", &follow).unwrap();
-        let names: Vec<_> = collected.sources.iter().map(|source| str::from_utf8(&source.name).unwrap()).collect();
-        assert_eq!(names, ["d/b", "d/c", "d/link", "d/a/x", "d/other/b"]);
+        let collected = collect(&[root.join("d")], "s3://bucket/", follow).unwrap();
+        assert_eq!(collected.names(), ["d/b", "d/c", "d/link", "d/a/x", "d/other/b"]);
         assert_eq!(collected.bytes, 10 + 1_000 + 10 + 100 + 5);
         let notes = collected.skipped.join("\n");
         assert_eq!(collected.skipped.len(), 3, "{notes}");
@@ -517,13 +587,9 @@ mod tests {
     fn a_selection_holds_for_directories_and_for_files_named() {
         let tree = tree();
         let root = tree.path();
-        let without = Selection::new(&options(&["a/", "one", "/e/b"], &[])).unwrap();
+        let without = || Selection::new(&options(&["a/", "one", "/e/b"], &[])).unwrap();
         let arguments = ["d", "one", "e"].map(|name| root.join(name));
-        let collected = collect(&arguments, "s3://bucket/", &without).unwrap();
-        let names: Vec<_> = collected.sources.iter().map(|source| str::from_utf8(&source.name).unwrap()).collect();
-        assert_eq!((names, collected.bytes, collected.unselected), (vec!["d/b", "d/c"], 1_010, 2));
-        let error = collect(&arguments[1..2], "s3://bucket/", &without).unwrap_err();
-        assert_eq!(error.exit_code(), exit::SOURCE);
-        assert!(error.to_string().contains("left out"), "{error}");
+        let collected = collect(&arguments, "s3://bucket/", without()).unwrap();
+        assert_eq!((collected.names(), collected.bytes, collected.unselected), (vec!["d/b", "d/c"], 1_010, 2));
     }
 }

@@ -114,11 +114,14 @@ pub struct LimitsSection {
     pub idle_timeout_s: u64,
     /// How long running transfers may go on after SIGTERM, seconds. Default 30.
     pub shutdown_timeout_s: u64,
+    /// How long an interrupted upload is kept at its store for somebody to go on with it, and a stored file is remembered, seconds. Default
+    /// 604,800: 7 days.
+    pub resume_keep_s: u64,
 }
 
 impl Default for LimitsSection {
     fn default() -> Self {
-        Self { transfers_max: 4096, finished_keep_s: 3600, idle_timeout_s: 120, shutdown_timeout_s: 30 }
+        Self { transfers_max: 4096, finished_keep_s: 3600, idle_timeout_s: 120, shutdown_timeout_s: 30, resume_keep_s: 604_800 }
     }
 }
 

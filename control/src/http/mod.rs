@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -21,7 +21,10 @@ pub use server::{Limits, Running, start};
 use crate::auth::{Authenticator, Identified};
 use crate::config::{Config, StoreConfig};
 use crate::stores;
-use crate::supervisor::{Caller, Supervisor};
+use crate::supervisor::{ANSWER_TIMEOUT, Caller, Supervisor};
+
+/// Time for the rest of a submission.
+const SUBMIT_MARGIN: Duration = Duration::from_secs(5);
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -76,7 +79,9 @@ pub fn router(config: &Config, supervisor: Supervisor) -> Router {
 }
 
 async fn deadline(State(app): Shared, request: Request, next: axum::middleware::Next) -> Response {
-    let limit = app.request_timeout;
+    // A submission waits until the engine has looked at what is there already.
+    let is_submission = request.method() == Method::POST;
+    let limit = if is_submission { app.request_timeout.max(ANSWER_TIMEOUT + SUBMIT_MARGIN) } else { app.request_timeout };
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Refusal(Problem::new(ApiCode::Timeout, format!("not finished within {} s", limit.as_secs()))).into_response(),

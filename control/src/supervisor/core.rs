@@ -7,8 +7,8 @@ use rand::Rng as _;
 use tokio::sync::oneshot;
 use tradewind_api::limits::LIST_MAX;
 use tradewind_api::{
-    ApiCode, EngineHealth, ErrorCode, Health, HealthState, LaneOffer, OfferedEndpoint, Problem, RateChange, RateGrant, ResumePolicy, Submission,
-    SubmitResponse, TransferLimits, TransferList, TransferState, TransferStatus,
+    ApiCode, EngineHealth, ErrorCode, Health, HealthState, LaneOffer, OfferedEndpoint, Problem, RateChange, RateGrant, ResumePolicy,
+    Submission, SubmitResponse, TransferLimits, TransferList, TransferState, TransferStatus,
 };
 use tradewind_ipc::{FromEngine, LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneReport, LaneSecret, OpenLane, Ready, ToEngine};
 
@@ -19,8 +19,8 @@ use super::{Caller, Command, EngineEvent};
 use crate::config::{Config, DataSection, LimitsSection};
 use crate::stores::Resolved;
 
-/// How long a submission waits for the engine, which asks the store whether it would take the files.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a submission waits for the engine, which asks the store whether it would take the files, and what of them it has.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(130);
 /// Pause before the first restart of an engine that ended.
 pub const RESTART_DELAY_MIN: Duration = Duration::from_millis(250);
 /// Longest pause between restarts; it doubles while the engine does not stay up.

@@ -58,6 +58,8 @@ impl EngineCommand {
             LogFormat::Json => "json",
         };
         option("--log", &log);
+        option("--resume-keep-s", &config.limits.resume_keep_s);
+        arguments.extend(["--state-dir".into(), config.state_dir.clone().into_os_string()]);
         Self { program: config.engine.binary.clone(), arguments }
     }
 

@@ -2,8 +2,8 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -269,13 +269,7 @@ impl Reader {
     }
 
     /// A large file starts on a block boundary and fills whole blocks; small ones share. `left` counts the bytes down.
-    fn read_ranges(
-        &self,
-        opened: &Opened,
-        ranges: &[Range<u64>],
-        filling: &mut Option<Filling>,
-        left: &mut u64,
-    ) -> Result<(), ReadError> {
+    fn read_ranges(&self, opened: &Opened, ranges: &[Range<u64>], filling: &mut Option<Filling>, left: &mut u64) -> Result<(), ReadError> {
         let record = &opened.record;
         if record.size >= self.payload_max as u64 {
             self.flush(filling)?;
@@ -378,7 +372,7 @@ mod tests {
             tally: Arc::clone(&tally),
             on_problem: Box::new(move |problem| problems.send(problem).unwrap()),
         };
-        reader.run(Sources::new(sources.to_vec().into_iter(), Arc::default()));
+        reader.run(Sources::new(Vec::from(sources).into_iter(), Arc::default()));
         (out.try_iter().collect(), told.try_iter().collect(), tally)
     }
 
@@ -473,7 +467,7 @@ mod tests {
             tally: Arc::default(),
             on_problem: Box::new(move |problem| problems.send(problem).unwrap()),
         };
-        let list = Sources::new(sources.to_vec().into_iter(), Arc::default());
+        let list = Sources::new(sources.clone().into_iter(), Arc::default());
         let reading = std::thread::spawn(move || reader.run(list));
         let mut blocks = vec![out.recv().unwrap()];
         File::options().write(true).open(&sources[0].path).unwrap().set_len(65_536).unwrap();

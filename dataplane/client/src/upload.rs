@@ -130,18 +130,8 @@ impl Upload {
                 end_of_sources.wake();
             })
             .map_err(|source| UploadError::Local { what: "cannot start the reading thread", source: source.into() })?;
-        let worker = Worker {
-            link,
-            sender,
-            ready,
-            reading: Some(reading),
-            endpoint,
-            found,
-            tally,
-            cancel: self.cancel,
-            payload_max,
-            packet_bytes,
-        };
+        let worker =
+            Worker { link, sender, ready, reading: Some(reading), endpoint, found, tally, cancel: self.cancel, payload_max, packet_bytes };
         let result = worker.run(progress, self.idle_timeout);
         stop.store(true, Ordering::Relaxed);
         result

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -118,7 +118,8 @@ impl Worker {
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
                     if let Some(reading) = self.reading.take() {
-                        let panicked = |_| UploadError::Local { what: "the reading thread panicked", source: "see the message above".into() };
+                        let panicked =
+                            |_| UploadError::Local { what: "the reading thread panicked", source: "see the message above".into() };
                         reading.join().map_err(panicked)?;
                         self.sender.finish();
                     }

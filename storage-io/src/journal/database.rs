@@ -55,6 +55,7 @@ fn failed(path: &Path) -> impl Fn(rusqlite::Error) -> StoreError + '_ {
     |error| StoreError::Journal { detail: format!("{}: {error}", path.display()) }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn broken(error: rusqlite::Error) -> StoreError {
     StoreError::Journal { detail: error.to_string() }
 }
@@ -123,7 +124,7 @@ impl Database {
         );
         let mut statement = self.0.prepare_cached(&sql)?;
         let mut parts = self.0.prepare_cached("SELECT number, length, crc, etag FROM part WHERE object = ?1 ORDER BY number")?;
-        let mut rows = statement.query(params![place, from, prefix.len(), prefix, limit])?;
+        let mut rows = statement.query(params![place, from, prefix.len() as i64, prefix, limit as i64])?;
         let mut found = Vec::new();
         while let Some(row) = rows.next()? {
             let key: Vec<u8> = row.get(1)?;

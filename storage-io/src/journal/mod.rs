@@ -22,6 +22,7 @@ use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::store::{ObjectKey, PartReceipt, Store};
 use database::Database;
+pub(crate) use resume::Reopened;
 pub use resume::{Durable, Resumption, resume};
 
 /// Entries wait at most so long for their commit.
@@ -176,7 +177,9 @@ fn write(mut database: Database, inbox: &Receiver<Command>) {
         }
         commit(&mut database, &mut entries);
         // Nobody waits any more if this fails.
-        flushes.drain(..).for_each(|done| drop(done.send(())));
+        for done in flushes.drain(..) {
+            let _ = done.send(());
+        }
     }
 }
 

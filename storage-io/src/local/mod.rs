@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, StatxFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::checksum::Crc64;
@@ -38,6 +38,9 @@ const PROBE_SUFFIX: &[u8] = b".tradewind-probe";
 
 /// How often a partial file that vanishes between opening and locking is opened again.
 const LOCK_TRIES_MAX: u32 = 16;
+
+/// Bytes read at once to compare contents.
+const READ_BYTES: usize = 1 << 20;
 
 /// A directory of this machine. Nothing outside it is ever written.
 #[derive(Clone, Debug)]
@@ -111,7 +114,12 @@ impl LocalStore {
             return Err(failed("make the directory of", key, Errno::NOENT));
         };
         let temporary = temporary_name(name);
-        let fd = open_locked(&dir, &temporary, key, true)?;
+        let mut fd = open_locked(&dir, &temporary, key, true)?;
+        if rustix::fs::fstat(&fd).map_err(|errno| failed("look at", key, errno))?.st_size != 0 {
+            // What an earlier transfer left. A new file, so that nobody takes this one for that one.
+            rustix::fs::unlinkat(&dir, temporary.as_slice(), AtFlags::empty()).map_err(|errno| failed("remove the rest of", key, errno))?;
+            fd = open_locked(&dir, &temporary, key, true)?;
+        }
         let target = Target::new(fd, dir.as_fd(), &temporary, meta.size);
         let (renamed, kept) = (AtomicBool::new(false), AtomicBool::new(false));
         let partial = Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed, kept };
@@ -119,8 +127,20 @@ impl LocalStore {
         Ok(partial)
     }
 
+    /// The file of that name, if it has this size, time and contents.
+    fn same(&self, key: &ObjectKey, meta: &ObjectMeta, crc: Crc64) -> Result<Option<StoredObject>, StoreError> {
+        let is_alike = |stat: &Stat| u64::try_from(stat.st_size) == Ok(meta.size) && mtime_ns(stat) == Some(meta.mtime_ns);
+        let found = self.find_object(key)?.filter(is_alike);
+        let Some((_, (dir, name))) = found.zip(parent(self.root.as_fd(), key, false)?) else { return Ok(None) };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let read = |errno| failed("compare", key, errno);
+        let fd = rustix::fs::openat(&dir, name, flags, Mode::empty()).map_err(read)?;
+        let is_same = contents_crc(&fd).map_err(read)? == crc;
+        Ok(is_same.then_some(StoredObject { etag: None, crc, verified_by_store: false }))
+    }
+
     /// Takes a partial file over as it is.
-    fn reopen_partial(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Partial, StoreError> {
+    fn reopen_partial(&self, key: &ObjectKey, meta: ObjectMeta, handle: &str) -> Result<Partial, StoreError> {
         let gone = || StoreError::UploadGone { object: key.to_string() };
         let (dir, name) = parent(self.root.as_fd(), key, false)?.ok_or_else(gone)?;
         let temporary = temporary_name(name);
@@ -129,12 +149,37 @@ impl LocalStore {
             result => result?,
         };
         let size = rustix::fs::fstat(&fd).map_err(|errno| failed("look at", key, errno))?.st_size;
-        if u64::try_from(size) != Ok(meta.size) {
+        if u64::try_from(size) != Ok(meta.size) || birth(&fd) != handle {
             return Err(gone());
         }
         let target = Target::new(fd, dir.as_fd(), &temporary, meta.size);
         let (renamed, kept) = (AtomicBool::new(false), AtomicBool::new(true));
         Ok(Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed, kept })
+    }
+}
+
+/// What tells a file from all others that had or will have its name: inode and time of birth, where the file system keeps one.
+fn birth(fd: &OwnedFd) -> String {
+    let wanted = StatxFlags::INO | StatxFlags::BTIME;
+    match rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, wanted) {
+        Ok(found) => format!("{}-{}.{}", found.stx_ino, found.stx_btime.tv_sec, found.stx_btime.tv_nsec),
+        Err(errno) => format!("unknown: {errno}"),
+    }
+}
+
+/// CRC-64/NVME of a file's contents.
+fn contents_crc(fd: &OwnedFd) -> Result<Crc64, Errno> {
+    let (mut crc, mut offset, mut buffer) = (Crc64::default(), 0, vec![0; READ_BYTES]);
+    loop {
+        match rustix::io::pread(fd, &mut buffer, offset) {
+            Ok(0) => return Ok(crc),
+            Ok(read) => {
+                crc = crc.append(Crc64::of(&buffer[..read]), read as u64);
+                offset += read as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
     }
 }
 
@@ -330,7 +375,11 @@ impl Store for LocalStore {
     async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError> {
         let (store, key) = (self.clone(), key.clone());
         Self::work(move || {
-            let partial = store.create(&key, meta)?;
+            let partial = match store.create(&key, meta) {
+                // A transfer that was cut off after this file.
+                Err(exists @ StoreError::DestinationExists { .. }) => return store.same(&key, &meta, body.crc())?.ok_or(exists),
+                created => created?,
+            };
             partial.write(&body, 0)?;
             partial.publish()?;
             Ok(StoredObject { etag: None, crc: body.crc(), verified_by_store: false })
@@ -344,10 +393,16 @@ impl Store for LocalStore {
         Ok(Arc::new(LocalUpload(Arc::new(partial))))
     }
 
-    async fn reopen(&self, key: &ObjectKey, meta: ObjectMeta, _handle: &str) -> Result<Arc<dyn Upload>, StoreError> {
+    async fn reopen(&self, key: &ObjectKey, meta: ObjectMeta, handle: &str) -> Result<Arc<dyn Upload>, StoreError> {
         let (store, key) = (self.clone(), key.clone());
-        let partial = Self::work(move || store.reopen_partial(&key, meta)).await?;
+        let handle = handle.to_owned();
+        let partial = Self::work(move || store.reopen_partial(&key, meta, &handle)).await?;
         Ok(Arc::new(LocalUpload(Arc::new(partial))))
+    }
+
+    async fn find_own(&self, key: &ObjectKey, meta: ObjectMeta, crc: Crc64) -> Result<Option<StoredObject>, StoreError> {
+        let (store, key) = (self.clone(), key.clone());
+        Self::work(move || store.same(&key, &meta, crc)).await
     }
 
     fn sync(&self) -> Result<(), StoreError> {
@@ -389,9 +444,8 @@ impl Upload for LocalUpload {
         LocalStore::work(move || partial.remove()).await
     }
 
-    /// The partial file's name follows from the key.
     fn handle(&self) -> String {
-        "partial".to_owned()
+        birth(self.0.target.owned())
     }
 
     fn keep(&self) {

@@ -36,6 +36,10 @@ impl Target {
         Self { plain, direct, direct_works: AtomicBool::new(true) }
     }
 
+    pub(super) fn owned(&self) -> &OwnedFd {
+        &self.plain
+    }
+
     /// The descriptor for everything but data.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.plain.as_fd()

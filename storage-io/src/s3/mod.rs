@@ -285,6 +285,12 @@ impl Store for S3Store {
         Ok(Arc::new(S3Upload { bucket: Arc::clone(&self.0), key, id, meta, checksums }))
     }
 
+    async fn find_own(&self, key: &ObjectKey, meta: ObjectMeta, crc: Crc64) -> Result<Option<StoredObject>, StoreError> {
+        let found = self.0.look(&text_key(key)?).await?;
+        let is_other = |found: &Found| found.info.crc.is_some_and(|theirs| theirs != crc);
+        Ok(found.filter(|found| found.is_ours(&meta) && !is_other(found)).map(|found| stored(found, crc)))
+    }
+
     async fn reopen(&self, key: &ObjectKey, meta: ObjectMeta, handle: &str) -> Result<Arc<dyn Upload>, StoreError> {
         let key = text_key(key)?;
         let checksums = self.0.checksums(&key).await?;

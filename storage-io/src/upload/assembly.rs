@@ -4,6 +4,7 @@
 //! `begin queued → open, parts going out as they fill → all parts stored → complete in flight → done`.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -11,20 +12,32 @@ use super::block::{FileMeta, Piece, ReadyBlock};
 use super::config::{ObjectName, UploaderConfig};
 use crate::checksum::Crc64;
 use crate::error::{StoreError, UploadError};
+use crate::journal::{DoneObject, OpenObject, Reopened};
 use crate::plan::PartPlan;
-use crate::store::{Body, Limits, ObjectKey, ObjectMeta, Part, PartReceipt};
+use crate::store::{Body, Limits, ObjectKey, ObjectMeta, Part, PartReceipt, StoredObject, Upload, token_of};
 
 /// A request to be made.
 #[derive(Debug)]
 pub(super) enum Job {
-    /// Store a whole object.
-    Put { file: u32, key: ObjectKey, meta: ObjectMeta, body: Body },
-    /// Begin an object of several parts.
-    Begin { file: u32, key: ObjectKey, meta: ObjectMeta },
+    /// Store a whole object, after giving up what an earlier transfer began of it.
+    Put { file: u32, key: ObjectKey, meta: ObjectMeta, body: Body, stale: Option<Arc<dyn Upload>> },
+    /// Begin an object of several parts, likewise.
+    Begin { file: u32, key: ObjectKey, meta: ObjectMeta, stale: Option<Arc<dyn Upload>> },
     /// Store a part of an object that has been begun.
     Part { file: u32, part: Part },
     /// Make the object of its parts.
     Complete { file: u32, size: u64, parts: Vec<PartReceipt>, crc: Crc64 },
+    /// Give up an object that has been begun: its sender has withdrawn it. The key if the journal may know it.
+    Abort { file: u32, key: Option<ObjectKey> },
+}
+
+impl Job {
+    fn file(&self) -> u32 {
+        match self {
+            Self::Put { file, .. } | Self::Begin { file, .. } | Self::Part { file, .. } | Self::Complete { file, .. } => *file,
+            Self::Abort { file, .. } => *file,
+        }
+    }
 }
 
 /// Something that is now certain.
@@ -59,6 +72,17 @@ struct File {
     cut: HashSet<u32>,
     receipts: BTreeMap<u32, PartReceipt>,
     arrived: u64,
+    /// What an earlier transfer began and this one does not go on with.
+    stale: Option<Arc<dyn Upload>>,
+    /// Its row in the journal, if it has one.
+    row: i64,
+}
+
+/// A file that goes on where an earlier transfer stopped.
+#[derive(Debug)]
+pub(super) struct Adopted {
+    pub(super) file: u32,
+    pub(super) upload: Arc<dyn Upload>,
 }
 
 impl File {
@@ -74,6 +98,13 @@ pub(super) struct Assembly {
     limits: Limits,
     files: HashMap<u32, File>,
     done: HashSet<u32>,
+    withdrawn: HashSet<u32>,
+    /// What earlier transfers began and this one may go on with.
+    open: HashMap<ObjectKey, Reopened>,
+    /// Files that were found there, for the driver to take over.
+    pub(super) adopted: Vec<Adopted>,
+    /// Tokens follow from name, size and time.
+    by_attributes: bool,
     /// How many parts or objects a block still waits for.
     blocks: HashMap<u32, usize>,
     blocks_received: u64,
@@ -98,12 +129,16 @@ pub(super) struct Queues {
 const SMALL_BYTES_MAX: u64 = 1 << 20;
 
 impl Assembly {
-    pub(super) fn new(config: UploaderConfig, limits: Limits) -> Self {
+    pub(super) fn new(config: UploaderConfig, limits: Limits, open: HashMap<ObjectKey, Reopened>, by_attributes: bool) -> Self {
         Self {
             config,
             limits,
             files: HashMap::new(),
             done: HashSet::new(),
+            withdrawn: HashSet::new(),
+            open,
+            adopted: Vec::new(),
+            by_attributes,
             blocks: HashMap::new(),
             blocks_received: 0,
             announced: None,
@@ -155,7 +190,10 @@ impl Assembly {
     }
 
     fn add_file(&mut self, block: u32, meta: &FileMeta) -> Result<(), UploadError> {
-        if self.done.contains(&meta.file) {
+        if meta.withdrawn {
+            self.withdraw(meta.file);
+        }
+        if self.done.contains(&meta.file) || self.withdrawn.contains(&meta.file) {
             return Ok(());
         }
         if let Some(known) = self.files.get(&meta.file) {
@@ -176,17 +214,24 @@ impl Assembly {
             }
         };
         let name = key.to_string();
-        let plan = PartPlan::new(&name, meta.size, self.config.block_bytes, self.config.part_bytes, &self.limits)?;
+        let is_same = |reopened: &Reopened| reopened.object.size == meta.size && reopened.object.mtime_ns == meta.mtime_ns;
+        let (resumed, stale) = match self.open.remove(&key) {
+            Some(reopened) if is_same(&reopened) && !reopened.receipts.is_empty() => (Some(reopened), None),
+            other => (None, other.map(|reopened| reopened.upload)),
+        };
+        let part_bytes = resumed.as_ref().map(|resumed| resumed.object.part_bytes).or(self.config.part_bytes);
+        let plan = PartPlan::new(&name, meta.size, self.config.block_bytes, part_bytes, &self.limits)?;
         let largest = plan.part_bytes().min(meta.size);
         if largest > self.config.pool_bytes {
             let (path, size_bytes, pool_bytes) = (name, meta.size, self.config.pool_bytes);
             return Err(UploadError::PoolTooSmall { path, size_bytes, part_bytes: plan.part_bytes(), pool_bytes });
         }
-        let file = File {
+        let token = if self.by_attributes { token_of(&key, meta.size, meta.mtime_ns) } else { rand::random() };
+        let mut file = File {
             meta: meta.clone(),
             key,
             plan,
-            token: rand::random(),
+            token,
             filling: HashMap::new(),
             waiting: Vec::new(),
             begun: false,
@@ -194,13 +239,27 @@ impl Assembly {
             cut: HashSet::new(),
             receipts: BTreeMap::new(),
             arrived: 0,
+            stale,
+            row: rand::random(),
         };
+        if let Some(Reopened { object, upload, receipts }) = resumed {
+            file.row = object.id;
+            file.begun = true;
+            file.arrived = receipts.iter().map(|receipt| receipt.len).sum();
+            file.cut = receipts.iter().map(|receipt| receipt.number).collect();
+            file.receipts = receipts.into_iter().map(|receipt| (receipt.number, receipt)).collect();
+            self.adopted.push(Adopted { file: meta.file, upload });
+            self.files.insert(meta.file, file);
+            return Ok(());
+        }
         let object_meta = file.object_meta(self.config.overwrite);
         if meta.size == 0 {
             self.blocks.entry(block).and_modify(|waits| *waits += 1);
-            self.jobs.small.push_back(Job::Put { file: meta.file, key: file.key.clone(), meta: object_meta, body: Body::default() });
+            let (key, stale) = (file.key.clone(), file.stale.take());
+            self.jobs.small.push_back(Job::Put { file: meta.file, key, meta: object_meta, body: Body::default(), stale });
         } else if !plan.is_single() {
-            self.jobs.control.push_back(Job::Begin { file: meta.file, key: file.key.clone(), meta: object_meta });
+            let (key, stale) = (file.key.clone(), file.stale.take());
+            self.jobs.control.push_back(Job::Begin { file: meta.file, key, meta: object_meta, stale });
         }
         self.files.insert(meta.file, file);
         if meta.size == 0
@@ -212,7 +271,26 @@ impl Assembly {
         Ok(())
     }
 
+    /// The sender gives a file up: what is here of it goes, and what is at the store is aborted.
+    fn withdraw(&mut self, id: u32) {
+        if !self.withdrawn.insert(id) {
+            return;
+        }
+        let Some(file) = self.files.remove(&id) else { return };
+        for queue in [&mut self.jobs.parts, &mut self.jobs.small, &mut self.jobs.control] {
+            queue.retain(|job| job.file() != id);
+        }
+        if file.begun {
+            self.jobs.control.push_back(Job::Abort { file: id, key: Some(file.key) });
+        }
+        let filling = file.filling.into_values().flat_map(|filling| filling.blocks);
+        filling.chain(file.in_flight.into_values().flatten()).for_each(|block| self.release(block));
+    }
+
     fn add_piece(&mut self, block: &ReadyBlock, piece: &Piece) -> Result<(), UploadError> {
+        if self.withdrawn.contains(&piece.file) {
+            return Ok(());
+        }
         let start = piece.data_offset as usize;
         let slice = start.checked_add(piece.len as usize).and_then(|end| block.data.slice(start..end));
         let bytes = slice.ok_or(UploadError::OutsideBlock { block: block.id })?.into_bytes();
@@ -267,7 +345,8 @@ impl Assembly {
         let body = Body::new(chunks, crc);
         if file.plan.is_single() {
             let queue = if body.len() <= SMALL_BYTES_MAX { &mut self.jobs.small } else { &mut self.jobs.parts };
-            queue.push_back(Job::Put { file: id, key: file.key.clone(), meta: file.object_meta(self.config.overwrite), body });
+            let (key, meta, stale) = (file.key.clone(), file.object_meta(self.config.overwrite), file.stale.take());
+            queue.push_back(Job::Put { file: id, key, meta, body, stale });
         } else {
             let part = Part { number, offset: range.start, body };
             if file.begun { self.jobs.parts.push_back(Job::Part { file: id, part }) } else { file.waiting.push(part) }
@@ -275,12 +354,33 @@ impl Assembly {
         Ok(())
     }
 
-    /// The upload of a file is open: its parts may go.
+    /// The upload of a file is open: its parts may go. Of a file that was withdrawn meanwhile it is aborted.
     pub(super) fn begun(&mut self, id: u32) {
-        if let Some(file) = self.files.get_mut(&id) {
-            file.begun = true;
-            self.jobs.parts.extend(file.waiting.drain(..).map(|part| Job::Part { file: id, part }));
+        match self.files.get_mut(&id) {
+            Some(file) => {
+                file.begun = true;
+                self.jobs.parts.extend(file.waiting.drain(..).map(|part| Job::Part { file: id, part }));
+            }
+            None => self.jobs.control.push_back(Job::Abort { file: id, key: None }),
         }
+    }
+
+    /// A file that is not complete, as the journal knows it: by what finds its upload again.
+    pub(super) fn open_object(&self, id: u32, handle: String) -> Option<OpenObject> {
+        let File { meta, key, plan, row, .. } = self.files.get(&id)?;
+        let (key, part_bytes) = (key.clone(), plan.part_bytes());
+        Some(OpenObject { id: *row, key, size: meta.size, mtime_ns: meta.mtime_ns, part_bytes, handle })
+    }
+
+    /// The same once it is complete.
+    pub(super) fn done_object(&self, id: u32, object: &StoredObject) -> Option<DoneObject> {
+        let File { meta, key, .. } = self.files.get(&id)?;
+        Some(DoneObject { key: key.clone(), size: meta.size, mtime_ns: meta.mtime_ns, etag: object.etag.clone(), crc: object.crc })
+    }
+
+    /// The row of a file in the journal.
+    pub(super) fn row(&self, id: u32) -> Option<i64> {
+        self.files.get(&id).map(|file| file.row)
     }
 
     /// A part is stored.

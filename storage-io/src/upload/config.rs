@@ -1,6 +1,7 @@
 //! What an upload is allowed and how its objects are called.
 
 use crate::retry::RetryPolicy;
+use crate::store::ObjectKey;
 
 /// What the files are called at the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,24 @@ pub struct UploaderConfig {
     pub retry: RetryPolicy,
     /// How long cleaning up after a failure may take, milliseconds. Default 15,000.
     pub cleanup_ms: u64,
+}
+
+impl UploaderConfig {
+    /// Whether a key is one that a file of this transfer can get.
+    pub(crate) fn is_below(&self, key: &ObjectKey) -> bool {
+        match &self.name {
+            ObjectName::Into(prefix) => key.as_bytes().len() > prefix.len() && key.as_bytes().starts_with(prefix.as_bytes()),
+            ObjectName::Exact(name) => key.as_bytes() == name.as_bytes(),
+        }
+    }
+
+    /// What the sender calls the file of a key; the last component where it has only one.
+    pub(crate) fn path_of(&self, key: &ObjectKey) -> Vec<u8> {
+        match &self.name {
+            ObjectName::Into(prefix) => key.as_bytes().get(prefix.len()..).unwrap_or_default().to_vec(),
+            ObjectName::Exact(_) => key.components().next_back().unwrap_or_default().to_vec(),
+        }
+    }
 }
 
 impl Default for UploaderConfig {

@@ -13,6 +13,7 @@ use super::assembly::{Assembly, Job, Milestone, again};
 use super::stats::{DrainMeter, UploadStats};
 use super::{Command, UploadEvent, UploaderConfig};
 use crate::error::{StoreError, UploadError};
+use crate::journal::{Resumption, Scope};
 use crate::retry::RetryPolicy;
 use crate::store::{PartReceipt, Store, StoredObject, Upload};
 
@@ -33,6 +34,7 @@ enum Outcome {
     Stored(StoredObject),
     Begun(Arc<dyn Upload>),
     Part(PartReceipt),
+    Aborted,
 }
 
 type Done = (u32, Result<Outcome, StoreError>);
@@ -48,6 +50,8 @@ struct Driver {
     open: HashMap<u32, Arc<dyn Upload>>,
     stored: HashMap<u32, StoredObject>,
     meter: DrainMeter,
+    /// Where what is durable is noted, so that another transfer can go on.
+    journal: Option<Scope>,
 }
 
 enum Step {
@@ -60,11 +64,16 @@ enum Step {
 pub(super) async fn run(
     store: Arc<dyn Store>,
     config: UploaderConfig,
+    resumption: Option<Resumption>,
     stats: Arc<UploadStats>,
     mut inbox: UnboundedReceiver<Command>,
     events: UnboundedSender<UploadEvent>,
 ) {
-    let assembly = Assembly::new(config.clone(), store.limits());
+    let (journal, open, by_attributes) = match resumption {
+        Some(Resumption { scope, open, by_attributes }) => (Some(scope), open, by_attributes),
+        None => (None, HashMap::new(), false),
+    };
+    let assembly = Assembly::new(config.clone(), store.limits(), open, by_attributes);
     let mut driver = Driver {
         store,
         config,
@@ -76,6 +85,7 @@ pub(super) async fn run(
         open: HashMap::new(),
         stored: HashMap::new(),
         meter: DrainMeter::new(),
+        journal,
     };
     let mut announced = false;
     let mut ticks = tokio::time::interval(GAUGE_EVERY);
@@ -103,6 +113,7 @@ pub(super) async fn run(
             Step::Command(Some(Command::Cancel) | None) | Step::Deaf => Err(UploadError::Cancelled),
             Step::Done(done) => driver.apply(done),
         };
+        driver.adopt();
         driver.report();
         if let Err(error) = applied {
             return driver.fail(error).await;
@@ -127,6 +138,12 @@ impl Driver {
 
     fn data_in_flight(&self) -> usize {
         self.running.len() - self.count(Kind::Control)
+    }
+
+    /// Takes over uploads that go on where an earlier transfer stopped.
+    fn adopt(&mut self) {
+        let adopted = std::mem::take(&mut self.assembly.adopted);
+        self.open.extend(adopted.into_iter().map(|adopted| (adopted.file, adopted.upload)));
     }
 
     fn start_jobs(&mut self) {
@@ -163,11 +180,17 @@ impl Driver {
     fn start(&mut self, kind: Kind, job: Job) {
         let (policy, stats, store) = (self.config.retry, Arc::clone(&self.stats), Arc::clone(&self.store));
         let handle = match job {
-            Job::Put { file, key, meta, body } => self.tasks.spawn(async move {
+            Job::Put { file, key, meta, body, stale } => self.tasks.spawn(async move {
+                if let Err(error) = give_up(stale, policy).await {
+                    return (file, Err(error));
+                }
                 let put = || store.put(&key, meta, body.clone());
                 (file, policy.run("putting an object", body.len(), again, counting(&stats), put).await.map(Outcome::Stored))
             }),
-            Job::Begin { file, key, meta } => self.tasks.spawn(async move {
+            Job::Begin { file, key, meta, stale } => self.tasks.spawn(async move {
+                if let Err(error) = give_up(stale, policy).await {
+                    return (file, Err(error));
+                }
                 let begin = || store.begin(&key, meta);
                 let result = policy.run("beginning an upload", 0, StoreError::is_retryable, counting(&stats), begin).await;
                 (file, result.map(Outcome::Begun))
@@ -181,11 +204,23 @@ impl Driver {
             }
             Job::Complete { file, size, parts, crc } => {
                 let Some(upload) = self.open.get(&file).cloned() else { return };
+                let journal = self.journal.clone();
                 self.tasks.spawn(async move {
+                    if let Some(journal) = journal {
+                        // Whoever finds the upload gone knows then that it may have become the object.
+                        journal.flush().await;
+                    }
                     let complete = || upload.complete(&parts, crc);
                     let result = policy.run("completing an upload", size, StoreError::is_retryable, counting(&stats), complete).await;
                     (file, result.map(Outcome::Stored))
                 })
+            }
+            Job::Abort { file, key } => {
+                let upload = self.open.remove(&file);
+                if let Some((journal, key)) = self.journal.as_ref().zip(key) {
+                    journal.forget(key);
+                }
+                self.tasks.spawn(async move { (file, give_up(upload, policy).await.map(|()| Outcome::Aborted)) })
             }
         };
         self.running.insert(handle.id(), (kind, handle));
@@ -202,15 +237,27 @@ impl Driver {
         let kind = self.running.remove(&id).map(|(kind, _)| kind);
         match result? {
             Outcome::Begun(upload) => {
+                if let Some(journal) = &self.journal
+                    && let Some(object) = self.assembly.open_object(file, upload.handle())
+                {
+                    upload.keep();
+                    journal.begun(object);
+                }
                 self.open.insert(file, upload);
                 self.assembly.begun(file);
             }
             Outcome::Part(receipt) => {
                 self.acknowledged(receipt.len);
+                if let Some((journal, row)) = self.journal.as_ref().zip(self.assembly.row(file)) {
+                    journal.part(row, receipt.clone());
+                }
                 self.assembly.part_stored(file, receipt);
             }
             Outcome::Stored(object) => {
                 self.open.remove(&file);
+                if let Some((journal, done)) = self.journal.as_ref().zip(self.assembly.done_object(file, &object)) {
+                    journal.done(done);
+                }
                 let crc = object.crc;
                 self.stored.insert(file, object);
                 self.assembly.object_stored(file, crc);
@@ -221,6 +268,7 @@ impl Driver {
                     self.acknowledged(meta.size);
                 }
             }
+            Outcome::Aborted => {}
         }
         Ok(())
     }
@@ -254,7 +302,7 @@ impl Driver {
         tracing::warn!(place = self.store.place(), %error, "upload failed");
         self.tell(UploadEvent::Failed(error));
         // Queued jobs hold blocks; give them back before waiting.
-        self.assembly = Assembly::new(self.config.clone(), self.store.limits());
+        self.assembly = Assembly::new(self.config.clone(), self.store.limits(), HashMap::new(), false);
         self.running.values().filter(|(kind, _)| *kind != Kind::Control).for_each(|(_, handle)| handle.abort());
         let patience = Duration::from_millis(self.config.cleanup_ms / 2);
         let waiting = async {
@@ -270,10 +318,23 @@ impl Driver {
         self.tasks.abort_all();
         self.running.clear();
         self.gauge(0);
+        if let Some(journal) = &self.journal {
+            // They are noted, and stay for whoever goes on.
+            let left = self.open.len() as u64 + unknown;
+            self.open.clear();
+            journal.flush().await;
+            return self.tell(UploadEvent::Stopped { aborted: 0, left });
+        }
         let total = self.open.len() as u64;
         let aborted = abort_all(std::mem::take(&mut self.open), self.config.retry, patience).await;
         self.tell(UploadEvent::Stopped { aborted, left: total - aborted + unknown });
     }
+}
+
+/// Gives up what an earlier transfer began.
+async fn give_up(upload: Option<Arc<dyn Upload>>, policy: RetryPolicy) -> Result<(), StoreError> {
+    let Some(upload) = upload else { return Ok(()) };
+    policy.run("aborting an upload", 0, StoreError::is_retryable, |_| {}, || upload.abort()).await
 }
 
 /// Aborts the uploads, all at once, for at most `patience`. Returns how many are gone.

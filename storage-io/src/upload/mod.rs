@@ -25,6 +25,7 @@ pub use stats::{StatsSnapshot, UploadStats};
 
 use crate::checksum::Crc64;
 use crate::error::UploadError;
+use crate::journal::Resumption;
 use crate::store::Store;
 
 /// What happened to an upload. `Finished` is the last event of one that went well; after `Failed` only `Stopped` follows.
@@ -83,11 +84,19 @@ pub struct Uploader {
 impl Uploader {
     /// Starts on `runtime`, a tokio runtime with I/O and time enabled. Events come on `events`; if their receiver goes away the
     /// upload is cancelled.
-    #[must_use]
-    pub fn start(runtime: &Handle, store: Arc<dyn Store>, config: UploaderConfig, events: UnboundedSender<UploadEvent>) -> Self {
+    ///
+    /// With a `resumption` it goes on with what earlier transfers left, notes what is durable, and leaves what it has begun at the store when
+    /// it fails; without one it aborts that.
+    pub fn start(
+        runtime: &Handle,
+        store: Arc<dyn Store>,
+        config: UploaderConfig,
+        resumption: Option<Resumption>,
+        events: UnboundedSender<UploadEvent>,
+    ) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         let stats = Arc::new(UploadStats::default());
-        runtime.spawn(driver::run(store, config, Arc::clone(&stats), inbox, events));
+        runtime.spawn(driver::run(store, config, resumption, Arc::clone(&stats), inbox, events));
         Self { commands, stats }
     }
 

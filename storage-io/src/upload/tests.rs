@@ -26,7 +26,7 @@ fn content(file: u32, size: usize) -> Vec<u8> {
 }
 
 fn meta(file: u32, size: usize) -> FileMeta {
-    FileMeta { file, path: format!("f{file}").into_bytes(), size: size as u64, mtime_ns: 0, mode: 0 }
+    FileMeta { file, path: format!("f{file}").into_bytes(), size: size as u64, mtime_ns: 0, mode: 0, withdrawn: false }
 }
 
 fn block(pool: &BlockPool, id: u32, runs: &[(u32, usize, usize, usize)]) -> ReadyBlock {
@@ -99,6 +99,7 @@ impl Model {
                 drop(part);
                 assembly.part_stored(file, receipt);
             }
+            Job::Abort { file, .. } => drop(self.parts.remove(&file).expect("begun")),
             Job::Complete { file, parts, crc, size } => {
                 assert!(parts.iter().map(|part| part.number).eq(1..=parts.len() as u32));
                 let bytes: Vec<u8> = self.parts.remove(&file).expect("begun").into_values().flatten().collect();
@@ -138,7 +139,7 @@ proptest! {
             ids.swap(at, (picks[at % picks.len()] as usize).wrapping_add(at * 7) % (at + 1));
         }
         let announce_at = order.index(ids.len() + 1);
-        let (mut assembly, mut model) = (Assembly::new(config(), LIMITS), Model::default());
+        let (mut assembly, mut model) = (Assembly::new(config(), LIMITS, HashMap::new(), false), Model::default());
         let (mut blocks, mut files) = (Vec::new(), Vec::new());
         for (turn, &id) in ids.iter().enumerate() {
             if turn == announce_at {
@@ -184,7 +185,7 @@ proptest! {
 #[test]
 fn hostile_blocks_end_as_named_errors() {
     let pool = BlockPool::new(16, BLOCK).unwrap();
-    let mut assembly = Assembly::new(config(), LIMITS);
+    let mut assembly = Assembly::new(config(), LIMITS, HashMap::new(), false);
     assembly.add_block(&block(&pool, 0, &[(0, 3000, 0, 512)])).unwrap();
     let mut refuse = |block: &ReadyBlock| assembly.add_block(block).unwrap_err();
     let again = refuse(&block(&pool, 0, &[(0, 3000, 512, 512)]));
@@ -229,7 +230,7 @@ impl ReadyBlock {
 #[test]
 fn what_is_missing_at_the_end_has_a_name() {
     let pool = BlockPool::new(4, BLOCK).unwrap();
-    let mut assembly = Assembly::new(config(), LIMITS);
+    let mut assembly = Assembly::new(config(), LIMITS, HashMap::new(), false);
     assembly.add_block(&block(&pool, 0, &[(0, 1000, 0, 512)])).unwrap();
     let error = assembly.announce(1).unwrap_err();
     assert!(matches!(error, UploadError::Incomplete { missing_bytes: 488, .. }), "{error}");
@@ -242,9 +243,9 @@ fn what_is_missing_at_the_end_has_a_name() {
 fn a_part_that_the_pool_cannot_hold_is_refused_at_the_first_block() {
     let pool = BlockPool::new(2, BLOCK).unwrap();
     let first = block(&pool, 0, &[(0, 3000, 0, 512)]);
-    let mut enough = Assembly::new(UploaderConfig { pool_bytes: 2048, ..config() }, LIMITS);
+    let mut enough = Assembly::new(UploaderConfig { pool_bytes: 2048, ..config() }, LIMITS, HashMap::new(), false);
     enough.add_block(&first).unwrap();
-    let mut short = Assembly::new(UploaderConfig { pool_bytes: 2047, ..config() }, LIMITS);
+    let mut short = Assembly::new(UploaderConfig { pool_bytes: 2047, ..config() }, LIMITS, HashMap::new(), false);
     let error = short.add_block(&first).unwrap_err();
     assert!(matches!(error, UploadError::PoolTooSmall { part_bytes: 2048, pool_bytes: 2047, .. }), "{error}");
 }
@@ -252,10 +253,57 @@ fn a_part_that_the_pool_cannot_hold_is_refused_at_the_first_block() {
 #[test]
 fn one_name_is_for_one_file() {
     let pool = BlockPool::new(4, BLOCK).unwrap();
-    let exact = || Assembly::new(UploaderConfig { name: ObjectName::Exact("that".into()), ..config() }, LIMITS);
+    let exact = || Assembly::new(UploaderConfig { name: ObjectName::Exact("that".into()), ..config() }, LIMITS, HashMap::new(), false);
     let mut one = exact();
     one.add_block(&block(&pool, 0, &[(0, 1000, 0, 512)])).unwrap();
     one.add_block(&block(&pool, 1, &[(0, 1000, 512, 488)])).unwrap();
     let error = exact().add_block(&block(&pool, 0, &[(0, 10, 0, 10), (1, 10, 0, 10)])).unwrap_err();
     assert!(matches!(error, UploadError::Store(crate::StoreError::Configuration { .. })), "{error}");
+}
+
+#[test]
+fn a_withdrawn_file_leaves_nothing_and_holds_no_block() {
+    let pool = BlockPool::new(16, BLOCK).unwrap();
+    let (mut assembly, mut model) = (Assembly::new(config(), LIMITS, HashMap::new(), false), Model::default());
+    let size = 9 * BLOCK;
+    for id in 0..5 {
+        assembly.add_block(&block(&pool, id, &[(0, size, id as usize * BLOCK, BLOCK)])).unwrap();
+    }
+    // One part goes to the store, others wait in every place there is.
+    let begin = assembly.jobs.control.pop_front().unwrap();
+    model.serve(&mut assembly, begin);
+    let part = assembly.jobs.parts.pop_front().unwrap();
+    model.serve(&mut assembly, part);
+    let mut last = block(&pool, 5, &[(1, 10, 0, 10)]);
+    last.files.push(FileMeta { withdrawn: true, ..meta(0, size) });
+    assembly.add_block(&last).unwrap();
+    drop(last);
+    // What was overtaken on the way.
+    assembly.add_block(&block(&pool, 6, &[(0, size, 6 * BLOCK, BLOCK)])).unwrap();
+    assembly.announce(7).unwrap();
+    while let Some(job) = take_job(&mut assembly, 0) {
+        model.serve(&mut assembly, job);
+    }
+    assert_eq!(assembly.finished(), Some((1, 10)));
+    assert!(model.parts.is_empty(), "what was at the store is aborted");
+    assert_eq!(model.objects.keys().collect::<Vec<_>>(), [&1]);
+    let durable = assembly.milestones.iter().filter(|milestone| matches!(milestone, Milestone::Block(_))).count();
+    assert_eq!(durable, 7);
+    assert_eq!(pool.available(), 16);
+}
+
+#[test]
+fn an_upload_that_is_begun_after_its_file_was_withdrawn_is_aborted() {
+    let pool = BlockPool::new(16, BLOCK).unwrap();
+    let (mut assembly, mut model) = (Assembly::new(config(), LIMITS, HashMap::new(), false), Model::default());
+    assembly.add_block(&block(&pool, 0, &[(0, 9 * BLOCK, 0, BLOCK)])).unwrap();
+    let begin = assembly.jobs.control.pop_front().unwrap();
+    let mut last = block(&pool, 1, &[]);
+    last.files.push(FileMeta { withdrawn: true, ..meta(0, 9 * BLOCK) });
+    assembly.add_block(&last).unwrap();
+    model.serve(&mut assembly, begin);
+    let abort = assembly.jobs.control.pop_front().unwrap();
+    model.serve(&mut assembly, abort);
+    assembly.announce(2).unwrap();
+    assert_eq!((assembly.finished(), model.parts.len()), (Some((0, 0)), 0));
 }

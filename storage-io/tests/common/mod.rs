@@ -86,6 +86,7 @@ fn fill(pool: &BlockPool, id: u32, runs: &[(usize, usize, usize)], sources: &[So
             size: data.len() as u64,
             mtime_ns: MTIME_NS,
             mode: 0o100_640,
+            withdrawn: false,
         });
         pieces.push(Piece { file: number, file_offset: offset as u64, len: len as u32, data_offset: at as u32, crc64: Crc64::of(bytes).0 });
         at += len;
@@ -153,7 +154,7 @@ pub(crate) async fn upload(store: Arc<dyn Store>, config: UploaderConfig, source
     let half = blocks.len() / 3;
     blocks.rotate_left(half);
     let (sender, events) = mpsc::unbounded_channel();
-    let uploader = Uploader::start(&Handle::current(), store, config, sender);
+    let uploader = Uploader::start(&Handle::current(), store, config, None, sender);
     for block in blocks {
         uploader.block(block);
     }

@@ -2,7 +2,9 @@
 
 use tradewind_wire::limits::{BLOCK_TABLE_MAX, EXTENTS_PER_BLOCK_MAX};
 
-use super::{COUNTS_BYTES, EXTENT_BYTES, Extent, FOOTER_BYTES, FileRecord, MAGIC, RECORD_BYTES, TABLE_VERSION, WITHDRAWN, check_path, crc64_nvme};
+use super::{
+    COUNTS_BYTES, EXTENT_BYTES, Extent, FOOTER_BYTES, FileRecord, MAGIC, RECORD_BYTES, TABLE_VERSION, WITHDRAWN, check_path, crc64_nvme,
+};
 
 /// Why an extent cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

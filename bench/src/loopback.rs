@@ -1,0 +1,146 @@
+//! tradewindd on loopback with a local store: no namespaces, no link, for what is not about networks.
+
+use std::fs::{self, File};
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::process::{Background, Finished, Interrupt, children, run};
+use crate::testbed::{ACCESS_KEY, Programs, SECRET};
+
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// A transfer that takes longer hangs.
+const TRANSFER_DEADLINE: Duration = Duration::from_secs(180);
+
+/// A server and the folder that it and its clients work in.
+pub struct Loopback {
+    /// Holds `local`, the store, `state`, and whatever the caller puts there.
+    pub folder: TempDir,
+    /// Where the programs are.
+    pub programs: Programs,
+    /// Looked at by every wait.
+    pub interrupt: Interrupt,
+    config: PathBuf,
+    rest_port: u16,
+    server: Option<Background>,
+    starts: u32,
+}
+
+impl Loopback {
+    /// Starts it in a folder in `parent`.
+    ///
+    /// # Errors
+    /// When it does not come up; the message holds the end of its log.
+    pub fn start(parent: &Path, interrupt: &Interrupt) -> Result<Self> {
+        let programs = Programs::find()?;
+        let folder = tempfile::Builder::new().prefix("twloop-").tempdir_in(parent)?;
+        let rest_port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let data_port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
+        let (local, state) = (folder.path().join("local"), folder.path().join("state"));
+        fs::create_dir(&local)?;
+        let text = format!(
+            r#"state_dir = "{state}"
+
+[rest]
+listen = "127.0.0.1:{rest_port}"
+
+[data]
+listen = "127.0.0.1:{data_port}"
+xdp = "off"
+
+[[user]]
+access_key = "{ACCESS_KEY}"
+secret = "{SECRET}"
+
+[stores.local]
+kind = "local"
+root = "{local}"
+"#,
+            state = state.display(),
+            local = local.display(),
+        );
+        let config = folder.path().join("tradewindd.toml");
+        fs::write(&config, text)?;
+        let mut loopback = Self { folder, programs, interrupt: interrupt.clone(), config, rest_port, server: None, starts: 0 };
+        loopback.start_server()?;
+        Ok(loopback)
+    }
+
+    /// Starts tradewindd, after it was killed.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_server(&mut self) -> Result<()> {
+        self.starts += 1;
+        let mut command = Command::new(self.programs.ours("tradewindd"));
+        command.arg("--config").arg(&self.config);
+        let mut server = Background::start(&mut command, &self.path(&format!("tradewindd-{}.log", self.starts)))?;
+        let health = || {
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--insecure", "--max-time", "2", &format!("https://127.0.0.1:{}/healthz", self.rest_port)]);
+            curl.output().is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("\"ok\""))
+        };
+        server.wait_until(&self.interrupt, START_DEADLINE, health).context("tradewindd did not start")?;
+        self.server = Some(server);
+        Ok(())
+    }
+
+    /// A path in the folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Process id of tradewindd.
+    ///
+    /// # Errors
+    /// When it was killed.
+    pub fn control_pid(&self) -> Result<u32> {
+        Ok(self.server.as_ref().context("tradewindd does not run")?.pid())
+    }
+
+    /// Process id of its engine, if that runs.
+    #[must_use]
+    pub fn engine_pid(&self) -> Option<u32> {
+        children(self.server.as_ref()?.pid()).first().copied()
+    }
+
+    /// What tradewindd and its engine have printed since they were last started.
+    #[must_use]
+    pub fn log_text(&self) -> String {
+        self.server.as_ref().map(Background::log_text).unwrap_or_default()
+    }
+
+    /// The `tradewind` command with server and credentials set.
+    #[must_use]
+    pub fn tradewind(&self) -> Command {
+        let mut command = Command::new(self.programs.ours("tradewind"));
+        command.env("TRADEWIND_ACCESS_KEY", ACCESS_KEY).env("TRADEWIND_SECRET", SECRET);
+        command.env("TRADEWIND_SERVER", format!("127.0.0.1:{}", self.rest_port));
+        command.env("XDG_CONFIG_HOME", self.path("client-config")).env("HOME", self.folder.path());
+        command
+    }
+
+    /// Runs `tradewind` with these arguments to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn run(&self, arguments: &[&str]) -> Result<Finished> {
+        run(self.tradewind().args(arguments), &self.interrupt, TRANSFER_DEADLINE)
+    }
+
+    /// Starts `tradewind` with these arguments; its output goes to `NAME.out` in the folder.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn begin(&self, name: &str, arguments: &[&str]) -> Result<std::process::Child> {
+        let out = File::create(self.path(&format!("{name}.out")))?;
+        let mut command = self.tradewind();
+        command.args(arguments).stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
+        command.spawn().context("cannot start tradewind")
+    }
+}

@@ -1,0 +1,119 @@
+//! Going on where an earlier transfer stopped: the journal, and the list of what need not be sent again.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tradewind_ipc::{DurableList, DurableSummary};
+use tradewind_proto::block::fingerprint;
+use tradewind_storage::{Durable, Journal, Resumption, RetryPolicy, Scope, Store, StoreError, UploaderConfig, resume};
+
+/// The engine's memory that outlives it.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    journal: Journal,
+    lists: PathBuf,
+    keep: Duration,
+}
+
+/// What a lane begins with.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) resumption: Resumption,
+    /// What the sender is told, if it asked.
+    pub(crate) list: Option<DurableList>,
+}
+
+impl State {
+    /// Opens the journal in this directory and removes lists that an earlier engine left.
+    ///
+    /// # Errors
+    /// [`StoreError::Journal`].
+    pub(crate) fn open(directory: &Path, keep: Duration) -> Result<Self, StoreError> {
+        let lists = directory.join("durable");
+        let failed = |error: io::Error| StoreError::Journal { detail: format!("{}: {error}", lists.display()) };
+        match fs::remove_dir_all(&lists) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        fs::create_dir_all(&lists).map_err(failed)?;
+        Ok(Self { journal: Journal::open(directory)?, lists, keep })
+    }
+
+    /// Finds out what is durable below the destination. `is_wanted`: the sender asks for it.
+    pub(crate) async fn prepare(
+        &self,
+        lane_id: u64,
+        store: &Arc<dyn Store>,
+        config: &UploaderConfig,
+        is_wanted: bool,
+    ) -> Result<Prepared, StoreError> {
+        let scope = self.journal.scope(Arc::clone(store));
+        self.sweep(scope.clone(), config.retry);
+        let path = self.list_path(lane_id);
+        let failed = |error: io::Error| StoreError::Journal { detail: format!("{}: {error}", path.display()) };
+        let (mut summary, mut list) = (DurableSummary::default(), None);
+        let mut each = |durable: &Durable| {
+            let list = match &mut list {
+                Some(list) => list,
+                none => none.insert(BufWriter::new(File::create(&path).map_err(failed)?)),
+            };
+            write_line(list, &mut summary, durable).map_err(failed)
+        };
+        let resumption = resume(&scope, config, is_wanted, &mut each).await?;
+        let path = match list {
+            Some(mut list) => {
+                list.flush().map_err(failed)?;
+                Some(path)
+            }
+            None => None,
+        };
+        Ok(Prepared { resumption, list: is_wanted.then_some(DurableList { summary, path }) })
+    }
+
+    /// The lane has ended.
+    pub(crate) fn forget_list(&self, lane_id: u64) {
+        // Most lanes have none.
+        let _ = fs::remove_file(self.list_path(lane_id));
+    }
+
+    fn list_path(&self, lane_id: u64) -> PathBuf {
+        self.lists.join(format!("{lane_id:016x}.ndjson"))
+    }
+
+    /// The janitor: gives up what nobody has gone on with, beside everything else.
+    fn sweep(&self, scope: Scope, retry: RetryPolicy) {
+        let keep = self.keep;
+        tokio::spawn(async move {
+            match scope.sweep(keep, &retry).await {
+                Ok(0) => {}
+                Ok(uploads) => {
+                    tracing::info!("{uploads} interrupted uploads aborted that nobody has gone on with for {} s", keep.as_secs())
+                }
+                Err(error) => tracing::warn!(%error, "interrupted uploads that nobody goes on with could not be looked for"),
+            }
+        });
+    }
+}
+
+/// A line as `tradewind_api::DurableEntry` reads it.
+fn write_line(out: &mut impl Write, summary: &mut DurableSummary, durable: &Durable) -> io::Result<()> {
+    match durable {
+        Durable::File { path, size, mtime_ns } => {
+            summary.files += 1;
+            summary.files_bytes += size;
+            writeln!(out, r#"{{"file":"{}"}}"#, hex(path, *size, *mtime_ns))
+        }
+        Durable::Part { path, size, mtime_ns, offset, length } => {
+            summary.parts += 1;
+            summary.parts_bytes += length;
+            writeln!(out, r#"{{"file":"{}","offset":{offset},"length":{length}}}"#, hex(path, *size, *mtime_ns))
+        }
+    }
+}
+
+fn hex(path: &[u8], size: u64, mtime_ns: i64) -> String {
+    format!("{:032x}", u128::from_be_bytes(fingerprint(path, size, mtime_ns)))
+}
