@@ -21,11 +21,14 @@ const OPEN_MAX: usize = 8;
 const RETRY: RetryPolicy =
     RetryPolicy { tries_max: 3, pause_base_ms: 200, pause_max_ms: 1000, deadlines: Deadlines { request_ms: 10_000, bytes_per_s_min: 1 } };
 
+/// Buckets that are open, the longest open first.
+type Buckets = Vec<(IpcStore, Arc<dyn Store>)>;
+
 /// Answers [`tradewind_ipc::ToEngine::Browse`].
 pub(crate) struct Browser {
     to_control: mpsc::UnboundedSender<FromEngine>,
     permits: Arc<Semaphore>,
-    buckets: Arc<Mutex<Vec<(IpcStore, Arc<dyn Store>)>>>,
+    buckets: Arc<Mutex<Buckets>>,
 }
 
 impl Browser {
@@ -52,7 +55,7 @@ impl Browser {
 }
 
 /// The store, opened now or before. A directory is opened anew, because another may have taken its place.
-fn opened(buckets: &Mutex<Vec<(IpcStore, Arc<dyn Store>)>>, store: IpcStore) -> Result<Arc<dyn Store>, StoreError> {
+fn opened(buckets: &Mutex<Buckets>, store: IpcStore) -> Result<Arc<dyn Store>, StoreError> {
     if matches!(store, IpcStore::Local { .. }) {
         return open_store(&store);
     }
