@@ -29,7 +29,7 @@ struct Known {
 pub struct Identified {
     /// Access key.
     pub access_key: String,
-    /// Names of the stores this user may write to; `None`: all.
+    /// Names of the stores this user may write to, list and remove from; `None`: all.
     pub stores: Option<Vec<String>>,
 }
 

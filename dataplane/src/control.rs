@@ -18,6 +18,7 @@ use tradewind_storage::{PoolNeed, Store, StoreError, Uploader, UploaderConfig};
 use tradewind_wire::limits::{BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MIN, LANES_MAX};
 use tradewind_wire::{Group, LaneId};
 
+use crate::browse::Browser;
 use crate::destination;
 use crate::lane_task::LaneTask;
 use crate::options::Options;
@@ -113,6 +114,7 @@ struct Engine {
     opening: HashMap<u64, Option<LaneClosed>>,
     blocks_promised: u64,
     draining: bool,
+    browser: Browser,
     to_control: mpsc::UnboundedSender<FromEngine>,
     actions: mpsc::UnboundedSender<Action>,
 }
@@ -145,6 +147,7 @@ pub async fn serve(stream: UnixStream, workers: Workers, pool: BlockPool, facts:
         opening: HashMap::new(),
         blocks_promised: 0,
         draining: false,
+        browser: Browser::new(to_control.clone()),
         to_control,
         actions,
     };
@@ -230,6 +233,7 @@ impl Engine {
                 }
                 self.workers.mailboxes.iter().for_each(Mailbox::ring);
             }
+            ToEngine::Browse(browse) => self.browser.ask(browse),
             ToEngine::LaneGroups(groups) => {
                 for group in &groups {
                     if let Some(lane) = self.lanes.get(&group.lane_id) {

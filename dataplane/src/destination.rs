@@ -9,7 +9,18 @@ use tradewind_storage::{
 
 /// Opens the store and finds out whether it takes objects.
 pub(crate) async fn open(destination: &Destination) -> Result<Arc<dyn Store>, StoreError> {
-    let store: Arc<dyn Store> = match &destination.store {
+    let store = open_store(&destination.store)?;
+    let prefix = match &destination.name {
+        DestinationName::Into(prefix) => prefix,
+        DestinationName::Exact(key) => key.rsplit_once('/').map_or("", |(directory, _)| directory),
+    };
+    check_destination(store.as_ref(), prefix, &RetryPolicy::default()).await?;
+    Ok(store)
+}
+
+/// Opens the store. A bucket is not asked yet.
+pub(crate) fn open_store(store: &IpcStore) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match store {
         IpcStore::Local { root } => Arc::new(LocalStore::open(root)?),
         IpcStore::S3(s3) => {
             let credentials = match (&s3.access_key, &s3.secret_key) {
@@ -32,13 +43,7 @@ pub(crate) async fn open(destination: &Destination) -> Result<Arc<dyn Store>, St
             };
             Arc::new(S3Store::open(&config)?)
         }
-    };
-    let prefix = match &destination.name {
-        DestinationName::Into(prefix) => prefix,
-        DestinationName::Exact(key) => key.rsplit_once('/').map_or("", |(directory, _)| directory),
-    };
-    check_destination(store.as_ref(), prefix, &RetryPolicy::default()).await?;
-    Ok(store)
+    })
 }
 
 fn dialect(dialect: IpcDialect) -> Result<Dialect, StoreError> {

@@ -4,6 +4,7 @@
 //! this folder for the life of a packet.
 #![forbid(unsafe_code)]
 
+mod browse;
 pub mod control;
 mod destination;
 mod lane;

@@ -4,16 +4,18 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tradewind_ipc::{SecretText, exit};
 
 use crate::limits::{RESPONSE_BODY_BYTES_MAX, TRANSFER_ID_BYTES_MAX};
+use crate::objects::{ListQuery, ObjectQuery, Removed};
 use crate::pin::{Presented, pinned_and_watched};
 use crate::problem::{ApiCode, Problem};
 use crate::rates::RateChange;
 use crate::types::{DurableEntry, Health, SubmitRequest, SubmitResponse, TransferList, TransferStatus};
-use crate::{Fingerprint, ServerAddress};
+use crate::{Fingerprint, ObjectDetails, ObjectPage, ServerAddress};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than the server waits for its engine and the engine for the store's first answer.
@@ -223,6 +225,30 @@ impl Client {
         self.read(self.send(Method::PATCH, &path, Some(body)).await?).await
     }
 
+    /// `GET /v1/objects`: a page of a listing.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn list_objects(&self, query: &ListQuery) -> Result<ObjectPage, ClientError> {
+        self.read(self.send_query(Method::GET, "v1/objects", query).await?).await
+    }
+
+    /// `GET /v1/object`: what is known about an object.
+    ///
+    /// # Errors
+    /// [`ClientError`]; a missing object is [`ApiCode::ObjectMissing`].
+    pub async fn object(&self, url: &str) -> Result<ObjectDetails, ClientError> {
+        self.read(self.send_query(Method::GET, "v1/object", &ObjectQuery { url: url.to_owned() }).await?).await
+    }
+
+    /// `DELETE /v1/object`: removes an object.
+    ///
+    /// # Errors
+    /// [`ClientError`]; a missing object is [`ApiCode::ObjectMissing`].
+    pub async fn remove_object(&self, url: &str) -> Result<Removed, ClientError> {
+        self.read(self.send_query(Method::DELETE, "v1/object", &ObjectQuery { url: url.to_owned() }).await?).await
+    }
+
     /// `GET /healthz`, with credentials if the client has any.
     ///
     /// # Errors
@@ -238,10 +264,7 @@ impl Client {
 
     async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Response, ClientError> {
         let is_submission = method == Method::POST;
-        let mut request = self.http.request(method, format!("https://{}/{path}", self.server)).header(ACCEPT, "application/json");
-        if let Some(Credentials { access_key, secret }) = &self.credentials {
-            request = request.basic_auth(access_key, Some(secret.expose()));
-        }
+        let mut request = self.request(method, path);
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
         }
@@ -249,6 +272,18 @@ impl Client {
             request = request.timeout(RESUME_TIMEOUT);
         }
         request.send().await.map_err(|e| self.transport_error(&e))
+    }
+
+    async fn send_query(&self, method: Method, path: &str, query: &impl Serialize) -> Result<Response, ClientError> {
+        self.request(method, path).query(query).send().await.map_err(|e| self.transport_error(&e))
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("https://{}/{path}", self.server)).header(ACCEPT, "application/json");
+        match &self.credentials {
+            Some(Credentials { access_key, secret }) => request.basic_auth(access_key, Some(secret.expose())),
+            None => request,
+        }
     }
 
     fn transport_error(&self, error: &reqwest::Error) -> ClientError {

@@ -8,6 +8,9 @@
 //! | `GET /v1/transfers/{id}` | 200 [`TransferStatus`] |
 //! | `PATCH /v1/transfers/{id}` ([`RateChange`]) | 200 [`TransferStatus`] |
 //! | `DELETE /v1/transfers/{id}` | 200 [`TransferStatus`] |
+//! | `GET /v1/objects?url=URL&recursive=&after=&limit=` ([`ListQuery`]) | 200 [`ObjectPage`] |
+//! | `GET /v1/object?url=URL` | 200 [`ObjectDetails`] |
+//! | `DELETE /v1/object?url=URL` | 200 [`Removed`] |
 //! | `GET /healthz` | 200 or 503 [`Health`]; details only with credentials |
 //!
 //! Everything else is answered by a [`Problem`] (`application/problem+json`, RFC 9457). Credentials travel as HTTP Basic, or
@@ -21,6 +24,7 @@ mod destination;
 mod fingerprint;
 mod known;
 pub mod limits;
+mod objects;
 mod pin;
 mod problem;
 mod rates;
@@ -32,11 +36,14 @@ pub use client::{Client, ClientError, Credentials};
 pub use destination::{DestinationError, DestinationUrl, check_relative_name, is_store_name};
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use known::{KnownServers, KnownServersError, Trust, TrustError, Trusted, establish_trust};
+pub use objects::{ListQuery, ObjectQuery, Removed, folder_url};
 pub use pin::{pinned_tls_config, probe_fingerprint};
 pub use problem::{ApiCode, Problem, ProblemCode};
 pub use rates::{GroupShare, RateChange, RateGrant, RateStatus};
 pub use submit::{Submission, parse_submit};
-pub use tradewind_ipc::{Cipher, DestinationName, ErrorCode, LaneSecret, Limiter, SecretText, XdpMode, XdpStatus, exit};
+pub use tradewind_ipc::{
+    Cipher, DestinationName, ErrorCode, LaneSecret, Limiter, ObjectDetails, ObjectEntry, ObjectPage, SecretText, XdpMode, XdpStatus, exit,
+};
 pub use types::{
     DurableEntry, DurableSummary, EngineHealth, FileStatus, Health, HealthState, LaneOffer, OfferedEndpoint, Outcome, RatePolicy,
     RateRequest, ResumePolicy, SubmitRequest, SubmitResponse, Totals, TransferLimits, TransferList, TransferState, TransferStatus,

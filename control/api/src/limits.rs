@@ -18,6 +18,8 @@ pub const TRANSFER_ID_BYTES_MAX: usize = 64;
 pub const STATUS_FILES_MAX: usize = 100;
 /// Transfers in one list answer.
 pub const LIST_MAX: usize = 1000;
+/// Entries in one page of a listing of objects.
+pub const OBJECTS_PAGE_MAX: u32 = 1000;
 /// Largest rate that can be asked for, bits per second: 10 Tbit/s.
 pub const RATE_BPS_MAX: u64 = 10_000_000_000_000;
 /// Smallest rate that can be asked for, bits per second.

@@ -75,6 +75,8 @@ pub enum ApiCode {
     StoreUnknown,
     /// No such transfer, or somebody else's.
     NotFound,
+    /// No such object.
+    ObjectMissing,
     /// No such path or method.
     NoSuchRoute,
     /// Too many transfers.
@@ -110,7 +112,7 @@ impl ProblemCode {
                 ApiCode::BodyTooLarge => 413,
                 ApiCode::Invalid => 422,
                 ApiCode::StoreUnknown => 403,
-                ApiCode::NotFound | ApiCode::NoSuchRoute => 404,
+                ApiCode::NotFound | ApiCode::ObjectMissing | ApiCode::NoSuchRoute => 404,
                 ApiCode::TooManyTransfers => 429,
                 ApiCode::RateUnavailable => 409,
                 ApiCode::EngineUnavailable => 503,
@@ -140,6 +142,7 @@ impl ProblemCode {
                 ApiCode::Invalid => "the request asks for something impossible",
                 ApiCode::StoreUnknown => "the server has no such store for you",
                 ApiCode::NotFound => "no such transfer",
+                ApiCode::ObjectMissing => "no such object",
                 ApiCode::NoSuchRoute => "no such path or method",
                 ApiCode::TooManyTransfers => "too many transfers",
                 ApiCode::RateUnavailable => "the server's rate cap has no room for this minimum rate",
@@ -160,6 +163,7 @@ impl ProblemCode {
                 ApiCode::Invalid => "correct the value named in the detail",
                 ApiCode::StoreUnknown => "ask the server's operator to add the store to its configuration",
                 ApiCode::NotFound => "list yours with `tradewind status`; finished ones are forgotten after a while",
+                ApiCode::ObjectMissing => "see what there is with `tradewind ls`; end the name of a folder with '/'",
                 ApiCode::NoSuchRoute => "check the server's address and release",
                 ApiCode::RateUnavailable => "ask for a lower minimum rate, or wait until another transfer with one has ended",
                 ApiCode::TooManyTransfers => "wait for others to end, or raise limits.transfers_max on the server",
@@ -178,7 +182,7 @@ impl ProblemCode {
             Self::Api(code) => match code {
                 ApiCode::Unauthorized => exit::AUTH,
                 ApiCode::Malformed | ApiCode::BodyTooLarge | ApiCode::Invalid | ApiCode::NotFound => exit::USAGE,
-                ApiCode::StoreUnknown => exit::DESTINATION,
+                ApiCode::StoreUnknown | ApiCode::ObjectMissing => exit::DESTINATION,
                 ApiCode::NoSuchRoute => exit::UNREACHABLE,
                 ApiCode::TooManyTransfers | ApiCode::RateUnavailable | ApiCode::EngineUnavailable | ApiCode::Timeout => exit::BUSY,
             },

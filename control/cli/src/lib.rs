@@ -1,4 +1,4 @@
-//! The user's command: sends files, asks about transfers, examines the machine.
+//! The user's command: sends files, asks about transfers and stored objects, examines the machine.
 //!
 //! | Command | What it does | Module |
 //! |---|---|---|
@@ -6,6 +6,7 @@
 //! | `tradewind status [ID]` | shows transfers as the server sees them | `transfers` |
 //! | `tradewind rate ID` | changes policy and rates of a running transfer | `transfers` |
 //! | `tradewind cancel ID` | ends a transfer | `transfers` |
+//! | `tradewind ls URL`, `stat URL`, `rm URL…` | lists, shows and removes objects of a server's stores | `objects` |
 //! | `tradewind doctor` | examines this machine and, if asked, a server | `doctor` |
 //! | `tradewind completions SHELL` | prints a completion script | here |
 //!
@@ -19,6 +20,7 @@ mod events;
 mod failure;
 mod gather;
 mod interrupt;
+mod objects;
 mod options;
 mod rate;
 mod retry;
@@ -54,6 +56,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Status(options) => with_runtime(options.json, transfers::status(&options)),
         Command::Rate(options) => with_runtime(options.json, transfers::rate(&options)),
         Command::Cancel(options) => with_runtime(options.json, transfers::cancel(&options)),
+        Command::Ls(options) => with_runtime(options.json, objects::ls(&options)),
+        Command::Stat(options) => with_runtime(options.json, objects::stat(&options)),
+        Command::Rm(options) => with_runtime(false, objects::rm(&options)),
         Command::Doctor(options) => with_runtime(options.json, doctor::doctor(&options)),
         Command::Completions { shell } => {
             let mut script = Vec::new();

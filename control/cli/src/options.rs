@@ -70,6 +70,13 @@ Examples:
   tradewind rate 4f0c… --policy low            yield to everything else
   tradewind rate 4f0c… --rate none             as fast as the path takes";
 
+const URLS: &str = "\
+URLs are those of `tradewind send`, and you may list and remove where you may send to:
+  s3://BUCKET/PREFIX/   any S3 store of the server that allows the bucket
+  file:///PATH/         a directory that the server offers
+  STORE:PATH/           a store by its name in the server's configuration
+With '/' at its end a URL is a folder; without, an object, and for ls all that begins with it.";
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -83,6 +90,15 @@ pub(crate) enum Command {
     Rate(RateOptions),
     /// End a transfer. What is durable already stays.
     Cancel(CancelOptions),
+    /// List the objects of a server's store.
+    #[command(after_help = URLS)]
+    Ls(LsOptions),
+    /// Show what a server's store knows about an object.
+    #[command(after_help = URLS)]
+    Stat(StatOptions),
+    /// Remove objects from a server's store.
+    #[command(after_help = URLS)]
+    Rm(RmOptions),
     /// Examine this machine and, with --server, the way to a server.
     Doctor(DoctorOptions),
     /// Print a completion script for a shell.
@@ -247,6 +263,57 @@ pub(crate) struct CancelOptions {
     pub(crate) json: bool,
 }
 
+/// `tradewind ls`.
+#[derive(Debug, Args)]
+pub(crate) struct LsOptions {
+    /// What to list.
+    #[arg(value_name = "URL")]
+    pub(crate) url: String,
+    /// All objects below it, not only the folder itself.
+    #[arg(long, short)]
+    pub(crate) recursive: bool,
+    /// With size and time of the last change.
+    #[arg(long, short)]
+    pub(crate) long: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+    /// Print an object of JSON a line: url, name, folder, size, modified_ns (nanoseconds since 1970), etag.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `tradewind stat`.
+#[derive(Debug, Args)]
+pub(crate) struct StatOptions {
+    /// The object.
+    #[arg(value_name = "URL")]
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+    /// Print the server's answer as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `tradewind rm`.
+#[derive(Debug, Args)]
+pub(crate) struct RmOptions {
+    /// What to remove.
+    #[arg(value_name = "URL", required = true, num_args = 1..)]
+    pub(crate) urls: Vec<String>,
+    /// Also folders (URLs that end in '/'), with all objects below them. Directories of a local store stay, empty.
+    #[arg(long, short)]
+    pub(crate) recursive: bool,
+    /// Print what would be removed, and remove nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// An object that is not there is no failure, and with -r a whole bucket or store may be removed.
+    #[arg(long, short)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+}
+
 /// `tradewind doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorOptions {
@@ -369,6 +436,12 @@ mod tests {
         assert_eq!(rate.change(), RateChange { minimum_rate_bps: Some(Some(5_000_000)), ..RateChange::default() });
         assert_eq!(parse("rate abc --server far").unwrap_err().kind(), ErrorKind::MissingRequiredArgument, "a change of nothing");
         assert!(parse("rate abc --server far --rate 1").is_err());
+        assert!(matches!(
+            parse("ls -lr s3://b/ --server far").unwrap().command,
+            Command::Ls(LsOptions { long: true, recursive: true, .. })
+        ));
+        assert!(matches!(parse("rm -f a b --server far").unwrap().command, Command::Rm(RmOptions { urls, .. }) if urls == ["a", "b"]));
+        assert_eq!(parse("rm --server far").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
         assert!(matches!(parse("doctor --json").unwrap().command, Command::Doctor(DoctorOptions { json: true, .. })));
         assert!(matches!(parse("completions bash").unwrap().command, Command::Completions { .. }));
         assert_eq!(parse("cancel --server far").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);

@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+mod browse;
 mod channel;
 mod code;
 mod error;
@@ -25,6 +26,7 @@ mod frame;
 mod message;
 mod secret;
 
+pub use browse::{Browse, BrowseAnswer, BrowseQuestion, Browsed, ObjectDetails, ObjectEntry, ObjectPage};
 pub use channel::{
     HANDSHAKE_TIMEOUT, Receiver, Sender, SyncChannel, accept_engine, connect_control, connect_control_sync, inherited_stream,
 };

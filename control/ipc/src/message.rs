@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorCode, LaneSecret, SecretText};
+use crate::{Browse, Browsed, ErrorCode, LaneSecret, SecretText};
 
 /// Version of this set of messages. Both processes come from one release, so the rule is plain: equal or refused.
 pub const PROTOCOL_VERSION: u32 = 4;
@@ -50,6 +50,8 @@ pub enum ToEngine {
     LaneOrders(Vec<LaneOrders>),
     /// What lanes between the same two hosts do, at most [`LANE_ORDERS_MAX`] at once. For each lane the largest number holds.
     LaneGroups(Vec<LaneGroup>),
+    /// List, look at or remove objects. Answered by [`FromEngine::Browsed`].
+    Browse(Box<Browse>),
     /// Take no new lanes, finish those that run, then exit with status 0.
     Drain,
     /// Answer with [`FromEngine::Stats`].
@@ -77,6 +79,8 @@ pub enum FromEngine {
     LaneDone(LaneReceipt),
     /// The lane ended without. Its last message.
     LaneFailed(LaneClosed),
+    /// Answer to [`ToEngine::Browse`].
+    Browsed(Box<Browsed>),
     /// Answer to [`ToEngine::StatsRequest`].
     Stats(Stats),
 }

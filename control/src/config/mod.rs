@@ -70,7 +70,7 @@ pub struct User {
     pub access_key: String,
     /// Its secret.
     pub secret: SecretText,
-    /// Names of the stores this user may write to; `None`: all.
+    /// Names of the stores this user may write to, list and remove from; `None`: all.
     pub stores: Option<Vec<String>>,
 }
 

@@ -1,5 +1,6 @@
-//! The REST interface: connections in [`server`], requests here.
+//! The REST interface: connections in [`server`], requests about objects in [`objects`], all others here.
 
+mod objects;
 mod server;
 
 use std::collections::BTreeMap;
@@ -71,6 +72,8 @@ pub fn router(config: &Config, supervisor: Supervisor) -> Router {
         .route("/v1/transfers", post(submit).get(list))
         .route("/v1/transfers/{id}", get(status).patch(change_rate).delete(cancel))
         .route("/v1/transfers/{id}/durable", get(durable))
+        .route("/v1/objects", get(objects::list))
+        .route("/v1/object", get(objects::show).delete(objects::remove))
         .route("/healthz", get(health))
         .fallback(no_route)
         .method_not_allowed_fallback(no_route)

@@ -10,8 +10,11 @@ use tradewind_api::{
     ApiCode, EngineHealth, ErrorCode, Health, HealthState, LaneOffer, OfferedEndpoint, Problem, RateChange, RateGrant, ResumePolicy,
     Submission, SubmitResponse, TransferLimits, TransferList, TransferState, TransferStatus,
 };
-use tradewind_ipc::{FromEngine, LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneReport, LaneSecret, OpenLane, Ready, ToEngine};
+use tradewind_ipc::{
+    BrowseQuestion, FromEngine, LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneReport, LaneSecret, OpenLane, Ready, Store, ToEngine,
+};
 
+use super::browse::{Browsing, Reply};
 use super::engine::is_ready;
 use super::rates::Rates;
 use super::transfer::{Transfer, Waiting};
@@ -83,6 +86,7 @@ pub(super) struct Core {
     restart_delay: Duration,
     transfers: HashMap<String, Transfer>,
     by_lane: HashMap<u64, String>,
+    browsing: Browsing,
     rates: Rates,
     /// When rates are to be shared out again.
     rates_at: Instant,
@@ -102,6 +106,7 @@ impl Core {
             restart_delay: RESTART_DELAY_MIN,
             transfers: HashMap::new(),
             by_lane: HashMap::new(),
+            browsing: Browsing::default(),
             rates: Rates::new(&config.caps),
             rates_at: now,
             drain_until: None,
@@ -147,6 +152,7 @@ impl Core {
             Command::ChangeRate { owner, id, change, reply } => {
                 let _ = reply.send(self.change_rate(now, &owner, &id, change));
             }
+            Command::Browse { store, question, reply } => self.browse(now, *store, question, reply, effects),
             Command::Health { reply } => {
                 let _ = reply.send(self.health());
             }
@@ -168,15 +174,9 @@ impl Core {
         reply: oneshot::Sender<Result<SubmitResponse, Problem>>,
         effects: &mut Vec<Effect>,
     ) -> Result<(), (oneshot::Sender<Result<SubmitResponse, Problem>>, Problem)> {
-        if self.drain_until.is_some() {
-            return Err((reply, Problem::new(ErrorCode::Draining, "no new transfers are taken")));
-        }
-        let ready = match &self.engine {
-            Engine::Up { ready, .. } => ready,
-            Engine::Starting => return Err((reply, Problem::new(ApiCode::EngineUnavailable, "the engine is starting"))),
-            Engine::Down { reason, .. } => {
-                return Err((reply, Problem::new(ApiCode::EngineUnavailable, format!("the engine is being restarted: it {reason}"))));
-            }
+        let ready = match self.ready() {
+            Ok(ready) => ready,
+            Err(problem) => return Err((reply, problem)),
         };
         let endpoints = self.endpoints(ready);
         if !self.make_room(now) {
@@ -218,6 +218,28 @@ impl Core {
         self.by_lane.insert(lane_id, id.clone());
         self.transfers.insert(id, Transfer::new(caller.owner, lane_id, submission.request, waiting, now));
         Ok(())
+    }
+
+    /// The engine, if it can be asked for something new.
+    fn ready(&self) -> Result<&Ready, Problem> {
+        if self.drain_until.is_some() {
+            return Err(Problem::new(ErrorCode::Draining, "no new transfers are taken"));
+        }
+        match &self.engine {
+            Engine::Up { ready, .. } => Ok(ready),
+            Engine::Starting => Err(Problem::new(ApiCode::EngineUnavailable, "the engine is starting")),
+            Engine::Down { reason, .. } => {
+                Err(Problem::new(ApiCode::EngineUnavailable, format!("the engine is being restarted: it {reason}")))
+            }
+        }
+    }
+
+    fn browse(&mut self, now: Instant, store: Store, question: BrowseQuestion, reply: Reply, effects: &mut Vec<Effect>) {
+        if let Err(problem) = self.ready() {
+            let _ = reply.send(Err(problem));
+            return;
+        }
+        effects.extend(self.browsing.ask(store, question, now + ANSWER_TIMEOUT, reply).map(Effect::Send));
     }
 
     fn endpoints(&self, ready: &Ready) -> Vec<OfferedEndpoint> {
@@ -365,6 +387,7 @@ impl Core {
                     self.by_lane.remove(&receipt.lane_id);
                 }
             }
+            FromEngine::Browsed(browsed) => self.browsing.answered(*browsed),
             FromEngine::Stats(stats) => tracing::debug!(?stats, "engine statistics"),
         }
     }
@@ -415,6 +438,7 @@ impl Core {
         for lane_id in lanes {
             self.end(now, lane_id, ErrorCode::EngineDied, &format!("the engine {reason}"));
         }
+        self.browsing.engine_ended(&reason);
         self.engine = Engine::Down { reason, start_at: now + self.restart_delay };
         self.restart_delay = (self.restart_delay * 2).min(RESTART_DELAY_MAX);
     }
@@ -422,6 +446,7 @@ impl Core {
     /// What time alone brings about; after every event.
     fn housekeeping(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         self.watch_engine(now, effects);
+        self.browsing.expire(now, ANSWER_TIMEOUT);
         if now >= self.rates_at {
             self.rates_at = now + RATES_INTERVAL;
             let orders = self.rates.orders(now);

@@ -3,6 +3,7 @@
 //! Its loop only receives; [`core::Core::apply`], a plain function of state, time and event, decides what follows; the loop then
 //! carries out the effects. HTTP handlers hold a [`Supervisor`] and ask it through a channel.
 
+mod browse;
 mod core;
 mod engine;
 mod rates;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tradewind_api::{ApiCode, Health, Problem, RateChange, Submission, SubmitResponse, TransferList, TransferStatus};
-use tradewind_ipc::{FromEngine, ToEngine};
+use tradewind_ipc::{BrowseAnswer, BrowseQuestion, FromEngine, Store, ToEngine};
 
 pub use self::core::{ANSWER_TIMEOUT, RESTART_DELAY_MAX, RESTART_DELAY_MIN};
 use self::core::{Core, Effect, Event};
@@ -34,6 +35,7 @@ pub(crate) enum Command {
     List { owner: String, reply: oneshot::Sender<TransferList> },
     Cancel { owner: String, id: String, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
     ChangeRate { owner: String, id: String, change: RateChange, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
+    Browse { store: Box<Store>, question: BrowseQuestion, reply: browse::Reply },
     Health { reply: oneshot::Sender<Health> },
     Drain,
 }
@@ -110,6 +112,15 @@ impl Supervisor {
     /// [`ApiCode::RateUnavailable`].
     pub async fn change_rate(&self, owner: String, id: String, change: RateChange) -> Result<TransferStatus, Problem> {
         self.ask(|reply| Command::ChangeRate { owner, id, change, reply }).await?
+    }
+
+    /// Asks the engine about the objects of a store.
+    ///
+    /// # Errors
+    /// A [`Problem`] when the engine cannot be asked or does not answer; what the store says is in the answer.
+    pub async fn browse(&self, store: Store, question: BrowseQuestion) -> Result<BrowseAnswer, Problem> {
+        let store = Box::new(store);
+        self.ask(|reply| Command::Browse { store, question, reply }).await?
     }
 
     /// State of server and engine.

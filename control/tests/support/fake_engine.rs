@@ -3,9 +3,12 @@
 //!
 //! `missing…` refuses with `bucket_missing`, `denied…` with `access_denied`, `silent…` is not answered, `die…` kills the process, `run…` reports
 //! progress and then waits, `done…` reports progress, a file and the end. Everything else is opened and left alone.
+//! Of every store it says that it holds `a`, `in/one`, `in/two` and `in/deep/three` until they are removed; keys with the first four
+//! names are answered as above.
 //! `FAKE_ENGINE_LOG` names a file to which it appends its arguments and `drain`. `FAKE_ENGINE_FAIL` makes it exit 7 at once.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 
 use tradewind_ipc::*;
@@ -23,6 +26,7 @@ fn main() {
     let xdp = XdpStatus { mode: XdpMode::None, reason: Some("this is the fake engine".into()), zero_copy: false };
     let endpoints = vec![DataEndpoint { address }];
     control.send(&FromEngine::Ready(Ready { version: "0.0.0-fake".into(), endpoints, xdp, workers: 1, pool_bytes: 1 })).unwrap();
+    let mut objects: BTreeSet<String> = ["a", "in/one", "in/two", "in/deep/three"].map(str::to_owned).into();
     while let Some(message) = control.recv().expect("a message") {
         match message {
             ToEngine::OpenLane(open) => {
@@ -31,6 +35,11 @@ fn main() {
                 }
             }
             ToEngine::CloseLane(lane) => control.send(&FromEngine::LaneFailed(lane)).unwrap(),
+            ToEngine::Browse(browse) => {
+                if let Some(answer) = browsed(&mut objects, &browse.question) {
+                    control.send(&FromEngine::Browsed(Box::new(Browsed { request_id: browse.request_id, answer }))).unwrap();
+                }
+            }
             ToEngine::LaneGroups(_) => {}
             ToEngine::LaneOrders(orders) => {
                 for orders in orders {
@@ -76,6 +85,42 @@ fn answers(open: &OpenLane) -> Vec<FromEngine> {
         answers.push(FromEngine::LaneDone(LaneReceipt { lane_id, files: 1, bytes: 10, elapsed_ms: 1, totals }));
     }
     answers
+}
+
+fn browsed(objects: &mut BTreeSet<String>, question: &BrowseQuestion) -> Option<BrowseAnswer> {
+    let (BrowseQuestion::List { prefix: name, .. } | BrowseQuestion::Stat { key: name } | BrowseQuestion::Remove { key: name }) = question;
+    let refused = |code| Some(BrowseAnswer::Failed { code, text: format!("fake refusal of {name}") });
+    if name.starts_with("missing") {
+        return refused(ErrorCode::BucketMissing);
+    } else if name.starts_with("denied") {
+        return refused(ErrorCode::AccessDenied);
+    } else if name.starts_with("silent") {
+        return None;
+    } else if name.starts_with("die") {
+        std::process::abort();
+    }
+    Some(match question {
+        BrowseQuestion::Stat { key } if objects.contains(key) => {
+            BrowseAnswer::Object(ObjectDetails { size: key.len() as u64, crc64: Some(u64::MAX), ..ObjectDetails::default() })
+        }
+        BrowseQuestion::Remove { key } if objects.remove(key) => BrowseAnswer::Removed,
+        BrowseQuestion::Stat { .. } | BrowseQuestion::Remove { .. } => BrowseAnswer::Missing,
+        BrowseQuestion::List { prefix, after, limit, recursive } => {
+            let of = |key: &String| match key[prefix.len()..].find('/') {
+                Some(slash) if !recursive => {
+                    ObjectEntry { name: key[..=prefix.len() + slash].to_owned(), folder: true, ..ObjectEntry::default() }
+                }
+                _ => ObjectEntry { name: key.clone(), size: key.len() as u64, ..ObjectEntry::default() },
+            };
+            let mut entries: Vec<ObjectEntry> = objects.iter().filter(|key| key.starts_with(prefix.as_str())).map(of).collect();
+            entries.dedup();
+            entries.retain(|entry| after.as_ref().is_none_or(|after| entry.name > *after));
+            let more = entries.len() > *limit as usize;
+            entries.truncate(*limit as usize);
+            let next = if more { entries.last().map(|entry| entry.name.clone()) } else { None };
+            BrowseAnswer::Page(ObjectPage { entries, next, unnameable: 0 })
+        }
+    })
 }
 
 fn log(line: &str) {

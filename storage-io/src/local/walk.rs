@@ -15,7 +15,8 @@ use crate::store::ObjectKey;
 pub(super) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The directory that holds `key`, and the name in it. With `create`, missing directories are made (mode 0777 minus umask)
-/// and made durable; without, `None` says that one is missing.
+/// and made durable; without, `None` says that one is missing, or
+/// a link or a file, behind which no object of ours is.
 pub(super) fn parent<'k>(root: BorrowedFd<'_>, key: &'k ObjectKey, create: bool) -> Result<Option<(OwnedFd, &'k [u8])>, StoreError> {
     let mut folders = key.components();
     // A key has at least one component.
@@ -24,7 +25,7 @@ pub(super) fn parent<'k>(root: BorrowedFd<'_>, key: &'k ObjectKey, create: bool)
     for folder in folders {
         at = match openat(&at, folder, DIRECTORY, Mode::empty()) {
             Ok(next) => next,
-            Err(Errno::NOENT) if !create => return Ok(None),
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) if !create => return Ok(None),
             Err(Errno::NOENT) => make(at.as_fd(), folder).map_err(|errno| failed("make the directory of", key, errno))?,
             Err(Errno::LOOP | Errno::NOTDIR) => {
                 let reason = "a directory on its way is a symbolic link or a file";
@@ -83,6 +84,7 @@ mod tests {
             let key = key(bad);
             let result = parent(at.as_fd(), &key, true);
             assert!(matches!(result, Err(StoreError::InvalidName { .. })), "{bad}: {result:?}");
+            assert!(parent(at.as_fd(), &key, false).unwrap().is_none(), "{bad}");
         }
         assert_eq!(outside.path().read_dir().unwrap().count(), 0);
     }

@@ -160,6 +160,13 @@ pub(crate) async fn upload(store: Arc<dyn Store>, config: UploaderConfig, source
     }
     uploader.finish(total);
     let outcome = listen(uploader, events).await;
+    // Tasks that were told to stop drop what they hold a moment after the upload has said its last word.
+    for _ in 0..500 {
+        if pool.available() == pool.capacity() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     assert_eq!(pool.available(), pool.capacity(), "blocks were not given back");
     if outcome.finished.is_some() {
         let mut durable = outcome.durable.clone();

@@ -1,8 +1,10 @@
 use tradewind_api::{ProblemCode, parse_submit};
 use tradewind_ipc::{
-    DataEndpoint, Destination, DestinationName, LaneAccepted, LaneReceipt, LaneTotals, Progress, Stats, Store, XdpMode, XdpStatus,
+    BrowseAnswer, Browsed, DataEndpoint, Destination, DestinationName, LaneAccepted, LaneReceipt, LaneTotals, Progress, Stats, Store,
+    XdpMode, XdpStatus,
 };
 
+use super::super::browse::WAITING_MAX;
 use super::*;
 use crate::config::load_text;
 use crate::options::Options;
@@ -85,6 +87,59 @@ impl World {
         let totals = LaneTotals { bytes_received: bytes, ..LaneTotals::default() };
         self.said(FromEngine::Progress(Progress { lane_id, totals }));
     }
+}
+
+impl World {
+    fn browse(&mut self) -> (u64, oneshot::Receiver<Result<BrowseAnswer, Problem>>) {
+        let (reply, answer) = oneshot::channel();
+        let (store, question) = (Box::new(Store::Local { root: "/d".into() }), BrowseQuestion::Stat { key: "k".into() });
+        self.event(Event::Command(Command::Browse { store, question, reply }));
+        let asked = self.effects.iter().find_map(|effect| match effect {
+            Effect::Send(ToEngine::Browse(browse)) => Some(browse.request_id),
+            _ => None,
+        });
+        (asked.unwrap_or(0), answer)
+    }
+
+    fn browsed(&mut self, request_id: u64, answer: BrowseAnswer) {
+        self.said(FromEngine::Browsed(Box::new(Browsed { request_id, answer })));
+    }
+}
+
+#[test]
+fn questions_about_stores_get_their_own_answers_in_any_order_or_end_in_time() {
+    let mut world = World::new("");
+    let ((first, mut one), (second, mut two), (third, mut late)) = (world.browse(), world.browse(), world.browse());
+    world.browsed(second, BrowseAnswer::Removed);
+    world.browsed(first, BrowseAnswer::Missing);
+    assert_eq!((one.try_recv().unwrap(), two.try_recv().unwrap()), (Ok(BrowseAnswer::Missing), Ok(BrowseAnswer::Removed)));
+    world.browsed(99, BrowseAnswer::Removed);
+    world.wait(ANSWER_TIMEOUT - Duration::from_millis(1));
+    assert!(late.try_recv().is_err(), "not yet");
+    world.wait(Duration::from_millis(1));
+    assert_eq!(late.try_recv().unwrap().unwrap_err().code, ApiCode::EngineUnavailable.into());
+    // Too late is no harm.
+    world.browsed(third, BrowseAnswer::Removed);
+}
+
+#[test]
+fn questions_about_stores_are_bounded_and_end_with_the_engine() {
+    let mut world = World::new("");
+    let mut waiting: Vec<_> = (0..WAITING_MAX).map(|_| world.browse()).collect();
+    assert!(waiting.iter().all(|(request, _)| *request != 0));
+    let (request, mut refused) = world.browse();
+    assert_eq!((request, refused.try_recv().unwrap().unwrap_err().code), (0, ErrorCode::ResourceExhausted.into()));
+    // Somebody hangs up.
+    waiting.pop();
+    let (request, mut last) = world.browse();
+    assert_ne!(request, 0);
+    world.event(Event::Engine(EngineEvent::Ended { generation: 1, reason: "was killed by signal 9".into() }));
+    for (_, mut answer) in waiting {
+        assert_eq!(answer.try_recv().unwrap().unwrap_err().code, ErrorCode::EngineDied.into());
+    }
+    assert_eq!(last.try_recv().unwrap().unwrap_err().code, ErrorCode::EngineDied.into());
+    let (request, mut down) = world.browse();
+    assert_eq!((request, down.try_recv().unwrap().unwrap_err().code), (0, ApiCode::EngineUnavailable.into()));
 }
 
 fn refused(answer: &mut Answer) -> ProblemCode {
