@@ -183,6 +183,7 @@ async fn destined(open: &OpenLane, state: Option<State>) -> Result<Destined, Sto
     let store = opening.unwrap_or_else(|_| Err(timeout("checking the destination", STORE_CHECK_TIMEOUT)))?;
     let config = UploaderConfig {
         name: destination::name(&open.destination.name),
+        encode_names: store.takes_only_text(),
         overwrite: open.overwrite,
         block_bytes: u64::from(open.block_bytes),
         part_bytes: Some(part_bytes(store.as_ref())),

@@ -15,6 +15,7 @@ mod error;
 mod journal;
 mod list;
 mod local;
+mod name;
 mod plan;
 mod retry;
 mod s3;

@@ -203,6 +203,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The destination in words for messages. Never holds a secret.
     fn place(&self) -> String;
 
+    /// Whether keys are UTF-8 and nothing else, so that other names have to be written as such.
+    fn takes_only_text(&self) -> bool {
+        false
+    }
+
     /// What it takes.
     fn limits(&self) -> Limits;
 

@@ -36,9 +36,16 @@ fn a_file_crosses_the_wan_into_the_bucket_through_af_xdp() -> Result<()> {
     }
     println!("AFXDP-TEST-RAN a_file_crosses_the_wan {mode}");
 
-    let again = world.send(&world.testbed.path("one"), &format!("s3://{BUCKET}/in/one"), &[])?;
-    assert_exit(&again, 6, "exist");
-    world.send(&world.testbed.path("one"), &format!("s3://{BUCKET}/in/one"), &["--overwrite"])?.success("overwriting")?;
+    // Nothing has changed, so nothing is sent; another file does not replace it unless that is asked for.
+    let to = format!("s3://{BUCKET}/in/one");
+    let again = world.send(&world.testbed.path("one"), &to, &[])?;
+    again.success("sending what is there already")?;
+    assert_eq!(event(&again, "done").expect("no event 'done'")["files_kept"], 1);
+    assert_exit(&world.send(&world.testbed.path("one"), &to, &["--resume", "none"])?, 6, "exist");
+    let other = world.file("other", 1)?;
+    assert_exit(&world.send(&other, &to, &[])?, 6, "exist");
+    world.send(&other, &to, &["--overwrite"])?.success("overwriting")?;
+    assert_eq!(world.store.sha256(&world.testbed, "in/one")?, sha256_of_file(&other)?);
     Ok(())
 }
 

@@ -68,12 +68,16 @@ impl Worker {
                     progress(&self.progress(elapsed_ns));
                     return Ok(self.report(elapsed_ns, receipt, ignored));
                 }
-                Some(End::Failed(error)) => return Err(error),
+                Some(End::Failed(error)) => {
+                    progress(&self.progress(now_ns() - started_ns));
+                    return Err(error);
+                }
                 None => {}
             }
             // After the events: a lane that has ended by itself is not cancelled any more, though the server may have said first that it is over.
             if self.cancel.load(Relaxed) {
                 self.say_goodbye(close::CANCELLED, "cancelled by the sender");
+                progress(&self.progress(now_ns() - started_ns));
                 return Err(UploadError::Cancelled);
             }
             if let Err(error) = self.open_blocks(now) {

@@ -305,7 +305,16 @@ mod tests {
         let path = directory.path().join("j");
         {
             let mut database = Database::open(&path).unwrap();
-            let entries = [open(1, "in/a"), part(1, 1), part(1, 2), part(1, 2), done("in/b"), done("in/c"), done("inn/d"), open(2, "in/e")];
+            let entries = [
+                open(-101, "in/a"),
+                part(-101, 1),
+                part(-101, 2),
+                part(-101, 2),
+                done("in/b"),
+                done("in/c"),
+                done("inn/d"),
+                open(-102, "in/e"),
+            ];
             database.apply(entries.iter().map(|entry| ("one", entry))).unwrap();
             database.apply([done("in/x")].iter().map(|entry| ("two", entry))).unwrap();
         }
@@ -318,7 +327,9 @@ mod tests {
         assert_eq!((object.size, object.mtime_ns, object.part_bytes, object.handle.as_str()), (u64::MAX, -5, 8, "upload"));
         assert_eq!((receipts[1].number, receipts[1].crc, receipts[1].etag.as_deref()), (2, Crc64(u64::MAX), Some("e")));
         // Complete, begun anew, forgotten.
-        database.apply([done("in/a"), open(3, "in/b"), part(3, 1), Entry::Forget(key("in/c"))].iter().map(|entry| ("one", entry))).unwrap();
+        database
+            .apply([done("in/a"), open(-103, "in/b"), part(-103, 1), Entry::Forget(key("in/c"))].iter().map(|entry| ("one", entry)))
+            .unwrap();
         assert_eq!(names(&database, "one", "in/"), ["in/a", "in/b+1", "in/e+0"]);
         let parts: i64 = database.0.query_row("SELECT count(*) FROM part", [], |row| row.get(0)).unwrap();
         assert_eq!(parts, 1, "no part outlives its object");
@@ -328,7 +339,7 @@ mod tests {
     fn what_is_old_is_found_and_forgotten() {
         let directory = tempfile::tempdir().unwrap();
         let mut database = Database::open(&directory.path().join("j")).unwrap();
-        database.apply([open(1, "a"), done("b")].iter().map(|entry| ("one", entry))).unwrap();
+        database.apply([open(-101, "a"), done("b")].iter().map(|entry| ("one", entry))).unwrap();
         let now = unix_now();
         assert!(database.stale("one", now - 10).unwrap().is_empty());
         assert_eq!(database.stale("one", now + 10).unwrap().len(), 1);

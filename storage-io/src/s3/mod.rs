@@ -232,6 +232,10 @@ impl Store for S3Store {
         self.0.place.clone()
     }
 
+    fn takes_only_text(&self) -> bool {
+        true
+    }
+
     fn limits(&self) -> Limits {
         LIMITS
     }

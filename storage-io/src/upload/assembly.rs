@@ -206,7 +206,7 @@ impl Assembly {
             };
         }
         let key = match &self.config.name {
-            ObjectName::Into(prefix) => ObjectKey::new(&[prefix.as_bytes(), &meta.path].concat())?,
+            ObjectName::Into(prefix) => self.config.key_of(prefix, &meta.path)?,
             ObjectName::Exact(name) if self.files.is_empty() && self.done.is_empty() => ObjectKey::new(name.as_bytes())?,
             ObjectName::Exact(name) => {
                 let detail = format!("several files cannot all be called {name}; end the destination with '/' to keep their names");

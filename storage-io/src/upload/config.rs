@@ -1,5 +1,9 @@
 //! What an upload is allowed and how its objects are called.
 
+use std::borrow::Cow;
+
+use crate::error::StoreError;
+use crate::name;
 use crate::retry::RetryPolicy;
 use crate::store::ObjectKey;
 
@@ -17,6 +21,8 @@ pub enum ObjectName {
 pub struct UploaderConfig {
     /// Names at the destination.
     pub name: ObjectName,
+    /// The store takes only text, so names that are none are written as text ([`crate::Store::takes_only_text`]). Default no.
+    pub encode_names: bool,
     /// Whether existing objects may be replaced. Default no.
     pub overwrite: bool,
     /// Payload of a block, bytes: parts are whole blocks. Default 1 MiB.
@@ -37,6 +43,12 @@ pub struct UploaderConfig {
 }
 
 impl UploaderConfig {
+    /// The key of a file of this path below [`ObjectName::Into`].
+    pub(crate) fn key_of(&self, prefix: &str, path: &[u8]) -> Result<ObjectKey, StoreError> {
+        let path = if self.encode_names { Cow::Owned(name::encode(path)) } else { Cow::Borrowed(path) };
+        ObjectKey::new(&[prefix.as_bytes(), &path].concat())
+    }
+
     /// Whether a key is one that a file of this transfer can get.
     pub(crate) fn is_below(&self, key: &ObjectKey) -> bool {
         match &self.name {
@@ -48,7 +60,10 @@ impl UploaderConfig {
     /// What the sender calls the file of a key; the last component where it has only one.
     pub(crate) fn path_of(&self, key: &ObjectKey) -> Vec<u8> {
         match &self.name {
-            ObjectName::Into(prefix) => key.as_bytes().get(prefix.len()..).unwrap_or_default().to_vec(),
+            ObjectName::Into(prefix) => {
+                let name = key.as_bytes().get(prefix.len()..).unwrap_or_default();
+                if self.encode_names { name::decode(name) } else { name.to_vec() }
+            }
             ObjectName::Exact(_) => key.components().next_back().unwrap_or_default().to_vec(),
         }
     }
@@ -58,6 +73,7 @@ impl Default for UploaderConfig {
     fn default() -> Self {
         Self {
             name: ObjectName::Into(String::new()),
+            encode_names: false,
             overwrite: false,
             block_bytes: 1 << 20,
             part_bytes: None,

@@ -1,0 +1,87 @@
+//! Transfers that are interrupted and go on, through the real processes. `cargo xtask bench kill-resume` does the same a hundred times.
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tradewind_bench::kill_resume;
+use tradewind_bench::loopback::Loopback;
+use tradewind_bench::process::Interrupt;
+use tradewind_bench::testbed::{BUCKET, ServerOptions, sha256_of_file};
+use tradewind_bench::tree::{self, Random};
+use tradewind_tests::{World, event};
+
+#[test]
+fn killed_clients_servers_and_engines_cost_little_and_every_tree_arrives_as_it_is() -> Result<()> {
+    let arguments = kill_resume::Arguments { kills: 9, seed: 3, rate_mbps: 400, folder: None, json: None };
+    let report = kill_resume::run(&arguments, &Interrupt::default())?;
+    assert!(report.byte_equal && report.kills >= 9);
+    // A part of the one file that is open, and what was on its way: a commit of the journal is at most 0.1 s old, at 50 MB/s.
+    assert!(report.resent_bytes_max <= 16 << 20, "{report:?}");
+    Ok(())
+}
+
+#[test]
+fn a_multipart_upload_goes_on_part_by_part_for_another_client() -> Result<()> {
+    let Some(world) = World::start(&ServerOptions::default())? else { return Ok(()) };
+    let (bytes, to) = (60_000_000, format!("s3://{BUCKET}/large"));
+    let file = world.file("large", bytes)?;
+    let sending = world.send_in_background(&file, &to, &["--retries", "0"]);
+    let first = world.wait_for_bytes(&[])?;
+    // Until some parts of 8 MiB are at the store.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while world.status(&first)?["totals"]["bytes_durable"].as_u64() < Some(24 << 20) {
+        assert!(Instant::now() < deadline, "nothing gets durable");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let victim = world.server.engine_pid().expect("no engine");
+    assert!(Command::new("kill").args(["-9", &victim.to_string()]).status()?.success());
+    assert_ne!(sending.join().expect("the thread panicked")?.status.and_then(|status| status.code()), Some(0));
+    // Another client's copy of the same file: the same name, size and time.
+    let copy = world.testbed.path("copy-of-large");
+    assert!(Command::new("cp").arg("--preserve=timestamps").args([&file, &copy]).status()?.success());
+    let sent = world.send(&copy, &to, &[])?;
+    sent.success("going on")?;
+    let done = event(&sent, "done").expect("no event 'done'");
+    assert!(done["bytes_kept"].as_u64() >= Some(24 << 20), "{done}");
+    assert_eq!(done["bytes_kept"].as_u64().unwrap_or(0) + done["bytes"].as_u64().unwrap_or(0), bytes);
+    assert_eq!(world.store.sha256(&world.testbed, "large")?, sha256_of_file(&file)?);
+    Ok(())
+}
+
+#[test]
+fn a_source_that_changed_in_between_starts_again_and_only_that_one() -> Result<()> {
+    let world = Loopback::start(&std::env::temp_dir(), &Interrupt::default())?;
+    let source = world.path("source");
+    fs::create_dir(&source)?;
+    let mut random = Random::new(11);
+    for (name, bytes) in [("a", 5000), ("b", 30 << 20), ("c", 30 << 20)] {
+        random.write(&source.join(name), bytes)?;
+    }
+    let arguments = ["send", "--json", "--rate", "160M", &format!("{}/", source.display()), "local:in/"];
+    let mut client = world.begin("first", &arguments)?;
+    let partial = world.path("local/in/.c.tradewind-partial");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !partial.exists() {
+        assert!(Instant::now() < deadline, "the third file is not begun");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    client.kill()?;
+    client.wait()?;
+    random.write(&source.join("c"), (30 << 20) + 1)?;
+    let sent = world.run(&["send", "--json", &format!("{}/", source.display()), "local:in/"])?;
+    sent.success("going on")?;
+    let done = event(&sent, "done").expect("no event 'done'");
+    assert_eq!((done["files"].as_u64(), done["files_kept"].as_u64(), done["bytes"].as_u64()), (Some(1), Some(2), Some((30 << 20) + 1)));
+    assert_eq!(tree::same(&source, &world.path("local/in"))?, 3);
+    assert!(!partial.exists());
+    // What was removed at the destination is sent again, though the journal knows it.
+    fs::remove_file(world.path("local/in/a"))?;
+    let sent = world.run(&["send", "--json", &format!("{}/", source.display()), "local:in/"])?;
+    sent.success("sending what was removed")?;
+    assert_eq!(event(&sent, "done").expect("no event 'done'")["files"].as_u64(), Some(1));
+    assert_eq!(tree::same(&source, &world.path("local/in"))?, 3);
+    Ok(())
+}
