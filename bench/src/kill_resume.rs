@@ -29,6 +29,8 @@ use crate::tree::{self, Random};
 const POLL: Duration = Duration::from_millis(10);
 /// A transfer that is not finished after this hangs.
 const ROUND_DEADLINE: Duration = Duration::from_secs(120);
+/// Exit code of a client that cannot reach the server.
+const UNREACHABLE: i32 = 4;
 /// Kills of one round.
 const KILLS_PER_ROUND: u64 = 4;
 
@@ -158,8 +160,13 @@ impl<'a> Round<'a> {
         loop {
             self.world.interrupt.check()?;
             if let Some(status) = self.client.try_wait()? {
-                ensure!(status.success(), "the client ended with {status}:\n{}", tail(&self.output(self.attempts)));
-                break;
+                if status.success() {
+                    break;
+                }
+                // A server that was killed before this client had reached it is the user's business: the same command again.
+                let output = self.output(self.attempts);
+                ensure!(status.code() == Some(UNREACHABLE), "the client ended with {status}:\n{}", tail(&output));
+                self.begin_again()?;
             }
             if started.elapsed() > ROUND_DEADLINE {
                 let _ = self.client.kill();
@@ -203,13 +210,18 @@ impl<'a> Round<'a> {
         match which {
             0 => {
                 self.client.wait()?;
-                self.attempts += 1;
-                let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
-                self.client = self.world.begin(&format!("{}-{}", self.name, self.attempts), &arguments)?;
+                self.begin_again()?;
             }
             1 => self.world.start_server()?,
             _ => {}
         }
+        Ok(())
+    }
+
+    fn begin_again(&mut self) -> Result<()> {
+        self.attempts += 1;
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        self.client = self.world.begin(&format!("{}-{}", self.name, self.attempts), &arguments)?;
         Ok(())
     }
 

@@ -1,5 +1,5 @@
 //! The testbed (three namespaces, an emulated WAN, a real S3 server, tradewindd), shared by the demo, the end-to-end tests and
-//! the benchmarks; a server on loopback for what is not about networks; and the benchmarks: [`cells`], [`fairness`], [`kill_resume`].
+//! the benchmarks; a server on loopback for what is not about networks; and the benchmarks: [`cells`], [`fairness`], [`kill_resume`], [`small_files`].
 #![forbid(unsafe_code)]
 
 pub mod cells;
@@ -7,6 +7,7 @@ pub mod fairness;
 pub mod kill_resume;
 pub mod loopback;
 pub mod process;
+pub mod small_files;
 pub mod testbed;
 pub mod tree;
 

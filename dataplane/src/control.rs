@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tradewind_fabric::BlockPool;
 use tradewind_ipc::{
-    Cipher, DataEndpoint, ErrorCode, FromEngine, IpcError, LaneAccepted, LaneClosed, OpenLane, Ready, StageLatency, Stats, ToEngine,
+    Cipher, DataEndpoint, Destination, ErrorCode, FromEngine, IpcError, LaneAccepted, LaneClosed, OpenLane, Ready, StageLatency, Stats,
+    ToEngine,
 };
 use tradewind_proto::block::BlockWriter;
 use tradewind_proto::crypto::{CipherSuite, LaneSecret, Provider};
@@ -36,6 +38,13 @@ const CREDIT_BLOCKS_DEFAULT: u64 = 256;
 const STORE_CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long looking through what earlier transfers left may take.
 const RESUME_TIMEOUT: Duration = Duration::from_secs(100);
+/// Silence after which the sender of a rival has gone: it says something at least once a second.
+const RIVAL_SILENCE: Duration = Duration::from_millis(1_500);
+/// How long one may take to its first packet.
+const RIVAL_FIRST_PACKET: Duration = Duration::from_secs(10);
+/// How long a rival's end is waited for.
+const RIVAL_END: Duration = Duration::from_secs(5);
+const RIVAL_POLL: Duration = Duration::from_millis(20);
 /// How long lanes may take to say goodbye at the end.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -88,6 +97,8 @@ enum Action {
     ControlGone,
     StoreChecked(Box<OpenLane>, Box<Result<Destined, StoreError>>),
     LaneEnded(u64, Box<FromEngine>),
+    /// A lane whose sender has gone, while another transfer wants to go on with its work.
+    Supersede(u64),
     Terminate,
     Tick,
 }
@@ -103,6 +114,15 @@ struct OpenedLane {
     cancel: Option<oneshot::Sender<LaneClosed>>,
     blocks: u64,
     shared: Arc<LaneShared>,
+    destination: Destination,
+    opened: Instant,
+}
+
+/// A lane into the same destination as one that is to be opened.
+struct Rival {
+    lane_id: u64,
+    shared: Arc<LaneShared>,
+    opened: Instant,
 }
 
 struct Engine {
@@ -176,6 +196,26 @@ pub async fn serve(stream: UnixStream, workers: Workers, pool: BlockPool, facts:
     result
 }
 
+/// Ends rivals whose senders have gone, so that what they hold is free: whoever was killed and starts again need not wait until the silence of
+/// its old lane counts as an end.
+async fn supersede(rivals: &[Rival], actions: &mpsc::UnboundedSender<Action>) {
+    let heard = |rival: &Rival| rival.shared.sender().map(|heard| heard.heard_ns);
+    let (before, start): (Vec<_>, _) = (rivals.iter().map(heard).collect(), Instant::now());
+    let mut waiting: Vec<(&Rival, Option<u64>)> = rivals.iter().zip(before).collect();
+    while !waiting.is_empty() && start.elapsed() < RIVAL_SILENCE {
+        tokio::time::sleep(RIVAL_POLL).await;
+        waiting.retain(|(rival, before)| heard(rival) == *before && !rival.shared.ended.load(Ordering::Acquire));
+    }
+    // One that was never heard may be about to begin.
+    waiting.retain(|(rival, before)| before.is_some() || rival.opened.elapsed() > RIVAL_FIRST_PACKET);
+    for (rival, _) in &waiting {
+        let _ = actions.send(Action::Supersede(rival.lane_id));
+    }
+    while start.elapsed() < RIVAL_SILENCE + RIVAL_END && waiting.iter().any(|(rival, _)| !rival.shared.ended.load(Ordering::Acquire)) {
+        tokio::time::sleep(RIVAL_POLL).await;
+    }
+}
+
 /// Opens a lane's destination.
 async fn destined(open: &OpenLane, state: Option<State>) -> Result<Destined, StoreError> {
     let timeout = |action, after| StoreError::Timeout { action, after };
@@ -206,6 +246,12 @@ impl Engine {
             Action::Message(message) => self.on_message(message),
             Action::StoreChecked(open, destined) => self.on_store_checked(&open, *destined),
             Action::LaneEnded(lane, last) => self.on_lane_ended(lane, *last),
+            Action::Supersede(lane_id) => {
+                if let Some(cancel) = self.lanes.get_mut(&lane_id).and_then(|lane| lane.cancel.take()) {
+                    let text = "its sender fell silent, and another transfer to the same destination goes on with it".to_owned();
+                    let _ = cancel.send(LaneClosed { lane_id, code: ErrorCode::PeerGone, text });
+                }
+            }
             Action::ControlGone => return Ok(false),
             Action::Terminate => self.draining = true,
             Action::Tick if self.workers.any_ended() => return Err(ControlError::Worker),
@@ -276,10 +322,20 @@ impl Engine {
         }
         self.opening.insert(lane, None);
         let (actions, state) = (self.actions.clone(), self.facts.state.clone());
+        let rivals: Vec<Rival> = match state {
+            Some(_) => self.rivals(&open.destination),
+            None => Vec::new(),
+        };
         tokio::spawn(async move {
+            supersede(&rivals, &actions).await;
             let destined = destined(&open, state).await;
             let _ = actions.send(Action::StoreChecked(open, Box::new(destined)));
         });
+    }
+
+    fn rivals(&self, destination: &Destination) -> Vec<Rival> {
+        let same = self.lanes.iter().filter(|(_, lane)| lane.destination == *destination);
+        same.map(|(id, lane)| Rival { lane_id: *id, shared: Arc::clone(&lane.shared), opened: lane.opened }).collect()
     }
 
     fn on_store_checked(&mut self, open: &OpenLane, destined: Result<Destined, StoreError>) {
@@ -319,7 +375,7 @@ impl Engine {
             steering.add_lane(lane.0, None).map_err(|error| error.to_string())?;
         }
         let shared = Arc::new(LaneShared::default());
-        shared.window_blocks.store(blocks as u32, std::sync::atomic::Ordering::Relaxed);
+        shared.window_blocks.store(blocks as u32, Ordering::Relaxed);
         let (events, arrived) = mpsc::unbounded_channel();
         let config = ReceiverConfig {
             lane,
@@ -364,13 +420,15 @@ impl Engine {
             let _ = actions.send(Action::LaneEnded(lane.0, Box::new(last)));
         });
         self.blocks_promised += blocks;
-        self.lanes.insert(lane.0, OpenedLane { cancel: Some(cancel), blocks, shared: lane_shared });
+        let (destination, opened) = (open.destination.clone(), Instant::now());
+        self.lanes.insert(lane.0, OpenedLane { cancel: Some(cancel), blocks, shared: lane_shared, destination, opened });
         tracing::info!("transfer {}: lane {lane} open, {blocks} blocks, {chunk_bytes} bytes a packet", open.transfer_id);
         Ok(())
     }
 
     fn on_lane_ended(&mut self, lane: u64, last: FromEngine) {
         if let Some(ended) = self.lanes.remove(&lane) {
+            ended.shared.ended.store(true, Ordering::Release);
             self.blocks_promised -= ended.blocks;
         }
         if let Some(state) = &self.facts.state {

@@ -130,6 +130,8 @@ pub struct Heard {
 pub struct LaneShared {
     /// Set by the worker that received the first authentic packet.
     pub claimed: AtomicBool,
+    /// Set when the lane is no more, and has let go of everything at the store.
+    pub ended: AtomicBool,
     /// Blocks that the store has whole; credits follow it.
     pub blocks_durable: AtomicU32,
     /// Blocks that the sender may have open at once.

@@ -47,7 +47,7 @@ fn a_hostile_tree_arrives_in_a_bucket_and_names_that_are_no_text_are_written_as_
     assert_eq!(event(&sent, "done").expect("no event 'done'")["files"].as_u64(), Some(made.files));
     let found = world.tradewind(&["ls", "-r", "--json", &format!("s3://{BUCKET}/tree/source/")])?;
     found.success("tradewind ls")?;
-    let key = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok().and_then(|entry| Some(entry["key"].as_str()?.to_owned()));
+    let key = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok().and_then(|entry| Some(entry["url"].as_str()?.to_owned()));
     let keys: Vec<String> = found.stdout.lines().filter_map(key).collect();
     assert_eq!(keys.len() as u64, made.files, "{}", found.stdout);
     let quoted = keys.iter().filter(|key| key.contains('\u{201b}')).count() as u64;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tradewind_bench::process::Interrupt;
-use tradewind_bench::{cells, fairness, kill_resume};
+use tradewind_bench::{cells, fairness, kill_resume, small_files};
 
 /// Measures Tradewind on this machine.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum What {
     Cells(cells::Arguments),
     /// Two flows at one bottleneck: two of ours, ours beside the kernel's CUBIC and BBR.
     Fairness(fairness::Arguments),
+    /// Many small files into a local store: files a second, and memory.
+    SmallFiles(small_files::Arguments),
     /// Client, control process and engine are killed at random moments; every transfer goes on and arrives byte-equal.
     KillResume(kill_resume::Arguments),
 }
@@ -44,6 +46,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     match &arguments.what {
         None | Some(What::Crypto) => crypto::run(),
         Some(What::Cells(arguments)) => drop(cells::run(arguments, &Interrupt::watch()?)?),
+        Some(What::SmallFiles(arguments)) => drop(small_files::run(arguments, &Interrupt::watch()?)?),
         Some(What::KillResume(arguments)) => drop(kill_resume::run(arguments, &Interrupt::watch()?)?),
         Some(What::Fairness(arguments)) => drop(fairness::run(arguments, &Interrupt::watch()?)?),
     }
