@@ -1,6 +1,6 @@
 //! Speaking with the control process: one owner of the lanes; `select` only receives, a plain function applies.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -413,6 +413,7 @@ impl Engine {
             arrived,
             to_control: self.to_control.clone(),
             cancel: cancelled,
+            recent: VecDeque::new(),
         };
         let actions = self.actions.clone();
         tokio::spawn(async move {

@@ -1,6 +1,6 @@
 //! A lane on the control side: blocks from its worker go to the uploader, confirmations go back as credit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,6 +20,9 @@ use crate::shared::{Command, LaneEvent, LaneShared, Mailbox};
 use crate::statistics::{Stage, WorkerStatistics};
 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+/// Files that the control process is told of at once: it shows no more. All are counted.
+const RECENT_FILES_MAX: usize = 100;
+const RECENT_FILES_INTERVAL: Duration = Duration::from_millis(100);
 /// How often credits are carried from storage to the worker.
 const CREDIT_INTERVAL: Duration = Duration::from_millis(5);
 /// A lane whose sender never came is given up after this.
@@ -37,6 +40,8 @@ pub(crate) struct LaneTask {
     pub(crate) to_control: mpsc::UnboundedSender<FromEngine>,
     /// Filled when the control process wants the lane gone.
     pub(crate) cancel: oneshot::Receiver<LaneClosed>,
+    /// The latest files that were stored and the control process has not been told of.
+    pub(crate) recent: VecDeque<FileDone>,
 }
 
 /// How a lane ended.
@@ -51,6 +56,7 @@ impl LaneTask {
         let opened = Instant::now();
         let mut waiting: HashMap<u32, u64> = HashMap::new();
         let end = self.drive(opened, &mut waiting).await;
+        self.tell_recent();
         match end {
             End::Done { files, bytes } => {
                 let receipt = now_ns();
@@ -82,6 +88,7 @@ impl LaneTask {
 
     async fn drive(&mut self, opened: Instant, waiting: &mut HashMap<u32, u64>) -> End {
         let mut reporting = Reporting::default();
+        let mut told = Instant::now();
         let mut progress = interval(PROGRESS_INTERVAL);
         let mut credit = interval(CREDIT_INTERVAL);
         credit.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -96,6 +103,10 @@ impl LaneTask {
                 }
                 _ = credit.tick() => {
                     self.carry_credit();
+                    if told.elapsed() >= RECENT_FILES_INTERVAL {
+                        told = Instant::now();
+                        self.tell_recent();
+                    }
                     if let Some(report) = reporting.due(self.lane, self.shared.sender(), self.shared.is_grouped(), now_ns()) {
                         let _ = self.to_control.send(FromEngine::LaneReport(report));
                     }
@@ -156,8 +167,10 @@ impl LaneTask {
             }
             UploadEvent::FileDone { path, size, etag, crc64, .. } => {
                 let path = String::from_utf8_lossy(&path).into_owned();
-                let done = FileDone { lane_id: self.lane.0, path, size, crc64: crc64.0, etag };
-                let _ = self.to_control.send(FromEngine::FileDone(done));
+                if self.recent.len() == RECENT_FILES_MAX {
+                    self.recent.pop_front();
+                }
+                self.recent.push_back(FileDone { lane_id: self.lane.0, path, size, crc64: crc64.0, etag });
                 None
             }
             UploadEvent::Finished { files, bytes } => Some(End::Done { files, bytes }),
@@ -178,6 +191,12 @@ impl LaneTask {
     /// The last word on the figures, so that nobody has to wait for another progress message.
     fn report_files(&self) {
         let _ = self.to_control.send(FromEngine::Progress(Progress { lane_id: self.lane.0, totals: self.totals() }));
+    }
+
+    fn tell_recent(&mut self) {
+        for done in self.recent.drain(..) {
+            let _ = self.to_control.send(FromEngine::FileDone(done));
+        }
     }
 
     /// The lane may sit on any worker, and only its owner acts.

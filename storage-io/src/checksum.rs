@@ -19,7 +19,12 @@ impl Crc64 {
     /// The checksum of the bytes behind `self` followed by `next_len` bytes whose checksum is `next`. Reads no data.
     #[must_use]
     pub fn append(self, next: Self, next_len: u64) -> Self {
-        if next_len == 0 { self } else { Self(crc_fast::checksum_combine(Crc64Nvme, self.0, next.0, next_len)) }
+        match (self.0, next_len) {
+            (_, 0) => self,
+            // Combining is next ⊕ (self shifted by next_len), and 0 stays 0 when shifted. Worth it: combining takes 0.2 ms, most files have one piece.
+            (0, _) => next,
+            _ => Self(crc_fast::checksum_combine(Crc64Nvme, self.0, next.0, next_len)),
+        }
     }
 
     /// As S3 writes it: base64 of the eight bytes, most significant first

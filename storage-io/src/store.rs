@@ -245,6 +245,21 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// [`StoreError`]; [`StoreError::DestinationExists`] when it is there and `meta.overwrite` is not set.
     async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError>;
 
+    /// How many small objects [`Self::put_many`] stores better than [`Self::put`] one by one; at least 1.
+    fn batch_objects_max(&self) -> usize {
+        1
+    }
+
+    /// Stores objects like [`Self::put`], and may leave it to [`Self::sync`] that their names survive a loss of power. Results come in the order
+    /// of the objects.
+    async fn put_many(&self, objects: Vec<(ObjectKey, ObjectMeta, Body)>) -> Vec<Result<StoredObject, StoreError>> {
+        let mut results = Vec::with_capacity(objects.len());
+        for (key, meta, body) in objects {
+            results.push(self.put(&key, meta, body).await);
+        }
+        results
+    }
+
     /// Begins an object of several parts.
     ///
     /// # Errors

@@ -186,7 +186,8 @@ fn write(mut database: Database, inbox: &Receiver<Command>) {
 fn commit(database: &mut Database, entries: &mut Vec<(Arc<Place>, Entry)>) {
     let mut places: HashMap<&str, &dyn Store> = HashMap::new();
     for (place, entry) in entries.iter() {
-        if !matches!(entry, Entry::Forget(_)) {
+        // A complete object is looked for before it is believed in; parts cannot be told from holes.
+        if matches!(entry, Entry::Part { .. }) {
             places.insert(&place.name, place.store.as_ref());
         }
     }

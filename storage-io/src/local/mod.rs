@@ -4,6 +4,7 @@
 //! under its own name. A lock on the partial file keeps two transfers apart; what a crash left behind is taken over by the
 //! next transfer of the same file.
 
+mod batch;
 mod list;
 mod walk;
 mod write;
@@ -22,7 +23,7 @@ use crate::error::StoreError;
 use crate::list::{Depth, Listing};
 use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, Part, PartReceipt, Store, StoredObject, Upload};
 use walk::{failed, parent};
-use write::Target;
+use write::{Target, write_all};
 
 /// What a directory takes: parts are just writes at an offset, so a part is one block and nothing has to be assembled.
 const LIMITS: Limits =
@@ -38,6 +39,9 @@ const PROBE_SUFFIX: &[u8] = b".tradewind-probe";
 
 /// How often a partial file that vanishes between opening and locking is opened again.
 const LOCK_TRIES_MAX: u32 = 16;
+
+/// Small files that are made durable together.
+const BATCH_OBJECTS_MAX: usize = 1024;
 
 /// Bytes read at once to compare contents.
 const READ_BYTES: usize = 1 << 20;
@@ -127,6 +131,17 @@ impl LocalStore {
         Ok(partial)
     }
 
+    fn put_one(&self, key: &ObjectKey, meta: ObjectMeta, body: &Body) -> Result<StoredObject, StoreError> {
+        let partial = match self.create(key, meta) {
+            // A transfer that was cut off after this file.
+            Err(exists @ StoreError::DestinationExists { .. }) => return self.same(key, &meta, body.crc())?.ok_or(exists),
+            created => created?,
+        };
+        partial.write(body, 0)?;
+        partial.publish()?;
+        Ok(StoredObject { etag: None, crc: body.crc(), verified_by_store: false })
+    }
+
     /// The file of that name, if it has this size, time and contents.
     fn same(&self, key: &ObjectKey, meta: &ObjectMeta, crc: Crc64) -> Result<Option<StoredObject>, StoreError> {
         let is_alike = |stat: &Stat| u64::try_from(stat.st_size) == Ok(meta.size) && mtime_ns(stat) == Some(meta.mtime_ns);
@@ -191,6 +206,21 @@ fn is_temporary(name: &[u8]) -> bool {
 /// Modification time, nanoseconds since 1970-01-01 UTC; `None` beyond the year 2262.
 fn mtime_ns(stat: &Stat) -> Option<i64> {
     stat.st_mtime.checked_mul(1_000_000_000)?.checked_add(i64::try_from(stat.st_mtime_nsec).ok()?)
+}
+
+/// Gives a file its final name.
+fn rename(dir: &OwnedFd, from: &[u8], to: &[u8], overwrite: bool) -> Result<(), Errno> {
+    if overwrite {
+        return rustix::fs::renameat(dir, from, dir, to);
+    }
+    match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
+        // Some file systems know no such flag; a link never replaces either.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())?;
+            rustix::fs::unlinkat(dir, from, AtFlags::empty())
+        }
+        result => result,
+    }
 }
 
 /// `.NAME.tradewind-partial`, or the name's checksum in its place where that would be too long.
@@ -277,24 +307,10 @@ impl Partial {
         let times = Timestamps { last_access: time, last_modification: time };
         rustix::fs::futimens(fd, &times).map_err(|errno| failed("set the time of", &self.key, errno))?;
         rustix::fs::fsync(fd).map_err(|errno| failed("make durable", &self.key, errno))?;
-        self.rename().map_err(|errno| failed("rename", &self.key, errno))?;
+        let overwrite = self.meta.overwrite;
+        rename(&self.dir, &self.temporary, &self.name, overwrite).map_err(|errno| failed("rename", &self.key, errno))?;
         self.renamed.store(true, Ordering::Release);
         rustix::fs::fsync(&self.dir).map_err(|errno| failed("make durable the directory of", &self.key, errno))
-    }
-
-    fn rename(&self) -> Result<(), Errno> {
-        let (dir, from, to) = (&self.dir, self.temporary.as_slice(), self.name.as_slice());
-        if self.meta.overwrite {
-            return rustix::fs::renameat(dir, from, dir, to);
-        }
-        match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
-            // Some file systems know no such flag; a link never replaces either.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())?;
-                rustix::fs::unlinkat(dir, from, AtFlags::empty())
-            }
-            result => result,
-        }
     }
 
     fn remove(&self) -> Result<(), StoreError> {
@@ -374,17 +390,20 @@ impl Store for LocalStore {
 
     async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError> {
         let (store, key) = (self.clone(), key.clone());
-        Self::work(move || {
-            let partial = match store.create(&key, meta) {
-                // A transfer that was cut off after this file.
-                Err(exists @ StoreError::DestinationExists { .. }) => return store.same(&key, &meta, body.crc())?.ok_or(exists),
-                created => created?,
-            };
-            partial.write(&body, 0)?;
-            partial.publish()?;
-            Ok(StoredObject { etag: None, crc: body.crc(), verified_by_store: false })
+        Self::work(move || store.put_one(&key, meta, &body)).await
+    }
+
+    fn batch_objects_max(&self) -> usize {
+        BATCH_OBJECTS_MAX
+    }
+
+    async fn put_many(&self, items: Vec<(ObjectKey, ObjectMeta, Body)>) -> Vec<Result<StoredObject, StoreError>> {
+        let (store, count) = (self.clone(), items.len());
+        let work = tokio::task::spawn_blocking(move || store.put_batch(&items));
+        work.await.unwrap_or_else(|error| {
+            let failed = |_| StoreError::Io { action: "store", path: "files".to_owned(), source: std::io::Error::other(error.to_string()) };
+            (0..count).map(|item| Err(failed(item))).collect()
         })
-        .await
     }
 
     async fn begin(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Arc<dyn Upload>, StoreError> {

@@ -108,7 +108,7 @@ fn aligned_run(chunks: &[Bytes], mut offset: u64) -> usize {
     chunks.iter().take(SLICES_MAX).take_while(fits).count()
 }
 
-fn write_all(fd: BorrowedFd<'_>, chunks: &[Bytes], mut offset: u64) -> Result<(), Errno> {
+pub(super) fn write_all(fd: BorrowedFd<'_>, chunks: &[Bytes], mut offset: u64) -> Result<(), Errno> {
     let mut slices: Vec<IoSlice<'_>> = chunks.iter().filter(|chunk| !chunk.is_empty()).map(|chunk| IoSlice::new(chunk)).collect();
     let mut left = &mut slices[..];
     while !left.is_empty() {

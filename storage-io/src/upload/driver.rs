@@ -15,10 +15,13 @@ use super::{Command, UploadEvent, UploaderConfig};
 use crate::error::{StoreError, UploadError};
 use crate::journal::{Resumption, Scope};
 use crate::retry::RetryPolicy;
-use crate::store::{PartReceipt, Store, StoredObject, Upload};
+use crate::store::{Body, ObjectKey, ObjectMeta, PartReceipt, Store, StoredObject, Upload};
 
 /// Requests without data in flight at once.
 const CONTROL_IN_FLIGHT_MAX: usize = 16;
+
+/// Batches of small objects in flight.
+const BATCHES_IN_FLIGHT: usize = 2;
 
 /// How often the gauges are updated when nothing happens: a store that stands still must show.
 const GAUGE_EVERY: Duration = Duration::from_millis(500);
@@ -35,6 +38,10 @@ enum Outcome {
     Begun(Arc<dyn Upload>),
     Part(PartReceipt),
     Aborted,
+    /// Many small objects at once.
+    Many(Vec<(u32, Result<StoredObject, StoreError>)>),
+    /// Everything that was stored survives a loss of power.
+    Synced,
 }
 
 type Done = (u32, Result<Outcome, StoreError>);
@@ -52,6 +59,9 @@ struct Driver {
     meter: DrainMeter,
     /// Where what is durable is noted, so that another transfer can go on.
     journal: Option<Scope>,
+    /// Small objects stored at once.
+    batch_max: usize,
+    synced: bool,
 }
 
 enum Step {
@@ -74,6 +84,7 @@ pub(super) async fn run(
         None => (None, HashMap::new(), false),
     };
     let assembly = Assembly::new(config.clone(), store.limits(), open, by_attributes);
+    let batch_max = store.batch_objects_max();
     let mut driver = Driver {
         store,
         config,
@@ -86,6 +97,8 @@ pub(super) async fn run(
         stored: HashMap::new(),
         meter: DrainMeter::new(),
         journal,
+        batch_max,
+        synced: false,
     };
     let mut announced = false;
     let mut ticks = tokio::time::interval(GAUGE_EVERY);
@@ -119,6 +132,12 @@ pub(super) async fn run(
             return driver.fail(error).await;
         }
         if let Some((files, bytes)) = driver.assembly.finished() {
+            if !driver.synced {
+                if driver.running.is_empty() {
+                    driver.start_sync();
+                }
+                continue;
+            }
             driver.tell(UploadEvent::Finished { files, bytes });
             return;
         }
@@ -150,7 +169,8 @@ impl Driver {
         let limits = [
             (Kind::Control, CONTROL_IN_FLIGHT_MAX),
             (Kind::Part, self.config.parts_in_flight.max(1) as usize),
-            (Kind::Small, self.config.small_in_flight.max(1) as usize),
+            // Batches gain by being large: two, so that one is written while the other is made durable.
+            (Kind::Small, if self.batch_max > 1 { BATCHES_IN_FLIGHT } else { self.config.small_in_flight.max(1) as usize }),
         ];
         for (kind, limit) in limits {
             let room = limit.saturating_sub(self.count(kind));
@@ -162,7 +182,19 @@ impl Driver {
                     Kind::Small => &mut queues.small,
                 };
                 let Some(job) = queue.pop_front() else { break };
-                self.start(kind, job);
+                match job {
+                    Job::Put { file, key, meta, body, stale: None } if kind == Kind::Small && self.batch_max > 1 => {
+                        let mut batch = vec![(file, (key, meta, body))];
+                        while batch.len() < self.batch_max
+                            && let Some(Job::Put { file, key, meta, body, .. }) =
+                                queue.pop_front_if(|job| matches!(job, Job::Put { stale: None, .. }))
+                        {
+                            batch.push((file, (key, meta, body)));
+                        }
+                        self.start_batch(batch);
+                    }
+                    job => self.start(kind, job),
+                }
             }
         }
         self.gauge(0);
@@ -175,6 +207,28 @@ impl Driver {
         if let Some(rate) = self.meter.note(Instant::now(), bytes, in_flight > 0) {
             self.stats.drain_bytes_per_s.store(rate, Relaxed);
         }
+    }
+
+    fn start_batch(&mut self, batch: Vec<(u32, (ObjectKey, ObjectMeta, Body))>) {
+        let store = Arc::clone(&self.store);
+        let handle = self.tasks.spawn(async move {
+            let (files, objects): (Vec<u32>, Vec<_>) = batch.into_iter().unzip();
+            let results = store.put_many(objects).await;
+            (u32::MAX, Ok(Outcome::Many(files.into_iter().zip(results).collect())))
+        });
+        self.running.insert(handle.id(), (Kind::Small, handle));
+    }
+
+    /// Before everything is reported as stored.
+    fn start_sync(&mut self) {
+        let store = Arc::clone(&self.store);
+        let handle = self.tasks.spawn(async move {
+            let synced = tokio::task::spawn_blocking(move || store.sync()).await;
+            let failed =
+                |error| Err(StoreError::Io { action: "make durable", path: "files".to_owned(), source: std::io::Error::other(error) });
+            (u32::MAX, synced.unwrap_or_else(failed).map(|()| Outcome::Synced))
+        });
+        self.running.insert(handle.id(), (Kind::Control, handle));
     }
 
     fn start(&mut self, kind: Kind, job: Job) {
@@ -253,24 +307,30 @@ impl Driver {
                 }
                 self.assembly.part_stored(file, receipt);
             }
-            Outcome::Stored(object) => {
-                self.open.remove(&file);
-                if let Some((journal, done)) = self.journal.as_ref().zip(self.assembly.done_object(file, &object)) {
-                    journal.done(done);
-                }
-                let crc = object.crc;
-                self.stored.insert(file, object);
-                self.assembly.object_stored(file, crc);
-                // A put's bytes are counted here; those of parts were when they were stored.
-                if kind != Some(Kind::Control)
-                    && let Some(Milestone::File { meta, .. }) = self.assembly.milestones.back()
-                {
-                    self.acknowledged(meta.size);
+            Outcome::Many(objects) => {
+                for (file, stored) in objects {
+                    self.stored(file, stored?, true);
                 }
             }
+            Outcome::Stored(object) => self.stored(file, object, kind != Some(Kind::Control)),
+            Outcome::Synced => self.synced = true,
             Outcome::Aborted => {}
         }
         Ok(())
+    }
+
+    /// An object is complete; `is_put`: by a put, whose bytes are counted here; those of parts were when they were stored.
+    fn stored(&mut self, file: u32, object: StoredObject, is_put: bool) {
+        self.open.remove(&file);
+        if let Some((journal, done)) = self.journal.as_ref().zip(self.assembly.done_object(file, &object)) {
+            journal.done(done);
+        }
+        let crc = object.crc;
+        self.stored.insert(file, object);
+        self.assembly.object_stored(file, crc);
+        if is_put && let Some(Milestone::File { meta, .. }) = self.assembly.milestones.back() {
+            self.acknowledged(meta.size);
+        }
     }
 
     fn acknowledged(&mut self, bytes: u64) {

@@ -1,0 +1,117 @@
+//! Many small files at once: their data is made durable together, then all get their names.
+//!
+//! A file of its own needs two `fsync`, which bounds a disk to some hundred files a second. Here a file is created under a temporary
+//! name, one `syncfs` covers all of a batch, and then they are renamed. What carries a final name is complete whatever happens in between; what
+//! a crash leaves are temporary files, which the next transfer of the same file takes over. The renames themselves are durable with
+//! [`crate::Store::sync`], before the transfer is reported as done.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::walk::{failed, parent};
+use super::{LocalStore, rename, temporary_name, write_all};
+use crate::error::StoreError;
+use crate::store::{Body, ObjectKey, ObjectMeta, StoredObject};
+
+/// An object to be put.
+pub(super) type Item = (ObjectKey, ObjectMeta, Body);
+
+/// A file that is written and has no name yet.
+struct Written<'a> {
+    dir: Arc<OwnedFd>,
+    name: &'a [u8],
+    temporary: Vec<u8>,
+}
+
+impl LocalStore {
+    /// Puts objects; results come in the order of the items.
+    pub(super) fn put_batch(&self, items: &[Item]) -> Vec<Result<StoredObject, StoreError>> {
+        let mut directories = Directories::default();
+        let mut results: Vec<Option<Result<StoredObject, StoreError>>> = Vec::with_capacity(items.len());
+        let mut written = Vec::with_capacity(items.len());
+        for (index, (key, meta, body)) in items.iter().enumerate() {
+            match self.write_temporary(&mut directories, key, meta, body) {
+                Ok(Some(file)) => {
+                    written.push((index, file));
+                    results.push(None);
+                }
+                // Something of that name is there: the careful way.
+                Ok(None) => results.push(Some(self.put_one(key, *meta, body))),
+                Err(error) => results.push(Some(Err(error))),
+            }
+        }
+        let synced = if written.is_empty() { Ok(()) } else { rustix::fs::syncfs(&*self.root) };
+        for (index, file) in written {
+            let (key, meta, body) = &items[index];
+            let named = synced.and_then(|()| rename(&file.dir, &file.temporary, file.name, meta.overwrite));
+            if named.is_err() {
+                // Fails only if it has gone already.
+                let _ = rustix::fs::unlinkat(&*file.dir, file.temporary.as_slice(), AtFlags::empty());
+            }
+            results[index] = Some(match named {
+                Ok(()) => Ok(StoredObject { etag: None, crc: body.crc(), verified_by_store: false }),
+                // A transfer that was cut off after this file.
+                Err(Errno::EXIST) => {
+                    self.same(key, meta, body.crc()).and_then(|same| same.ok_or_else(|| failed("rename", key, Errno::EXIST)))
+                }
+                Err(errno) => Err(failed("store", key, errno)),
+            });
+        }
+        results.into_iter().flatten().collect()
+    }
+
+    /// `None`: a file of the temporary name is there.
+    fn write_temporary<'k>(
+        &self,
+        directories: &mut Directories<'k>,
+        key: &'k ObjectKey,
+        meta: &ObjectMeta,
+        body: &Body,
+    ) -> Result<Option<Written<'k>>, StoreError> {
+        let (dir, name) = directories.open(self, key)?;
+        let temporary = temporary_name(name);
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(&*dir, temporary.as_slice(), flags, Mode::from_raw_mode(0o600)) {
+            Ok(fd) => fd,
+            Err(Errno::EXIST) => return Ok(None),
+            Err(errno) => return Err(failed("create", key, errno)),
+        };
+        let fill = || {
+            write_all(fd.as_fd(), body.chunks(), 0)?;
+            let mode = if meta.mode == 0 { 0o644 } else { meta.mode & 0o777 };
+            rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?;
+            let time = Timespec { tv_sec: meta.mtime_ns.div_euclid(1_000_000_000), tv_nsec: meta.mtime_ns.rem_euclid(1_000_000_000) };
+            rustix::fs::futimens(&fd, &Timestamps { last_access: time, last_modification: time })
+        };
+        if let Err(errno) = fill() {
+            // What cannot be removed is taken over by the next transfer of this file.
+            let _ = rustix::fs::unlinkat(&*dir, temporary.as_slice(), AtFlags::empty());
+            return Err(failed("write", key, errno));
+        }
+        Ok(Some(Written { dir, name, temporary }))
+    }
+}
+
+/// The directory of the latest file: most of a batch lie in the same one.
+#[derive(Default)]
+struct Directories<'k> {
+    latest: Option<(&'k [u8], Arc<OwnedFd>)>,
+}
+
+impl<'k> Directories<'k> {
+    fn open(&mut self, store: &LocalStore, key: &'k ObjectKey) -> Result<(Arc<OwnedFd>, &'k [u8]), StoreError> {
+        let bytes = key.as_bytes();
+        let cut = bytes.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
+        let (path, name) = bytes.split_at(cut);
+        if let Some((_, dir)) = self.latest.as_ref().filter(|(known, _)| *known == path) {
+            return Ok((Arc::clone(dir), name));
+        }
+        let (dir, _) = parent(store.root.as_fd(), key, true)?.ok_or_else(|| failed("make the directory of", key, Errno::NOENT))?;
+        let dir = Arc::new(dir);
+        self.latest = Some((path, Arc::clone(&dir)));
+        Ok((dir, name))
+    }
+}
