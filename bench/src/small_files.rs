@@ -4,6 +4,9 @@
 //! from the client's first packet to its "done": everything is durable then. Client, emulator (`wan` only), engine and control process share this
 //! machine's cores.
 //!
+//! On ext4, wait a minute between runs: it passes over inodes that were freed in the last seconds one by one, and the run before has freed
+//! hundreds of thousands (`recently_deleted` in fs/ext4/ialloc.c; seen to cost two thirds of the speed).
+//!
 //! JSON (`--json FILE`): `files`, `file_bytes`, `in_memory`, and `cases`: one object a case with `case` (`clean` or `wan`), `rtt_ms`, `loss`,
 //! `rate_bps`, `files_per_s`, `seconds` (to "done"), `seconds_command` (with set-up and walk), `rss_client_bytes`, `rss_engine_bytes` (largest
 //! resident sets), `cpu_s_client`, `cpu_s_server`, `emulator_valid`, `bytes_sent_over_needed`. The first case's `files_per_s`, `rss_client_bytes` and
@@ -174,6 +177,8 @@ fn play(
     let source = folder.join("source");
     fs::create_dir(&source)?;
     tree::uniform(&source, arguments.files, arguments.file_bytes, &mut Random::new(1))?;
+    // So that making durable what arrives does not wait for what was there before.
+    nix::unistd::sync();
     let out = folder.join("client.out");
     command.args(["send", "--json"]).arg(format!("{}/", source.display())).arg("local:in/");
     let output = fs::File::create(&out)?;
