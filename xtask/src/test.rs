@@ -22,6 +22,9 @@ use programs::Program;
 /// Packages whose tests run one at a time.
 const SERIAL_PACKAGES: [&str; 4] = ["tradewind-xdp", "tradewind-netem", "tradewind-tests", "tradewind-storage"];
 
+/// The package of the end-to-end tests.
+const END_TO_END: &str = "tradewind-tests";
+
 /// Packages whose tests start programs of the whole workspace.
 const END_TO_END_PACKAGES: [&str; 4] = ["tradewind-tests", "tradewind-bench", "tradewindd", "tradewind-cli"];
 
@@ -30,7 +33,7 @@ const AFXDP_PACKAGES: [&str; 2] = ["tradewind-xdp", "tradewind-tests"];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Packages to test, with or without `tradewind-` (default: all)
+    /// Packages to test, with or without `tradewind-`, or end-to-end tests by their file in `tests/tests`: trees, resume (default: all)
     packages: Vec<String>,
     /// Arguments for the test programs, such as a part of a test's name
     #[arg(last = true)]
@@ -41,13 +44,30 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
     setup::run()?;
     let workspace = cargo::workspace()?;
-    let chosen = choose(&arguments.packages, workspace.packages.iter().map(|package| package.name.as_str()))?;
+    let end_to_end = workspace.packages.iter().filter(|package| package.name == END_TO_END);
+    let files: Vec<&str> = end_to_end
+        .flat_map(|package| &package.targets)
+        .filter(|(kind, _)| kind == "test")
+        .filter_map(|(_, path)| path.file_stem()?.to_str())
+        .collect();
+    let (of_files, of_packages): (Vec<&str>, Vec<&str>) =
+        arguments.packages.iter().map(String::as_str).partition(|name| files.contains(name));
+    let names = workspace.packages.iter().map(|package| package.name.as_str());
+    let mut chosen = if of_packages.is_empty() && !of_files.is_empty() { Vec::new() } else { choose(&of_packages, names)? };
+    // Only these files of the package, unless all of it is wanted.
+    let only = if chosen.contains(&END_TO_END) { Vec::new() } else { of_files };
+    if !only.is_empty() {
+        chosen.push(END_TO_END);
+    }
     if chosen.iter().any(|package| END_TO_END_PACKAGES.contains(package)) {
         // These tests start the programs themselves; they find them in TRADEWIND_BIN_DIR.
         // With --tests, so that dependencies get the features that the tests ask for and are not built twice.
         process::run(cargo::cargo().args(["build", "--workspace", "--bins", "--tests"]))?;
     }
     let mut tests = programs::build(&workspace, &chosen)?;
+    tests.retain(|program| {
+        program.package != END_TO_END || only.is_empty() || only.iter().any(|file| program.name == format!("test {file}"))
+    });
     tests.sort_by_key(|program| (is_serial(&program.package), program.package.clone(), program.name.clone()));
 
     let mut tally = Tally::default();
@@ -66,14 +86,14 @@ fn is_serial(package: &str) -> bool {
 }
 
 /// The packages meant by `wanted`, out of `all`; all of them if nothing is wanted.
-fn choose<'a>(wanted: &[String], all: impl Iterator<Item = &'a str>) -> Result<Vec<&'a str>> {
+fn choose<'a>(wanted: &[&str], all: impl Iterator<Item = &'a str>) -> Result<Vec<&'a str>> {
     let all: Vec<_> = all.collect();
     if wanted.is_empty() {
         return Ok(all);
     }
     let mut chosen = Vec::new();
     for name in wanted {
-        let found = all.iter().find(|package| **package == name || package.strip_prefix("tradewind-") == Some(name));
+        let found = all.iter().find(|package| *package == name || package.strip_prefix("tradewind-") == Some(name));
         chosen.push(*found.with_context(|| format!("there is no package {name}; there are: {}", all.join(", ")))?);
     }
     Ok(chosen)
@@ -145,7 +165,7 @@ mod tests {
     #[test]
     fn packages_are_chosen_by_short_or_full_name() {
         let all = ["tradewind-netio", "tradewind-xdp", "tradewindd"];
-        let chosen = |wanted: &[&str]| choose(&wanted.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), all.into_iter());
+        let chosen = |wanted: &[&str]| choose(wanted, all.into_iter());
         assert_eq!(chosen(&[]).expect("all"), all);
         assert_eq!(chosen(&["xdp", "tradewindd"]).expect("known"), ["tradewind-xdp", "tradewindd"]);
         assert_eq!(chosen(&["tradewind-netio"]).expect("known"), ["tradewind-netio"]);
