@@ -23,7 +23,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -32,7 +32,7 @@ impl Random {
 
     /// A number below `bound`, which is not 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.number() % bound
     }
 
     /// Writes a file of so many random bytes.
@@ -45,7 +45,7 @@ impl Random {
         let mut left = bytes;
         while left > 0 {
             for word in buffer.chunks_exact_mut(8) {
-                word.copy_from_slice(&self.next().to_le_bytes());
+                word.copy_from_slice(&self.number().to_le_bytes());
             }
             let now = left.min(buffer.len() as u64);
             out.write_all(&buffer[..now as usize])?;

@@ -90,7 +90,7 @@ impl State {
             match scope.sweep(keep, &retry).await {
                 Ok(0) => {}
                 Ok(uploads) => {
-                    tracing::info!("{uploads} interrupted uploads aborted that nobody has gone on with for {} s", keep.as_secs())
+                    tracing::info!("{uploads} interrupted uploads aborted that nobody has gone on with for {} s", keep.as_secs());
                 }
                 Err(error) => tracing::warn!(%error, "interrupted uploads that nobody goes on with could not be looked for"),
             }

@@ -16,6 +16,7 @@
 mod connect;
 mod display;
 mod doctor;
+mod dry_run;
 mod events;
 mod failure;
 mod gather;

@@ -17,6 +17,7 @@ use tradewind_client::{
 
 use crate::connect::{connect, resolve, tcp_round_trip};
 use crate::display::{self, Reporter};
+use crate::dry_run;
 use crate::events;
 use crate::failure::{self, Failure};
 use crate::gather::{Gathering, LeftOut, Notes};
@@ -24,8 +25,7 @@ use crate::interrupt::{Interrupts, Signal};
 use crate::options::SendOptions;
 use crate::retry::{self, Cure};
 use crate::select::Selection;
-use crate::sources::{Plan, Walked};
-use crate::units;
+use crate::sources::Plan;
 
 /// Silence of the server's engine after which the transfer fails.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -43,7 +43,7 @@ pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
     let selection = Selection::new(&options.select)?;
     let plan = Arc::new(Plan::new(&options.sources, &options.lists, &options.destination, selection)?);
     if options.dry_run {
-        return show(options, &plan);
+        return dry_run::show(options, &plan);
     }
     let mut interrupts = Interrupts::new()?;
     let mut attempt = Attempt { number: 0, packet_bytes_max: None, begun: None };
@@ -80,63 +80,6 @@ struct Attempt {
     begun: Option<(Client, String)>,
 }
 
-/// `--dry-run`: what would be sent.
-fn show(options: &SendOptions, plan: &Arc<Plan>) -> Result<u8, Failure> {
-    let destination = &options.destination;
-    let exact = plan.destination.names_one_file();
-    let slash = if destination.ends_with(['/', ':']) { "" } else { "/" };
-    let (left_out, mut skipped, mut files, mut bytes) = (LeftOut::default(), Vec::new(), 0, 0u64);
-    for walked in plan.walk() {
-        match walked {
-            Walked::File { source, bytes: size } => {
-                (files, bytes) = (files + 1, bytes.saturating_add(size));
-                let name = String::from_utf8_lossy(&source.name);
-                let to = if exact { destination.clone() } else { format!("{destination}{slash}{name}") };
-                if options.json {
-                    events::emit(&events::file(&source, &to));
-                } else {
-                    display::result(&format!("{} -> {to}", source.path.display()));
-                }
-            }
-            Walked::Skipped(why) if options.json => skipped.push(why),
-            Walked::Skipped(why) => {
-                skipped.push(String::new());
-                if !options.quiet {
-                    display::note(&why);
-                }
-            }
-            Walked::Unselected => drop(left_out.unselected.fetch_add(1, Ordering::Relaxed)),
-            Walked::Failed(error) => {
-                if !options.json && !options.quiet {
-                    display::note(&format!("cannot be sent: {error}"));
-                }
-                left_out.fail(error, if options.json { &Notes::Events } else { &Notes::Quiet });
-            }
-        }
-    }
-    if options.json {
-        events::emit(&events::dry_run(files, bytes, &left_out, &skipped));
-    } else if !options.quiet {
-        display::note(&format!(
-            "would send {} ({}), {} left out, {} skipped",
-            units::count(files, "file", "files"),
-            units::bytes(bytes),
-            left_out.unselected.load(Ordering::Relaxed),
-            skipped.len()
-        ));
-    }
-    if files == 0 {
-        return Err(nothing(plan, &left_out));
-    }
-    left_out.failure(true).map_or(Ok(exit::OK), Err)
-}
-
-/// Why nothing can be sent.
-fn nothing(plan: &Plan, left_out: &LeftOut) -> Failure {
-    let unselected = left_out.unselected.load(Ordering::Relaxed);
-    left_out.failure(false).unwrap_or_else(|| Failure::NoFiles { places: plan.places(), unselected })
-}
-
 /// What people are told before a restart.
 fn again(failure: &Failure, attempt: &Attempt, retries: u32) -> String {
     let smaller = attempt.packet_bytes_max.map_or(String::new(), |bytes| format!(" with packets of at most {bytes} bytes"));
@@ -159,7 +102,7 @@ async fn once(options: &SendOptions, plan: &Arc<Plan>, attempt: &mut Attempt, in
     let head = head.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })?;
     let head = head.map_err(|error| Failure::Local { what: "the walking thread failed", detail: error.to_string() })?;
     if head.is_empty {
-        return Err(nothing(plan, &left_out));
+        return Err(dry_run::nothing(plan, &left_out));
     }
     let agreed = interrupts.unless(agree(options, head.totals, attempt, quiet)).await;
     let (agreed, request) = agreed.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;

@@ -47,7 +47,9 @@ fn bench(arguments: &Arguments) -> Result<()> {
         None | Some(What::Crypto) => crypto::run(),
         Some(What::Cells(arguments)) => drop(cells::run(arguments, &Interrupt::watch()?)?),
         Some(What::SmallFiles(arguments)) => drop(small_files::run(arguments, &Interrupt::watch()?)?),
-        Some(What::KillResume(arguments)) => drop(kill_resume::run(arguments, &Interrupt::watch()?)?),
+        Some(What::KillResume(arguments)) => {
+            kill_resume::run(arguments, &Interrupt::watch()?)?;
+        }
         Some(What::Fairness(arguments)) => drop(fairness::run(arguments, &Interrupt::watch()?)?),
     }
     Ok(())
