@@ -38,8 +38,8 @@ impl Loopback {
     pub fn start(parent: &Path, interrupt: &Interrupt) -> Result<Self> {
         let programs = Programs::find()?;
         let folder = tempfile::Builder::new().prefix("twloop-").tempdir_in(parent)?;
-        let rest_port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let data_port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
+        let rest_port = free_port(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())?;
+        let data_port = free_port(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok())?;
         let (local, state) = (folder.path().join("local"), folder.path().join("state"));
         fs::create_dir(&local)?;
         let text = format!(
@@ -143,4 +143,11 @@ root = "{local}"
         command.args(arguments).stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
         command.spawn().context("cannot start tradewind")
     }
+}
+
+/// A port that is free now, outside the range from which the kernel takes ports of connections: while a killed server is down, a client that tries to
+/// reach it could otherwise get its port, and meet itself.
+fn free_port(is_free: impl Fn(u16) -> bool) -> Result<u16> {
+    let first = 20_000 + u16::try_from(std::process::id() % 10_000)?;
+    (first..32_000).find(|&port| is_free(port)).context("no port between 20000 and 32000 is free")
 }

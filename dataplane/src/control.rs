@@ -36,10 +36,12 @@ const SOFTWARE: &str = concat!("tradewind-engine ", env!("CARGO_PKG_VERSION"));
 const CREDIT_BLOCKS_DEFAULT: u64 = 256;
 /// How long a store may take to say whether it takes objects.
 const STORE_CHECK_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long looking through what earlier transfers left may take.
-const RESUME_TIMEOUT: Duration = Duration::from_secs(100);
+/// A lane whose sender never came is given up after this.
+const FIRST_PACKET_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same where the sender has to fetch a list first of what is durable.
+const FIRST_PACKET_AFTER_LIST: Duration = Duration::from_secs(240);
 /// Silence after which the sender of a rival has gone: it says something at least once a second.
-const RIVAL_SILENCE: Duration = Duration::from_millis(1_500);
+const RIVAL_SILENCE: Duration = Duration::from_millis(2_500);
 /// How long one may take to its first packet.
 const RIVAL_FIRST_PACKET: Duration = Duration::from_secs(10);
 /// How long a rival's end is waited for.
@@ -114,6 +116,7 @@ struct OpenedLane {
     cancel: Option<oneshot::Sender<LaneClosed>>,
     blocks: u64,
     shared: Arc<LaneShared>,
+    owner: String,
     destination: Destination,
     opened: Instant,
 }
@@ -230,10 +233,7 @@ async fn destined(open: &OpenLane, state: Option<State>) -> Result<Destined, Sto
         ..UploaderConfig::default()
     };
     let prepared = match state {
-        Some(state) => {
-            let looking = tokio::time::timeout(RESUME_TIMEOUT, state.prepare(open.lane_id, &store, &config, open.resume)).await;
-            Some(looking.unwrap_or_else(|_| Err(timeout("looking for what is durable already", RESUME_TIMEOUT)))?)
-        }
+        Some(state) => Some(state.prepare(open.lane_id, &store, &config, open.resume).await?),
         None => None,
     };
     Ok(Destined { store, config, prepared })
@@ -300,6 +300,9 @@ impl Engine {
     }
 
     fn refuse(&self, lane_id: u64, code: ErrorCode, text: impl Into<String>) {
+        if let Some(state) = &self.facts.state {
+            state.forget_list(lane_id);
+        }
         self.tell(FromEngine::LaneRefused(LaneClosed { lane_id, code, text: text.into() }));
     }
 
@@ -323,7 +326,7 @@ impl Engine {
         self.opening.insert(lane, None);
         let (actions, state) = (self.actions.clone(), self.facts.state.clone());
         let rivals: Vec<Rival> = match state {
-            Some(_) => self.rivals(&open.destination),
+            Some(_) => self.rivals(&open),
             None => Vec::new(),
         };
         tokio::spawn(async move {
@@ -333,8 +336,10 @@ impl Engine {
         });
     }
 
-    fn rivals(&self, destination: &Destination) -> Vec<Rival> {
-        let same = self.lanes.iter().filter(|(_, lane)| lane.destination == *destination);
+    /// Lanes of the same user into the same destination.
+    fn rivals(&self, open: &OpenLane) -> Vec<Rival> {
+        let is_rival = |lane: &OpenedLane| lane.destination == open.destination && lane.owner == open.owner;
+        let same = self.lanes.iter().filter(|(_, lane)| is_rival(lane));
         same.map(|(id, lane)| Rival { lane_id: *id, shared: Arc::clone(&lane.shared), opened: lane.opened }).collect()
     }
 
@@ -360,7 +365,8 @@ impl Engine {
         let most = self.facts.chunk_bytes as u32;
         let chunk_bytes = if open.chunk_bytes == 0 { most } else { most.min(open.chunk_bytes) };
         let durable = destined.prepared.as_mut().and_then(|prepared| prepared.list.take());
-        match self.start_lane(open, destined, blocks, chunk_bytes) {
+        let has_list = durable.as_ref().is_some_and(|list| list.path.is_some());
+        match self.start_lane(open, destined, has_list, blocks, chunk_bytes) {
             Ok(()) => {
                 let credit_blocks = blocks as u32;
                 self.tell(FromEngine::LaneOpened(LaneAccepted { lane_id, chunk_bytes, credit_blocks, durable }));
@@ -369,7 +375,7 @@ impl Engine {
         }
     }
 
-    fn start_lane(&mut self, open: &OpenLane, destined: Destined, blocks: u64, chunk_bytes: u32) -> Result<(), String> {
+    fn start_lane(&mut self, open: &OpenLane, destined: Destined, has_list: bool, blocks: u64, chunk_bytes: u32) -> Result<(), String> {
         let lane = LaneId(open.lane_id);
         if let Some(steering) = &self.workers.steering {
             steering.add_lane(lane.0, None).map_err(|error| error.to_string())?;
@@ -414,6 +420,7 @@ impl Engine {
             to_control: self.to_control.clone(),
             cancel: cancelled,
             recent: VecDeque::new(),
+            first_packet_timeout: if has_list { FIRST_PACKET_AFTER_LIST } else { FIRST_PACKET_TIMEOUT },
         };
         let actions = self.actions.clone();
         tokio::spawn(async move {
@@ -421,8 +428,8 @@ impl Engine {
             let _ = actions.send(Action::LaneEnded(lane.0, Box::new(last)));
         });
         self.blocks_promised += blocks;
-        let (destination, opened) = (open.destination.clone(), Instant::now());
-        self.lanes.insert(lane.0, OpenedLane { cancel: Some(cancel), blocks, shared: lane_shared, destination, opened });
+        let (owner, destination, opened) = (open.owner.clone(), open.destination.clone(), Instant::now());
+        self.lanes.insert(lane.0, OpenedLane { cancel: Some(cancel), blocks, shared: lane_shared, owner, destination, opened });
         tracing::info!("transfer {}: lane {lane} open, {blocks} blocks, {chunk_bytes} bytes a packet", open.transfer_id);
         Ok(())
     }

@@ -25,8 +25,6 @@ const RECENT_FILES_MAX: usize = 100;
 const RECENT_FILES_INTERVAL: Duration = Duration::from_millis(100);
 /// How often credits are carried from storage to the worker.
 const CREDIT_INTERVAL: Duration = Duration::from_millis(5);
-/// A lane whose sender never came is given up after this.
-const FIRST_PACKET_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Everything a lane's task owns.
 pub(crate) struct LaneTask {
@@ -42,6 +40,8 @@ pub(crate) struct LaneTask {
     pub(crate) cancel: oneshot::Receiver<LaneClosed>,
     /// The latest files that were stored and the control process has not been told of.
     pub(crate) recent: VecDeque<FileDone>,
+    /// How long its sender may take to its first packet.
+    pub(crate) first_packet_timeout: Duration,
 }
 
 /// How a lane ended.
@@ -126,7 +126,7 @@ impl LaneTask {
     }
 
     fn first_packet_overdue(&self, opened: Instant) -> Option<End> {
-        if self.shared.claimed.load(Ordering::Acquire) || opened.elapsed() < FIRST_PACKET_TIMEOUT {
+        if self.shared.claimed.load(Ordering::Acquire) || opened.elapsed() < self.first_packet_timeout {
             return None;
         }
         let rejected = self.shared.packets_rejected.load(Ordering::Relaxed);

@@ -27,6 +27,7 @@ fn run(options: &Options) -> Result<()> {
         println!("{}", probe::report(options.interface.as_deref()));
         return Ok(());
     };
+    raise_descriptor_limit();
     let stream = tradewind_ipc::inherited_stream(control_fd).context("the engine is started by tradewindd")?;
     let opened = topology::open(options)?;
     privileges::drop_capabilities().map_err(anyhow::Error::msg).context("the engine does not run with privileges it does not need")?;
@@ -37,6 +38,15 @@ fn run(options: &Options) -> Result<()> {
     runtime.block_on(control::serve(stream, workers, pool, ready))?;
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     Ok(())
+}
+
+/// A batch of small files holds a descriptor for each; the usual soft limit of 1024 is for programs that use `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
 }
 
 fn start_log(format: LogFormat) {

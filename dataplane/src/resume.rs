@@ -10,6 +10,11 @@ use tradewind_ipc::{DurableList, DurableSummary};
 use tradewind_proto::block::fingerprint;
 use tradewind_storage::{Durable, Journal, Resumption, RetryPolicy, Scope, Store, StoreError, UploaderConfig, resume};
 
+/// How long looking through what earlier transfers left may take.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(80);
+/// How long giving up old uploads may keep a transfer waiting.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The engine's memory that outlives it.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
@@ -51,7 +56,20 @@ impl State {
         is_wanted: bool,
     ) -> Result<Prepared, StoreError> {
         let scope = self.journal.scope(Arc::clone(store));
-        self.sweep(scope.clone(), config.retry);
+        self.sweep(&scope, config.retry).await;
+        let looking = tokio::time::timeout(RESUME_TIMEOUT, self.look(lane_id, &scope, config, is_wanted)).await;
+        if let Ok(prepared) = looking {
+            return prepared;
+        }
+        // Too much is there to be looked at: it is sent again, and recognised one by one.
+        tracing::warn!("lane {lane_id:016x}: what is durable was not found out within {} s and is sent again", RESUME_TIMEOUT.as_secs());
+        self.forget_list(lane_id);
+        let mut prepared = self.look(lane_id, &scope, config, false).await?;
+        prepared.resumption.recognise();
+        Ok(prepared)
+    }
+
+    async fn look(&self, lane_id: u64, scope: &Scope, config: &UploaderConfig, is_wanted: bool) -> Result<Prepared, StoreError> {
         let path = self.list_path(lane_id);
         let failed = |error: io::Error| StoreError::Journal { detail: format!("{}: {error}", path.display()) };
         let (mut summary, mut list) = (DurableSummary::default(), None);
@@ -62,7 +80,7 @@ impl State {
             };
             write_line(list, &mut summary, durable).map_err(failed)
         };
-        let resumption = resume(&scope, config, is_wanted, &mut each).await?;
+        let resumption = resume(scope, config, is_wanted, &mut each).await?;
         let path = match list {
             Some(mut list) => {
                 list.flush().map_err(failed)?;
@@ -83,18 +101,17 @@ impl State {
         self.lists.join(format!("{lane_id:016x}.ndjson"))
     }
 
-    /// The janitor: gives up what nobody has gone on with, beside everything else.
-    fn sweep(&self, scope: Scope, retry: RetryPolicy) {
+    /// The janitor: gives up what nobody has gone on with, before anybody is told of it.
+    async fn sweep(&self, scope: &Scope, retry: RetryPolicy) {
         let keep = self.keep;
-        tokio::spawn(async move {
-            match scope.sweep(keep, &retry).await {
-                Ok(0) => {}
-                Ok(uploads) => {
-                    tracing::info!("{uploads} interrupted uploads aborted that nobody has gone on with for {} s", keep.as_secs());
-                }
-                Err(error) => tracing::warn!(%error, "interrupted uploads that nobody goes on with could not be looked for"),
+        match tokio::time::timeout(SWEEP_TIMEOUT, scope.sweep(keep, &retry)).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(uploads)) => {
+                tracing::info!("{uploads} interrupted uploads aborted that nobody has gone on with for {} s", keep.as_secs());
             }
-        });
+            Ok(Err(error)) => tracing::warn!(%error, "interrupted uploads that nobody goes on with could not be looked for"),
+            Err(_) => tracing::info!("more uploads that nobody has gone on with are left to the next lane"),
+        }
     }
 }
 

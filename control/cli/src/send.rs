@@ -109,7 +109,14 @@ async fn once(options: &SendOptions, plan: &Arc<Plan>, attempt: &mut Attempt, in
     let id = agreed.answer.transfer_id.as_str();
     attempt.begun = Some((agreed.client.clone(), id.to_owned()));
     let interrupted = |signal| Failure::Interrupted { signal, transfer_id: Some(id.to_owned()) };
-    let durable = interrupts.unless(durable(&agreed)).await.map_err(interrupted)??;
+    let durable = match interrupts.unless(durable(&agreed)).await.map_err(interrupted).and_then(|result| result) {
+        Ok(durable) => durable,
+        Err(failure) => {
+            // Its lane would hold what it took over until the server gives it up.
+            tell_server(&agreed.client, id).await;
+            return Err(failure);
+        }
+    };
 
     let cancel = Arc::new(AtomicBool::new(false));
     let problems = (Arc::clone(&left_out), notes);

@@ -82,7 +82,7 @@ impl Plan {
         let base = lists.src_base.as_deref();
         let mut roots = arguments.iter().map(|path| Root::new(path.clone(), base)).collect::<Result<Vec<_>, _>>()?;
         for list in &lists.file_list {
-            for line in read_list(list)? {
+            for line in read_list(list)?.into_iter().filter(|line| !line.is_empty()) {
                 roots.push(Root::new(line.into(), base)?);
             }
         }
@@ -180,7 +180,7 @@ fn name_from(path: &Path, base: &Path) -> Result<Vec<u8>, Failure> {
     Ok(name)
 }
 
-/// The lines of a list; bytes, for names are bytes. Empty lines are none.
+/// The lines of a list; bytes, for names are bytes. With empty lines but for those at the end.
 fn read_list(list: &Path) -> Result<Vec<OsString>, Failure> {
     let mut text = Vec::new();
     let reading = if list == Path::new("-") {
@@ -191,7 +191,9 @@ fn read_list(list: &Path) -> Result<Vec<OsString>, Failure> {
     reading.map_err(|source| Failure::Source(SourceError::Read { path: list.to_owned(), source }))?;
     let end = if text.contains(&0) { 0 } else { b'\n' };
     let lines = text.split(|&byte| byte == end).map(|line| if end == 0 { line } else { line.strip_suffix(b"\r").unwrap_or(line) });
-    Ok(lines.filter(|line| !line.is_empty()).map(|line| OsString::from_vec(line.to_vec())).collect())
+    let mut lines: Vec<OsString> = lines.map(|line| OsString::from_vec(line.to_vec())).collect();
+    while lines.pop_if(|line| line.is_empty()).is_some() {}
+    Ok(lines)
 }
 
 fn read_pairs(list: &Path) -> Result<Vec<Root>, Failure> {
@@ -200,6 +202,12 @@ fn read_pairs(list: &Path) -> Result<Vec<Root>, Failure> {
     if let [path] = odd {
         return Err(Failure::Usage {
             detail: format!("{}: the last path, {}, has no name behind it", list.display(), Path::new(path).display()),
+            hint: "a pair list has two lines for each file: its path, and its name below the destination".to_owned(),
+        });
+    }
+    if let Some(index) = lines.iter().position(|line| line.is_empty()) {
+        return Err(Failure::Usage {
+            detail: format!("{}: line {} is empty", list.display(), index + 1),
             hint: "a pair list has two lines for each file: its path, and its name below the destination".to_owned(),
         });
     }

@@ -213,6 +213,8 @@ pub struct LaneReport {
 pub struct OpenLane {
     /// Transfer this lane belongs to; for logs.
     pub transfer_id: String,
+    /// The user whose transfer it is.
+    pub owner: String,
     /// 64 random bits, chosen by the control process.
     pub lane_id: u64,
     /// Root of the lane's packet keys.

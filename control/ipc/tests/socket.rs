@@ -10,6 +10,7 @@ use tradewind_ipc::*;
 fn open_lane() -> ToEngine {
     ToEngine::OpenLane(Box::new(OpenLane {
         transfer_id: "t-1".into(),
+        owner: "somebody".into(),
         lane_id: u64::MAX,
         secret: LaneSecret::new([9; 32]),
         cipher: Cipher::Aes256Gcm,

@@ -204,6 +204,7 @@ impl Core {
         };
         effects.push(Effect::Send(ToEngine::OpenLane(Box::new(OpenLane {
             transfer_id: id.clone(),
+            owner: caller.owner.clone(),
             lane_id,
             secret,
             cipher: submission.request.cipher,

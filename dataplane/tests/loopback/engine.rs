@@ -58,6 +58,7 @@ impl Engine {
         let secret = [self.lanes as u8; 32];
         let open = OpenLane {
             transfer_id: "test".to_owned(),
+            owner: "test".to_owned(),
             lane_id,
             secret: LaneSecret::new(secret),
             cipher: match cipher {

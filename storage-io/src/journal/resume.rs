@@ -58,6 +58,13 @@ pub struct Resumption {
     pub(crate) by_attributes: bool,
 }
 
+impl Resumption {
+    /// Objects that are there already and have the source's size and time count as ours, though nobody was told of them.
+    pub fn recognise(&mut self) {
+        self.by_attributes = true;
+    }
+}
+
 /// An upload that an earlier transfer began.
 #[derive(Debug)]
 pub(crate) struct Reopened {

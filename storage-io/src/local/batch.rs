@@ -5,14 +5,15 @@
 //! a crash leaves are temporary files, which the next transfer of the same file takes over. The renames themselves are durable with
 //! [`crate::Store::sync`], before the transfer is reported as done.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::walk::{failed, parent};
-use super::{LocalStore, rename, temporary_name, write_all};
+use super::{LocalStore, check_final_name, rename, temporary_name, write_all};
 use crate::error::StoreError;
 use crate::store::{Body, ObjectKey, ObjectMeta, StoredObject};
 
@@ -24,6 +25,8 @@ struct Written<'a> {
     dir: Arc<OwnedFd>,
     name: &'a [u8],
     temporary: Vec<u8>,
+    /// Keeps it locked until it has its name, so that no other transfer takes it over.
+    _locked: OwnedFd,
 }
 
 impl LocalStore {
@@ -43,7 +46,8 @@ impl LocalStore {
                 Err(error) => results.push(Some(Err(error))),
             }
         }
-        let synced = if written.is_empty() { Ok(()) } else { rustix::fs::syncfs(&*self.root) };
+        // Descriptors that were opened before the first write: each is told of a failed write once (since Linux 5.8).
+        let synced = directories.file_systems.values().try_for_each(|dir| rustix::fs::syncfs(&**dir));
         for (index, file) in written {
             let (key, meta, body) = &items[index];
             let named = synced.and_then(|()| rename(&file.dir, &file.temporary, file.name, meta.overwrite));
@@ -71,6 +75,7 @@ impl LocalStore {
         meta: &ObjectMeta,
         body: &Body,
     ) -> Result<Option<Written<'k>>, StoreError> {
+        check_final_name(key)?;
         let (dir, name) = directories.open(self, key)?;
         let temporary = temporary_name(name);
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -79,6 +84,11 @@ impl LocalStore {
             Err(Errno::EXIST) => return Ok(None),
             Err(errno) => return Err(failed("create", key, errno)),
         };
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOLCK | Errno::NOSYS) => {}
+            // Another transfer has taken it in between.
+            Err(_) => return Ok(None),
+        }
         let fill = || {
             write_all(fd.as_fd(), body.chunks(), 0)?;
             let mode = if meta.mode == 0 { 0o644 } else { meta.mode & 0o777 };
@@ -91,7 +101,7 @@ impl LocalStore {
             let _ = rustix::fs::unlinkat(&*dir, temporary.as_slice(), AtFlags::empty());
             return Err(failed("write", key, errno));
         }
-        Ok(Some(Written { dir, name, temporary }))
+        Ok(Some(Written { dir, name, temporary, _locked: fd }))
     }
 }
 
@@ -99,6 +109,8 @@ impl LocalStore {
 #[derive(Default)]
 struct Directories<'k> {
     latest: Option<(&'k [u8], Arc<OwnedFd>)>,
+    /// A directory of each file system that is written to.
+    file_systems: HashMap<u64, Arc<OwnedFd>>,
 }
 
 impl<'k> Directories<'k> {
@@ -111,6 +123,8 @@ impl<'k> Directories<'k> {
         }
         let (dir, _) = parent(store.root.as_fd(), key, true)?.ok_or_else(|| failed("make the directory of", key, Errno::NOENT))?;
         let dir = Arc::new(dir);
+        let device = rustix::fs::fstat(&*dir).map_err(|errno| failed("look at the directory of", key, errno))?.st_dev;
+        self.file_systems.entry(device).or_insert_with(|| Arc::clone(&dir));
         self.latest = Some((path, Arc::clone(&dir)));
         Ok((dir, name))
     }

@@ -40,8 +40,8 @@ const PROBE_SUFFIX: &[u8] = b".tradewind-probe";
 /// How often a partial file that vanishes between opening and locking is opened again.
 const LOCK_TRIES_MAX: u32 = 16;
 
-/// Small files that are made durable together.
-const BATCH_OBJECTS_MAX: usize = 1024;
+/// Small files that are made durable together; each holds a descriptor meanwhile.
+const BATCH_OBJECTS_MAX: usize = 512;
 
 /// Bytes read at once to compare contents.
 const READ_BYTES: usize = 1 << 20;
@@ -111,6 +111,7 @@ impl LocalStore {
     }
 
     fn create(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Partial, StoreError> {
+        check_final_name(key)?;
         if !meta.overwrite && self.find(key)?.is_some() {
             return Err(StoreError::DestinationExists { object: key.to_string() });
         }
@@ -126,9 +127,15 @@ impl LocalStore {
         }
         let target = Target::new(fd, dir.as_fd(), &temporary, meta.size);
         let (renamed, kept) = (AtomicBool::new(false), AtomicBool::new(false));
-        let partial = Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed, kept };
+        let is_foreign = self.is_foreign(&dir);
+        let partial = Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed, kept, is_foreign };
         partial.reserve()?;
         Ok(partial)
+    }
+
+    fn is_foreign(&self, dir: &OwnedFd) -> bool {
+        let device = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|stat| stat.st_dev).ok();
+        device(dir) != device(&self.root)
     }
 
     fn put_one(&self, key: &ObjectKey, meta: ObjectMeta, body: &Body) -> Result<StoredObject, StoreError> {
@@ -169,7 +176,8 @@ impl LocalStore {
         }
         let target = Target::new(fd, dir.as_fd(), &temporary, meta.size);
         let (renamed, kept) = (AtomicBool::new(false), AtomicBool::new(true));
-        Ok(Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed, kept })
+        let is_foreign = self.is_foreign(&dir);
+        Ok(Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed, kept, is_foreign })
     }
 }
 
@@ -196,6 +204,15 @@ fn contents_crc(fd: &OwnedFd) -> Result<Crc64, Errno> {
             Err(errno) => return Err(errno),
         }
     }
+}
+
+/// Names of temporary files are ours: a file that got one would be taken for the rest of an interrupted transfer.
+fn check_final_name(key: &ObjectKey) -> Result<(), StoreError> {
+    if key.components().next_back().is_some_and(is_temporary) {
+        let reason = "names of the form .NAME.tradewind-partial are those of unfinished files; exclude it, or give it another name";
+        return Err(StoreError::InvalidName { name: key.to_string(), reason });
+    }
+    Ok(())
 }
 
 /// Whether a file of this name is our own and only for a while.
@@ -264,6 +281,8 @@ struct Partial {
     meta: ObjectMeta,
     renamed: AtomicBool,
     kept: AtomicBool,
+    /// It lies in another file system than the store's root, which [`Store::sync`] does not reach.
+    is_foreign: bool,
 }
 
 impl Partial {
@@ -291,7 +310,9 @@ impl Partial {
             let detail = format!("{} bytes at {offset} do not fit into {} of {} bytes", body.len(), self.key, self.meta.size);
             return Err(StoreError::Configuration { detail });
         }
-        self.target.write(body.chunks(), offset).map_err(|errno| failed("write", &self.key, errno))
+        self.target.write(body.chunks(), offset).map_err(|errno| failed("write", &self.key, errno))?;
+        let result = if self.is_foreign { rustix::fs::fdatasync(self.target.fd()) } else { Ok(()) };
+        result.map_err(|errno| failed("make durable", &self.key, errno))
     }
 
     /// Mode, time, durability, name: in this order, so that whatever carries the name is complete.

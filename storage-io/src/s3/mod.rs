@@ -165,7 +165,9 @@ impl Bucket {
         }
         match self.look(key).await {
             Ok(None) => Ok(None),
-            Ok(Some(found)) if found.is_ours(meta) => Ok(Some(stored(found, crc))),
+            Ok(Some(found)) if found.is_ours(meta) && (crc == Crc64::default() || found.info.crc.is_none_or(|theirs| theirs == crc)) => {
+                Ok(Some(stored(found, crc)))
+            }
             Ok(Some(_)) => Err(StoreError::DestinationExists { object: key.to_owned() }),
             // Whoever may not list a bucket is told 403 for an object that is not there; the conditional write still decides.
             Err(StoreError::AccessDenied { .. }) if self.conditional() => Ok(None),
@@ -179,7 +181,8 @@ impl Bucket {
             return Err(error);
         }
         match self.look(key).await {
-            Ok(Some(found)) if found.is_ours(meta) => Ok(stored(found, crc)),
+            // One of the same name, size and time may hold other bytes.
+            Ok(Some(found)) if found.is_ours(meta) && found.info.crc.is_none_or(|theirs| theirs == crc) => Ok(stored(found, crc)),
             Err(looking) if looking.is_retryable() => Err(looking),
             _ => Err(error),
         }

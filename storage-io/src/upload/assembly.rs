@@ -173,7 +173,8 @@ impl Assembly {
 
     /// Files and bytes once everything announced is stored.
     pub(super) fn finished(&self) -> Option<(u64, u64)> {
-        let all = self.announced == Some(self.blocks_received) && self.files.is_empty() && self.blocks.is_empty();
+        let idle = self.jobs.control.is_empty() && self.jobs.parts.is_empty() && self.jobs.small.is_empty();
+        let all = idle && self.announced == Some(self.blocks_received) && self.files.is_empty() && self.blocks.is_empty();
         all.then_some((self.done.len() as u64, self.bytes_done))
     }
 
@@ -376,6 +377,11 @@ impl Assembly {
     pub(super) fn done_object(&self, id: u32, object: &StoredObject) -> Option<DoneObject> {
         let File { meta, key, .. } = self.files.get(&id)?;
         Some(DoneObject { key: key.clone(), size: meta.size, mtime_ns: meta.mtime_ns, etag: object.etag.clone(), crc: object.crc })
+    }
+
+    /// Whether the sender has given this file up.
+    pub(super) fn is_withdrawn(&self, id: u32) -> bool {
+        self.withdrawn.contains(&id)
     }
 
     /// The row of a file in the journal.

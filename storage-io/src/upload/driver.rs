@@ -289,7 +289,15 @@ impl Driver {
             }
         };
         let kind = self.running.remove(&id).map(|(kind, _)| kind);
-        match result? {
+        let outcome = match result {
+            // Its upload is being aborted, so its parts may find it gone.
+            Err(error) if self.assembly.is_withdrawn(file) => {
+                tracing::debug!(%error, "of a file that was withdrawn");
+                return Ok(());
+            }
+            result => result?,
+        };
+        match outcome {
             Outcome::Begun(upload) => {
                 if let Some(journal) = &self.journal
                     && let Some(object) = self.assembly.open_object(file, upload.handle())
@@ -363,12 +371,17 @@ impl Driver {
         self.tell(UploadEvent::Failed(error));
         // Queued jobs hold blocks; give them back before waiting.
         self.assembly = Assembly::new(self.config.clone(), self.store.limits(), HashMap::new(), false);
-        self.running.values().filter(|(kind, _)| *kind != Kind::Control).for_each(|(_, handle)| handle.abort());
+        // A batch cannot be stopped, and what it holds is locked until it ends.
+        let is_batch = |kind: Kind| kind == Kind::Small && self.batch_max > 1;
+        let stoppable = self.running.values().filter(|(kind, _)| *kind != Kind::Control && !is_batch(*kind));
+        stoppable.for_each(|(_, handle)| handle.abort());
         let patience = Duration::from_millis(self.config.cleanup_ms / 2);
+        // What is begun from now on is in no journal.
+        let mut late = HashMap::new();
         let waiting = async {
             while let Some(done) = self.tasks.join_next().await {
                 match done {
-                    Ok((file, Ok(Outcome::Begun(upload)))) => drop(self.open.insert(file, upload)),
+                    Ok((file, Ok(Outcome::Begun(upload)))) => drop(late.insert(file, upload)),
                     Ok((file, Ok(Outcome::Stored(_)))) => drop(self.open.remove(&file)),
                     _ => {}
                 }
@@ -383,8 +396,11 @@ impl Driver {
             let left = self.open.len() as u64 + unknown;
             self.open.clear();
             journal.flush().await;
-            return self.tell(UploadEvent::Stopped { aborted: 0, left });
+            let begun = late.len() as u64;
+            let aborted = abort_all(late, self.config.retry, patience).await;
+            return self.tell(UploadEvent::Stopped { aborted, left: left + begun - aborted });
         }
+        self.open.extend(late);
         let total = self.open.len() as u64;
         let aborted = abort_all(std::mem::take(&mut self.open), self.config.retry, patience).await;
         self.tell(UploadEvent::Stopped { aborted, left: total - aborted + unknown });
