@@ -13,7 +13,9 @@ pub enum StoreError {
         place: String,
     },
     /// The journal of what is durable cannot be read or written.
-    #[error("the journal cannot be used: {detail}")]
+    #[error(
+        "the journal cannot be used: {detail}; repair its directory, or move the file away to begin a new one (interrupted transfers then start over)"
+    )]
     Journal {
         /// Where, and what SQLite says.
         detail: String,

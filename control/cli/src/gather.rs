@@ -158,9 +158,9 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::lists::ListOptions;
     use crate::select::Selection;
     use crate::select::tests::options;
-    use crate::sources::ListOptions;
 
     fn plan(root: &std::path::Path) -> Arc<Plan> {
         let selection = Selection::new(&options(&["*.tmp"], &[])).unwrap();

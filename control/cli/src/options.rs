@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use tradewind_api::{Fingerprint, RateChange, RatePolicy, ResumePolicy, ServerAddress};
 
+use crate::lists::ListOptions;
 use crate::rate::{BitRate, RateOrNone};
 use crate::select::SelectOptions;
-use crate::sources::ListOptions;
 
 /// Moves files at line rate over any distance, straight into object storage.
 #[derive(Debug, Parser)]

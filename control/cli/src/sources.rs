@@ -4,33 +4,19 @@
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, FileType, Metadata};
-use std::io::{self, Read};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use clap::{Args, ValueHint};
 use tradewind_api::limits::{DESTINATION_BYTES_MAX, PATH_COMPONENT_BYTES_MAX};
 use tradewind_api::{DestinationUrl, ErrorCode, exit};
 use tradewind_client::{Fingerprint, Source, SourceError, fingerprint};
 
 use crate::failure::Failure;
+use crate::lists::{self, ListOptions};
 use crate::select::Selection;
-
-/// Sources beside those on the command line, and their names.
-#[derive(Debug, Default, Clone, Args)]
-pub(crate) struct ListOptions {
-    /// Send also what is named in FILE, a path a line; '-' reads standard input. Lines end in NUL instead if the file contains one.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) file_list: Vec<PathBuf>,
-    /// Send also the files of FILE, two lines each: the path, and the name below DEST.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) file_pair_list: Vec<PathBuf>,
-    /// Name sources by their paths from DIR on, rather than by their last component.
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) src_base: Option<PathBuf>,
-}
 
 /// A file or directory that is to be sent.
 #[derive(Debug, Clone)]
@@ -82,12 +68,12 @@ impl Plan {
         let base = lists.src_base.as_deref();
         let mut roots = arguments.iter().map(|path| Root::new(path.clone(), base)).collect::<Result<Vec<_>, _>>()?;
         for list in &lists.file_list {
-            for line in read_list(list)?.into_iter().filter(|line| !line.is_empty()) {
+            for line in lists::read(list)?.into_iter().filter(|line| !line.is_empty()) {
                 roots.push(Root::new(line.into(), base)?);
             }
         }
         for list in &lists.file_pair_list {
-            roots.extend(read_pairs(list)?);
+            roots.extend(lists::read_pairs(list)?.into_iter().map(|(path, name)| Root { path, name }));
         }
         if roots.is_empty() {
             return Err(Failure::Usage {
@@ -178,40 +164,6 @@ fn name_from(path: &Path, base: &Path) -> Result<Vec<u8>, Failure> {
         name = join(&name, component.as_os_str());
     }
     Ok(name)
-}
-
-/// The lines of a list; bytes, for names are bytes. With empty lines but for those at the end.
-fn read_list(list: &Path) -> Result<Vec<OsString>, Failure> {
-    let mut text = Vec::new();
-    let reading = if list == Path::new("-") {
-        io::stdin().lock().read_to_end(&mut text).map(|_| ())
-    } else {
-        fs::read(list).map(|bytes| text = bytes)
-    };
-    reading.map_err(|source| Failure::Source(SourceError::Read { path: list.to_owned(), source }))?;
-    let end = if text.contains(&0) { 0 } else { b'\n' };
-    let lines = text.split(|&byte| byte == end).map(|line| if end == 0 { line } else { line.strip_suffix(b"\r").unwrap_or(line) });
-    let mut lines: Vec<OsString> = lines.map(|line| OsString::from_vec(line.to_vec())).collect();
-    while lines.pop_if(|line| line.is_empty()).is_some() {}
-    Ok(lines)
-}
-
-fn read_pairs(list: &Path) -> Result<Vec<Root>, Failure> {
-    let lines = read_list(list)?;
-    let (pairs, odd) = lines.as_chunks::<2>();
-    if let [path] = odd {
-        return Err(Failure::Usage {
-            detail: format!("{}: the last path, {}, has no name behind it", list.display(), Path::new(path).display()),
-            hint: "a pair list has two lines for each file: its path, and its name below the destination".to_owned(),
-        });
-    }
-    if let Some(index) = lines.iter().position(|line| line.is_empty()) {
-        return Err(Failure::Usage {
-            detail: format!("{}: line {} is empty", list.display(), index + 1),
-            hint: "a pair list has two lines for each file: its path, and its name below the destination".to_owned(),
-        });
-    }
-    Ok(pairs.iter().map(|[path, name]| Root { path: path.into(), name: name.as_bytes().to_vec() }).collect())
 }
 
 fn join(prefix: &[u8], name: &OsStr) -> Vec<u8> {

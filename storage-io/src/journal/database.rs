@@ -84,10 +84,7 @@ impl Database {
             }
             VERSION => {}
             other => {
-                let detail = format!(
-                    "{} has version {other}, this release knows {VERSION}: move it away to begin a new one (interrupted transfers then start over)",
-                    path.display()
-                );
+                let detail = format!("{} has version {other}, this release knows {VERSION}", path.display());
                 return Err(StoreError::Journal { detail });
             }
         }
