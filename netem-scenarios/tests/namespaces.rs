@@ -36,6 +36,9 @@ fn blast(topology: &Topology, packets_per_second: u32, count: u32, payload_bytes
     assert!(command.status().expect("the sender runs").success());
 }
 
+/// So often a run is repeated that came too late.
+const LATE_RUNS_MAX: usize = 3;
+
 #[test]
 fn verification_of_a_small_scenario_passes_in_every_row() {
     let Some(_) = topology(&TopologyOptions::default()) else { return };
@@ -52,9 +55,15 @@ fn verification_of_a_small_scenario_passes_in_every_row() {
     let reverse = DirectionSpec { delay_ms: 5.0, loss: Some(0.1), reorder: 0.05, reorder_extra_ms: Some(3.0), ..DirectionSpec::default() };
     let scenario = Scenario::new("small", "", 11, forward, Some(reverse)).expect("valid");
     let options = VerifyOptions { quiet: Duration::from_secs(2), overload: Duration::from_secs(1), ..VerifyOptions::default() };
-    let report = verify(&scenario, emulator(), &options).expect("it can be measured");
-    println!("{report}");
-    // Lateness on a machine that compiles something else at the same time is the machine's; everything measured must hold.
+    // A run in which the machine was late is not valid, as the emulator says itself, and says nothing of the emulator: another one.
+    let mut report = verify(&scenario, emulator(), &options).expect("it can be measured");
+    for _ in 0..LATE_RUNS_MAX {
+        println!("{report}");
+        if report.emulator.valid || report.rows.iter().all(|r| r.passed) {
+            break;
+        }
+        report = verify(&scenario, emulator(), &options).expect("it can be measured");
+    }
     assert!(report.rows.iter().all(|r| r.passed), "{report}");
     assert!(report.emulator.invalid_reasons.iter().all(|r| r.contains("lateness")), "{report}");
     assert!(report.rows.len() >= 12, "{report}");
