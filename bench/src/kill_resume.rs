@@ -98,7 +98,8 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
         interrupt.check()?;
         report.rounds += 1;
         let round = report.rounds;
-        resent += Round::new(&mut world, arguments, round)?.play(&mut random, &mut report).with_context(|| format!("round {round}"))?;
+        resent +=
+            Round::new(&mut world, arguments, round, bytes)?.play(&mut random, &mut report).with_context(|| format!("round {round}"))?;
         let stored = world.path(&format!("local/round-{round}"));
         let same = tree::same(&source, &stored).with_context(|| format!("round {round}: what arrived"))?;
         ensure!(same == files, "round {round}: {same} files of {files}");
@@ -138,7 +139,7 @@ struct Round<'a> {
 }
 
 impl<'a> Round<'a> {
-    fn new(world: &'a mut Loopback, arguments: &Arguments, round: u64) -> Result<Self> {
+    fn new(world: &'a mut Loopback, arguments: &Arguments, round: u64, bytes: u64) -> Result<Self> {
         let source = format!("{}/", world.path("source").display());
         let destination = format!("local:round-{round}/");
         let rate = format!("{}M", arguments.rate_mbps);
@@ -146,8 +147,6 @@ impl<'a> Round<'a> {
             ["send", "--json", "--retries", "20", "--rate", &rate, &source, &destination].map(str::to_owned).to_vec();
         let name = format!("round-{round}");
         let client = world.begin(&format!("{name}-1"), &arguments_of.iter().map(String::as_str).collect::<Vec<_>>())?;
-        let bytes: u64 =
-            tree::files(&world.path("source"))?.values().filter_map(|path| fs::metadata(path).ok()).map(|file| file.len()).sum();
         let expected_s = bytes as f64 * 8.0 / (arguments.rate_mbps as f64 * 1e6);
         Ok(Self { world, client, arguments: arguments_of, attempts: 1, name, expected_s })
     }

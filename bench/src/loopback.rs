@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::process::{Background, Finished, Interrupt, children, run};
-use crate::testbed::{ACCESS_KEY, Programs, SECRET};
+use crate::testbed::{Programs, as_user, configuration};
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// A transfer that takes longer hangs.
@@ -40,29 +40,9 @@ impl Loopback {
         let folder = tempfile::Builder::new().prefix("twloop-").tempdir_in(parent)?;
         let rest_port = free_port(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())?;
         let data_port = free_port(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok())?;
-        let (local, state) = (folder.path().join("local"), folder.path().join("state"));
-        fs::create_dir(&local)?;
-        let text = format!(
-            r#"state_dir = "{state}"
-
-[rest]
-listen = "127.0.0.1:{rest_port}"
-
-[data]
-listen = "127.0.0.1:{data_port}"
-xdp = "off"
-
-[[user]]
-access_key = "{ACCESS_KEY}"
-secret = "{SECRET}"
-
-[stores.local]
-kind = "local"
-root = "{local}"
-"#,
-            state = state.display(),
-            local = local.display(),
-        );
+        fs::create_dir(folder.path().join("local"))?;
+        let data = format!("listen = \"127.0.0.1:{data_port}\"\nxdp = \"off\"");
+        let text = configuration(folder.path(), &format!("127.0.0.1:{rest_port}"), &data);
         let config = folder.path().join("tradewindd.toml");
         fs::write(&config, text)?;
         let mut loopback = Self { folder, programs, interrupt: interrupt.clone(), config, rest_port, server: None, starts: 0 };
@@ -119,9 +99,7 @@ root = "{local}"
     #[must_use]
     pub fn tradewind(&self) -> Command {
         let mut command = Command::new(self.programs.ours("tradewind"));
-        command.env("TRADEWIND_ACCESS_KEY", ACCESS_KEY).env("TRADEWIND_SECRET", SECRET);
-        command.env("TRADEWIND_SERVER", format!("127.0.0.1:{}", self.rest_port));
-        command.env("XDG_CONFIG_HOME", self.path("client-config")).env("HOME", self.folder.path());
+        as_user(&mut command, self.folder.path(), &format!("127.0.0.1:{}", self.rest_port));
         command
     }
 

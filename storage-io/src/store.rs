@@ -252,12 +252,15 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Stores objects like [`Self::put`], and may leave it to [`Self::sync`] that their names survive a loss of power. Results come in the order
     /// of the objects.
-    async fn put_many(&self, objects: Vec<(ObjectKey, ObjectMeta, Body)>) -> Vec<Result<StoredObject, StoreError>> {
+    ///
+    /// # Errors
+    /// [`StoreError`] when nothing is known of any of them.
+    async fn put_many(&self, objects: Vec<(ObjectKey, ObjectMeta, Body)>) -> Result<Vec<Result<StoredObject, StoreError>>, StoreError> {
         let mut results = Vec::with_capacity(objects.len());
         for (key, meta, body) in objects {
             results.push(self.put(&key, meta, body).await);
         }
-        results
+        Ok(results)
     }
 
     /// Begins an object of several parts.

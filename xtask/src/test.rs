@@ -59,12 +59,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if !only.is_empty() {
         chosen.push(END_TO_END);
     }
-    if chosen.iter().any(|package| END_TO_END_PACKAGES.contains(package)) {
+    let is_end_to_end = chosen.iter().any(|package| END_TO_END_PACKAGES.contains(package));
+    if is_end_to_end {
         // These tests start the programs themselves; they find them in TRADEWIND_BIN_DIR.
         // With --tests, so that dependencies get the features that the tests ask for and are not built twice.
         process::run(cargo::cargo().args(["build", "--workspace", "--bins", "--tests"]))?;
     }
-    let mut tests = programs::build(&workspace, &chosen)?;
+    let mut tests = programs::build(&workspace, &chosen, is_end_to_end)?;
     tests.retain(|program| {
         program.package != END_TO_END || only.is_empty() || only.iter().any(|file| program.name == format!("test {file}"))
     });

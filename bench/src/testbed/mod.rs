@@ -14,8 +14,8 @@ use tradewind_netem::scenario::{Direction, DirectionSpec};
 use tradewind_netem::stats::EmulatorStats;
 use tradewind_netem::topology::{EmulatorGuard, Namespace, SERVER_ADDRESS, SERVER_MANAGEMENT_ADDRESS, Topology, TopologyOptions};
 
-pub(crate) use server::SECRET;
 pub use server::{ACCESS_KEY, REST_PORT, Server, ServerOptions, events, health};
+pub(crate) use server::{as_user, configuration};
 pub use store::{BUCKET, Store, sha256_of_file, write_random};
 
 use crate::process::Interrupt;

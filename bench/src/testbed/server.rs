@@ -15,7 +15,7 @@ use crate::process::{Background, children, tree_cpu_s};
 pub const REST_PORT: u16 = 33000;
 /// Access key of the one user.
 pub const ACCESS_KEY: &str = "test-user";
-pub(crate) const SECRET: &str = "a secret for tests only";
+const SECRET: &str = "a secret for tests only";
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What differs between tests.
@@ -72,32 +72,9 @@ secret_key = "{secret}"
         let config = testbed.path("tradewindd.toml");
         let local = testbed.path("local");
         std::fs::create_dir_all(&local)?;
-        let text = format!(
-            r#"state_dir = "{state}"
-
-[rest]
-listen = "0.0.0.0:{REST_PORT}"
-
-[data]
-listen = "{SERVER_ADDRESS}:33001"
-interface = "{END_INTERFACE}"
-xdp = "{xdp}"
-
-[[user]]
-access_key = "{ACCESS_KEY}"
-secret = "{SECRET}"
-
-[stores.local]
-kind = "local"
-root = "{local}"
-{further_stores}
-{more}
-"#,
-            state = testbed.path("state").display(),
-            xdp = options.xdp,
-            more = options.more,
-            local = local.display(),
-        );
+        let data = format!("listen = \"{SERVER_ADDRESS}:33001\"\ninterface = \"{END_INTERFACE}\"\nxdp = \"{}\"", options.xdp);
+        let text =
+            configuration(testbed.folder.path(), &format!("0.0.0.0:{REST_PORT}"), &data) + further_stores + "\n" + options.more + "\n";
         std::fs::write(&config, text)?;
         let mut command = testbed.server(&testbed.programs.ours("tradewindd"));
         command.arg("--config").arg(&config);
@@ -129,11 +106,39 @@ root = "{local}"
     #[must_use]
     pub fn tradewind(testbed: &Testbed) -> Command {
         let mut command = testbed.client(&testbed.programs.ours("tradewind"));
-        command.env("TRADEWIND_ACCESS_KEY", ACCESS_KEY).env("TRADEWIND_SECRET", SECRET);
-        command.env("TRADEWIND_SERVER", format!("{}:{REST_PORT}", testbed.rest_address()));
-        command.env("XDG_CONFIG_HOME", testbed.path("client-config")).env("HOME", testbed.folder.path());
+        as_user(&mut command, testbed.folder.path(), &format!("{}:{REST_PORT}", testbed.rest_address()));
         command
     }
+}
+
+/// A configuration with one user and a local store (`local:`, the folder `local` of this one). `data` stands below `[data]`.
+pub(crate) fn configuration(folder: &Path, rest: &str, data: &str) -> String {
+    format!(
+        r#"state_dir = "{state}"
+
+[rest]
+listen = "{rest}"
+
+[data]
+{data}
+
+[[user]]
+access_key = "{ACCESS_KEY}"
+secret = "{SECRET}"
+
+[stores.local]
+kind = "local"
+root = "{local}"
+"#,
+        state = folder.join("state").display(),
+        local = folder.join("local").display(),
+    )
+}
+
+/// Makes a command that of the one user at this server, with no other files of a user than those in the folder.
+pub(crate) fn as_user(command: &mut Command, folder: &Path, server: &str) {
+    command.env("TRADEWIND_ACCESS_KEY", ACCESS_KEY).env("TRADEWIND_SECRET", SECRET).env("TRADEWIND_SERVER", server);
+    command.env("XDG_CONFIG_HOME", folder.join("client-config")).env("HOME", folder);
 }
 
 /// `GET /healthz` as seen from the server's namespace.

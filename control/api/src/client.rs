@@ -154,7 +154,8 @@ impl Client {
     /// [`ClientError`].
     pub async fn submit(&self, request: &SubmitRequest) -> Result<(SubmitResponse, IpAddr), ClientError> {
         let body = serde_json::to_vec(request).map_err(|e| ClientError::Setup(e.to_string()))?;
-        let response = self.send(Method::POST, "v1/transfers", Some(body)).await?;
+        let request = self.request(Method::POST, "v1/transfers").timeout(RESUME_TIMEOUT);
+        let response = self.transmit(with_json(request, body)).await?;
         let address = response.remote_addr().map(|a| a.ip());
         let answer = self.read(response).await?;
         let reason = || "its address is unknown".to_owned();
@@ -176,7 +177,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn durable(&self, transfer_id: &str, each: &mut (dyn FnMut(DurableEntry) + Send)) -> Result<(), ClientError> {
         let path = format!("{}/durable", transfer_path(transfer_id)?);
-        let mut response = self.send(Method::GET, &path, None).await?;
+        let mut response = self.transmit(self.request(Method::GET, &path).timeout(RESUME_TIMEOUT)).await?;
         if !response.status().is_success() {
             return self.read(response).await;
         }
@@ -263,19 +264,20 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Response, ClientError> {
-        let is_submission = method == Method::POST;
-        let mut request = self.request(method, path);
-        if let Some(body) = body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body);
-        }
-        if path.starts_with("v1/transfers") && (is_submission || path.ends_with("/durable")) {
-            request = request.timeout(RESUME_TIMEOUT);
-        }
-        request.send().await.map_err(|e| self.transport_error(&e))
+        let request = self.request(method, path);
+        self.transmit(match body {
+            Some(body) => with_json(request, body),
+            None => request,
+        })
+        .await
     }
 
     async fn send_query(&self, method: Method, path: &str, query: &impl Serialize) -> Result<Response, ClientError> {
-        self.request(method, path).query(query).send().await.map_err(|e| self.transport_error(&e))
+        self.transmit(self.request(method, path).query(query)).await
+    }
+
+    async fn transmit(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        request.send().await.map_err(|e| self.transport_error(&e))
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -327,6 +329,10 @@ impl Client {
     fn not_tradewind(&self, status: u16, reason: String) -> ClientError {
         ClientError::NotTradewind { server: self.server.clone(), status, reason }
     }
+}
+
+fn with_json(request: RequestBuilder, body: Vec<u8>) -> RequestBuilder {
+    request.header(CONTENT_TYPE, "application/json").body(body)
 }
 
 /// Ids are what the server made: letters, digits and `-`. Anything else cannot exist and must not reach a URL.

@@ -38,18 +38,19 @@ impl Durable {
             return None;
         }
         // A source that cannot be looked at is found out when it is opened.
-        let (size, mtime_ns) = source::size_and_time(&source.path)?;
+        let (size, mtime_ns) = source::size_and_time(&source.path).ok()?;
         self.files.contains(&fingerprint(&source.name, size, mtime_ns)).then_some(size)
     }
 
     /// The ranges of a file that are still to be sent; one empty range for an empty file.
     pub(crate) fn missing(&self, record: &FileRecord) -> Vec<Range<u64>> {
-        let mut there = match self.parts.is_empty() {
-            true => None,
-            false => self.parts.get(&fingerprint(&record.path, record.size, record.mtime_ns)).cloned(),
+        let mut there = Vec::new();
+        if !self.parts.is_empty()
+            && let Some(ranges) = self.parts.get(&fingerprint(&record.path, record.size, record.mtime_ns))
+        {
+            there.clone_from(ranges);
+            there.sort_by_key(|range| range.start);
         }
-        .unwrap_or_default();
-        there.sort_by_key(|range| range.start);
         let mut missing = Vec::new();
         let mut from = 0;
         for range in there {

@@ -55,7 +55,7 @@ impl Sources {
     /// # Errors
     /// [`SourceError`] of the first source that is not a readable file.
     pub fn of(files: Vec<Source>) -> Result<Self, SourceError> {
-        let bytes = files.iter().try_fold(0u64, |sum, source| Ok::<_, SourceError>(sum.saturating_add(size(&source.path)?)))?;
+        let bytes = files.iter().try_fold(0u64, |sum, source| Ok::<_, SourceError>(sum.saturating_add(size_and_time(&source.path)?.0)))?;
         let found = Arc::new(Found { files: AtomicU64::new(files.len() as u64), bytes: AtomicU64::new(bytes) });
         Ok(Self::new(files.into_iter(), found))
     }
@@ -154,16 +154,10 @@ fn open(number: u32, source: &Source) -> Result<Opened, SourceError> {
     Ok(Opened { file, path: source.path.clone(), record, mtime: times(&metadata) })
 }
 
-/// Size of a source by its path, without opening it.
-pub(crate) fn size(path: &Path) -> Result<u64, SourceError> {
+/// Size and modification time of a source by its path, without opening it.
+pub(crate) fn size_and_time(path: &Path) -> Result<(u64, i64), SourceError> {
     let metadata = std::fs::metadata(path).map_err(|source| SourceError::Read { path: path.to_owned(), source })?;
-    if metadata.is_file() { Ok(metadata.len()) } else { Err(SourceError::NotAFile { path: path.to_owned() }) }
-}
-
-/// Size and modification time of a regular file, by its path.
-pub(crate) fn size_and_time(path: &Path) -> Option<(u64, i64)> {
-    let metadata = std::fs::metadata(path).ok().filter(Metadata::is_file)?;
-    Some((metadata.len(), mtime_ns(&metadata)))
+    if metadata.is_file() { Ok((metadata.len(), mtime_ns(&metadata))) } else { Err(SourceError::NotAFile { path: path.to_owned() }) }
 }
 
 fn mtime_ns(metadata: &Metadata) -> i64 {
@@ -357,9 +351,9 @@ mod tests {
 
     use super::*;
 
-    fn read_with(sources: &[Source], durable: Durable) -> (Vec<SharedBlock>, Vec<SourceError>, Arc<Tally>) {
+    /// A reader, what it tells of files that it leaves out, and what it counts.
+    fn reader(blocks: Sender<SharedBlock>, durable: Durable) -> (Reader, crossbeam::channel::Receiver<SourceError>, Arc<Tally>) {
         let pool = BlockPool::new(64, BlockWriter::image_bytes_max(65_536)).unwrap();
-        let (blocks, out) = crossbeam::channel::unbounded();
         let (problems, told) = crossbeam::channel::unbounded();
         let tally = Arc::new(Tally::default());
         let reader = Reader {
@@ -372,6 +366,12 @@ mod tests {
             tally: Arc::clone(&tally),
             on_problem: Box::new(move |problem| problems.send(problem).unwrap()),
         };
+        (reader, told, tally)
+    }
+
+    fn read_with(sources: &[Source], durable: Durable) -> (Vec<SharedBlock>, Vec<SourceError>, Arc<Tally>) {
+        let (blocks, out) = crossbeam::channel::unbounded();
+        let (reader, told, tally) = reader(blocks, durable);
         reader.run(Sources::new(Vec::from(sources).into_iter(), Arc::default()));
         (out.try_iter().collect(), told.try_iter().collect(), tally)
     }
@@ -453,20 +453,9 @@ mod tests {
     fn a_file_that_is_cut_short_while_it_is_read_is_withdrawn() {
         let directory = tempfile::tempdir().unwrap();
         let sources = [write(directory.path(), "large", 65_536 * 3), write(directory.path(), "b", 20)];
-        let pool = BlockPool::new(64, BlockWriter::image_bytes_max(65_536)).unwrap();
         // One block at a time, so that the file can be cut when the first has left.
         let (blocks, out) = crossbeam::channel::bounded(0);
-        let (problems, told) = crossbeam::channel::unbounded();
-        let reader = Reader {
-            pool,
-            payload_max: 65_536,
-            blocks,
-            on_block: Box::new(|| ()),
-            stop: Arc::new(AtomicBool::new(false)),
-            durable: Durable::default(),
-            tally: Arc::default(),
-            on_problem: Box::new(move |problem| problems.send(problem).unwrap()),
-        };
+        let (reader, told, _) = reader(blocks, Durable::default());
         let list = Sources::new(sources.clone().into_iter(), Arc::default());
         let reading = std::thread::spawn(move || reader.run(list));
         let mut blocks = vec![out.recv().unwrap()];

@@ -1,10 +1,9 @@
 //! The journal's tables.
 
-use std::ops::Bound;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Statement, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Params, Statement, Transaction, TransactionBehavior, params};
 
 use super::{DoneObject, Entry, OpenObject, unix_now};
 use crate::checksum::Crc64;
@@ -51,10 +50,6 @@ pub(super) enum Row {
     Done(DoneObject),
 }
 
-fn failed(path: &Path) -> impl Fn(rusqlite::Error) -> StoreError + '_ {
-    |error| StoreError::Journal { detail: format!("{}: {error}", path.display()) }
-}
-
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn broken(error: rusqlite::Error) -> StoreError {
     StoreError::Journal { detail: error.to_string() }
@@ -65,31 +60,36 @@ const fn bits(value: u64) -> i64 {
     value.cast_signed()
 }
 
+/// The reverse, of a column.
+fn unsigned(row: &rusqlite::Row<'_>, column: &str) -> rusqlite::Result<u64> {
+    Ok(row.get::<_, i64>(column)?.cast_unsigned())
+}
+
+/// The smallest bytes that are larger than everything that begins with `prefix`; `None`: there are none.
+fn behind(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|&byte| byte < u8::MAX)?;
+    let mut behind = prefix[..=last].to_vec();
+    behind[last] += 1;
+    Some(behind)
+}
+
 impl Database {
+    /// Opens the file, or makes it.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let mut connection = Connection::open(path).map_err(failed(path))?;
-        let set_up = |connection: &Connection| {
-            connection.busy_timeout(BUSY_TIMEOUT)?;
-            connection.pragma_update(None, "journal_mode", "wal")?;
-            // With WAL a crash of the machine may lose the newest commits and never breaks the file.
-            connection.pragma_update(None, "synchronous", "normal")
-        };
-        set_up(&connection).map_err(failed(path))?;
-        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(failed(path))?;
-        let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed(path))?;
-        match version {
-            0 => {
-                transaction.execute_batch(TABLES).map_err(failed(path))?;
-                transaction.pragma_update(None, "user_version", VERSION).map_err(failed(path))?;
-            }
-            VERSION => {}
+        let failed = |error: rusqlite::Error| StoreError::Journal { detail: format!("{}: {error}", path.display()) };
+        let mut connection = connect(path).map_err(failed)?;
+        match begin(&mut connection).map_err(failed)? {
+            VERSION => Ok(Self(connection)),
             other => {
                 let detail = format!("{} has version {other}, this release knows {VERSION}", path.display());
-                return Err(StoreError::Journal { detail });
+                Err(StoreError::Journal { detail })
             }
         }
-        transaction.commit().map_err(failed(path))?;
-        Ok(Self(connection))
+    }
+
+    /// One more connection to a file that is open, to read from.
+    pub(super) fn reader(path: &Path) -> Result<Self, StoreError> {
+        connect(path).map(Self).map_err(broken)
     }
 
     /// Applies entries in order, all or none.
@@ -106,76 +106,79 @@ impl Database {
 
     /// At most `limit` objects of a place whose keys begin with `prefix`, behind `after`, in the order of their keys.
     pub(super) fn rows(&self, place: &str, prefix: &[u8], after: Option<&ObjectKey>, limit: usize) -> Result<Vec<Row>, StoreError> {
-        self.select(place, prefix, after, limit).map_err(broken)
-    }
-
-    fn select(&self, place: &str, prefix: &[u8], after: Option<&ObjectKey>, limit: usize) -> rusqlite::Result<Vec<Row>> {
-        let from: Bound<&[u8]> = after.map_or(Bound::Included(prefix), |key| Bound::Excluded(key.as_bytes()));
-        let (from, compare) = match from {
-            Bound::Excluded(key) => (key, ">"),
-            _ => (prefix, ">="),
-        };
-        let sql = format!(
-            "SELECT o.id, o.key, o.size, o.mtime_ns, o.part_bytes, o.handle, o.etag, o.crc FROM object o JOIN place p ON p.id = o.place
-             WHERE p.name = ?1 AND o.key {compare} ?2 AND substr(o.key, 1, ?3) = ?4 ORDER BY o.key LIMIT ?5"
-        );
-        let mut statement = self.0.prepare_cached(&sql)?;
-        let mut parts = self.0.prepare_cached("SELECT number, length, crc, etag FROM part WHERE object = ?1 ORDER BY number")?;
-        let mut rows = statement.query(params![place, from, prefix.len() as i64, prefix, limit as i64])?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next()? {
-            let key: Vec<u8> = row.get(1)?;
-            // Only what passed this check was ever written.
-            let Ok(key) = ObjectKey::new(&key) else { continue };
-            let (size, mtime_ns) = (row.get::<_, i64>(2)?.cast_unsigned(), row.get(3)?);
-            found.push(match row.get::<_, Option<String>>(5)? {
-                Some(handle) => {
-                    let id: i64 = row.get(0)?;
-                    let receipts = parts.query_map([id], |part| {
-                        Ok(PartReceipt {
-                            number: part.get(0)?,
-                            len: part.get::<_, i64>(1)?.cast_unsigned(),
-                            crc: Crc64(part.get::<_, i64>(2)?.cast_unsigned()),
-                            etag: part.get(3)?,
-                        })
-                    })?;
-                    let part_bytes = row.get::<_, i64>(4)?.cast_unsigned();
-                    Row::Open(OpenObject { id, key, size, mtime_ns, part_bytes, handle }, receipts.collect::<rusqlite::Result<_>>()?)
-                }
-                None => {
-                    let crc = Crc64(row.get::<_, i64>(7)?.cast_unsigned());
-                    Row::Done(DoneObject { key, size, mtime_ns, etag: row.get(6)?, crc })
-                }
-            });
-        }
-        Ok(found)
+        let (compare, from) = after.map_or((">=", prefix), |key| (">", key.as_bytes()));
+        let end = behind(prefix);
+        let bound = if end.is_some() { "AND o.key < ?4" } else { "AND ?4 IS NULL" };
+        let condition = format!("o.key {compare} ?2 {bound} ORDER BY o.key LIMIT ?3");
+        self.select(&condition, params![place, from, limit as i64, end]).map_err(broken)
     }
 
     /// Objects of a place that have been open since before `unix_s` without a change.
     pub(super) fn stale(&self, place: &str, unix_s: i64) -> Result<Vec<OpenObject>, StoreError> {
-        let select = || {
-            let mut statement = self.0.prepare_cached(
-                "SELECT o.id, o.key, o.size, o.mtime_ns, o.part_bytes, o.handle FROM object o JOIN place p ON p.id = o.place
-                 WHERE p.name = ?1 AND o.handle IS NOT NULL AND o.changed < ?2",
-            )?;
-            let mut rows = statement.query(params![place, unix_s])?;
-            let mut found = Vec::new();
-            while let Some(row) = rows.next()? {
-                let key: Vec<u8> = row.get(1)?;
-                if let Ok(key) = ObjectKey::new(&key) {
-                    let (size, part_bytes) = (row.get::<_, i64>(2)?.cast_unsigned(), row.get::<_, i64>(4)?.cast_unsigned());
-                    found.push(OpenObject { id: row.get(0)?, key, size, mtime_ns: row.get(3)?, part_bytes, handle: row.get(5)? });
-                }
-            }
-            rusqlite::Result::Ok(found)
+        let rows = self.select("o.handle IS NOT NULL AND o.changed < ?2", params![place, unix_s]).map_err(broken)?;
+        let open = |row| match row {
+            Row::Open(object, _) => Some(object),
+            Row::Done(_) => None,
         };
-        select().map_err(broken)
+        Ok(rows.into_iter().filter_map(open).collect())
+    }
+
+    /// Objects of the place `?1` under a further condition.
+    fn select(&self, condition: &str, parameters: impl Params) -> rusqlite::Result<Vec<Row>> {
+        let mut statement =
+            self.0.prepare_cached(&format!("SELECT o.* FROM object o JOIN place p ON p.id = o.place WHERE p.name = ?1 AND {condition}"))?;
+        let mut parts = self.0.prepare_cached("SELECT * FROM part WHERE object = ?1 ORDER BY number")?;
+        let mut rows = statement.query(parameters)?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            // Only what passed this check was ever written.
+            let Ok(key) = ObjectKey::new(&row.get::<_, Vec<u8>>("key")?) else { continue };
+            let (size, mtime_ns) = (unsigned(row, "size")?, row.get("mtime_ns")?);
+            found.push(match row.get("handle")? {
+                Some(handle) => {
+                    let (id, part_bytes) = (row.get("id")?, unsigned(row, "part_bytes")?);
+                    let receipts = parts.query_map([id], receipt)?.collect::<rusqlite::Result<_>>()?;
+                    Row::Open(OpenObject { id, key, size, mtime_ns, part_bytes, handle }, receipts)
+                }
+                None => Row::Done(DoneObject { key, size, mtime_ns, etag: row.get("etag")?, crc: Crc64(unsigned(row, "crc")?) }),
+            });
+        }
+        Ok(found)
     }
 
     /// Forgets complete objects of all places that were noted before `unix_s`.
     pub(super) fn expire(&self, unix_s: i64) -> Result<usize, StoreError> {
         self.0.execute("DELETE FROM object WHERE handle IS NULL AND changed < ?1", [unix_s]).map_err(broken)
     }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    // With WAL a crash of the machine may lose the newest commits and never breaks the file.
+    connection.pragma_update(None, "synchronous", "normal")?;
+    Ok(connection)
+}
+
+/// Makes the tables where there are none. Returns the version of those that are there.
+fn begin(connection: &mut Connection) -> rusqlite::Result<i64> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version = match transaction.pragma_query_value(None, "user_version", |row| row.get(0))? {
+        0 => {
+            transaction.execute_batch(TABLES)?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+            VERSION
+        }
+        other => other,
+    };
+    transaction.commit()?;
+    Ok(version)
+}
+
+fn receipt(part: &rusqlite::Row<'_>) -> rusqlite::Result<PartReceipt> {
+    let (len, crc) = (unsigned(part, "length")?, Crc64(unsigned(part, "crc")?));
+    Ok(PartReceipt { number: part.get("number")?, len, crc, etag: part.get("etag")? })
 }
 
 /// Statements of one transaction.
@@ -330,6 +333,24 @@ mod tests {
         assert_eq!(names(&database, "one", "in/"), ["in/a", "in/b+1", "in/e+0"]);
         let parts: i64 = database.0.query_row("SELECT count(*) FROM part", [], |row| row.get(0)).unwrap();
         assert_eq!(parts, 1, "no part outlives its object");
+    }
+
+    #[test]
+    fn prefixes_end_where_others_begin() {
+        for (prefix, expected) in
+            [(&b""[..], None), (b"a", Some(&b"b"[..])), (b"a/", Some(b"a0")), (b"a\xff\xff", Some(b"b")), (b"\xff", None)]
+        {
+            assert_eq!(behind(prefix).as_deref(), expected, "{}", prefix.escape_ascii());
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let mut database = Database::open(&directory.path().join("j")).unwrap();
+        let keys: [&[u8]; 5] = [b"a", b"\xff", b"\xff/x", b"\xff\xff", b"b"];
+        let entries =
+            keys.map(|key| Entry::Done(DoneObject { key: ObjectKey::new(key).unwrap(), size: 0, mtime_ns: 0, etag: None, crc: Crc64(0) }));
+        database.apply(entries.iter().map(|entry| ("one", entry))).unwrap();
+        assert_eq!(names(&database, "one", "").len(), 5);
+        assert_eq!(database.rows("one", b"\xff", None, 9).unwrap().len(), 3);
+        assert_eq!(database.rows("one", b"\xff\xff", None, 9).unwrap().len(), 1);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::checksum::Crc64;
 use crate::error::StoreError;
-use crate::store::{ObjectKey, PartReceipt, Store};
+use crate::store::{ObjectKey, ObjectMeta, PartReceipt, Store, token_of};
 use database::Database;
 pub(crate) use resume::Reopened;
 pub use resume::{Durable, Resumption, resume};
@@ -41,6 +41,14 @@ pub(crate) struct OpenObject {
     pub(crate) part_bytes: u64,
     /// What the store needs to find the upload again.
     pub(crate) handle: String,
+}
+
+impl OpenObject {
+    /// As the store is told of it; its mode is kept by the store since it was begun.
+    fn meta(&self, overwrite: bool) -> ObjectMeta {
+        let token = token_of(&self.key, self.size, self.mtime_ns);
+        ObjectMeta { size: self.size, mtime_ns: self.mtime_ns, mode: 0, overwrite, token }
+    }
 }
 
 /// An object that is complete.
@@ -143,8 +151,14 @@ impl Scope {
         }
     }
 
-    fn database(&self) -> Result<Database, StoreError> {
-        Database::open(&self.journal.path)
+    /// Reads from the journal where that blocks nobody.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let path = Arc::clone(&self.journal.path);
+        let reading = tokio::task::spawn_blocking(move || work(&Database::reader(&path)?));
+        reading.await.unwrap_or_else(|error| Err(StoreError::Journal { detail: format!("reading it failed: {error}") }))
     }
 }
 

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 
-use super::database::Row;
+use super::database::{Database, Row};
 use super::{DoneObject, OpenObject, Scope, unix_now};
 use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::list::{Depth, LIST_ENTRIES_MAX, ListEntry};
 use crate::plan::PartPlan;
 use crate::retry::RetryPolicy;
-use crate::store::{ObjectKey, ObjectMeta, PartReceipt, Store, Upload, token_of};
-use crate::upload::{ObjectName, UploaderConfig};
+use crate::store::{ObjectKey, PartReceipt, Store, Upload, token_of};
+use crate::upload::UploaderConfig;
 
 /// Rows read at once.
 const PAGE: usize = 1000;
@@ -26,7 +26,7 @@ const LOOKS_IN_FLIGHT: usize = 64;
 pub enum Durable {
     /// A whole file.
     File {
-        /// Its path; for [`ObjectName::Exact`] the last component of the name.
+        /// Its path; for [`crate::ObjectName::Exact`] the last component of the name.
         path: Vec<u8>,
         /// Its size, bytes.
         size: u64,
@@ -88,13 +88,9 @@ pub async fn resume(
     // What the transfer before this one told the journal may still be on its way.
     scope.flush().await;
     let mut resumption = Resumption { scope: scope.clone(), open: HashMap::new(), by_attributes: is_wanted };
-    let prefix = match &config.name {
-        ObjectName::Into(prefix) => prefix.clone().into_bytes(),
-        ObjectName::Exact(key) => key.clone().into_bytes(),
-    };
     let (mut after, mut listed) = (None, None);
     loop {
-        let rows = page(scope, &prefix, after.take()).await?;
+        let rows = page(scope, config, after.take()).await?;
         let Some(last) = rows.last() else { return Ok(resumption) };
         after = Some(last.key().clone());
         if listed.is_none() && rows.len() == PAGE && is_wanted {
@@ -136,11 +132,9 @@ impl Row {
     }
 }
 
-async fn page(scope: &Scope, prefix: &[u8], after: Option<ObjectKey>) -> Result<Vec<Row>, StoreError> {
-    let (scope, prefix) = (scope.clone(), prefix.to_vec());
-    let reading = move || scope.database()?.rows(&scope.place.name, &prefix, after.as_ref(), PAGE);
-    let failed = |error| Err(StoreError::Journal { detail: format!("reading it failed: {error}") });
-    tokio::task::spawn_blocking(reading).await.unwrap_or_else(failed)
+async fn page(scope: &Scope, config: &UploaderConfig, after: Option<ObjectKey>) -> Result<Vec<Row>, StoreError> {
+    let (place, prefix) = (Arc::clone(&scope.place), config.prefix().to_owned());
+    scope.read(move |database| database.rows(&place.name, prefix.as_bytes(), after.as_ref(), PAGE)).await
 }
 
 /// What is still there of a row.
@@ -166,21 +160,45 @@ async fn look(scope: &Scope, config: &UploaderConfig, listed: Option<&Listed>, r
     }
 }
 
+/// What tells one state of a stored object from another.
+struct Seen {
+    size: u64,
+    /// Checksum of the entity tag.
+    tag: u64,
+    /// Of the file, if the store keeps it.
+    mtime_ns: Option<i64>,
+}
+
+impl Seen {
+    fn new(size: u64, etag: Option<&str>, mtime_ns: Option<i64>) -> Self {
+        Self { size, tag: tag_of(etag), mtime_ns }
+    }
+
+    /// Whether it is still what was noted.
+    fn is(&self, object: &DoneObject) -> bool {
+        let same_tag = object.etag.is_none() || self.tag == tag_of(object.etag.as_deref());
+        self.size == object.size && same_tag && self.mtime_ns.is_none_or(|mtime_ns| mtime_ns == object.mtime_ns)
+    }
+}
+
+fn tag_of(etag: Option<&str>) -> u64 {
+    Crc64::of(etag.unwrap_or_default().as_bytes()).0
+}
+
 /// What a store has below a prefix: asked for at once where there would be too many single questions. 48 bytes an object.
-struct Listed(HashMap<u128, (u64, u64, Option<i64>)>);
+struct Listed(HashMap<u128, Seen>);
 
 impl Listed {
     async fn of(store: &dyn Store, config: &UploaderConfig) -> Result<Self, StoreError> {
-        let (ObjectName::Into(prefix) | ObjectName::Exact(prefix)) = &config.name;
         let (mut listed, mut after) = (HashMap::new(), None::<Vec<u8>>);
         loop {
-            let list = || store.list(prefix, after.as_deref(), LIST_ENTRIES_MAX, Depth::All);
+            let list = || store.list(config.prefix(), after.as_deref(), LIST_ENTRIES_MAX, Depth::All);
             let page = config.retry.run("listing objects", 0, StoreError::is_retryable, |_| {}, list).await?;
             for entry in page.entries {
                 if let ListEntry::Object(object) = entry {
                     // The store's own time says nothing of the file, except where it is the file's.
-                    let time = if object.etag.is_none() { object.modified_ns } else { None };
-                    listed.insert(token_of(&object.key, 0, 0), (object.size, tag_of(object.etag.as_deref()), time));
+                    let mtime_ns = if object.etag.is_none() { object.modified_ns } else { None };
+                    listed.insert(token_of(&object.key, 0, 0), Seen::new(object.size, object.etag.as_deref(), mtime_ns));
                 }
             }
             match page.next {
@@ -191,26 +209,14 @@ impl Listed {
     }
 
     fn has(&self, object: &DoneObject) -> bool {
-        let found = self.0.get(&token_of(&object.key, 0, 0));
-        found.is_some_and(|&(size, tag, time)| {
-            let same_tag = object.etag.is_none() || tag == tag_of(object.etag.as_deref());
-            size == object.size && same_tag && time.is_none_or(|time| time == object.mtime_ns)
-        })
+        self.0.get(&token_of(&object.key, 0, 0)).is_some_and(|seen| seen.is(object))
     }
-}
-
-fn tag_of(etag: Option<&str>) -> u64 {
-    Crc64::of(etag.unwrap_or_default().as_bytes()).0
 }
 
 async fn still_there(store: &dyn Store, config: &UploaderConfig, object: &DoneObject) -> Result<bool, StoreError> {
     let head = || store.head(&object.key);
     let found = config.retry.run("looking for an object", 0, StoreError::is_retryable, |_| {}, head).await?;
-    Ok(found.is_some_and(|found| {
-        let same_tag = object.etag.is_none() || found.etag == object.etag;
-        let same_time = found.mtime_ns.is_none_or(|mtime_ns| mtime_ns == object.mtime_ns);
-        found.size == object.size && same_tag && same_time
-    }))
+    Ok(found.is_some_and(|found| Seen::new(found.size, found.etag.as_deref(), found.mtime_ns).is(object)))
 }
 
 async fn look_at_open(
@@ -220,8 +226,7 @@ async fn look_at_open(
     receipts: Vec<PartReceipt>,
 ) -> Result<Looked, StoreError> {
     let (store, retry) = (scope.place.store.as_ref(), config.retry);
-    let token = token_of(&object.key, object.size, object.mtime_ns);
-    let meta = ObjectMeta { size: object.size, mtime_ns: object.mtime_ns, mode: 0, overwrite: config.overwrite, token };
+    let meta = object.meta(config.overwrite);
     let reopen = || store.reopen(&object.key, meta, &object.handle);
     let upload = match retry.run("finding an upload again", 0, StoreError::is_retryable, |_| {}, reopen).await {
         Ok(upload) => upload,
@@ -256,11 +261,10 @@ async fn look_at_open(
 async fn gone(scope: &Scope, config: &UploaderConfig, object: OpenObject, receipts: &[PartReceipt]) -> Result<Looked, StoreError> {
     let crc = receipts.iter().fold(Crc64::default(), |crc, part| crc.append(part.crc, part.len));
     let is_whole = receipts.iter().map(|part| part.len).sum::<u64>() == object.size;
+    let meta = object.meta(false);
     let OpenObject { key, size, mtime_ns, .. } = object;
     if is_whole {
         let store = scope.place.store.as_ref();
-        let token = token_of(&key, size, mtime_ns);
-        let meta = ObjectMeta { size, mtime_ns, mode: 0, overwrite: false, token };
         let find = || store.find_own(&key, meta, crc);
         if let Some(found) = config.retry.run("looking for an object", 0, StoreError::is_retryable, |_| {}, find).await? {
             let done = DoneObject { key, size, mtime_ns, etag: found.etag, crc };
@@ -280,17 +284,15 @@ impl Scope {
     /// [`StoreError`] of the journal; what the store says of single uploads is logged.
     pub async fn sweep(&self, after: Duration, retry: &RetryPolicy) -> Result<usize, StoreError> {
         let since = unix_now().saturating_sub(i64::try_from(after.as_secs()).unwrap_or(i64::MAX));
-        let scope = self.clone();
-        let reading = move || {
-            let database = scope.database()?;
+        let place = Arc::clone(&self.place);
+        let reading = move |database: &Database| {
             database.expire(since)?;
-            database.stale(&scope.place.name, since)
+            database.stale(&place.name, since)
         };
-        let failed = |error| Err(StoreError::Journal { detail: format!("reading it failed: {error}") });
-        let stale = tokio::task::spawn_blocking(reading).await.unwrap_or_else(failed)?;
+        let stale = self.read(reading).await?;
         let (store, mut given_up) = (&self.place.store, 0);
         for object in stale {
-            let meta = ObjectMeta { size: object.size, mtime_ns: object.mtime_ns, mode: 0, overwrite: false, token: 0 };
+            let meta = object.meta(false);
             let abort = || async {
                 match store.reopen(&object.key, meta, &object.handle).await {
                     Ok(upload) => upload.abort().await,

@@ -9,11 +9,11 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::walk::{failed, parent};
-use super::{LocalStore, check_final_name, rename, temporary_name, write_all};
+use super::{LocalStore, check_final_name, lock, rename, set_mode, set_time, temporary_name, write_all};
 use crate::error::StoreError;
 use crate::store::{Body, ObjectKey, ObjectMeta, StoredObject};
 
@@ -84,19 +84,13 @@ impl LocalStore {
             Err(Errno::EXIST) => return Ok(None),
             Err(errno) => return Err(failed("create", key, errno)),
         };
-        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOLCK | Errno::NOSYS) => {}
+        if lock(&fd).is_err() {
             // Another transfer has taken it in between.
-            Err(_) => return Ok(None),
+            return Ok(None);
         }
-        let fill = || {
-            write_all(fd.as_fd(), body.chunks(), 0)?;
-            let mode = if meta.mode == 0 { 0o644 } else { meta.mode & 0o777 };
-            rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?;
-            let time = Timespec { tv_sec: meta.mtime_ns.div_euclid(1_000_000_000), tv_nsec: meta.mtime_ns.rem_euclid(1_000_000_000) };
-            rustix::fs::futimens(&fd, &Timestamps { last_access: time, last_modification: time })
-        };
-        if let Err(errno) = fill() {
+        let filled =
+            write_all(fd.as_fd(), body.chunks(), 0).and_then(|()| set_mode(fd.as_fd(), meta)).and_then(|()| set_time(fd.as_fd(), meta));
+        if let Err(errno) = filled {
             // What cannot be removed is taken over by the next transfer of this file.
             let _ = rustix::fs::unlinkat(&*dir, temporary.as_slice(), AtFlags::empty());
             return Err(failed("write", key, errno));

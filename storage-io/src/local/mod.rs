@@ -9,7 +9,7 @@ mod list;
 mod walk;
 mod write;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -125,10 +125,7 @@ impl LocalStore {
             rustix::fs::unlinkat(&dir, temporary.as_slice(), AtFlags::empty()).map_err(|errno| failed("remove the rest of", key, errno))?;
             fd = open_locked(&dir, &temporary, key, true)?;
         }
-        let target = Target::new(fd, dir.as_fd(), &temporary, meta.size);
-        let (renamed, kept) = (AtomicBool::new(false), AtomicBool::new(false));
-        let is_foreign = self.is_foreign(&dir);
-        let partial = Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed, kept, is_foreign };
+        let partial = self.partial((dir, name), temporary, fd, key, meta, false);
         partial.reserve()?;
         Ok(partial)
     }
@@ -174,10 +171,22 @@ impl LocalStore {
         if u64::try_from(size) != Ok(meta.size) || birth(&fd) != handle {
             return Err(gone());
         }
+        Ok(self.partial((dir, name), temporary, fd, key, meta, true))
+    }
+
+    /// A partial file whose descriptor is locked.
+    fn partial(
+        &self,
+        (dir, name): (OwnedFd, &[u8]),
+        temporary: Vec<u8>,
+        fd: OwnedFd,
+        key: &ObjectKey,
+        meta: ObjectMeta,
+        keep: bool,
+    ) -> Partial {
         let target = Target::new(fd, dir.as_fd(), &temporary, meta.size);
-        let (renamed, kept) = (AtomicBool::new(false), AtomicBool::new(true));
-        let is_foreign = self.is_foreign(&dir);
-        Ok(Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed, kept, is_foreign })
+        let (renamed, kept, is_foreign) = (AtomicBool::new(false), AtomicBool::new(keep), self.is_foreign(&dir));
+        Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed, kept, is_foreign }
     }
 }
 
@@ -225,6 +234,24 @@ fn mtime_ns(stat: &Stat) -> Option<i64> {
     stat.st_mtime.checked_mul(1_000_000_000)?.checked_add(i64::try_from(stat.st_mtime_nsec).ok()?)
 }
 
+fn set_mode(fd: BorrowedFd<'_>, meta: &ObjectMeta) -> Result<(), Errno> {
+    let mode = if meta.mode == 0 { 0o644 } else { meta.mode & 0o777 };
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(mode))
+}
+
+fn set_time(fd: BorrowedFd<'_>, meta: &ObjectMeta) -> Result<(), Errno> {
+    let time = Timespec { tv_sec: meta.mtime_ns.div_euclid(1_000_000_000), tv_nsec: meta.mtime_ns.rem_euclid(1_000_000_000) };
+    rustix::fs::futimens(fd, &Timestamps { last_access: time, last_modification: time })
+}
+
+/// Locks a file for this transfer. A file system without locks locks everything.
+fn lock(fd: &OwnedFd) -> Result<(), Errno> {
+    match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::OPNOTSUPP | Errno::NOLCK | Errno::NOSYS) => Ok(()),
+        result => result,
+    }
+}
+
 /// Gives a file its final name.
 fn rename(dir: &OwnedFd, from: &[u8], to: &[u8], overwrite: bool) -> Result<(), Errno> {
     if overwrite {
@@ -255,8 +282,8 @@ fn open_locked(dir: &OwnedFd, temporary: &[u8], key: &ObjectKey, create: bool) -
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | if create { OFlags::CREATE } else { OFlags::empty() };
     for _ in 0..LOCK_TRIES_MAX {
         let fd = rustix::fs::openat(dir, temporary, flags, Mode::from_raw_mode(0o600)).map_err(|errno| failed("create", key, errno))?;
-        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOLCK | Errno::NOSYS) => {}
+        match lock(&fd) {
+            Ok(()) => {}
             Err(Errno::AGAIN) => return Err(StoreError::Busy { object: key.to_string() }),
             Err(errno) => return Err(failed("lock", key, errno)),
         }
@@ -322,11 +349,8 @@ impl Partial {
             return Ok(());
         }
         let fd = self.target.fd();
-        let mode = if self.meta.mode == 0 { 0o644 } else { self.meta.mode & 0o777 };
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)).map_err(|errno| failed("set the mode of", &self.key, errno))?;
-        let time = Timespec { tv_sec: self.meta.mtime_ns.div_euclid(1_000_000_000), tv_nsec: self.meta.mtime_ns.rem_euclid(1_000_000_000) };
-        let times = Timestamps { last_access: time, last_modification: time };
-        rustix::fs::futimens(fd, &times).map_err(|errno| failed("set the time of", &self.key, errno))?;
+        set_mode(fd, &self.meta).map_err(|errno| failed("set the mode of", &self.key, errno))?;
+        set_time(fd, &self.meta).map_err(|errno| failed("set the time of", &self.key, errno))?;
         rustix::fs::fsync(fd).map_err(|errno| failed("make durable", &self.key, errno))?;
         let overwrite = self.meta.overwrite;
         rename(&self.dir, &self.temporary, &self.name, overwrite).map_err(|errno| failed("rename", &self.key, errno))?;
@@ -418,13 +442,9 @@ impl Store for LocalStore {
         BATCH_OBJECTS_MAX
     }
 
-    async fn put_many(&self, items: Vec<(ObjectKey, ObjectMeta, Body)>) -> Vec<Result<StoredObject, StoreError>> {
-        let (store, count) = (self.clone(), items.len());
-        let work = tokio::task::spawn_blocking(move || store.put_batch(&items));
-        work.await.unwrap_or_else(|error| {
-            let failed = |_| StoreError::Io { action: "store", path: "files".to_owned(), source: std::io::Error::other(error.to_string()) };
-            (0..count).map(|item| Err(failed(item))).collect()
-        })
+    async fn put_many(&self, objects: Vec<(ObjectKey, ObjectMeta, Body)>) -> Result<Vec<Result<StoredObject, StoreError>>, StoreError> {
+        let store = self.clone();
+        Self::work(move || Ok(store.put_batch(&objects))).await
     }
 
     async fn begin(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Arc<dyn Upload>, StoreError> {

@@ -1,7 +1,10 @@
 //! Listing a bucket (Amazon S3 API Reference, "ListObjectsV2").
 
+use std::borrow::Cow;
+
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::types::{EncodingType, Object};
+use percent_encoding::percent_decode_str;
 
 use super::{Bucket, bare, nanoseconds};
 use crate::error::StoreError;
@@ -80,21 +83,8 @@ fn listed(key: &str, object: &Object) -> Option<ListedObject> {
 
 /// Undoes what a server does to keys for `encoding-type=url`: percent signs, and '+' for a blank.
 fn decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, behind)) = rest.split_first() {
-        let digit = |at: usize| behind.get(at).and_then(|&byte| char::from(byte).to_digit(16));
-        rest = behind;
-        bytes.push(match (first, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => {
-                rest = &behind[2..];
-                (high * 16 + low) as u8
-            }
-            (b'+', ..) => b' ',
-            _ => first,
-        });
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+    let blanks = text.replace('+', " ");
+    percent_decode_str(&blanks).decode_utf8().map_or_else(|_| text.to_owned(), Cow::into_owned)
 }
 
 #[cfg(test)]

@@ -78,13 +78,6 @@ struct File {
     row: i64,
 }
 
-/// A file that goes on where an earlier transfer stopped.
-#[derive(Debug)]
-pub(super) struct Adopted {
-    pub(super) file: u32,
-    pub(super) upload: Arc<dyn Upload>,
-}
-
 impl File {
     fn object_meta(&self, overwrite: bool) -> ObjectMeta {
         ObjectMeta { size: self.meta.size, mtime_ns: self.meta.mtime_ns, mode: self.meta.mode, overwrite, token: self.token }
@@ -101,8 +94,8 @@ pub(super) struct Assembly {
     withdrawn: HashSet<u32>,
     /// What earlier transfers began and this one may go on with.
     open: HashMap<ObjectKey, Reopened>,
-    /// Files that were found there, for the driver to take over.
-    pub(super) adopted: Vec<Adopted>,
+    /// Uploads of files that were found there, for the driver to take over.
+    pub(super) adopted: Vec<(u32, Arc<dyn Upload>)>,
     /// Tokens follow from name, size and time.
     by_attributes: bool,
     /// How many parts or objects a block still waits for.
@@ -249,7 +242,7 @@ impl Assembly {
             file.arrived = receipts.iter().map(|receipt| receipt.len).sum();
             file.cut = receipts.iter().map(|receipt| receipt.number).collect();
             file.receipts = receipts.into_iter().map(|receipt| (receipt.number, receipt)).collect();
-            self.adopted.push(Adopted { file: meta.file, upload });
+            self.adopted.push((meta.file, upload));
             self.files.insert(meta.file, file);
             return Ok(());
         }

@@ -49,6 +49,12 @@ impl UploaderConfig {
         ObjectKey::new(&[prefix.as_bytes(), &path].concat())
     }
 
+    /// What all keys of this transfer begin with.
+    pub(crate) fn prefix(&self) -> &str {
+        let (ObjectName::Into(prefix) | ObjectName::Exact(prefix)) = &self.name;
+        prefix
+    }
+
     /// Whether a key is one that a file of this transfer can get.
     pub(crate) fn is_below(&self, key: &ObjectKey) -> bool {
         match &self.name {

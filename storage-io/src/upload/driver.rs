@@ -126,7 +126,7 @@ pub(super) async fn run(
             Step::Command(Some(Command::Cancel) | None) | Step::Deaf => Err(UploadError::Cancelled),
             Step::Done(done) => driver.apply(done),
         };
-        driver.adopt();
+        driver.open.extend(driver.assembly.adopted.drain(..));
         driver.report();
         if let Err(error) = applied {
             return driver.fail(error).await;
@@ -157,12 +157,6 @@ impl Driver {
 
     fn data_in_flight(&self) -> usize {
         self.running.len() - self.count(Kind::Control)
-    }
-
-    /// Takes over uploads that go on where an earlier transfer stopped.
-    fn adopt(&mut self) {
-        let adopted = std::mem::take(&mut self.assembly.adopted);
-        self.open.extend(adopted.into_iter().map(|adopted| (adopted.file, adopted.upload)));
     }
 
     fn start_jobs(&mut self) {
@@ -214,7 +208,7 @@ impl Driver {
         let handle = self.tasks.spawn(async move {
             let (files, objects): (Vec<u32>, Vec<_>) = batch.into_iter().unzip();
             let results = store.put_many(objects).await;
-            (u32::MAX, Ok(Outcome::Many(files.into_iter().zip(results).collect())))
+            (u32::MAX, results.map(|results| Outcome::Many(files.into_iter().zip(results).collect())))
         });
         self.running.insert(handle.id(), (Kind::Small, handle));
     }

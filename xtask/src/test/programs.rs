@@ -29,11 +29,11 @@ impl Program {
     }
 }
 
-/// Builds the tests of all packages, so that features are resolved once for all, and returns those of the chosen ones.
-pub(super) fn build(workspace: &Workspace, chosen: &[&str]) -> Result<Vec<Program>> {
+/// Builds the tests of the chosen packages and returns them. With `whole` those of all packages, so that features are resolved once for all.
+pub(super) fn build(workspace: &Workspace, chosen: &[&str], whole: bool) -> Result<Vec<Program>> {
     let mut command = cargo::cargo();
     command.args(["test", "--no-run", "--message-format", "json-render-diagnostics"]);
-    if chosen.len() == workspace.packages.len() {
+    if whole {
         command.arg("--workspace");
     } else {
         command.args(chosen.iter().flat_map(|package| ["--package", package]));
@@ -42,7 +42,7 @@ pub(super) fn build(workspace: &Workspace, chosen: &[&str]) -> Result<Vec<Progra
     let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     ensure!(output.status.success(), "the tests do not build; cargo's messages are above");
     let messages = String::from_utf8(output.stdout).context("cargo printed something that is not text")?;
-    Ok(messages.lines().filter_map(|line| program(line, workspace)).collect())
+    Ok(messages.lines().filter_map(|line| program(line, workspace)).filter(|program| chosen.contains(&program.package.as_str())).collect())
 }
 
 /// The test program that a message of cargo announces, if it does.

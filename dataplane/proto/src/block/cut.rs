@@ -88,13 +88,17 @@ impl BlockWriter {
         if self.room(record).is_none_or(|room| room < length as usize) {
             return Err(CutError::Full);
         }
+        self.push(record, file_offset, length, crc64_nvme);
+        Ok(())
+    }
+
+    fn push(&mut self, record: &FileRecord, file_offset: u64, length: u32, crc64_nvme: u64) {
         self.table += self.table_growth(record);
         if self.files.last().is_none_or(|last| last.file != record.file) {
             self.files.push(record.clone());
         }
         self.extents.push(Extent { file: record.file, file_offset, length, payload_offset: self.payload as u32, crc64_nvme });
         self.payload += length as usize;
-        Ok(())
     }
 
     /// Tells the receiver that nothing more comes of a file of which it may have extents. Of the file that was added last, this block's own
@@ -111,9 +115,7 @@ impl BlockWriter {
         if self.room(record).is_none() {
             return Err(CutError::Full);
         }
-        self.table += self.table_growth(record);
-        self.files.push(FileRecord { mode: record.mode | WITHDRAWN, ..record.clone() });
-        self.extents.push(Extent { file: record.file, file_offset: 0, length: 0, payload_offset: self.payload as u32, crc64_nvme: 0 });
+        self.push(&FileRecord { mode: record.mode | WITHDRAWN, ..record.clone() }, 0, 0, 0);
         Ok(())
     }
 
