@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -70,7 +70,7 @@ pub fn uniform(root: &Path, files: u64, bytes: u64, random: &mut Random) -> Resu
     Ok(files * bytes)
 }
 
-/// A few large files and many small ones. Returns their number of bytes.
+/// A few large files, for their owner only, and many small ones. Returns their number of bytes.
 ///
 /// # Errors
 /// When the disk is full.
@@ -79,7 +79,9 @@ pub fn mixed(root: &Path, large: u64, large_bytes: u64, small: u64, random: &mut
     for number in 0..large {
         let bytes = large_bytes / 2 + random.below(large_bytes);
         fs::create_dir_all(root.join(format!("clip-{number}")))?;
-        random.write(&root.join(format!("clip-{number}/data.bin")), bytes)?;
+        let path = root.join(format!("clip-{number}/data.bin"));
+        random.write(&path, bytes)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         total += bytes;
     }
     for number in 0..small {

@@ -11,7 +11,7 @@ use crate::error::StoreError;
 use crate::store::{ObjectKey, PartReceipt};
 
 /// Version of the tables. Another one is refused rather than guessed at.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 const TABLES: &str = "
@@ -23,6 +23,7 @@ CREATE TABLE object (
     key BLOB NOT NULL,
     size INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL,
+    mode INTEGER NOT NULL,
     part_bytes INTEGER NOT NULL,
     handle TEXT,
     etag TEXT,
@@ -138,7 +139,7 @@ impl Database {
                 Some(handle) => {
                     let (id, part_bytes) = (row.get("id")?, unsigned(row, "part_bytes")?);
                     let receipts = parts.query_map([id], receipt)?.collect::<rusqlite::Result<_>>()?;
-                    Row::Open(OpenObject { id, key, size, mtime_ns, part_bytes, handle }, receipts)
+                    Row::Open(OpenObject { id, key, size, mtime_ns, mode: row.get("mode")?, part_bytes, handle }, receipts)
                 }
                 None => Row::Done(DoneObject { key, size, mtime_ns, etag: row.get("etag")?, crc: Crc64(unsigned(row, "crc")?) }),
             });
@@ -200,12 +201,12 @@ impl<'a> Writer<'a> {
             transaction,
             place: None,
             begin: transaction.prepare(
-                "INSERT INTO object (id, place, key, size, mtime_ns, part_bytes, handle, crc, changed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8)",
+                "INSERT INTO object (id, place, key, size, mtime_ns, mode, part_bytes, handle, crc, changed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, ?9)",
             )?,
             part: transaction.prepare("INSERT OR REPLACE INTO part (object, number, length, crc, etag) VALUES (?1, ?2, ?3, ?4, ?5)")?,
             touch: transaction.prepare("UPDATE object SET changed = ?2 WHERE id = ?1")?,
             done: transaction.prepare(
-                "INSERT OR REPLACE INTO object (place, key, size, mtime_ns, part_bytes, etag, crc, changed) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7)",
+                "INSERT OR REPLACE INTO object (place, key, size, mtime_ns, mode, part_bytes, etag, crc, changed) VALUES (?1, ?2, ?3, ?4, 0, 0, ?5, ?6, ?7)",
             )?,
             forget: transaction.prepare("DELETE FROM object WHERE place = ?1 AND key = ?2")?,
             forget_parts: transaction
@@ -221,7 +222,8 @@ impl<'a> Writer<'a> {
                 self.forget(place, &object.key)?;
                 let key = object.key.as_bytes();
                 let (size, part_bytes) = (bits(object.size), bits(object.part_bytes));
-                self.begin.execute(params![object.id, place, key, size, object.mtime_ns, part_bytes, object.handle, self.now])?;
+                let OpenObject { id, mtime_ns, mode, handle, .. } = object;
+                self.begin.execute(params![id, place, key, size, mtime_ns, mode, part_bytes, handle, self.now])?;
             }
             Entry::Part { object, receipt } => {
                 self.part.execute(params![object, receipt.number, bits(receipt.len), bits(receipt.crc.0), receipt.etag])?;
@@ -271,7 +273,7 @@ mod tests {
     }
 
     fn open(id: i64, name: &str) -> Entry {
-        Entry::Begun(OpenObject { id, key: key(name), size: u64::MAX, mtime_ns: -5, part_bytes: 8, handle: "upload".into() })
+        Entry::Begun(OpenObject { id, key: key(name), size: u64::MAX, mtime_ns: -5, mode: 0o600, part_bytes: 8, handle: "upload".into() })
     }
 
     fn part(object: i64, number: u32) -> Entry {
@@ -325,6 +327,7 @@ mod tests {
         assert!(names(&database, "three", "").is_empty());
         let Row::Open(object, receipts) = database.rows("one", b"in/a", None, 1).unwrap().remove(0) else { panic!("it is open") };
         assert_eq!((object.size, object.mtime_ns, object.part_bytes, object.handle.as_str()), (u64::MAX, -5, 8, "upload"));
+        assert_eq!(object.mode, 0o600);
         assert_eq!((receipts[1].number, receipts[1].crc, receipts[1].etag.as_deref()), (2, Crc64(u64::MAX), Some("e")));
         // Complete, begun anew, forgotten.
         database

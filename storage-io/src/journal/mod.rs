@@ -38,16 +38,17 @@ pub(crate) struct OpenObject {
     pub(crate) key: ObjectKey,
     pub(crate) size: u64,
     pub(crate) mtime_ns: i64,
+    pub(crate) mode: u32,
     pub(crate) part_bytes: u64,
     /// What the store needs to find the upload again.
     pub(crate) handle: String,
 }
 
 impl OpenObject {
-    /// As the store is told of it; its mode is kept by the store since it was begun.
+    /// As the store is told of it.
     fn meta(&self, overwrite: bool) -> ObjectMeta {
         let token = token_of(&self.key, self.size, self.mtime_ns);
-        ObjectMeta { size: self.size, mtime_ns: self.mtime_ns, mode: 0, overwrite, token }
+        ObjectMeta { size: self.size, mtime_ns: self.mtime_ns, mode: self.mode, overwrite, token }
     }
 }
 

@@ -363,7 +363,7 @@ impl Assembly {
     pub(super) fn open_object(&self, id: u32, handle: String) -> Option<OpenObject> {
         let File { meta, key, plan, row, .. } = self.files.get(&id)?;
         let (key, part_bytes) = (key.clone(), plan.part_bytes());
-        Some(OpenObject { id: *row, key, size: meta.size, mtime_ns: meta.mtime_ns, part_bytes, handle })
+        Some(OpenObject { id: *row, key, size: meta.size, mtime_ns: meta.mtime_ns, mode: meta.mode, part_bytes, handle })
     }
 
     /// The same once it is complete.
