@@ -24,6 +24,8 @@ use crate::stores::Resolved;
 
 /// How long a submission waits for the engine, which asks the store whether it would take the files, and what of them it has.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(130);
+/// How long a question about a store's objects waits for the engine, which gives itself less.
+pub(super) const BROWSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause before the first restart of an engine that ended.
 pub const RESTART_DELAY_MIN: Duration = Duration::from_millis(250);
 /// Longest pause between restarts; it doubles while the engine does not stay up.
@@ -240,7 +242,7 @@ impl Core {
             let _ = reply.send(Err(problem));
             return;
         }
-        effects.extend(self.browsing.ask(store, question, now + ANSWER_TIMEOUT, reply).map(Effect::Send));
+        effects.extend(self.browsing.ask(store, question, now + BROWSE_TIMEOUT, reply).map(Effect::Send));
     }
 
     fn endpoints(&self, ready: &Ready) -> Vec<OfferedEndpoint> {
@@ -447,7 +449,7 @@ impl Core {
     /// What time alone brings about; after every event.
     fn housekeeping(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         self.watch_engine(now, effects);
-        self.browsing.expire(now, ANSWER_TIMEOUT);
+        self.browsing.expire(now, BROWSE_TIMEOUT);
         if now >= self.rates_at {
             self.rates_at = now + RATES_INTERVAL;
             let orders = self.rates.orders(now);

@@ -114,7 +114,7 @@ fn questions_about_stores_get_their_own_answers_in_any_order_or_end_in_time() {
     world.browsed(first, BrowseAnswer::Missing);
     assert_eq!((one.try_recv().unwrap(), two.try_recv().unwrap()), (Ok(BrowseAnswer::Missing), Ok(BrowseAnswer::Removed)));
     world.browsed(99, BrowseAnswer::Removed);
-    world.wait(ANSWER_TIMEOUT - Duration::from_millis(1));
+    world.wait(BROWSE_TIMEOUT - Duration::from_millis(1));
     assert!(late.try_recv().is_err(), "not yet");
     world.wait(Duration::from_millis(1));
     assert_eq!(late.try_recv().unwrap().unwrap_err().code, ApiCode::EngineUnavailable.into());
