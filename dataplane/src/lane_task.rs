@@ -248,6 +248,7 @@ fn ready_block(block: BlockId, image: tradewind_fabric::SharedBlock, table: &Blo
             size: record.size,
             mtime_ns: record.mtime_ns,
             mode: record.mode & !WITHDRAWN,
+            attributes: Arc::clone(&record.attributes),
             withdrawn: record.is_withdrawn(),
         })
         .collect();

@@ -20,6 +20,20 @@ pub enum StoreError {
         /// Where, and what SQLite says.
         detail: String,
     },
+    /// There is no object of that name.
+    #[error("{object} is not there any more; list the folder again, or leave it out")]
+    ObjectGone {
+        /// The object.
+        object: String,
+    },
+    /// The object is not what it was when it was looked at first.
+    #[error("{object} changed while it was read: {what}; read it again when nobody writes it")]
+    ObjectChanged {
+        /// The object.
+        object: String,
+        /// What differs.
+        what: &'static str,
+    },
     /// The credentials are good but may not do this.
     #[error(
         "{place} refuses to {action}: {detail}; the destination needs permission to read the bucket, put objects and abort multipart uploads, `tradewind rm` to delete them"

@@ -15,7 +15,7 @@ mod error;
 mod journal;
 mod list;
 mod local;
-mod name;
+pub mod name;
 mod plan;
 mod retry;
 mod s3;
@@ -30,5 +30,8 @@ pub use local::LocalStore;
 pub use plan::{PartPlan, PoolNeed};
 pub use retry::{Deadlines, RetryPolicy};
 pub use s3::{Credentials, Dialect, S3Config, S3Store};
-pub use store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, Part, PartReceipt, Store, StoredObject, Upload, check_destination};
+pub use store::{
+    Attributes, Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Part, PartReceipt, Store, StoredObject, Upload,
+    check_destination,
+};
 pub use upload::{FileMeta, ObjectName, Piece, ReadyBlock, StatsSnapshot, UploadEvent, UploadStats, Uploader, UploaderConfig};

@@ -1,6 +1,7 @@
 //! What every store can do. The rest of the crate knows stores only by these two traits.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -66,7 +67,7 @@ impl fmt::Debug for ObjectKey {
 }
 
 /// What is known about an object before its first byte is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectMeta {
     /// Size, bytes.
     pub size: u64,
@@ -79,12 +80,21 @@ pub struct ObjectMeta {
     /// Random, and the same for every try of the same object: so a store can tell the object whose acknowledgement was lost
     /// from somebody else's.
     pub token: u128,
+    /// Kept as the object's metadata; a directory keeps what a file can have of it.
+    pub attributes: Attributes,
 }
 
+/// Names and values that become an object's metadata: names of a-z, 0-9, '-', '_', '.'; values of visible ASCII.
+pub type Attributes = Arc<[(String, String)]>;
+
 /// The same for every transfer of a file of this name, size and time: so a store can tell that an earlier transfer has stored it.
-pub(crate) fn token_of(key: &ObjectKey, size: u64, mtime_ns: i64) -> u128 {
+/// `variant` tells apart what different transfers make of the same file ([`crate::UploaderConfig::variant`]).
+pub(crate) fn token_of(key: &ObjectKey, size: u64, mtime_ns: i64, variant: u64) -> u128 {
     // Two different checksums of the same bytes: objects of one name are compared, nothing secret hangs on it.
-    let text = [key.as_bytes(), &size.to_be_bytes(), &mtime_ns.to_be_bytes()].concat();
+    let mut text = [key.as_bytes(), &size.to_be_bytes(), &mtime_ns.to_be_bytes()].concat();
+    if variant != 0 {
+        text.extend(variant.to_be_bytes());
+    }
     let reversed: Vec<u8> = text.iter().rev().copied().collect();
     u128::from(Crc64::of(&text).0) << 64 | u128::from(Crc64::of(&reversed).0)
 }
@@ -180,6 +190,29 @@ pub struct ObjectInfo {
     pub mtime_ns: Option<i64>,
     /// Unix permissions of the file that was stored, if they were kept.
     pub mode: Option<u32>,
+    /// What else is kept of it: [`ObjectMeta::attributes`], and metadata that others gave it.
+    pub attributes: Attributes,
+}
+
+/// Bytes of an object, and what is known of the whole.
+#[derive(Clone, Debug)]
+pub struct ObjectRange {
+    /// Of the object they are from.
+    pub info: ObjectInfo,
+    /// As many as were asked for.
+    pub bytes: Vec<Bytes>,
+}
+
+impl ObjectInfo {
+    /// Whether another look at the object of this name may have seen the same contents.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.size == other.size
+            && match (&self.etag, &other.etag) {
+                (Some(one), Some(other)) => one == other,
+                _ => self.modified_ns == other.modified_ns,
+            }
+    }
 }
 
 /// What a store takes.
@@ -223,6 +256,12 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`StoreError`]; a missing object is `Ok(None)`, a missing bucket is an error.
     async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, StoreError>;
+
+    /// Reads bytes of an object. `range` must not be empty. With `expected`, what an earlier look found, it must be the same object still.
+    ///
+    /// # Errors
+    /// [`StoreError::ObjectGone`], [`StoreError::ObjectChanged`], also when the object ends before the range does; [`StoreError`].
+    async fn read(&self, key: &ObjectKey, range: Range<u64>, expected: Option<&ObjectInfo>) -> Result<ObjectRange, StoreError>;
 
     /// Lists objects whose keys begin with `prefix`, strictly after the key `after`, at most `limit` and never more than
     /// [`crate::LIST_ENTRIES_MAX`]; [`Listing::next`] leads to the next page. Keys come in the order of their bytes, but SeaweedFS

@@ -229,7 +229,7 @@ async fn bigger_with_the_default_part_size(weed: &Weed) {
 /// The chain is only as good as its last link: the server itself must refuse what does not match.
 async fn wrong_checksums_are_refused(store: &S3Store, weed: &Weed) {
     let data = common::noise(9, 6 * MIB);
-    let meta = |size: usize| ObjectMeta { size: size as u64, mtime_ns: 0, mode: 0, overwrite: true, token: 1 };
+    let meta = |size: usize| ObjectMeta { size: size as u64, mtime_ns: 0, mode: 0, overwrite: true, token: 1, attributes: Arc::default() };
     let body = |from: usize, to: usize, crc: Crc64| Body::new(vec![bytes::Bytes::copy_from_slice(&data[from..to])], crc);
     let wrong = Crc64(Crc64::of(&data).0 ^ 1);
     let key = |name: &str| ObjectKey::new(name.as_bytes()).unwrap();
@@ -259,16 +259,16 @@ async fn existing_objects_stay(weed: &Weed) {
     // The condition itself, for an object that looking did not see: it appears while the parts are on their way.
     let store = weed.store("bkt1");
     let data = common::noise(4, 6 * MIB);
-    let meta = ObjectMeta { size: data.len() as u64, mtime_ns: 0, mode: 0, overwrite: false, token: 8 };
+    let meta = ObjectMeta { size: data.len() as u64, mtime_ns: 0, mode: 0, overwrite: false, token: 8, attributes: Arc::default() };
     let key = ObjectKey::new(b"late").unwrap();
-    let begun = store.begin(&key, meta).await.unwrap();
+    let begun = store.begin(&key, meta.clone()).await.unwrap();
     let mut parts = Vec::new();
     for (number, range) in [(1, 0..5 * MIB), (2, 5 * MIB..6 * MIB)] {
         let body = Body::new(vec![bytes::Bytes::copy_from_slice(&data[range.clone()])], Crc64::of(&data[range.clone()]));
         parts.push(begun.put_part(Part { number, offset: range.start as u64, body }).await.unwrap());
     }
     let theirs = Body::new(vec![bytes::Bytes::from_static(b"theirs")], Crc64::of(b"theirs"));
-    store.put(&key, ObjectMeta { size: 6, token: 9, ..meta }, theirs).await.unwrap();
+    store.put(&key, ObjectMeta { size: 6, token: 9, ..meta.clone() }, theirs).await.unwrap();
     let refused = begun.complete(&parts, Crc64::of(&data)).await;
     assert!(matches!(refused, Err(StoreError::DestinationExists { .. })), "{refused:?}");
     begun.abort().await.unwrap();
@@ -278,13 +278,13 @@ async fn existing_objects_stay(weed: &Weed) {
 async fn objects_are_listed_and_deleted(store: &Arc<S3Store>, weed: &Weed) {
     listing(&**store, "list/").await;
     // More than the server lists at once, read by another client, with a marker of a directory among them.
-    let meta = ObjectMeta { size: 1, mtime_ns: 0, mode: 0, overwrite: true, token: 1 };
+    let meta = ObjectMeta { size: 1, mtime_ns: 0, mode: 0, overwrite: true, token: 1, attributes: Arc::default() };
     let body = || Body::new(vec![bytes::Bytes::from_static(b"x")], Crc64::of(b"x"));
     let mut names: Vec<String> = (0..1003).map(|number| format!("many/{}/n {number:04}+ü", number % 3)).collect();
     for chunk in names.chunks(64) {
         let mut putting = tokio::task::JoinSet::new();
         for name in chunk {
-            let (store, key, body) = (Arc::clone(store), ObjectKey::new(name.as_bytes()).unwrap(), body());
+            let (store, key, body, meta) = (Arc::clone(store), ObjectKey::new(name.as_bytes()).unwrap(), body(), meta.clone());
             putting.spawn(async move { store.put(&key, meta, body).await.unwrap() });
         }
         putting.join_all().await;

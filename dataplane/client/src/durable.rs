@@ -68,13 +68,14 @@ impl Durable {
 
 #[cfg(test)]
 mod tests {
-    use tradewind_proto::block::FileId;
+    use tradewind_proto::block::{Attributes, FileId};
 
     use super::*;
 
     #[test]
     fn only_what_is_missing_of_the_same_file_is_sent() {
-        let record = FileRecord { file: FileId(0), path: b"d/f".to_vec(), size: 100, mtime_ns: 5, mode: 0 };
+        let record =
+            FileRecord { file: FileId(0), path: b"d/f".to_vec(), size: 100, mtime_ns: 5, mode: 0, attributes: Attributes::default() };
         let mut durable = Durable::default();
         let missing = |durable: &Durable, record: &FileRecord| -> Vec<(u64, u64)> {
             durable.missing(record).into_iter().map(|range| (range.start, range.end)).collect()

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crossbeam::channel::Sender;
 use tradewind_fabric::{BlockBuf, BlockPool, SharedBlock};
-use tradewind_proto::block::{BlockWriter, FileId, FileRecord, check_path, crc64_nvme};
+use tradewind_proto::block::{Attributes, BlockWriter, FileId, FileRecord, check_path, crc64_nvme};
 
 use crate::durable::Durable;
 use crate::error::SourceError;
@@ -148,6 +148,7 @@ fn open(number: u32, source: &Source) -> Result<Opened, SourceError> {
         size: metadata.len(),
         mtime_ns: mtime_ns(&metadata),
         mode: metadata.mode() & 0o7777,
+        attributes: Attributes::default(),
     };
     // Only advice: the kernel reads ahead further.
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use tradewind_proto::block::{BlockTable, BlockWriter, FileId, FileRecord, crc64_nvme};
+use tradewind_proto::block::{Attributes, BlockTable, BlockWriter, FileId, FileRecord, crc64_nvme};
 use tradewind_proto::crypto::{CipherSuite, Direction, LaneSecret, OpenKeys, Provider, SealKeys};
 use tradewind_wire::limits::{DATA_HEADER_BYTES, HEADER_BYTES};
 use tradewind_wire::{Header, Kind, LaneId, PacketNumber};
@@ -94,8 +94,9 @@ fn the_golden_block_is_cut_and_read() {
     for (file, name, text) in [(0, "hello.txt", "Hello"), (1, "empty", ""), (2, "dir/world", "World!")] {
         let at = writer.payload_bytes();
         slot[at..at + text.len()].copy_from_slice(text.as_bytes());
-        let record =
-            FileRecord { file: FileId(file), path: name.into(), size: text.len() as u64, mtime_ns: 1_700_000_000_000_000_000, mode: 0o644 };
+        let attributes: Attributes = if text.is_empty() { Attributes::default() } else { [("uid".to_owned(), "1000".to_owned())].into() };
+        let (file, size, mtime_ns) = (FileId(file), text.len() as u64, 1_700_000_000_000_000_000);
+        let record = FileRecord { file, path: name.into(), size, mtime_ns, mode: 0o644, attributes };
         writer.add(&record, 0, text.len() as u32, crc64_nvme(text.as_bytes())).expect("it fits");
     }
     let length = writer.finish(&mut slot);

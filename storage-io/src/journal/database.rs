@@ -11,7 +11,7 @@ use crate::error::StoreError;
 use crate::store::{ObjectKey, PartReceipt};
 
 /// Version of the tables. Another one is refused rather than guessed at.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 const TABLES: &str = "
@@ -23,7 +23,10 @@ CREATE TABLE object (
     key BLOB NOT NULL,
     size INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL,
+    variant INTEGER NOT NULL,
     mode INTEGER NOT NULL,
+    -- JSON: pairs of name and value.
+    attributes TEXT NOT NULL,
     part_bytes INTEGER NOT NULL,
     handle TEXT,
     etag TEXT,
@@ -135,13 +138,20 @@ impl Database {
             // Only what passed this check was ever written.
             let Ok(key) = ObjectKey::new(&row.get::<_, Vec<u8>>("key")?) else { continue };
             let (size, mtime_ns) = (unsigned(row, "size")?, row.get("mtime_ns")?);
+            let variant = unsigned(row, "variant")?;
             found.push(match row.get("handle")? {
                 Some(handle) => {
                     let (id, part_bytes) = (row.get("id")?, unsigned(row, "part_bytes")?);
                     let receipts = parts.query_map([id], receipt)?.collect::<rusqlite::Result<_>>()?;
-                    Row::Open(OpenObject { id, key, size, mtime_ns, mode: row.get("mode")?, part_bytes, handle }, receipts)
+                    let attributes =
+                        serde_json::from_str::<Vec<(String, String)>>(&row.get::<_, String>("attributes")?).unwrap_or_default();
+                    let (mode, attributes) = (row.get("mode")?, attributes.into());
+                    Row::Open(OpenObject { id, key, size, mtime_ns, variant, mode, attributes, part_bytes, handle }, receipts)
                 }
-                None => Row::Done(DoneObject { key, size, mtime_ns, etag: row.get("etag")?, crc: Crc64(unsigned(row, "crc")?) }),
+                None => {
+                    let (etag, crc) = (row.get("etag")?, Crc64(unsigned(row, "crc")?));
+                    Row::Done(DoneObject { key, size, mtime_ns, variant, etag, crc })
+                }
             });
         }
         Ok(found)
@@ -201,12 +211,12 @@ impl<'a> Writer<'a> {
             transaction,
             place: None,
             begin: transaction.prepare(
-                "INSERT INTO object (id, place, key, size, mtime_ns, mode, part_bytes, handle, crc, changed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, ?9)",
+                "INSERT INTO object (id, place, key, size, mtime_ns, variant, mode, attributes, part_bytes, handle, crc, changed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?11)",
             )?,
             part: transaction.prepare("INSERT OR REPLACE INTO part (object, number, length, crc, etag) VALUES (?1, ?2, ?3, ?4, ?5)")?,
             touch: transaction.prepare("UPDATE object SET changed = ?2 WHERE id = ?1")?,
             done: transaction.prepare(
-                "INSERT OR REPLACE INTO object (place, key, size, mtime_ns, mode, part_bytes, etag, crc, changed) VALUES (?1, ?2, ?3, ?4, 0, 0, ?5, ?6, ?7)",
+                "INSERT OR REPLACE INTO object (place, key, size, mtime_ns, variant, mode, attributes, part_bytes, etag, crc, changed) VALUES (?1, ?2, ?3, ?4, ?5, 0, '[]', 0, ?6, ?7, ?8)",
             )?,
             forget: transaction.prepare("DELETE FROM object WHERE place = ?1 AND key = ?2")?,
             forget_parts: transaction
@@ -223,7 +233,9 @@ impl<'a> Writer<'a> {
                 let key = object.key.as_bytes();
                 let (size, part_bytes) = (bits(object.size), bits(object.part_bytes));
                 let OpenObject { id, mtime_ns, mode, handle, .. } = object;
-                self.begin.execute(params![id, place, key, size, mtime_ns, mode, part_bytes, handle, self.now])?;
+                // Text always becomes JSON.
+                let (variant, attributes) = (bits(object.variant), serde_json::to_string(&object.attributes[..]).unwrap_or_default());
+                self.begin.execute(params![id, place, key, size, mtime_ns, variant, mode, attributes, part_bytes, handle, self.now])?;
             }
             Entry::Part { object, receipt } => {
                 self.part.execute(params![object, receipt.number, bits(receipt.len), bits(receipt.crc.0), receipt.etag])?;
@@ -232,7 +244,8 @@ impl<'a> Writer<'a> {
             Entry::Done(object) => {
                 let key = object.key.as_bytes();
                 self.forget_parts.execute(params![place, key])?;
-                self.done.execute(params![place, key, bits(object.size), object.mtime_ns, object.etag, bits(object.crc.0), self.now])?;
+                let (size, variant, crc) = (bits(object.size), bits(object.variant), bits(object.crc.0));
+                self.done.execute(params![place, key, size, object.mtime_ns, variant, object.etag, crc, self.now])?;
             }
             Entry::Forget(key) => self.forget(place, key)?,
         }
@@ -273,7 +286,9 @@ mod tests {
     }
 
     fn open(id: i64, name: &str) -> Entry {
-        Entry::Begun(OpenObject { id, key: key(name), size: u64::MAX, mtime_ns: -5, mode: 0o600, part_bytes: 8, handle: "upload".into() })
+        let (key, attributes, handle) = (key(name), [("uid".to_owned(), "7".to_owned())].into(), "upload".to_owned());
+        let (size, variant, mode) = (u64::MAX, u64::MAX, 0o600);
+        Entry::Begun(OpenObject { id, key, size, mtime_ns: -5, variant, mode, attributes, part_bytes: 8, handle })
     }
 
     fn part(object: i64, number: u32) -> Entry {
@@ -281,7 +296,7 @@ mod tests {
     }
 
     fn done(name: &str) -> Entry {
-        Entry::Done(DoneObject { key: key(name), size: 3, mtime_ns: 7, etag: None, crc: Crc64(9) })
+        Entry::Done(DoneObject { key: key(name), size: 3, mtime_ns: 7, variant: 1, etag: None, crc: Crc64(9) })
     }
 
     fn names(database: &Database, place: &str, prefix: &str) -> Vec<String> {
@@ -327,7 +342,7 @@ mod tests {
         assert!(names(&database, "three", "").is_empty());
         let Row::Open(object, receipts) = database.rows("one", b"in/a", None, 1).unwrap().remove(0) else { panic!("it is open") };
         assert_eq!((object.size, object.mtime_ns, object.part_bytes, object.handle.as_str()), (u64::MAX, -5, 8, "upload"));
-        assert_eq!(object.mode, 0o600);
+        assert_eq!((object.mode, object.variant, object.attributes[0].1.as_str()), (0o600, u64::MAX, "7"));
         assert_eq!((receipts[1].number, receipts[1].crc, receipts[1].etag.as_deref()), (2, Crc64(u64::MAX), Some("e")));
         // Complete, begun anew, forgotten.
         database
@@ -348,8 +363,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut database = Database::open(&directory.path().join("j")).unwrap();
         let keys: [&[u8]; 5] = [b"a", b"\xff", b"\xff/x", b"\xff\xff", b"b"];
-        let entries =
-            keys.map(|key| Entry::Done(DoneObject { key: ObjectKey::new(key).unwrap(), size: 0, mtime_ns: 0, etag: None, crc: Crc64(0) }));
+        let entries = keys.map(|key| {
+            Entry::Done(DoneObject { key: ObjectKey::new(key).unwrap(), size: 0, mtime_ns: 0, variant: 0, etag: None, crc: Crc64(0) })
+        });
         database.apply(entries.iter().map(|entry| ("one", entry))).unwrap();
         assert_eq!(names(&database, "one", "").len(), 5);
         assert_eq!(database.rows("one", b"\xff", None, 9).unwrap().len(), 3);

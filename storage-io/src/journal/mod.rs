@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::checksum::Crc64;
 use crate::error::StoreError;
-use crate::store::{ObjectKey, ObjectMeta, PartReceipt, Store, token_of};
+use crate::store::{Attributes, ObjectKey, ObjectMeta, PartReceipt, Store, token_of};
 use database::Database;
 pub(crate) use resume::Reopened;
 pub use resume::{Durable, Resumption, resume};
@@ -38,7 +38,9 @@ pub(crate) struct OpenObject {
     pub(crate) key: ObjectKey,
     pub(crate) size: u64,
     pub(crate) mtime_ns: i64,
+    pub(crate) variant: u64,
     pub(crate) mode: u32,
+    pub(crate) attributes: Attributes,
     pub(crate) part_bytes: u64,
     /// What the store needs to find the upload again.
     pub(crate) handle: String,
@@ -47,8 +49,9 @@ pub(crate) struct OpenObject {
 impl OpenObject {
     /// As the store is told of it.
     fn meta(&self, overwrite: bool) -> ObjectMeta {
-        let token = token_of(&self.key, self.size, self.mtime_ns);
-        ObjectMeta { size: self.size, mtime_ns: self.mtime_ns, mode: self.mode, overwrite, token }
+        let token = token_of(&self.key, self.size, self.mtime_ns, self.variant);
+        let (size, mtime_ns, mode, attributes) = (self.size, self.mtime_ns, self.mode, Arc::clone(&self.attributes));
+        ObjectMeta { size, mtime_ns, mode, overwrite, token, attributes }
     }
 }
 
@@ -58,6 +61,7 @@ pub(crate) struct DoneObject {
     pub(crate) key: ObjectKey,
     pub(crate) size: u64,
     pub(crate) mtime_ns: i64,
+    pub(crate) variant: u64,
     pub(crate) etag: Option<String>,
     pub(crate) crc: Crc64,
 }

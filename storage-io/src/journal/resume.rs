@@ -101,12 +101,14 @@ pub async fn resume(
         let mut looks = futures_util::stream::iter(looks).buffered(LOOKS_IN_FLIGHT);
         while let Some(found) = looks.next().await {
             match found? {
+                // The same name, size and time, but other bytes.
+                Looked::Done(object) if object.variant != config.variant => {}
                 Looked::Done(object) => {
                     let path = config.path_of(&object.key);
                     each(&Durable::File { path, size: object.size, mtime_ns: object.mtime_ns })?;
                 }
                 Looked::Open(mut reopened) => {
-                    if !is_wanted {
+                    if !is_wanted || reopened.object.variant != config.variant {
                         reopened.receipts.clear();
                     }
                     let OpenObject { key, size, mtime_ns, part_bytes, .. } = &reopened.object;
@@ -198,7 +200,7 @@ impl Listed {
                 if let ListEntry::Object(object) = entry {
                     // The store's own time says nothing of the file, except where it is the file's.
                     let mtime_ns = if object.etag.is_none() { object.modified_ns } else { None };
-                    listed.insert(token_of(&object.key, 0, 0), Seen::new(object.size, object.etag.as_deref(), mtime_ns));
+                    listed.insert(token_of(&object.key, 0, 0, 0), Seen::new(object.size, object.etag.as_deref(), mtime_ns));
                 }
             }
             match page.next {
@@ -209,7 +211,7 @@ impl Listed {
     }
 
     fn has(&self, object: &DoneObject) -> bool {
-        self.0.get(&token_of(&object.key, 0, 0)).is_some_and(|seen| seen.is(object))
+        self.0.get(&token_of(&object.key, 0, 0, 0)).is_some_and(|seen| seen.is(object))
     }
 }
 
@@ -227,7 +229,7 @@ async fn look_at_open(
 ) -> Result<Looked, StoreError> {
     let (store, retry) = (scope.place.store.as_ref(), config.retry);
     let meta = object.meta(config.overwrite);
-    let reopen = || store.reopen(&object.key, meta, &object.handle);
+    let reopen = || store.reopen(&object.key, meta.clone(), &object.handle);
     let upload = match retry.run("finding an upload again", 0, StoreError::is_retryable, |_| {}, reopen).await {
         Ok(upload) => upload,
         Err(StoreError::UploadGone { .. }) => return gone(scope, config, object, &receipts).await,
@@ -262,12 +264,12 @@ async fn gone(scope: &Scope, config: &UploaderConfig, object: OpenObject, receip
     let crc = receipts.iter().fold(Crc64::default(), |crc, part| crc.append(part.crc, part.len));
     let is_whole = receipts.iter().map(|part| part.len).sum::<u64>() == object.size;
     let meta = object.meta(false);
-    let OpenObject { key, size, mtime_ns, .. } = object;
+    let OpenObject { key, size, mtime_ns, variant, .. } = object;
     if is_whole {
         let store = scope.place.store.as_ref();
-        let find = || store.find_own(&key, meta, crc);
+        let find = || store.find_own(&key, meta.clone(), crc);
         if let Some(found) = config.retry.run("looking for an object", 0, StoreError::is_retryable, |_| {}, find).await? {
-            let done = DoneObject { key, size, mtime_ns, etag: found.etag, crc };
+            let done = DoneObject { key, size, mtime_ns, variant, etag: found.etag, crc };
             scope.done(done.clone());
             return Ok(Looked::Done(done));
         }
@@ -294,7 +296,7 @@ impl Scope {
         for object in stale {
             let meta = object.meta(false);
             let abort = || async {
-                match store.reopen(&object.key, meta, &object.handle).await {
+                match store.reopen(&object.key, meta.clone(), &object.handle).await {
                     Ok(upload) => upload.abort().await,
                     Err(StoreError::UploadGone { .. }) => Ok(()),
                     Err(error) => Err(error),

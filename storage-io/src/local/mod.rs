@@ -6,9 +6,11 @@
 
 mod batch;
 mod list;
+mod read;
 mod walk;
 mod write;
 
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +23,10 @@ use rustix::io::Errno;
 use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::list::{Depth, Listing};
-use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, Part, PartReceipt, Store, StoredObject, Upload};
+use crate::store::{
+    Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Part, PartReceipt, Store, StoredObject, Upload,
+};
+use read::{contents_crc, info};
 use walk::{failed, parent};
 use write::{Target, write_all};
 
@@ -42,9 +47,6 @@ const LOCK_TRIES_MAX: u32 = 16;
 
 /// Small files that are made durable together; each holds a descriptor meanwhile.
 const BATCH_OBJECTS_MAX: usize = 512;
-
-/// Bytes read at once to compare contents.
-const READ_BYTES: usize = 1 << 20;
 
 /// A directory of this machine. Nothing outside it is ever written.
 #[derive(Clone, Debug)]
@@ -136,7 +138,7 @@ impl LocalStore {
     }
 
     fn put_one(&self, key: &ObjectKey, meta: ObjectMeta, body: &Body) -> Result<StoredObject, StoreError> {
-        let partial = match self.create(key, meta) {
+        let partial = match self.create(key, meta.clone()) {
             // A transfer that was cut off after this file.
             Err(exists @ StoreError::DestinationExists { .. }) => return self.same(key, &meta, body.crc())?.ok_or(exists),
             created => created?,
@@ -149,12 +151,11 @@ impl LocalStore {
     /// The file of that name, if it has this size, time and contents.
     fn same(&self, key: &ObjectKey, meta: &ObjectMeta, crc: Crc64) -> Result<Option<StoredObject>, StoreError> {
         let is_alike = |stat: &Stat| u64::try_from(stat.st_size) == Ok(meta.size) && mtime_ns(stat) == Some(meta.mtime_ns);
-        let found = self.find_object(key)?.filter(is_alike);
-        let Some((_, (dir, name))) = found.zip(parent(self.root.as_fd(), key, false)?) else { return Ok(None) };
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let read = |errno| failed("compare", key, errno);
-        let fd = rustix::fs::openat(&dir, name, flags, Mode::empty()).map_err(read)?;
-        let is_same = contents_crc(&fd).map_err(read)? == crc;
+        if self.find_object(key)?.filter(is_alike).is_none() {
+            return Ok(None);
+        }
+        let Some(fd) = self.open_object(key)? else { return Ok(None) };
+        let is_same = contents_crc(&fd).map_err(|errno| failed("compare", key, errno))? == crc;
         Ok(is_same.then_some(StoredObject { etag: None, crc, verified_by_store: false }))
     }
 
@@ -196,22 +197,6 @@ fn birth(fd: &OwnedFd) -> String {
     match rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, wanted) {
         Ok(found) => format!("{}-{}.{}", found.stx_ino, found.stx_btime.tv_sec, found.stx_btime.tv_nsec),
         Err(errno) => format!("unknown: {errno}"),
-    }
-}
-
-/// CRC-64/NVME of a file's contents.
-fn contents_crc(fd: &OwnedFd) -> Result<Crc64, Errno> {
-    let (mut crc, mut offset, mut buffer) = (Crc64::default(), 0, vec![0; READ_BYTES]);
-    loop {
-        match rustix::io::pread(fd, &mut buffer, offset) {
-            Ok(0) => return Ok(crc),
-            Ok(read) => {
-                crc = crc.append(Crc64::of(&buffer[..read]), read as u64);
-                offset += read as u64;
-            }
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
     }
 }
 
@@ -413,14 +398,12 @@ impl Store for LocalStore {
     async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, StoreError> {
         let (store, key) = (self.clone(), key.clone());
         let found = Self::work(move || store.find_object(&key)).await?;
-        Ok(found.map(|stat| ObjectInfo {
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            etag: None,
-            crc: None,
-            modified_ns: mtime_ns(&stat),
-            mtime_ns: mtime_ns(&stat),
-            mode: Some(stat.st_mode & 0o777),
-        }))
+        Ok(found.as_ref().map(info))
+    }
+
+    async fn read(&self, key: &ObjectKey, range: Range<u64>, expected: Option<&ObjectInfo>) -> Result<ObjectRange, StoreError> {
+        let (store, key, expected) = (self.clone(), key.clone(), expected.cloned());
+        Self::work(move || store.read_range(&key, range, expected.as_ref())).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&[u8]>, limit: usize, depth: Depth) -> Result<Listing, StoreError> {
@@ -449,7 +432,7 @@ impl Store for LocalStore {
 
     async fn begin(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Arc<dyn Upload>, StoreError> {
         let (store, key) = (self.clone(), key.clone());
-        let partial = Self::work(move || store.create(&key, meta)).await?;
+        let partial = Self::work(move || store.create(&key, meta.clone())).await?;
         Ok(Arc::new(LocalUpload(Arc::new(partial))))
     }
 
@@ -536,24 +519,24 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let store = LocalStore::open(root.path()).unwrap();
         let key = ObjectKey::new(b"d/f").unwrap();
-        let meta = ObjectMeta { size: 10, mtime_ns: 0, mode: 0, overwrite: false, token: 0 };
-        let first = store.create(&key, meta).unwrap();
-        assert!(matches!(store.create(&key, meta), Err(StoreError::Busy { .. })));
+        let meta = ObjectMeta { size: 10, mtime_ns: 0, mode: 0, overwrite: false, token: 0, attributes: Arc::default() };
+        let first = store.create(&key, meta.clone()).unwrap();
+        assert!(matches!(store.create(&key, meta.clone()), Err(StoreError::Busy { .. })));
         drop(first);
         assert_eq!(root.path().join("d").read_dir().unwrap().count(), 0);
         // What a crash leaves has no lock any more.
         std::fs::write(root.path().join("d/.f.tradewind-partial"), [1u8; 100]).unwrap();
-        let second = store.create(&key, meta).unwrap();
+        let second = store.create(&key, meta.clone()).unwrap();
         second.publish().unwrap();
         assert_eq!(std::fs::read(root.path().join("d/f")).unwrap(), [0u8; 10]);
-        assert!(matches!(store.create(&key, meta), Err(StoreError::DestinationExists { .. })));
+        assert!(matches!(store.create(&key, meta.clone()), Err(StoreError::DestinationExists { .. })));
     }
 
     #[test]
     fn a_name_taken_in_the_meantime_is_not_replaced() {
         let root = tempfile::tempdir().unwrap();
         let store = LocalStore::open(root.path()).unwrap();
-        let meta = ObjectMeta { size: 3, mtime_ns: 0, mode: 0, overwrite: false, token: 0 };
+        let meta = ObjectMeta { size: 3, mtime_ns: 0, mode: 0, overwrite: false, token: 0, attributes: Arc::default() };
         let partial = store.create(&ObjectKey::new(b"f").unwrap(), meta).unwrap();
         std::fs::write(root.path().join("f"), b"theirs").unwrap();
         assert!(matches!(partial.publish(), Err(StoreError::DestinationExists { .. })));
@@ -566,7 +549,7 @@ mod tests {
     fn more_than_the_disk_holds_is_refused_at_once() {
         let root = tempfile::tempdir().unwrap();
         let store = LocalStore::open(root.path()).unwrap();
-        let meta = ObjectMeta { size: 1 << 50, mtime_ns: 0, mode: 0, overwrite: false, token: 0 };
+        let meta = ObjectMeta { size: 1 << 50, mtime_ns: 0, mode: 0, overwrite: false, token: 0, attributes: Arc::default() };
         let result = store.create(&ObjectKey::new(b"f").unwrap(), meta);
         assert!(matches!(result, Err(StoreError::Full { .. })), "{result:?}");
         assert_eq!(root.path().read_dir().unwrap().count(), 0);

@@ -10,9 +10,11 @@ mod config;
 mod errors;
 mod list;
 mod probe;
+mod read;
 mod upload;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -31,7 +33,7 @@ pub use config::{Credentials, Dialect, S3Config};
 use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::list::{Depth, Listing};
-use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, Store, StoredObject, Upload};
+use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Store, StoredObject, Upload};
 use errors::Asked;
 use upload::S3Upload;
 
@@ -145,11 +147,7 @@ impl Bucket {
                     etag: object.e_tag().map(bare),
                     crc: full_object_crc(object.checksum_type(), object.checksum_crc64_nvme()),
                     modified_ns: nanoseconds(object.last_modified()),
-                    mtime_ns: object.metadata().and_then(|metadata| parse_mtime(metadata.get("mtime")?)),
-                    mode: object
-                        .metadata()
-                        .and_then(|metadata| u32::from_str_radix(metadata.get("mode")?, 8).ok())
-                        .map(|mode| mode & 0o777),
+                    ..described(object.metadata())
                 },
                 token: object.metadata().and_then(|metadata| metadata.get(TOKEN)).cloned(),
             })),
@@ -251,6 +249,10 @@ impl Store for S3Store {
         Ok(self.0.look(&text_key(key)?).await?.map(|found| found.info))
     }
 
+    async fn read(&self, key: &ObjectKey, range: Range<u64>, expected: Option<&ObjectInfo>) -> Result<ObjectRange, StoreError> {
+        self.0.read(&text_key(key)?, range, expected).await
+    }
+
     async fn list(&self, prefix: &str, after: Option<&[u8]>, limit: usize, depth: Depth) -> Result<Listing, StoreError> {
         self.0.list(prefix, after, limit, depth).await
     }
@@ -340,6 +342,16 @@ fn stored(found: Found, crc: Crc64) -> StoredObject {
     StoredObject { etag: found.info.etag, crc, verified_by_store: found.info.crc == Some(crc) }
 }
 
+/// What an object's metadata says of the file that was stored.
+fn described(metadata: Option<&HashMap<String, String>>) -> ObjectInfo {
+    let mtime_ns = metadata.and_then(|metadata| parse_mtime(metadata.get("mtime")?));
+    let mode = metadata.and_then(|metadata| u32::from_str_radix(metadata.get("mode")?, 8).ok()).map(|mode| mode & 0o777);
+    let others = metadata.into_iter().flatten().filter(|(name, _)| !matches!(name.as_str(), "mtime" | "mode" | TOKEN));
+    let mut attributes: Vec<(String, String)> = others.map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
+    attributes.sort_unstable();
+    ObjectInfo { size: 0, etag: None, crc: None, modified_ns: None, mtime_ns, mode, attributes: attributes.into() }
+}
+
 /// The store's checksum covers the whole object only when it says so or says nothing (single puts).
 fn full_object_crc(kind: Option<&ChecksumType>, text: Option<&str>) -> Option<Crc64> {
     if kind == Some(&ChecksumType::Composite) { None } else { text.and_then(Crc64::from_base64) }
@@ -367,7 +379,8 @@ fn metadata(meta: &ObjectMeta) -> HashMap<String, String> {
     let (seconds, nanos) = (meta.mtime_ns.div_euclid(1_000_000_000), meta.mtime_ns.rem_euclid(1_000_000_000));
     // A fraction counts away from zero in a negative decimal number, so only times since 1970 carry one.
     let mtime = if seconds < 0 { seconds.to_string() } else { format!("{seconds}.{nanos:09}") };
-    let mut pairs = HashMap::from([("mtime".to_owned(), mtime), (TOKEN.to_owned(), token_text(meta.token))]);
+    let mut pairs: HashMap<String, String> = meta.attributes.iter().cloned().collect();
+    pairs.extend([("mtime".to_owned(), mtime), (TOKEN.to_owned(), token_text(meta.token))]);
     if meta.mode != 0 {
         pairs.insert("mode".to_owned(), format!("{:o}", 0o100_000 | (meta.mode & 0o777)));
     }
@@ -405,8 +418,11 @@ mod tests {
 
     #[test]
     fn metadata_as_rclone_reads_it() {
-        let meta = ObjectMeta { size: 1, mtime_ns: 1_700_000_000_000_000_005, mode: 0o104_755, overwrite: false, token: 255 };
+        let attributes = [("mtime", "0"), ("uid", "7")].map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let meta = ObjectMeta { size: 1, mtime_ns: 1_700_000_000_000_000_005, mode: 0o104_755, overwrite: false, token: 255, attributes };
         let pairs = metadata(&meta);
+        assert_eq!(pairs["uid"], "7");
+        assert_eq!(described(Some(&pairs)).attributes[..], [("uid".to_owned(), "7".to_owned())], "one's own names are not taken over");
         assert_eq!(pairs["mtime"], "1700000000.000000005");
         assert_eq!(pairs["mode"], "100755");
         assert_eq!(pairs[TOKEN], "000000000000000000000000000000ff");

@@ -80,7 +80,8 @@ struct File {
 
 impl File {
     fn object_meta(&self, overwrite: bool) -> ObjectMeta {
-        ObjectMeta { size: self.meta.size, mtime_ns: self.meta.mtime_ns, mode: self.meta.mode, overwrite, token: self.token }
+        let FileMeta { size, mtime_ns, mode, .. } = self.meta;
+        ObjectMeta { size, mtime_ns, mode, overwrite, token: self.token, attributes: Arc::clone(&self.meta.attributes) }
     }
 }
 
@@ -208,7 +209,9 @@ impl Assembly {
             }
         };
         let name = key.to_string();
-        let is_same = |reopened: &Reopened| reopened.object.size == meta.size && reopened.object.mtime_ns == meta.mtime_ns;
+        let variant = self.config.variant;
+        let is_same =
+            |Reopened { object, .. }: &Reopened| (object.size, object.mtime_ns, object.variant) == (meta.size, meta.mtime_ns, variant);
         let (resumed, stale) = match self.open.remove(&key) {
             Some(reopened) if is_same(&reopened) && !reopened.receipts.is_empty() => (Some(reopened), None),
             other => (None, other.map(|reopened| reopened.upload)),
@@ -220,7 +223,7 @@ impl Assembly {
             let (path, size_bytes, pool_bytes) = (name, meta.size, self.config.pool_bytes);
             return Err(UploadError::PoolTooSmall { path, size_bytes, part_bytes: plan.part_bytes(), pool_bytes });
         }
-        let token = if self.by_attributes { token_of(&key, meta.size, meta.mtime_ns) } else { rand::random() };
+        let token = if self.by_attributes { token_of(&key, meta.size, meta.mtime_ns, self.config.variant) } else { rand::random() };
         let mut file = File {
             meta: meta.clone(),
             key,
@@ -362,14 +365,16 @@ impl Assembly {
     /// A file that is not complete, as the journal knows it: by what finds its upload again.
     pub(super) fn open_object(&self, id: u32, handle: String) -> Option<OpenObject> {
         let File { meta, key, plan, row, .. } = self.files.get(&id)?;
-        let (key, part_bytes) = (key.clone(), plan.part_bytes());
-        Some(OpenObject { id: *row, key, size: meta.size, mtime_ns: meta.mtime_ns, mode: meta.mode, part_bytes, handle })
+        let FileMeta { size, mtime_ns, mode, .. } = *meta;
+        let (key, part_bytes, variant) = (key.clone(), plan.part_bytes(), self.config.variant);
+        Some(OpenObject { id: *row, key, size, mtime_ns, variant, mode, attributes: Arc::clone(&meta.attributes), part_bytes, handle })
     }
 
     /// The same once it is complete.
     pub(super) fn done_object(&self, id: u32, object: &StoredObject) -> Option<DoneObject> {
         let File { meta, key, .. } = self.files.get(&id)?;
-        Some(DoneObject { key: key.clone(), size: meta.size, mtime_ns: meta.mtime_ns, etag: object.etag.clone(), crc: object.crc })
+        let FileMeta { size, mtime_ns, .. } = *meta;
+        Some(DoneObject { key: key.clone(), size, mtime_ns, variant: self.config.variant, etag: object.etag.clone(), crc: object.crc })
     }
 
     /// Whether the sender has given this file up.

@@ -2,6 +2,8 @@
 
 use tradewind_fabric::SharedBlock;
 
+use crate::store::Attributes;
+
 /// A file as the sender describes it. Every block that holds bytes of it repeats the description.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileMeta {
@@ -15,6 +17,8 @@ pub struct FileMeta {
     pub mtime_ns: i64,
     /// Unix mode, 0 if not known.
     pub mode: u32,
+    /// What else is known of it.
+    pub attributes: Attributes,
     /// The sender gives the file up: what is there of it is dropped, and what comes of it later too.
     pub withdrawn: bool,
 }

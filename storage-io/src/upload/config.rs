@@ -23,6 +23,9 @@ pub struct UploaderConfig {
     pub name: ObjectName,
     /// The store takes only text, so names that are none are written as text ([`crate::Store::takes_only_text`]). Default no.
     pub encode_names: bool,
+    /// What the sender makes of its files, if not just their bytes: what another variant left of the same file is not gone on with. 0: their
+    /// bytes. Default 0.
+    pub variant: u64,
     /// Whether existing objects may be replaced. Default no.
     pub overwrite: bool,
     /// Payload of a block, bytes: parts are whole blocks. Default 1 MiB.
@@ -80,6 +83,7 @@ impl Default for UploaderConfig {
         Self {
             name: ObjectName::Into(String::new()),
             encode_names: false,
+            variant: 0,
             overwrite: false,
             block_bytes: 1 << 20,
             part_bytes: None,

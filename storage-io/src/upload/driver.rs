@@ -232,14 +232,14 @@ impl Driver {
                 if let Err(error) = give_up(stale, policy).await {
                     return (file, Err(error));
                 }
-                let put = || store.put(&key, meta, body.clone());
+                let put = || store.put(&key, meta.clone(), body.clone());
                 (file, policy.run("putting an object", body.len(), again, counting(&stats), put).await.map(Outcome::Stored))
             }),
             Job::Begin { file, key, meta, stale } => self.tasks.spawn(async move {
                 if let Err(error) = give_up(stale, policy).await {
                     return (file, Err(error));
                 }
-                let begin = || store.begin(&key, meta);
+                let begin = || store.begin(&key, meta.clone());
                 let result = policy.run("beginning an upload", 0, StoreError::is_retryable, counting(&stats), begin).await;
                 (file, result.map(Outcome::Begun))
             }),

@@ -26,7 +26,15 @@ fn content(file: u32, size: usize) -> Vec<u8> {
 }
 
 fn meta(file: u32, size: usize) -> FileMeta {
-    FileMeta { file, path: format!("f{file}").into_bytes(), size: size as u64, mtime_ns: 0, mode: 0, withdrawn: false }
+    FileMeta {
+        file,
+        path: format!("f{file}").into_bytes(),
+        size: size as u64,
+        mtime_ns: 0,
+        mode: 0,
+        attributes: std::sync::Arc::default(),
+        withdrawn: false,
+    }
 }
 
 fn block(pool: &BlockPool, id: u32, runs: &[(u32, usize, usize, usize)]) -> ReadyBlock {

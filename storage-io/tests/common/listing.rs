@@ -1,5 +1,7 @@
 //! What every store must list, tell and delete, by the traits alone.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tradewind_storage::{Body, Crc64, Depth, ListEntry, ObjectKey, ObjectMeta, Store};
 
@@ -16,7 +18,8 @@ fn key(name: &str) -> ObjectKey {
 }
 
 async fn put(store: &dyn Store, name: &str) {
-    let meta = ObjectMeta { size: name.len() as u64, mtime_ns: MTIME_NS, mode: 0o640, overwrite: false, token: 1 };
+    let meta =
+        ObjectMeta { size: name.len() as u64, mtime_ns: MTIME_NS, mode: 0o640, overwrite: false, token: 1, attributes: Arc::default() };
     let body = Body::new(vec![Bytes::copy_from_slice(name.as_bytes())], Crc64::of(name.as_bytes()));
     store.put(&key(name), meta, body).await.unwrap();
 }

@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tradewind_fabric::BlockPool;
 use tradewind_storage::{
-    Body, Crc64, Deadlines, FileMeta, ObjectKey, ObjectMeta, ObjectName, Part, Piece, ReadyBlock, RetryPolicy, StatsSnapshot, Store,
-    StoreError, UploadError, UploadEvent, Uploader, UploaderConfig,
+    Body, Crc64, Deadlines, FileMeta, ObjectKey, ObjectMeta, ObjectName, ObjectRange, Part, Piece, ReadyBlock, RetryPolicy, StatsSnapshot,
+    Store, StoreError, UploadError, UploadEvent, Uploader, UploaderConfig,
 };
 
 pub(crate) const MIB: usize = 1 << 20;
@@ -86,6 +86,7 @@ fn fill(pool: &BlockPool, id: u32, runs: &[(usize, usize, usize)], sources: &[So
             size: data.len() as u64,
             mtime_ns: MTIME_NS,
             mode: 0o100_640,
+            attributes: Arc::default(),
             withdrawn: false,
         });
         pieces.push(Piece { file: number, file_offset: offset as u64, len: len as u32, data_offset: at as u32, crc64: Crc64::of(bytes).0 });
@@ -204,7 +205,8 @@ pub(crate) fn all_kinds() -> Vec<Source> {
 }
 
 fn meta(size: usize, overwrite: bool, token: u128) -> ObjectMeta {
-    ObjectMeta { size: size as u64, mtime_ns: MTIME_NS, mode: 0o644, overwrite, token }
+    let attributes = [("uid".to_owned(), "1000".to_owned())].into();
+    ObjectMeta { size: size as u64, mtime_ns: MTIME_NS, mode: 0o644, overwrite, token, attributes }
 }
 
 fn body(data: &[u8]) -> Body {
@@ -250,6 +252,26 @@ pub(crate) async fn conformance(store: &dyn Store, prefix: &str, read: &dyn Fn(&
     begun.complete(&receipts, Crc64::of(&large)).await.unwrap();
     let refused = store.begin(&key("c2"), meta(9 << 20, false, 6)).await.err();
     assert!(matches!(refused, Some(StoreError::DestinationExists { .. })), "{refused:?}");
+
+    // Read by ranges; the first tells what the object is, the others hold on to it.
+    let bytes = |range: ObjectRange| range.bytes.concat();
+    let first = store.read(&key("c2"), 0..1, None).await.unwrap();
+    assert_eq!(first.info.size, large.len() as u64);
+    assert_eq!(first.info.mtime_ns, Some(MTIME_NS));
+    for range in [0..1, 5 * MIB - 1..5 * MIB + 1, 0..large.len(), large.len() - 1..large.len()] {
+        let (from, to) = (range.start as u64, range.end as u64);
+        let read = store.read(&key("c2"), from..to, Some(&first.info)).await.unwrap();
+        assert!(bytes(read) == large[range.clone()], "{range:?}");
+    }
+    let beyond = store.read(&key("c2"), 0..large.len() as u64 + 1, Some(&first.info)).await;
+    assert!(matches!(beyond, Err(StoreError::ObjectChanged { .. })), "{beyond:?}");
+    let missing = store.read(&key("c9"), 0..1, None).await;
+    assert!(matches!(missing, Err(StoreError::ObjectGone { .. })), "{missing:?}");
+    let before = store.read(&key("c1"), 0..3, None).await.unwrap();
+    store.put(&key("c1"), meta(4, true, 9), body(b"next")).await.unwrap();
+    let changed = store.read(&key("c1"), 0..3, Some(&before.info)).await;
+    assert!(matches!(changed, Err(StoreError::ObjectChanged { .. })), "{changed:?}");
+    assert_eq!(bytes(before), b"new");
 
     // Given up: no object, and giving up twice is no error.
     let begun = store.begin(&key("c3"), meta(6 * MIB, false, 7)).await.unwrap();

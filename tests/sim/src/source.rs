@@ -1,6 +1,6 @@
 //! The sender's files, cut into blocks, and what is remembered of them to compare with what arrives.
 
-use tradewind_proto::block::{BlockTable, BlockWriter, FileId, FileRecord, crc64_nvme};
+use tradewind_proto::block::{Attributes, BlockTable, BlockWriter, FileId, FileRecord, crc64_nvme};
 
 use crate::random::Random;
 use crate::world::World;
@@ -40,7 +40,14 @@ impl Source {
                 let size = if file + 1 == count { left } else { (left as f64 * random.unit() * 2.0 / f64::from(count - file)) as u64 };
                 let size = if random.happens(0.1) && file + 1 < count { 0 } else { size.min(left) };
                 left -= size;
-                FileRecord { file: FileId(file), path: format!("d/{file}.bin").into_bytes(), size, mtime_ns: i64::from(file), mode: 0o640 }
+                FileRecord {
+                    file: FileId(file),
+                    path: format!("d/{file}.bin").into_bytes(),
+                    size,
+                    mtime_ns: i64::from(file),
+                    mode: 0o640,
+                    attributes: Attributes::default(),
+                }
             })
             .collect();
         let writer = BlockWriter::new(world.block_bytes);

@@ -3,7 +3,8 @@
 use tradewind_wire::limits::{BLOCK_TABLE_MAX, EXTENTS_PER_BLOCK_MAX};
 
 use super::{
-    COUNTS_BYTES, EXTENT_BYTES, Extent, FOOTER_BYTES, FileRecord, MAGIC, RECORD_BYTES, TABLE_VERSION, WITHDRAWN, check_path, crc64_nvme,
+    COUNTS_BYTES, EXTENT_BYTES, Extent, FOOTER_BYTES, FileRecord, MAGIC, RECORD_BYTES, TABLE_VERSION, WITHDRAWN, attribute_bytes,
+    attributes, check_attributes, check_path, crc64_nvme,
 };
 
 /// Why an extent cannot be added.
@@ -15,6 +16,9 @@ pub enum CutError {
     /// The file's path cannot be sent.
     #[error(transparent)]
     Path(#[from] super::PathError),
+    /// The file's attributes cannot be sent.
+    #[error(transparent)]
+    Attributes(#[from] super::AttributeError),
     /// The extent ends behind the file's size.
     #[error("an extent of {length} bytes at {file_offset} ends behind the file's size of {size}")]
     BeyondEnd {
@@ -72,7 +76,7 @@ impl BlockWriter {
 
     fn table_growth(&self, record: &FileRecord) -> usize {
         let known = self.files.last().is_some_and(|last| last.file == record.file);
-        EXTENT_BYTES + if known { 0 } else { RECORD_BYTES + record.path.len() }
+        EXTENT_BYTES + if known { 0 } else { RECORD_BYTES + record.path.len() + attribute_bytes(&record.attributes) }
     }
 
     /// Adds the `length` bytes that the caller has put at [`BlockWriter::payload_bytes`]; an empty file has one extent of
@@ -82,6 +86,7 @@ impl BlockWriter {
     /// [`CutError`]; nothing was added then.
     pub fn add(&mut self, record: &FileRecord, file_offset: u64, length: u32, crc64_nvme: u64) -> Result<(), CutError> {
         check_path(&record.path)?;
+        check_attributes(&record.attributes)?;
         if file_offset.checked_add(u64::from(length)).is_none_or(|end| end > record.size) {
             return Err(CutError::BeyondEnd { file_offset, length, size: record.size });
         }
@@ -108,6 +113,7 @@ impl BlockWriter {
     /// [`CutError::Full`]: finish the block and say it in the next one.
     pub fn withdraw(&mut self, record: &FileRecord) -> Result<(), CutError> {
         check_path(&record.path)?;
+        check_attributes(&record.attributes)?;
         if let Some(last) = self.files.last_mut().filter(|last| last.file == record.file) {
             last.mode |= WITHDRAWN;
             return Ok(());
@@ -134,6 +140,8 @@ impl BlockWriter {
             out.put(&file.mode.to_be_bytes());
             out.put(&(file.path.len() as u16).to_be_bytes());
             out.put(&file.path);
+            out.put(&(attribute_bytes(&file.attributes) as u16).to_be_bytes());
+            attributes::write(&file.attributes, |bytes| out.put(bytes));
         }
         out.put(&(self.extents.len() as u32).to_be_bytes());
         for extent in &self.extents {

@@ -2,17 +2,20 @@
 //!
 //! ```text
 //! image  = payload | table | footer
-//! table  = files u32, files * { file u32, size u64, mtime_ns i64, mode u32, path_bytes u16, path }
+//! table  = files u32, files * { file u32, size u64, mtime_ns i64, mode u32, path_bytes u16, path, attributes_bytes u16, attributes }
+//!          attribute = name_bytes u8, name, value_bytes u16, value
 //!          extents u32, extents * { file u32, file_offset u64, length u32, crc64_nvme u64 }
 //! footer = payload_bytes u32 | table_bytes u32 | crc64_nvme of table and the 8 bytes before u64 | version u32 | magic "TWBK"
 //! ```
 //! Extents lie in the payload one behind the other. Every file that an extent names has its record in the same block, so
 //! any single block can be stored without having seen another.
 
+mod attributes;
 mod cut;
 mod path;
 mod table;
 
+pub use attributes::{ATTRIBUTES_BYTES_MAX, AttributeError, Attributes, attribute_bytes, check_attributes};
 pub use cut::{BlockWriter, CutError};
 pub use path::{PathError, check_path};
 pub use table::{BlockTable, TableError};
@@ -22,12 +25,12 @@ pub use tradewind_wire::FileId;
 pub const FOOTER_BYTES: usize = 24;
 /// Bytes of an extent in the table.
 pub(crate) const EXTENT_BYTES: usize = 24;
-/// Bytes of a file record without its path.
-pub(crate) const RECORD_BYTES: usize = 26;
+/// Bytes of a file record without its path and attributes.
+pub(crate) const RECORD_BYTES: usize = 28;
 /// Bytes of the two counts.
 pub(crate) const COUNTS_BYTES: usize = 8;
 /// Version of the table's layout.
-pub(crate) const TABLE_VERSION: u32 = 1;
+pub(crate) const TABLE_VERSION: u32 = 2;
 /// Last four bytes of an image.
 pub(crate) const MAGIC: [u8; 4] = *b"TWBK";
 
@@ -47,6 +50,8 @@ pub struct FileRecord {
     pub mtime_ns: i64,
     /// Permission bits, and [`WITHDRAWN`].
     pub mode: u32,
+    /// What else is known of it; see [`check_attributes`].
+    pub attributes: Attributes,
 }
 
 impl FileRecord {

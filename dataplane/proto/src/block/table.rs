@@ -2,7 +2,10 @@
 
 use tradewind_wire::limits::{EXTENTS_PER_BLOCK_MAX, PATH_BYTES_MAX};
 
-use super::{EXTENT_BYTES, Extent, FOOTER_BYTES, FileId, FileRecord, MAGIC, RECORD_BYTES, TABLE_VERSION, check_path, crc64_nvme};
+use super::{
+    ATTRIBUTES_BYTES_MAX, EXTENT_BYTES, Extent, FOOTER_BYTES, FileId, FileRecord, MAGIC, RECORD_BYTES, TABLE_VERSION, attributes,
+    check_path, crc64_nvme,
+};
 
 /// Why an image is not a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +25,9 @@ pub enum TableError {
     /// A path that could leave the destination.
     #[error("a path in the block table is refused: {0}")]
     Path(#[from] super::PathError),
+    /// Attributes that cannot be kept as an object's metadata.
+    #[error("attributes of a file in the block table are not as agreed")]
+    Attributes,
     /// An extent of a file whose record is missing, or that ends behind the file.
     #[error("an extent in the block table does not fit its file")]
     Extent,
@@ -112,7 +118,12 @@ fn read_files(fields: &mut Fields<'_>) -> Result<Vec<FileRecord>, TableError> {
         }
         let path = fields.take(length)?;
         check_path(path)?;
-        files.push(FileRecord { file, path: path.to_vec(), size, mtime_ns, mode });
+        let length = usize::from(fields.u16()?);
+        if length > ATTRIBUTES_BYTES_MAX {
+            return Err(TableError::Limit);
+        }
+        let attributes = attributes::read(fields.take(length)?).ok_or(TableError::Attributes)?;
+        files.push(FileRecord { file, path: path.to_vec(), size, mtime_ns, mode, attributes });
     }
     Ok(files)
 }
@@ -184,11 +195,11 @@ impl<'a> Fields<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::BlockWriter;
+    use super::super::{Attributes, BlockWriter};
     use super::*;
 
     fn record(file: u32, path: &str, size: u64) -> FileRecord {
-        FileRecord { file: FileId(file), path: path.into(), size, mtime_ns: -5, mode: 0o644 }
+        FileRecord { file: FileId(file), path: path.into(), size, mtime_ns: -5, mode: 0o644, attributes: Attributes::default() }
     }
 
     fn sample() -> Vec<u8> {
@@ -197,7 +208,10 @@ mod tests {
         for (file, path, text) in [(0, "a", "hello"), (1, "d/empty", ""), (2, "d/b", "world!")] {
             let at = writer.payload_bytes();
             slot[at..at + text.len()].copy_from_slice(text.as_bytes());
-            let record = record(file, path, text.len() as u64);
+            let mut record = record(file, path, text.len() as u64);
+            if file == 2 {
+                record.attributes = [("uid".to_owned(), "1000".to_owned())].into();
+            }
             writer.add(&record, 0, text.len() as u32, crc64_nvme(text.as_bytes())).unwrap();
         }
         let length = writer.finish(&mut slot);
@@ -209,6 +223,7 @@ mod tests {
     fn what_was_cut_is_read_back() {
         let image = sample();
         let table = BlockTable::parse(&image).unwrap();
+        assert_eq!(table.files[2].attributes[..], [("uid".to_owned(), "1000".to_owned())]);
         assert_eq!(table.payload_bytes, 11);
         assert_eq!(table.files.len(), 3);
         assert_eq!(table.extents[2].payload_offset, 5);
@@ -272,6 +287,7 @@ mod tests {
             table.extend([0; 12]);
             table.extend(1u16.to_be_bytes());
             table.push(b'f');
+            table.extend(0u16.to_be_bytes());
             table
         };
         let extent = |table: &mut Vec<u8>| {
