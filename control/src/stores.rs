@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use tradewind_api::{ApiCode, DestinationName, DestinationUrl, ErrorCode, Problem};
-use tradewind_ipc::{Destination, S3Store, Store};
+use tradewind_api::{ApiCode, DestinationName, DestinationUrl, ErrorCode, Problem, ResumePolicy, Submission, SubmitRequest};
+use tradewind_ipc::{Destination, Job, Receive, S3Store, Store};
 
 use crate::auth::Identified;
 use crate::config::{S3Config, StoreConfig};
@@ -16,6 +16,63 @@ pub struct Resolved {
     pub store: String,
     /// What the engine is told.
     pub destination: Destination,
+}
+
+/// Between which places a transfer goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Places {
+    /// From the client.
+    Upload(Resolved),
+    /// To the client.
+    Download(Resolved),
+    /// From store to store.
+    Copy {
+        /// Where from.
+        source: Resolved,
+        /// Where to.
+        destination: Resolved,
+    },
+}
+
+impl Places {
+    /// Finds the stores of a submission.
+    ///
+    /// # Errors
+    /// As [`resolve`].
+    pub fn resolve(stores: &BTreeMap<String, StoreConfig>, user: &Identified, submission: &Submission) -> Result<Self, Problem> {
+        let find = |url: &Option<DestinationUrl>| url.as_ref().map(|url| resolve(stores, user, url)).transpose();
+        match (find(&submission.source)?, find(&submission.destination)?) {
+            (None, Some(destination)) => Ok(Self::Upload(destination)),
+            (Some(source), None) => Ok(Self::Download(source)),
+            (Some(source), Some(destination)) => Ok(Self::Copy { source, destination }),
+            (None, None) => Err(Problem::new(ApiCode::Invalid, "the request names no place")),
+        }
+    }
+
+    /// What the engine is asked to do.
+    #[must_use]
+    pub fn job(self, request: &SubmitRequest) -> Job {
+        let receive = |into: Resolved| Receive {
+            destination: into.destination,
+            overwrite: request.overwrite,
+            resume: request.resume == ResumePolicy::Attributes,
+            variant: request.variant,
+        };
+        match self {
+            Self::Upload(into) => Job::Receive(receive(into)),
+            Self::Download(source) => Job::Send { source: source.destination, resume: request.resume == ResumePolicy::Attributes },
+            Self::Copy { source, destination } => Job::Copy { source: source.destination, into: receive(destination) },
+        }
+    }
+
+    /// The store that caps on the network may cover.
+    #[must_use]
+    pub fn store_over_the_network(&self) -> Option<&str> {
+        match self {
+            Self::Upload(place) | Self::Download(place) => Some(&place.store),
+            Self::Copy { .. } => None,
+        }
+    }
 }
 
 /// Finds the store and the name in it.

@@ -2,31 +2,36 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tradewind_client::Durable;
 use tradewind_fabric::BlockPool;
 use tradewind_ipc::{
-    Cipher, DataEndpoint, Destination, ErrorCode, FromEngine, IpcError, LaneAccepted, LaneClosed, OpenLane, Ready, StageLatency, Stats,
-    ToEngine,
+    Cipher, DataEndpoint, Destination, ErrorCode, FromEngine, IpcError, Job, LaneAccepted, LaneClosed, LaneReceipt, OpenLane, Ready,
+    StageLatency, Stats, ToEngine,
 };
 use tradewind_proto::block::BlockWriter;
 use tradewind_proto::crypto::{CipherSuite, LaneSecret, Provider};
+use tradewind_proto::rate::{Policy, RateConfig};
 use tradewind_proto::receiver::ReceiverConfig;
-use tradewind_storage::{PoolNeed, Store, StoreError, Uploader, UploaderConfig};
-use tradewind_wire::limits::{BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MIN, LANES_MAX};
+use tradewind_proto::sender::SenderConfig;
+use tradewind_storage::{StoreError, Uploader, UploaderConfig};
+use tradewind_wire::limits::{BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MIN, DATA_OVERHEAD_BYTES, IPV4_UDP_BYTES, IPV6_UDP_BYTES, LANES_MAX};
 use tradewind_wire::{Group, LaneId};
 
 use crate::browse::Browser;
 use crate::destination;
-use crate::lane_task::LaneTask;
+use crate::lane_task::{LaneHandle, LaneTask};
+use crate::opening::{Destined, Rival, Work, supersede};
 use crate::options::Options;
 use crate::orders;
-use crate::resume::{Prepared, State};
-use crate::shared::{Command, LaneOpening, LaneShared, Mailbox};
+use crate::resume::{self, State};
+use crate::send_task::{self, BLOCKS_AHEAD, SendTask};
+use crate::shared::{Command, LaneEvent, LaneOpening, LaneShared, Mailbox, OpeningEnd};
 use crate::statistics::{Stage, WorkerStatistics};
 use crate::topology::{Opened, Workers};
 
@@ -34,19 +39,10 @@ use crate::topology::{Opened, Workers};
 const SOFTWARE: &str = concat!("tradewind-engine ", env!("CARGO_PKG_VERSION"));
 /// Blocks a lane may hold unless the control process asks for another number.
 const CREDIT_BLOCKS_DEFAULT: u64 = 256;
-/// How long a store may take to say whether it takes objects.
-const STORE_CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 /// A lane whose sender never came is given up after this.
 const FIRST_PACKET_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same where the sender has to fetch a list first of what is durable.
 const FIRST_PACKET_AFTER_LIST: Duration = Duration::from_secs(240);
-/// Silence after which the sender of a rival has gone: it says something at least once a second.
-const RIVAL_SILENCE: Duration = Duration::from_millis(2_500);
-/// How long one may take to its first packet.
-const RIVAL_FIRST_PACKET: Duration = Duration::from_secs(10);
-/// How long a rival's end is waited for.
-const RIVAL_END: Duration = Duration::from_secs(5);
-const RIVAL_POLL: Duration = Duration::from_millis(20);
 /// How long lanes may take to say goodbye at the end.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -97,7 +93,7 @@ pub enum ControlError {
 enum Action {
     Message(ToEngine),
     ControlGone,
-    StoreChecked(Box<OpenLane>, Box<Result<Destined, StoreError>>),
+    StoreChecked(Box<OpenLane>, Box<Result<Work, StoreError>>),
     LaneEnded(u64, Box<FromEngine>),
     /// A lane whose sender has gone, while another transfer wants to go on with its work.
     Supersede(u64),
@@ -105,26 +101,13 @@ enum Action {
     Tick,
 }
 
-/// A store that takes objects, how they are put there, and what is there already.
-struct Destined {
-    store: Arc<dyn Store>,
-    config: UploaderConfig,
-    prepared: Option<Prepared>,
-}
-
 struct OpenedLane {
     cancel: Option<oneshot::Sender<LaneClosed>>,
     blocks: u64,
     shared: Arc<LaneShared>,
     owner: String,
-    destination: Destination,
-    opened: Instant,
-}
-
-/// A lane into the same destination as one that is to be opened.
-struct Rival {
-    lane_id: u64,
-    shared: Arc<LaneShared>,
+    /// Of a lane that takes files from a client.
+    destination: Option<Destination>,
     opened: Instant,
 }
 
@@ -138,6 +121,8 @@ struct Engine {
     blocks_promised: u64,
     draining: bool,
     browser: Browser,
+    /// Where the word of clients goes on what they have already, by lane.
+    have: HashMap<u64, Arc<OnceLock<Durable>>>,
     to_control: mpsc::UnboundedSender<FromEngine>,
     actions: mpsc::UnboundedSender<Action>,
 }
@@ -171,6 +156,7 @@ pub async fn serve(stream: UnixStream, workers: Workers, pool: BlockPool, facts:
         blocks_promised: 0,
         draining: false,
         browser: Browser::new(to_control.clone()),
+        have: HashMap::new(),
         to_control,
         actions,
     };
@@ -199,52 +185,12 @@ pub async fn serve(stream: UnixStream, workers: Workers, pool: BlockPool, facts:
     result
 }
 
-/// Ends rivals whose senders have gone, so that what they hold is free: whoever was killed and starts again need not wait until the silence of
-/// its old lane counts as an end.
-async fn supersede(rivals: &[Rival], actions: &mpsc::UnboundedSender<Action>) {
-    let heard = |rival: &Rival| rival.shared.sender().map(|heard| heard.heard_ns);
-    let (before, start): (Vec<_>, _) = (rivals.iter().map(heard).collect(), Instant::now());
-    let mut waiting: Vec<(&Rival, Option<u64>)> = rivals.iter().zip(before).collect();
-    while !waiting.is_empty() && start.elapsed() < RIVAL_SILENCE {
-        tokio::time::sleep(RIVAL_POLL).await;
-        waiting.retain(|(rival, before)| heard(rival) == *before && !rival.shared.ended.load(Ordering::Acquire));
-    }
-    // One that was never heard may be about to begin.
-    waiting.retain(|(rival, before)| before.is_some() || rival.opened.elapsed() > RIVAL_FIRST_PACKET);
-    for (rival, _) in &waiting {
-        let _ = actions.send(Action::Supersede(rival.lane_id));
-    }
-    while start.elapsed() < RIVAL_SILENCE + RIVAL_END && waiting.iter().any(|(rival, _)| !rival.shared.ended.load(Ordering::Acquire)) {
-        tokio::time::sleep(RIVAL_POLL).await;
-    }
-}
-
-/// Opens a lane's destination.
-async fn destined(open: &OpenLane, state: Option<State>) -> Result<Destined, StoreError> {
-    let timeout = |action, after| StoreError::Timeout { action, after };
-    let opening = tokio::time::timeout(STORE_CHECK_TIMEOUT, destination::open(&open.destination)).await;
-    let store = opening.unwrap_or_else(|_| Err(timeout("checking the destination", STORE_CHECK_TIMEOUT)))?;
-    let config = UploaderConfig {
-        name: destination::name(&open.destination.name),
-        encode_names: store.takes_only_text(),
-        overwrite: open.overwrite,
-        block_bytes: u64::from(open.block_bytes),
-        part_bytes: Some(part_bytes(store.as_ref())),
-        ..UploaderConfig::default()
-    };
-    let prepared = match state {
-        Some(state) => Some(state.prepare(open.lane_id, &store, &config, open.resume).await?),
-        None => None,
-    };
-    Ok(Destined { store, config, prepared })
-}
-
 impl Engine {
     /// Applies one action; `Ok(false)` when the engine is done.
     fn apply(&mut self, action: Action) -> Result<bool, ControlError> {
         match action {
             Action::Message(message) => self.on_message(message),
-            Action::StoreChecked(open, destined) => self.on_store_checked(&open, *destined),
+            Action::StoreChecked(open, work) => self.on_store_checked(&open, *work),
             Action::LaneEnded(lane, last) => self.on_lane_ended(lane, *last),
             Action::Supersede(lane_id) => {
                 if let Some(cancel) = self.lanes.get_mut(&lane_id).and_then(|lane| lane.cancel.take()) {
@@ -279,6 +225,25 @@ impl Engine {
                     }
                 }
                 self.workers.mailboxes.iter().for_each(Mailbox::ring);
+            }
+            ToEngine::LaneRate(rate) => {
+                if let Some(lane) = self.lanes.get(&rate.orders.lane_id) {
+                    let group = rate.group.map(|group| Group { number: group.number, share_kbps: group.share_kbps, lanes: group.lanes });
+                    lane.shared.agree(orders::to_wire(&rate.orders), group);
+                }
+            }
+            ToEngine::Have { lane_id, path } => {
+                if let Some(have) = self.have.remove(&lane_id) {
+                    // Before the client hears that its list was taken, and so before its first packet.
+                    let durable = tokio::task::block_in_place(|| resume::read_list(&path)).unwrap_or_else(|error| {
+                        tracing::warn!(%error, "what the client has already cannot be read, so all is sent");
+                        Durable::default()
+                    });
+                    // It is done with; what is left is removed when the engine starts.
+                    let _ = std::fs::remove_file(&path);
+                    // It is said once.
+                    let _ = have.set(durable);
+                }
             }
             ToEngine::Browse(browse) => self.browser.ask(browse),
             ToEngine::LaneGroups(groups) => {
@@ -330,30 +295,30 @@ impl Engine {
             None => Vec::new(),
         };
         tokio::spawn(async move {
-            supersede(&rivals, &actions).await;
-            let destined = destined(&open, state).await;
-            let _ = actions.send(Action::StoreChecked(open, Box::new(destined)));
+            supersede(&rivals, |lane_id| drop(actions.send(Action::Supersede(lane_id)))).await;
+            let work = Work::prepare(&open, state).await;
+            let _ = actions.send(Action::StoreChecked(open, Box::new(work)));
         });
     }
 
     /// Lanes of the same user into the same destination.
     fn rivals(&self, open: &OpenLane) -> Vec<Rival> {
-        let is_rival = |lane: &OpenedLane| lane.destination == open.destination && lane.owner == open.owner;
+        let Job::Receive(into) = &open.job else { return Vec::new() };
+        let is_rival = |lane: &OpenedLane| lane.destination.as_ref() == Some(&into.destination) && lane.owner == open.owner;
         let same = self.lanes.iter().filter(|(_, lane)| is_rival(lane));
         same.map(|(id, lane)| Rival { lane_id: *id, shared: Arc::clone(&lane.shared), opened: lane.opened }).collect()
     }
 
-    fn on_store_checked(&mut self, open: &OpenLane, destined: Result<Destined, StoreError>) {
+    fn on_store_checked(&mut self, open: &OpenLane, work: Result<Work, StoreError>) {
         let lane_id = open.lane_id;
         if let Some(Some(why)) = self.opening.remove(&lane_id) {
             return self.refuse(lane_id, why.code, why.text);
         }
-        let mut destined = match destined {
-            Ok(destined) => destined,
+        let mut work = match work {
+            Ok(work) => work,
             Err(error) => return self.refuse(lane_id, destination::store_code(&error), error.to_string()),
         };
-        let part_bytes = part_bytes(destined.store.as_ref());
-        let need = PoolNeed::new(part_bytes, u64::from(open.block_bytes), UploaderConfig::default().parts_in_flight, 1);
+        let need = work.pool_need(open.block_bytes);
         let free = (self.pool.capacity() as u64).saturating_sub(self.blocks_promised);
         let wanted = if open.credit_blocks > 0 { u64::from(open.credit_blocks) } else { CREDIT_BLOCKS_DEFAULT.max(need.blocks_wanted) };
         // Half of what is free, so that the next transfer finds room too.
@@ -364,9 +329,9 @@ impl Engine {
         }
         let most = self.facts.chunk_bytes as u32;
         let chunk_bytes = if open.chunk_bytes == 0 { most } else { most.min(open.chunk_bytes) };
-        let durable = destined.prepared.as_mut().and_then(|prepared| prepared.list.take());
+        let durable = work.take_list();
         let has_list = durable.as_ref().is_some_and(|list| list.path.is_some());
-        match self.start_lane(open, destined, has_list, blocks, chunk_bytes) {
+        match self.start_lane(open, work, has_list, blocks, chunk_bytes) {
             Ok(()) => {
                 let credit_blocks = blocks as u32;
                 self.tell(FromEngine::LaneOpened(LaneAccepted { lane_id, chunk_bytes, credit_blocks, durable }));
@@ -375,63 +340,138 @@ impl Engine {
         }
     }
 
-    fn start_lane(&mut self, open: &OpenLane, destined: Destined, has_list: bool, blocks: u64, chunk_bytes: u32) -> Result<(), String> {
+    fn start_lane(&mut self, open: &OpenLane, work: Work, has_list: bool, blocks: u64, chunk_bytes: u32) -> Result<(), String> {
         let lane = LaneId(open.lane_id);
-        if let Some(steering) = &self.workers.steering {
-            steering.add_lane(lane.0, None).map_err(|error| error.to_string())?;
-        }
         let shared = Arc::new(LaneShared::default());
         shared.window_blocks.store(blocks as u32, Ordering::Relaxed);
         let (events, arrived) = mpsc::unbounded_channel();
-        let config = ReceiverConfig {
+        let (cancel, cancelled) = oneshot::channel();
+        let handle = LaneHandle {
             lane,
+            shared: Arc::clone(&shared),
+            mailboxes: if matches!(work, Work::Copy { .. }) { Vec::new() } else { self.workers.mailboxes.clone() },
+            to_control: self.to_control.clone(),
+            first_packet_timeout: if has_list { FIRST_PACKET_AFTER_LIST } else { FIRST_PACKET_TIMEOUT },
+        };
+        let payload_max = open.block_bytes as usize;
+        match work {
+            Work::Receive(destined) => {
+                let config = self.receiver_config(open, blocks, chunk_bytes);
+                self.open_on_workers(&shared, &events, || OpeningEnd::Receive(config.clone()))?;
+                self.run_lane(self.lane_task(handle, *destined, arrived, cancelled, open.block_bytes, blocks).run());
+            }
+            Work::Copy { objects, into } => {
+                let window = blocks as u32;
+                tokio::spawn(send_task::copy(lane, Arc::clone(&shared), objects, self.pool.clone(), payload_max, window, events));
+                self.run_lane(self.lane_task(handle, *into, arrived, cancelled, open.block_bytes, blocks).run());
+            }
+            Work::Send { objects, have } => {
+                if let Some(have) = &have {
+                    self.have.insert(lane.0, Arc::clone(have));
+                }
+                let config = self.sender_config(open, chunk_bytes);
+                let (ready, outgoing) = crossbeam::channel::unbounded();
+                self.open_on_workers(&shared, &events, || OpeningEnd::Send(Box::new(config.clone()), outgoing.clone()))?;
+                let window = (blocks as u32).saturating_sub(BLOCKS_AHEAD).max(BLOCKS_AHEAD);
+                let (pool, block_bytes) = (self.pool.clone(), payload_max);
+                self.run_lane(
+                    SendTask { handle, arrived, cancel: cancelled, objects, have, pool, block_bytes, window, blocks: ready }.run(),
+                );
+            }
+        }
+        self.blocks_promised += blocks;
+        let destination = if let Job::Receive(into) = &open.job { Some(into.destination.clone()) } else { None };
+        let (owner, opened) = (open.owner.clone(), Instant::now());
+        self.lanes.insert(lane.0, OpenedLane { cancel: Some(cancel), blocks, shared, owner, destination, opened });
+        tracing::info!("transfer {}: lane {lane} open, {blocks} blocks, {chunk_bytes} bytes a packet", open.transfer_id);
+        Ok(())
+    }
+
+    /// Announces a lane to all workers; the first that hears of its peer keeps it.
+    fn open_on_workers(
+        &self,
+        shared: &Arc<LaneShared>,
+        events: &mpsc::UnboundedSender<LaneEvent>,
+        end: impl Fn() -> OpeningEnd,
+    ) -> Result<(), String> {
+        if let Some(steering) = &self.workers.steering {
+            steering.add_lane(end().lane().0, None).map_err(|error| error.to_string())?;
+        }
+        for mailbox in &self.workers.mailboxes {
+            let opening = LaneOpening { end: end(), shared: Arc::clone(shared), events: events.clone() };
+            if !mailbox.send(Command::Open(Box::new(opening))) {
+                return Err("a worker does not take commands; the engine is overloaded".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn receiver_config(&self, open: &OpenLane, blocks: u64, chunk_bytes: u32) -> ReceiverConfig {
+        ReceiverConfig {
+            lane: LaneId(open.lane_id),
             secret: LaneSecret(*open.secret.expose()),
-            suite: match open.cipher {
-                Cipher::Aes128Gcm => CipherSuite::Aes128Gcm,
-                Cipher::Aes256Gcm => CipherSuite::Aes256Gcm,
-            },
+            suite: suite(open.cipher),
             provider: Provider::AwsLc,
             chunk_bytes: chunk_bytes as u16,
             image_bytes_max: BlockWriter::image_bytes_max(open.block_bytes as usize),
             blocks_allowed: blocks as u32,
             idle_timeout_ns: self.facts.idle_timeout_ns,
-        };
-        for mailbox in &self.workers.mailboxes {
-            let opening = LaneOpening { config: config.clone(), shared: Arc::clone(&shared), events: events.clone() };
-            if !mailbox.send(Command::Open(Box::new(opening))) {
-                return Err("a worker does not take commands; the engine is overloaded".to_owned());
-            }
         }
+    }
+
+    /// Without limits: what was agreed follows with [`ToEngine::LaneRate`], and the receiver says how many blocks it takes.
+    fn sender_config(&self, open: &OpenLane, chunk_bytes: u32) -> SenderConfig {
+        let headers =
+            if self.facts.ready.endpoints.iter().any(|endpoint| endpoint.address.is_ipv6()) { IPV6_UDP_BYTES } else { IPV4_UDP_BYTES };
+        let rate = RateConfig {
+            policy: Policy::Fair,
+            target_bytes_per_s: u64::MAX,
+            minimum_bytes_per_s: 0,
+            packet_bytes: chunk_bytes + (DATA_OVERHEAD_BYTES + headers) as u32,
+            seed: open.lane_id,
+            initial_rtt_ns: 0,
+        };
+        SenderConfig {
+            lane: LaneId(open.lane_id),
+            secret: LaneSecret(*open.secret.expose()),
+            suite: suite(open.cipher),
+            provider: Provider::AwsLc,
+            chunk_bytes: chunk_bytes as u16,
+            blocks_allowed: 0,
+            rate,
+            tail_copies: true,
+            idle_timeout_ns: self.facts.idle_timeout_ns,
+        }
+    }
+
+    fn lane_task(
+        &self,
+        handle: LaneHandle,
+        destined: Destined,
+        arrived: mpsc::UnboundedReceiver<LaneEvent>,
+        cancel: oneshot::Receiver<LaneClosed>,
+        block_bytes: u32,
+        blocks: u64,
+    ) -> LaneTask {
         let Destined { store, config, prepared } = destined;
-        let config = UploaderConfig { pool_bytes: blocks * u64::from(open.block_bytes), ..config };
+        let config = UploaderConfig { pool_bytes: blocks * u64::from(block_bytes), ..config };
         let resumption = prepared.map(|prepared| prepared.resumption);
         let (uploads, stored) = mpsc::unbounded_channel();
         let uploader = Uploader::start(&tokio::runtime::Handle::current(), store, config, resumption, uploads);
-        let (cancel, cancelled) = oneshot::channel();
-        let lane_shared = Arc::clone(&shared);
-        let task = LaneTask {
-            lane,
-            shared,
-            mailboxes: self.workers.mailboxes.clone(),
-            statistics: Arc::clone(&self.workers.statistics[0]),
-            uploader,
-            stored,
-            arrived,
-            to_control: self.to_control.clone(),
-            cancel: cancelled,
-            recent: VecDeque::new(),
-            first_packet_timeout: if has_list { FIRST_PACKET_AFTER_LIST } else { FIRST_PACKET_TIMEOUT },
-        };
+        let statistics = Arc::clone(&self.workers.statistics[0]);
+        LaneTask { handle, statistics, uploader, stored, arrived, cancel, recent: VecDeque::new() }
+    }
+
+    /// Runs a lane's task and hears of its end.
+    fn run_lane(&self, task: impl Future<Output = FromEngine> + Send + 'static) {
         let actions = self.actions.clone();
         tokio::spawn(async move {
-            let last = task.run().await;
-            let _ = actions.send(Action::LaneEnded(lane.0, Box::new(last)));
+            let last = task.await;
+            let (FromEngine::LaneDone(LaneReceipt { lane_id, .. }) | FromEngine::LaneFailed(LaneClosed { lane_id, .. })) = &last else {
+                return;
+            };
+            let _ = actions.send(Action::LaneEnded(*lane_id, Box::new(last)));
         });
-        self.blocks_promised += blocks;
-        let (owner, destination, opened) = (open.owner.clone(), open.destination.clone(), Instant::now());
-        self.lanes.insert(lane.0, OpenedLane { cancel: Some(cancel), blocks, shared: lane_shared, owner, destination, opened });
-        tracing::info!("transfer {}: lane {lane} open, {blocks} blocks, {chunk_bytes} bytes a packet", open.transfer_id);
-        Ok(())
     }
 
     fn on_lane_ended(&mut self, lane: u64, last: FromEngine) {
@@ -439,6 +479,7 @@ impl Engine {
             ended.shared.ended.store(true, Ordering::Release);
             self.blocks_promised -= ended.blocks;
         }
+        self.have.remove(&lane);
         if let Some(state) = &self.facts.state {
             state.forget_list(lane);
         }
@@ -520,11 +561,11 @@ impl Engine {
     }
 }
 
-/// Size of the parts of an object unless it needs larger ones: the last part is only on its way when the network has nothing left
-/// to do, so a small one ends a transfer sooner. 8 MiB is what the AWS command line uses.
-fn part_bytes(store: &dyn Store) -> u64 {
-    const PART_BYTES: u64 = 8 << 20;
-    store.limits().part_bytes_default.min(PART_BYTES)
+const fn suite(cipher: Cipher) -> CipherSuite {
+    match cipher {
+        Cipher::Aes128Gcm => CipherSuite::Aes128Gcm,
+        Cipher::Aes256Gcm => CipherSuite::Aes256Gcm,
+    }
 }
 
 /// User and system time of this process, seconds, to the kernel's tick (proc(5), `/proc/[pid]/stat` fields 14 and 15).

@@ -69,6 +69,8 @@ pub(crate) fn name(name: &DestinationName) -> ObjectName {
 pub(crate) fn store_code(error: &StoreError) -> ErrorCode {
     match error {
         StoreError::NotFound { .. } => ErrorCode::BucketMissing,
+        StoreError::ObjectGone { .. } => ErrorCode::SourceMissing,
+        StoreError::ObjectChanged { .. } => ErrorCode::SourceChanged,
         StoreError::AccessDenied { .. } | StoreError::BadCredentials { .. } => ErrorCode::AccessDenied,
         StoreError::Throttled { .. } | StoreError::Unavailable { .. } | StoreError::Timeout { .. } => ErrorCode::StoreUnavailable,
         StoreError::ChecksumMismatch { .. } => ErrorCode::IntegrityMismatch,

@@ -8,14 +8,19 @@ use tradewind_fabric::{BlockBuf, BlockPool};
 use tradewind_netio::{Ecn, Meta, Path};
 use tradewind_proto::block::{BlockTable, TableError};
 use tradewind_proto::receiver::{DropReason, Receiver, ReceiverEvent};
+use tradewind_proto::sender::SenderEvent;
 use tradewind_wire::BlockId;
 use tradewind_wire::control::close;
 
-use crate::shared::{Heard, LaneEvent, LaneOpening, LaneShared};
+use crate::sending::Sending;
+use crate::shared::{Heard, LaneEvent, LaneOpening, LaneShared, OpeningEnd};
+
+/// Room for any feedback.
+const FEEDBACK_DATAGRAM_BYTES: usize = 1_400;
 
 /// A lane that this worker owns, or may own once a packet of it authenticates here.
 pub(crate) struct Lane {
-    receiver: Receiver<BlockBuf>,
+    end: End,
     shared: Arc<LaneShared>,
     events: UnboundedSender<LaneEvent>,
     path: Option<Path>,
@@ -25,11 +30,19 @@ pub(crate) struct Lane {
     reported: bool,
     /// Deadline under which the lane stands in the worker's timer queue.
     pub(crate) timer_ns: u64,
-    /// Blocks handed to storage so far.
-    handed_over: u32,
     /// Number of the newest orders given to the receiver, and of the newest word on the lane's group.
     orders: u32,
     group: u32,
+}
+
+/// Which end of the lane this is.
+enum End {
+    Receiving {
+        receiver: Box<Receiver<BlockBuf>>,
+        /// Blocks handed to storage so far.
+        handed_over: u32,
+    },
+    Sending(Box<Sending>),
 }
 
 /// What a packet changed for its lane.
@@ -45,14 +58,16 @@ pub(crate) enum Taken {
 impl Lane {
     pub(crate) fn new(opening: LaneOpening) -> Self {
         Self {
-            receiver: Receiver::new(opening.config),
+            end: match opening.end {
+                OpeningEnd::Receive(config) => End::Receiving { receiver: Box::new(Receiver::new(config)), handed_over: 0 },
+                OpeningEnd::Send(config, blocks) => End::Sending(Box::new(Sending::new(*config, blocks))),
+            },
             shared: opening.shared,
             events: opening.events,
             path: None,
             heard_ns: 0,
             reported: false,
             timer_ns: u64::MAX,
-            handed_over: 0,
             orders: 0,
             group: 0,
         }
@@ -60,11 +75,19 @@ impl Lane {
 
     /// Open, session: authenticates a datagram and puts its chunk into a block.
     pub(crate) fn receive(&mut self, now_ns: u64, meta: &Meta, datagram: &[u8], pool: &BlockPool) -> Taken {
-        let mut buffers = || pool.take();
-        match self.receiver.handle_datagram(now_ns, datagram, meta.ecn == Ecn::Ce, &mut buffers) {
+        let arrival = match &mut self.end {
+            End::Receiving { receiver, .. } => receiver.handle_datagram(now_ns, datagram, meta.ecn == Ecn::Ce, &mut || pool.take()),
+            End::Sending(sending) => sending.sender.handle_datagram(now_ns, datagram),
+        };
+        match arrival {
             Ok(arrival) => {
-                if self.path.is_none() && !self.shared.claim(now_ns) {
-                    return Taken::Elsewhere;
+                if self.path.is_none() {
+                    if !self.shared.claim(now_ns) {
+                        return Taken::Elsewhere;
+                    }
+                    if let End::Sending(sending) = &mut self.end {
+                        sending.begin(now_ns, self.shared.agreed());
+                    }
                 }
                 self.heard_ns = now_ns;
                 if arrival.newest || self.path.is_none() {
@@ -85,30 +108,50 @@ impl Lane {
     /// Deliver: hands whole blocks to storage and tells of the lane's end. Returns the blocks handed over.
     pub(crate) fn deliver(&mut self, now_ns: u64) -> u32 {
         let mut blocks = 0;
-        while let Some(event) = self.receiver.poll_event() {
+        loop {
+            let event = match &mut self.end {
+                End::Receiving { receiver, .. } => receiver.poll_event(),
+                End::Sending(_) => break,
+            };
+            let Some(event) = event else { return blocks };
             match event {
                 ReceiverEvent::Block { block, buffer, image_bytes } => {
                     blocks += 1;
                     // Before the block: whoever is told of the last one may read the figures at once.
-                    self.publish();
+                    self.publish(now_ns);
                     self.deliver_block(now_ns, block, buffer, image_bytes);
                 }
                 ReceiverEvent::Fin { blocks } => self.tell(LaneEvent::Fin { blocks }),
                 ReceiverEvent::Closed { code, text } => self.report_end(code, text),
             }
         }
-        blocks
+        while let End::Sending(sending) = &mut self.end
+            && let Some(event) = sending.sender.poll_event()
+        {
+            match event {
+                // Its memory goes back to the pool.
+                SenderEvent::BlockReceived { .. } => {}
+                SenderEvent::Done { .. } => {
+                    self.publish(now_ns);
+                    self.tell(LaneEvent::Done);
+                }
+                SenderEvent::Closed { code, text } => self.report_end(code, text),
+            }
+        }
+        0
     }
 
     fn deliver_block(&mut self, now_ns: u64, block: BlockId, buffer: BlockBuf, image_bytes: usize) {
         match check(&buffer[..image_bytes]) {
             Ok(table) => {
-                self.handed_over += 1;
+                if let End::Receiving { handed_over, .. } = &mut self.end {
+                    *handed_over += 1;
+                }
                 self.tell(LaneEvent::Block { block, image: buffer.freeze(image_bytes), table, complete_ns: now_ns });
             }
             Err(error) => {
                 let text = format!("block {} is damaged: {error}", block.0);
-                self.receiver.close(close::PROTOCOL, &text);
+                self.close(close::PROTOCOL, &text);
                 self.tell(LaneEvent::Corrupt { text });
             }
         }
@@ -126,47 +169,67 @@ impl Lane {
         }
     }
 
-    /// Takes over what storage has done since, and publishes this side's figures.
+    /// Takes over what storage has done since and what control says, and publishes this side's figures.
     pub(crate) fn refresh(&mut self, now_ns: u64) {
         let shared = &self.shared;
-        let durable = shared.blocks_durable.load(Ordering::Acquire);
-        let window = shared.window_blocks.load(Ordering::Relaxed);
-        let waiting = self.handed_over.saturating_sub(durable);
-        self.receiver.set_blocks_allowed(now_ns, durable.saturating_add(window));
-        let limited = u64::from(waiting) * 4 >= u64::from(window) * 3;
-        self.receiver.set_storage(now_ns, durable, shared.storage_kbps.load(Ordering::Relaxed), limited);
-        if let Some(orders) = shared.orders_after(self.orders) {
-            self.orders = orders.number;
-            self.receiver.set_orders(now_ns, orders);
+        let orders = shared.orders_after(self.orders);
+        let group = shared.group_after(self.group);
+        self.orders = orders.map_or(self.orders, |orders| orders.number);
+        self.group = group.map_or(self.group, |group| group.number);
+        match &mut self.end {
+            End::Receiving { receiver, handed_over } => {
+                let durable = shared.blocks_durable.load(Ordering::Acquire);
+                let window = shared.window_blocks.load(Ordering::Relaxed);
+                let waiting = handed_over.saturating_sub(durable);
+                receiver.set_blocks_allowed(now_ns, durable.saturating_add(window));
+                let limited = u64::from(waiting) * 4 >= u64::from(window) * 3;
+                receiver.set_storage(now_ns, durable, shared.storage_kbps.load(Ordering::Relaxed), limited);
+                if let Some(orders) = orders {
+                    receiver.set_orders(now_ns, orders);
+                }
+                if let Some(group) = group {
+                    receiver.set_group(now_ns, group);
+                }
+            }
+            End::Sending(sending) => sending.obey(now_ns, orders.as_ref(), group.as_ref()),
         }
-        if let Some(group) = shared.group_after(self.group) {
-            self.group = group.number;
-            self.receiver.set_group(now_ns, group);
-        }
-        self.publish();
+        self.publish(now_ns);
     }
 
-    fn publish(&self) {
+    fn publish(&mut self, now_ns: u64) {
         // Only the lane's owner: other workers hold an idle copy of it.
         let Some(path) = &self.path else { return };
-        let shared = &self.shared;
-        let statistics = self.receiver.statistics();
-        shared.bytes_received.store(statistics.data_bytes, Ordering::Relaxed);
-        shared.packets_duplicate.store(statistics.duplicate_chunks, Ordering::Relaxed);
-        shared.packets_lost.store(statistics.packets_missing, Ordering::Relaxed);
-        shared.blocks_complete.store(statistics.blocks_completed, Ordering::Relaxed);
-        if let Some(state) = self.receiver.sender_state() {
-            let obeyed = self.receiver.orders_obeyed();
-            shared.publish_sender(Heard { state, obeyed, peer: path.remote.ip(), heard_ns: self.heard_ns });
+        let (shared, peer, heard_ns) = (&self.shared, path.remote.ip(), self.heard_ns);
+        match &mut self.end {
+            End::Receiving { receiver, .. } => {
+                let statistics = receiver.statistics();
+                shared.bytes_received.store(statistics.data_bytes, Ordering::Relaxed);
+                shared.packets_duplicate.store(statistics.duplicate_chunks, Ordering::Relaxed);
+                shared.packets_lost.store(statistics.packets_missing, Ordering::Relaxed);
+                shared.blocks_complete.store(statistics.blocks_completed, Ordering::Relaxed);
+                if let Some(state) = receiver.sender_state() {
+                    shared.publish_sender(Heard { state, obeyed: receiver.orders_obeyed(), peer, heard_ns });
+                }
+            }
+            End::Sending(sending) => {
+                sending.publish(shared);
+                let (state, obeyed) = (sending.sender.state(now_ns), sending.sender.orders_obeyed());
+                shared.publish_sender(Heard { state, obeyed, peer, heard_ns });
+            }
         }
     }
 
     pub(crate) fn finish(&mut self, now_ns: u64, receipt: u64) {
-        self.receiver.finish(now_ns, receipt);
+        if let End::Receiving { receiver, .. } = &mut self.end {
+            receiver.finish(now_ns, receipt);
+        }
     }
 
     pub(crate) fn close(&mut self, code: u16, text: &str) {
-        self.receiver.close(code, text);
+        match &mut self.end {
+            End::Receiving { receiver, .. } => receiver.close(code, text),
+            End::Sending(sending) => sending.sender.close(code, text),
+        }
     }
 
     /// The peer's address, once known.
@@ -174,16 +237,33 @@ impl Lane {
         self.path
     }
 
-    pub(crate) fn poll_transmit(&mut self, now_ns: u64, out: &mut [u8]) -> usize {
-        self.receiver.poll_transmit(now_ns, out)
+    /// Bytes of the largest datagram that this end sends.
+    pub(crate) fn datagram_bytes_max(&self) -> usize {
+        match &self.end {
+            End::Receiving { .. } => FEEDBACK_DATAGRAM_BYTES,
+            End::Sending(sending) => sending.sender.datagram_bytes_max(),
+        }
     }
 
-    pub(crate) fn poll_timeout(&self) -> u64 {
-        self.receiver.poll_timeout()
+    pub(crate) fn poll_transmit(&mut self, now_ns: u64, out: &mut [u8]) -> usize {
+        match &mut self.end {
+            End::Receiving { receiver, .. } => receiver.poll_transmit(now_ns, out),
+            End::Sending(sending) => sending.poll_transmit(now_ns, out),
+        }
+    }
+
+    pub(crate) fn poll_timeout(&self, now_ns: u64) -> u64 {
+        match &self.end {
+            End::Receiving { receiver, .. } => receiver.poll_timeout(),
+            End::Sending(sending) => sending.sender.poll_timeout(now_ns),
+        }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.receiver.is_closed()
+        match &self.end {
+            End::Receiving { receiver, .. } => receiver.is_closed(),
+            End::Sending(sending) => sending.sender.is_closed(),
+        }
     }
 }
 
@@ -223,7 +303,7 @@ mod tests {
             blocks_allowed: 1,
             idle_timeout_ns: IDLE_NS,
         };
-        Lane::new(LaneOpening { config, shared: Arc::default(), events: unbounded_channel().0 })
+        Lane::new(LaneOpening { end: OpeningEnd::Receive(config), shared: Arc::default(), events: unbounded_channel().0 })
     }
 
     /// Packets as a client sends them, in the order of their numbers.

@@ -7,47 +7,103 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use tradewind_client::ready_block;
 use tradewind_fabric::clock::now_ns;
 use tradewind_ipc::{ErrorCode, FileDone, FromEngine, LaneClosed, LaneReceipt, LaneTotals, Progress};
-use tradewind_proto::block::{BlockTable, WITHDRAWN};
-use tradewind_storage::{FileMeta, Piece, ReadyBlock, UploadEvent, Uploader};
+use tradewind_storage::{UploadEvent, Uploader};
+use tradewind_wire::LaneId;
 use tradewind_wire::control::close;
-use tradewind_wire::{BlockId, LaneId};
 
 use crate::destination;
 use crate::orders::Reporting;
 use crate::shared::{Command, LaneEvent, LaneShared, Mailbox};
 use crate::statistics::{Stage, WorkerStatistics};
 
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// Files that the control process is told of at once: it shows no more. All are counted.
 const RECENT_FILES_MAX: usize = 100;
 const RECENT_FILES_INTERVAL: Duration = Duration::from_millis(100);
 /// How often credits are carried from storage to the worker.
 const CREDIT_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Everything a lane's task owns.
-pub(crate) struct LaneTask {
+/// What every task of a lane needs to speak with its worker and the control process.
+pub(crate) struct LaneHandle {
     pub(crate) lane: LaneId,
     pub(crate) shared: Arc<LaneShared>,
+    /// None of a lane that has no network.
     pub(crate) mailboxes: Vec<Mailbox>,
+    pub(crate) to_control: mpsc::UnboundedSender<FromEngine>,
+    /// How long its client may take to its first packet.
+    pub(crate) first_packet_timeout: Duration,
+}
+
+impl LaneHandle {
+    pub(crate) fn tell(&self, message: FromEngine) {
+        // The control process going away ends the engine elsewhere.
+        let _ = self.to_control.send(message);
+    }
+
+    /// What the sender says of itself, if it is time.
+    pub(crate) fn report(&self, reporting: &mut Reporting) {
+        if let Some(report) = reporting.due(self.lane, self.shared.sender(), self.shared.is_grouped(), now_ns()) {
+            self.tell(FromEngine::LaneReport(report));
+        }
+    }
+
+    /// Since the first packet, milliseconds.
+    pub(crate) fn elapsed_ms(&self) -> u64 {
+        now_ns().saturating_sub(self.shared.first_packet_ns.load(Ordering::Relaxed)) / 1_000_000
+    }
+
+    pub(crate) fn first_packet_overdue(&self, opened: Instant) -> Option<Failed> {
+        if self.shared.claimed.load(Ordering::Acquire) || opened.elapsed() < self.first_packet_timeout {
+            return None;
+        }
+        let rejected = self.shared.packets_rejected.load(Ordering::Relaxed);
+        let (code, text) = if rejected > 0 {
+            (ErrorCode::WrongKey, format!("{rejected} packets came, none of them authenticates: the client holds another secret"))
+        } else {
+            (ErrorCode::IdleTimeout, "no packet of the client arrived: is UDP to the data port blocked on the way?".to_owned())
+        };
+        Some((code, text, close::TIMEOUT))
+    }
+
+    /// Tells the other end why, and ends.
+    pub(crate) fn close(&self, code: ErrorCode, text: &str, wire: u16) {
+        let told = format!("{}: {text}", code.as_str());
+        self.command(|lane| Command::Close { lane, code: wire, text: told.clone() });
+    }
+
+    /// The lane may sit on any worker, and only its owner acts.
+    fn command(&self, make: impl Fn(LaneId) -> Command) {
+        for mailbox in &self.mailboxes {
+            if !mailbox.send(make(self.lane)) {
+                tracing::error!("lane {}: a worker does not take commands any more", self.lane);
+            }
+        }
+    }
+}
+
+/// Why a lane fails: for the control process, for people, for the other end.
+pub(crate) type Failed = (ErrorCode, String, u16);
+
+/// Everything a lane's task owns.
+pub(crate) struct LaneTask {
+    pub(crate) handle: LaneHandle,
     pub(crate) statistics: Arc<WorkerStatistics>,
     pub(crate) uploader: Uploader,
     pub(crate) stored: mpsc::UnboundedReceiver<UploadEvent>,
     pub(crate) arrived: mpsc::UnboundedReceiver<LaneEvent>,
-    pub(crate) to_control: mpsc::UnboundedSender<FromEngine>,
     /// Filled when the control process wants the lane gone.
     pub(crate) cancel: oneshot::Receiver<LaneClosed>,
     /// The latest files that were stored and the control process has not been told of.
     pub(crate) recent: VecDeque<FileDone>,
-    /// How long its sender may take to its first packet.
-    pub(crate) first_packet_timeout: Duration,
 }
 
 /// How a lane ended.
 enum End {
     Done { files: u64, bytes: u64 },
-    Failed { code: ErrorCode, text: String, wire: u16 },
+    Failed(Failed),
 }
 
 impl LaneTask {
@@ -60,17 +116,15 @@ impl LaneTask {
         match end {
             End::Done { files, bytes } => {
                 let receipt = now_ns();
-                self.command(|lane| Command::Finish { lane, receipt });
-                let first = self.shared.first_packet_ns.load(Ordering::Relaxed);
-                let elapsed_ms = now_ns().saturating_sub(first) / 1_000_000;
+                self.handle.command(|lane| Command::Finish { lane, receipt });
+                let elapsed_ms = self.handle.elapsed_ms();
                 self.report_files();
-                FromEngine::LaneDone(LaneReceipt { lane_id: self.lane.0, files, bytes, elapsed_ms, totals: self.totals() })
+                FromEngine::LaneDone(LaneReceipt { lane_id: self.handle.lane.0, files, bytes, elapsed_ms, totals: self.totals() })
             }
-            End::Failed { code, text, wire } => {
-                let told = format!("{}: {text}", code.as_str());
-                self.command(|lane| Command::Close { lane, code: wire, text: told.clone() });
+            End::Failed((code, text, wire)) => {
+                self.handle.close(code, &text, wire);
                 self.clean_up().await;
-                FromEngine::LaneFailed(LaneClosed { lane_id: self.lane.0, code, text })
+                FromEngine::LaneFailed(LaneClosed { lane_id: self.handle.lane.0, code, text })
             }
         }
     }
@@ -80,7 +134,7 @@ impl LaneTask {
         self.uploader.cancel();
         while let Some(event) = self.stored.recv().await {
             if let UploadEvent::Stopped { aborted, left } = event {
-                tracing::info!("lane {}: {aborted} unfinished uploads aborted at the store, {left} left behind", self.lane);
+                tracing::info!("lane {}: {aborted} unfinished uploads aborted at the store, {left} left behind", self.handle.lane);
                 break;
             }
         }
@@ -99,7 +153,7 @@ impl LaneTask {
                 Some(event) = self.stored.recv() => self.on_stored(event, waiting),
                 Ok(why) = &mut self.cancel => {
                     let wire = if why.code == ErrorCode::Cancelled { close::CANCELLED } else { close::SHUTDOWN };
-                    Some(End::Failed { code: why.code, text: why.text, wire })
+                    Some(End::Failed((why.code, why.text, wire)))
                 }
                 _ = credit.tick() => {
                     self.carry_credit();
@@ -107,35 +161,18 @@ impl LaneTask {
                         told = Instant::now();
                         self.tell_recent();
                     }
-                    if let Some(report) = reporting.due(self.lane, self.shared.sender(), self.shared.is_grouped(), now_ns()) {
-                        let _ = self.to_control.send(FromEngine::LaneReport(report));
-                    }
+                    self.handle.report(&mut reporting);
                     None
                 }
                 _ = progress.tick() => {
-                    let progress = Progress { lane_id: self.lane.0, totals: self.totals() };
-                    // The control process going away ends the engine elsewhere.
-                    let _ = self.to_control.send(FromEngine::Progress(progress));
-                    self.first_packet_overdue(opened)
+                    self.report_files();
+                    self.handle.first_packet_overdue(opened).map(End::Failed)
                 }
             };
             if let Some(end) = end {
                 return end;
             }
         }
-    }
-
-    fn first_packet_overdue(&self, opened: Instant) -> Option<End> {
-        if self.shared.claimed.load(Ordering::Acquire) || opened.elapsed() < self.first_packet_timeout {
-            return None;
-        }
-        let rejected = self.shared.packets_rejected.load(Ordering::Relaxed);
-        let (code, text) = if rejected > 0 {
-            (ErrorCode::WrongKey, format!("{rejected} packets came, none of them authenticates: the sender holds another secret"))
-        } else {
-            (ErrorCode::IdleTimeout, "no packet of the sender arrived: is UDP to the data port blocked on the way?".to_owned())
-        };
-        Some(End::Failed { code, text, wire: close::TIMEOUT })
     }
 
     fn on_arrival(&mut self, event: LaneEvent, waiting: &mut HashMap<u32, u64>) -> Option<End> {
@@ -149,8 +186,14 @@ impl LaneTask {
                 self.uploader.finish(u64::from(blocks));
                 None
             }
-            LaneEvent::Corrupt { text } => Some(End::Failed { code: ErrorCode::IntegrityMismatch, text, wire: close::PROTOCOL }),
-            LaneEvent::Closed { code, text } => Some(closed_by_peer(code, text)),
+            LaneEvent::Corrupt { text } => Some(End::Failed((ErrorCode::IntegrityMismatch, text, close::PROTOCOL))),
+            LaneEvent::Closed { code, text } => {
+                let text = if text.is_empty() { "the sender closed the lane before everything was durable".to_owned() } else { text };
+                Some(End::Failed(closed_by_peer(code, text)))
+            }
+            LaneEvent::SourceFailed { code, text } => Some(End::Failed((code, text, close::SOURCE))),
+            // Only of lanes on which this end sends.
+            LaneEvent::Done => None,
         }
     }
 
@@ -160,9 +203,9 @@ impl LaneTask {
                 if let Some(complete_ns) = waiting.remove(&block) {
                     self.statistics.record(Stage::Store, now_ns().saturating_sub(complete_ns));
                 }
-                self.shared.blocks_durable.fetch_add(1, Ordering::Release);
+                self.handle.shared.blocks_durable.fetch_add(1, Ordering::Release);
                 // The sender may be waiting for this credit, and the worker asleep.
-                self.mailboxes.iter().for_each(Mailbox::ring);
+                self.handle.mailboxes.iter().for_each(Mailbox::ring);
                 None
             }
             UploadEvent::FileDone { path, size, etag, crc64, .. } => {
@@ -170,13 +213,13 @@ impl LaneTask {
                 if self.recent.len() == RECENT_FILES_MAX {
                     self.recent.pop_front();
                 }
-                self.recent.push_back(FileDone { lane_id: self.lane.0, path, size, crc64: crc64.0, etag });
+                self.recent.push_back(FileDone { lane_id: self.handle.lane.0, path, size, crc64: crc64.0, etag });
                 None
             }
             UploadEvent::Finished { files, bytes } => Some(End::Done { files, bytes }),
             UploadEvent::Failed(error) => {
                 let code = destination::upload_code(&error);
-                Some(End::Failed { code, text: error.to_string(), wire: close::STORAGE })
+                Some(End::Failed((code, error.to_string(), close::STORAGE)))
             }
             // Follows a failure, which has ended this loop already.
             UploadEvent::Stopped { .. } => None,
@@ -185,31 +228,22 @@ impl LaneTask {
 
     fn carry_credit(&self) {
         let bytes_per_s = self.uploader.stats().snapshot().drain_bytes_per_s;
-        self.shared.storage_kbps.store(u32::try_from(bytes_per_s / 125).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.handle.shared.storage_kbps.store(u32::try_from(bytes_per_s / 125).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     /// The last word on the figures, so that nobody has to wait for another progress message.
     fn report_files(&self) {
-        let _ = self.to_control.send(FromEngine::Progress(Progress { lane_id: self.lane.0, totals: self.totals() }));
+        self.handle.tell(FromEngine::Progress(Progress { lane_id: self.handle.lane.0, totals: self.totals() }));
     }
 
     fn tell_recent(&mut self) {
         for done in self.recent.drain(..) {
-            let _ = self.to_control.send(FromEngine::FileDone(done));
-        }
-    }
-
-    /// The lane may sit on any worker, and only its owner acts.
-    fn command(&self, make: impl Fn(LaneId) -> Command) {
-        for mailbox in &self.mailboxes {
-            if !mailbox.send(make(self.lane)) {
-                tracing::error!("lane {}: a worker does not take commands any more", self.lane);
-            }
+            self.handle.tell(FromEngine::FileDone(done));
         }
     }
 
     fn totals(&self) -> LaneTotals {
-        let shared = &self.shared;
+        let shared = &self.handle.shared;
         let stats = self.uploader.stats().snapshot();
         LaneTotals {
             bytes_received: shared.bytes_received.load(Ordering::Relaxed),
@@ -226,7 +260,8 @@ impl LaneTask {
     }
 }
 
-fn closed_by_peer(code: u16, text: String) -> End {
+/// Why a lane fails whose other end closed it.
+pub(crate) fn closed_by_peer(code: u16, text: String) -> Failed {
     let (ours, wire) = match code {
         close::CANCELLED => (ErrorCode::Cancelled, close::CANCELLED),
         close::TIMEOUT => (ErrorCode::IdleTimeout, close::TIMEOUT),
@@ -234,34 +269,5 @@ fn closed_by_peer(code: u16, text: String) -> End {
         close::PROTOCOL => (ErrorCode::ProtocolViolation, close::PROTOCOL),
         _ => (ErrorCode::PeerGone, close::INTERNAL),
     };
-    let text = if text.is_empty() { "the sender closed the lane before everything was durable".to_owned() } else { text };
-    End::Failed { code: ours, text, wire }
-}
-
-fn ready_block(block: BlockId, image: tradewind_fabric::SharedBlock, table: &BlockTable) -> ReadyBlock {
-    let files = table
-        .files
-        .iter()
-        .map(|record| FileMeta {
-            file: record.file.0,
-            path: record.path.clone(),
-            size: record.size,
-            mtime_ns: record.mtime_ns,
-            mode: record.mode & !WITHDRAWN,
-            attributes: Arc::clone(&record.attributes),
-            withdrawn: record.is_withdrawn(),
-        })
-        .collect();
-    let pieces = table
-        .extents
-        .iter()
-        .map(|extent| Piece {
-            file: extent.file.0,
-            file_offset: extent.file_offset,
-            len: extent.length,
-            data_offset: extent.payload_offset,
-            crc64: extent.crc64_nvme,
-        })
-        .collect();
-    ReadyBlock { id: block.0, data: image, files, pieces }
+    (ours, text, wire)
 }

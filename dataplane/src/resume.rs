@@ -1,7 +1,7 @@
 //! Going on where an earlier transfer stopped: the journal, and the list of what need not be sent again.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufRead as _, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,4 +133,24 @@ fn write_line(out: &mut impl Write, summary: &mut DurableSummary, durable: &Dura
 
 fn hex(path: &[u8], size: u64, mtime_ns: i64) -> String {
     format!("{:032x}", u128::from_be_bytes(fingerprint(path, size, mtime_ns)))
+}
+
+/// Reads the list of what a client has already, lines as [`write_line`] writes them.
+pub(crate) fn read_list(path: &Path) -> io::Result<tradewind_client::Durable> {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        file: String,
+        offset: Option<u64>,
+        length: Option<u64>,
+    }
+    let mut durable = tradewind_client::Durable::default();
+    for line in io::BufReader::new(File::open(path)?).lines() {
+        let line: Line = serde_json::from_str(&line?)?;
+        let file = u128::from_str_radix(&line.file, 16).map_err(io::Error::other)?.to_be_bytes();
+        match (line.offset, line.length) {
+            (Some(offset), Some(length)) => durable.add_part(file, offset..offset.saturating_add(length)),
+            _ => durable.add_file(file),
+        }
+    }
+    Ok(durable)
 }

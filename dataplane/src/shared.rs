@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam::queue::ArrayQueue;
 use tradewind_fabric::SharedBlock;
 use tradewind_fabric::wake::Waker;
+use tradewind_ipc::ErrorCode;
 use tradewind_proto::block::BlockTable;
 use tradewind_proto::receiver::ReceiverConfig;
+use tradewind_proto::sender::SenderConfig;
 use tradewind_wire::{BlockId, Group, LaneId, Orders, State};
 
 /// Commands that may wait for a worker: two for each lane that an engine can have.
@@ -40,12 +42,31 @@ pub enum Command {
 
 /// What a worker needs to take a lane over.
 pub struct LaneOpening {
-    /// Protocol parameters.
-    pub config: ReceiverConfig,
+    /// Which end of it this is.
+    pub end: OpeningEnd,
     /// State shared with the control side.
     pub shared: Arc<LaneShared>,
     /// Where blocks and news of the lane go.
     pub events: tokio::sync::mpsc::UnboundedSender<LaneEvent>,
+}
+
+/// An end of a lane that is to be opened.
+pub enum OpeningEnd {
+    /// Takes blocks.
+    Receive(ReceiverConfig),
+    /// Sends blocks, which come out of the channel until it is closed.
+    Send(Box<SenderConfig>, crossbeam::channel::Receiver<SharedBlock>),
+}
+
+impl OpeningEnd {
+    /// The lane.
+    #[must_use]
+    pub fn lane(&self) -> LaneId {
+        match self {
+            Self::Receive(config) => config.lane,
+            Self::Send(config, _) => config.lane,
+        }
+    }
 }
 
 /// Worker to the lane's task on the control side. The channel is unbounded by type; credits bound the blocks in it.
@@ -66,9 +87,18 @@ pub enum LaneEvent {
         /// Blocks of the lane.
         blocks: u32,
     },
+    /// The receiver of what this end sends says that everything is durable.
+    Done,
     /// A block whose table or payload is not what its checksums say.
     Corrupt {
         /// What is wrong.
+        text: String,
+    },
+    /// What is to be copied cannot be read any further.
+    SourceFailed {
+        /// For programs.
+        code: ErrorCode,
+        /// For people.
         text: String,
     },
     /// The lane is over on the network's side.
@@ -154,6 +184,8 @@ pub struct LaneShared {
     pub blocks_complete: AtomicU32,
     /// When the first authentic packet came, nanoseconds; 0: none yet.
     pub first_packet_ns: AtomicU64,
+    /// How this end's sender begins.
+    agreed: Mutex<Option<(Orders, Option<Group>)>>,
     /// Orders for the sender.
     orders: Newest<Orders>,
     /// What is said of the lane's group.
@@ -162,6 +194,16 @@ pub struct LaneShared {
 }
 
 impl LaneShared {
+    /// Says how this end's sender begins.
+    pub fn agree(&self, orders: Orders, group: Option<Group>) {
+        *self.agreed.lock().unwrap_or_else(PoisonError::into_inner) = Some((orders, group));
+    }
+
+    /// How this end's sender begins, if that has been said.
+    pub fn agreed(&self) -> Option<(Orders, Option<Group>)> {
+        *self.agreed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Hands orders to the lane's worker; older ones than those that are there are dropped.
     pub fn order(&self, orders: Orders) {
         self.orders.set(orders.number, orders);

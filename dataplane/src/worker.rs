@@ -31,8 +31,6 @@ const REFRESH_NS: u64 = 5_000_000;
 const GOODBYE_NS: u64 = 5_000_000_000;
 /// When a lane that was due but had nothing to send, or no way to, is looked at again.
 const RETRY_NS: u64 = 1_000_000;
-/// Room for any feedback.
-const DATAGRAM_BYTES: usize = 1_400;
 
 /// A worker: owns its link and its lanes.
 pub(crate) struct Worker<L> {
@@ -122,7 +120,7 @@ impl<L: Link> Worker<L> {
             if lane.is_closed() {
                 self.lanes.remove(&id);
             } else {
-                self.schedule(id, 0);
+                self.schedule(now, id, 0);
             }
         }
     }
@@ -133,7 +131,7 @@ impl<L: Link> Worker<L> {
             count += 1;
             let id = match command {
                 Command::Open(opening) => {
-                    let id = opening.config.lane.0;
+                    let id = opening.end.lane().0;
                     self.lanes.insert(id, Lane::new(*opening));
                     id
                 }
@@ -158,7 +156,7 @@ impl<L: Link> Worker<L> {
                     continue;
                 }
             };
-            self.schedule(id, 0);
+            self.schedule(now, id, 0);
         }
         count
     }
@@ -171,7 +169,7 @@ impl<L: Link> Worker<L> {
         }
         let ids: Vec<u64> = self.lanes.keys().copied().collect();
         for id in ids {
-            self.schedule(id, 0);
+            self.schedule(now, id, 0);
         }
     }
 
@@ -184,21 +182,21 @@ impl<L: Link> Worker<L> {
         self.touched.clear();
         for (&id, lane) in &mut self.lanes {
             lane.refresh(now);
-            if lane.poll_timeout() < lane.timer_ns {
+            if lane.poll_timeout(now) < lane.timer_ns {
                 self.touched.push(id);
             }
         }
         for index in 0..self.touched.len() {
-            self.schedule(self.touched[index], 0);
+            self.schedule(now, self.touched[index], 0);
         }
         publish(&self.link);
     }
 
     /// Puts the lane's next deadline, `not_before` at the earliest, into the timer queue, unless an earlier one stands there.
     /// A lane whose peer's address is unknown has nothing to wait for.
-    fn schedule(&mut self, id: u64, not_before: u64) {
+    fn schedule(&mut self, now: u64, id: u64, not_before: u64) {
         let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.path().is_some()) else { return };
-        let at = lane.poll_timeout().max(not_before);
+        let at = lane.poll_timeout(now).max(not_before);
         if at < lane.timer_ns {
             lane.timer_ns = at;
             self.timers.push(Reverse((at, id)));
@@ -217,8 +215,9 @@ impl<L: Link> Worker<L> {
             lane.timer_ns = u64::MAX;
             let (mut full, mut queued) = (false, false);
             if let Some(path) = lane.path() {
+                let capacity = lane.datagram_bytes_max();
                 for _ in 0..TRANSMIT_MAX {
-                    match link.transmit(&path, DATAGRAM_BYTES, |out| lane.poll_transmit(now, out))? {
+                    match link.transmit(&path, capacity, |out| lane.poll_transmit(now, out))? {
                         Transmit::Queued => queued = true,
                         Transmit::Nothing => break,
                         Transmit::Full => {
@@ -237,7 +236,7 @@ impl<L: Link> Worker<L> {
                 break;
             } else {
                 // Later than now in any case: a lane that stays due must not keep this loop for itself.
-                self.schedule(id, now + if queued { 1 } else { RETRY_NS });
+                self.schedule(now, id, now + if queued { 1 } else { RETRY_NS });
             }
         }
         self.link.flush()

@@ -12,10 +12,11 @@
 
 mod checksum;
 mod error;
+mod fetch;
 mod journal;
 mod list;
 mod local;
-pub mod name;
+mod name;
 mod plan;
 mod retry;
 mod s3;
@@ -24,6 +25,7 @@ mod upload;
 
 pub use checksum::Crc64;
 pub use error::{StoreError, UploadError};
+pub use fetch::{FetchConfig, Fetched, FetchedObject, Wanted, fetch};
 pub use journal::{Durable, Journal, Resumption, Scope, resume};
 pub use list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};
 pub use local::LocalStore;

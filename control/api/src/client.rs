@@ -199,6 +199,17 @@ impl Client {
         if rest.is_empty() { Ok(()) } else { Err(self.not_tradewind(status, "the list was cut off".to_owned())) }
     }
 
+    /// `POST /v1/transfers/{id}/durable`: what this end of a download has already; entries a line each, as [`DurableEntry`] is written.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn have(&self, transfer_id: &str, lines: Vec<u8>) -> Result<(), ClientError> {
+        let path = format!("{}/durable", transfer_path(transfer_id)?);
+        let request = self.request(Method::POST, &path).timeout(RESUME_TIMEOUT);
+        let response = self.transmit(request.header(CONTENT_TYPE, "application/x-ndjson").body(lines)).await?;
+        if response.status().is_success() { Ok(()) } else { self.read(response).await }
+    }
+
     /// `GET /v1/transfers`.
     ///
     /// # Errors

@@ -122,7 +122,11 @@ impl ProblemCode {
                 ErrorCode::BucketMissing => 404,
                 ErrorCode::AccessDenied => 403,
                 ErrorCode::DestinationExists | ErrorCode::Cancelled => 409,
-                ErrorCode::DestinationInvalid | ErrorCode::Unsupported | ErrorCode::SourceChanged | ErrorCode::SourceUnreadable => 422,
+                ErrorCode::DestinationInvalid
+                | ErrorCode::Unsupported
+                | ErrorCode::SourceChanged
+                | ErrorCode::SourceMissing
+                | ErrorCode::SourceUnreadable => 422,
                 ErrorCode::StoreRejected => 502,
                 ErrorCode::StoreUnavailable | ErrorCode::EngineDied | ErrorCode::Draining | ErrorCode::ResourceExhausted => 503,
                 ErrorCode::PeerGone | ErrorCode::IdleTimeout => 504,

@@ -11,8 +11,10 @@ use crate::{DestinationUrl, ErrorCode};
 pub struct Submission {
     /// The request.
     pub request: SubmitRequest,
-    /// Its destination.
-    pub destination: DestinationUrl,
+    /// Its destination, unless it is a download.
+    pub destination: Option<DestinationUrl>,
+    /// Where the objects of a download or copy are.
+    pub source: Option<DestinationUrl>,
 }
 
 /// Parses and checks a body. Whether its store exists and is allowed is not decided here.
@@ -27,16 +29,28 @@ pub fn parse_submit(body: &[u8]) -> Result<Submission, Problem> {
     }
     let request: SubmitRequest = serde_json::from_slice(body).map_err(|e| Problem::new(ApiCode::Malformed, format!("the body: {e}")))?;
     check_rate(request.rate)?;
-    let destination =
-        DestinationUrl::parse(&request.destination).map_err(|e| Problem::new(ErrorCode::DestinationInvalid, e.to_string()))?;
-    if destination.names_one_file() && request.files != Some(1) {
+    let place = |text: &Option<String>| {
+        let parsed = text.as_deref().map(DestinationUrl::parse).transpose();
+        parsed.map_err(|e| Problem::new(ErrorCode::DestinationInvalid, e.to_string()))
+    };
+    let (destination, source) = (place(&request.destination)?, place(&request.source)?);
+    if destination.is_none() && source.is_none() {
+        let detail = "the request names neither a destination nor a source";
+        return Err(
+            Problem::new(ApiCode::Invalid, detail).with_hint("give a destination to send to, a source to get from, or both to copy")
+        );
+    }
+    if let Some(destination) = destination.as_ref().filter(|destination| destination.names_one_file())
+        && source.is_none()
+        && request.files != Some(1)
+    {
         let detail = format!("'{destination}' names one file, but the number of files is not given as 1");
         return Err(Problem::new(ApiCode::Invalid, detail).with_hint("end the destination with '/' to put several files below it"));
     }
     if request.files == Some(0) {
         return Err(Problem::new(ApiCode::Invalid, "a transfer of no files"));
     }
-    Ok(Submission { request, destination })
+    Ok(Submission { request, destination, source })
 }
 
 #[cfg(test)]
@@ -104,6 +118,16 @@ mod tests {
         assert_eq!(code_of(r#"{"destination":"s3://bucket/name","files":2}"#), ApiCode::Invalid.into());
         assert_eq!(code_of(r#"{"destination":"s3://bucket/name"}"#), ApiCode::Invalid.into());
         assert_eq!(code_of(r#"{"destination":"s3://bucket/../name","files":1}"#), ErrorCode::DestinationInvalid.into());
+    }
+
+    #[test]
+    fn a_download_has_a_source_and_a_copy_both() {
+        let download = parse_submit(br#"{"source":"s3://bucket/in/"}"#).unwrap();
+        assert!(download.destination.is_none() && download.source.is_some());
+        let copy = parse_submit(br#"{"source":"s3://bucket/a","destination":"s3://bucket/b"}"#).unwrap();
+        assert!(copy.destination.is_some() && copy.source.is_some());
+        assert_eq!(code_of("{}"), ApiCode::Invalid.into());
+        assert_eq!(code_of(r#"{"source":"s3://bucket/../a"}"#), ErrorCode::DestinationInvalid.into());
     }
 
     proptest::proptest! {

@@ -13,8 +13,13 @@ use crate::rates::{RateGrant, RateStatus};
 #[serde(deny_unknown_fields)]
 pub struct SubmitRequest {
     /// Where to: `s3://bucket/prefix/`, `file:///absolute/path/` or `STORE:path/`. Ends in `/`: the files keep their names below
-    /// it. Does not: the one file gets exactly this name.
-    pub destination: String,
+    /// it. Does not: the one file gets exactly this name. Left out for a download.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// Where from, for a download to the client or, beside a destination, for a copy from store to store. Written like a destination. Ends in
+    /// `/`: everything below it. Does not: this object, or the folder of that name, which files then keep in their names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// Replace what is there. Default false.
     #[serde(default)]
     pub overwrite: bool,
@@ -33,9 +38,18 @@ pub struct SubmitRequest {
     /// What of earlier transfers is not to be sent again. Default `none`.
     #[serde(default)]
     pub resume: ResumePolicy,
+    /// What the client makes of its files, if not just their bytes (encryption, say); what another variant left of the same file is not gone on
+    /// with. 0: their bytes. Default 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub variant: u64,
     /// Payload bytes of a DATA packet at most, because the client's path takes no more. Default: what fits the MTU of the server's interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk_bytes_max: Option<u32>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+const fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 /// What is taken for durable already.
@@ -185,8 +199,11 @@ pub struct TransferStatus {
     pub transfer_id: String,
     /// Where it stands.
     pub state: TransferState,
-    /// Destination as submitted.
+    /// Destination as submitted; empty for a download.
     pub destination: String,
+    /// Source as submitted, of a download or copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// When it was submitted, milliseconds since 1970 (Unix time).
     pub submitted_unix_ms: u64,
     /// How long it took, or has taken so far, milliseconds.

@@ -108,8 +108,10 @@ impl Reporter {
             }
             Self::Lines { last } if last.elapsed() >= LINE_INTERVAL => {
                 *last = Instant::now();
-                let share = if progress.bytes_total == 0 { 1.0 } else { progress.bytes_sent as f64 / progress.bytes_total as f64 };
-                note(&format!("{} {}", units::percent(share), line(progress)));
+                let share = progress.bytes_sent as f64 / progress.bytes_total as f64;
+                // Of a download the whole is not known.
+                let share = if progress.bytes_total == 0 { String::new() } else { units::percent(share) + " " };
+                note(&format!("{share}{}", line(progress)));
             }
             Self::Lines { .. } | Self::Quiet => {}
         }
@@ -131,6 +133,13 @@ impl Reporter {
         }
     }
 
+    /// The last line for people, ready.
+    pub(crate) fn finished(&self, text: &str) {
+        if matches!(self, Self::Bar(_) | Self::Lines { .. }) {
+            result(text);
+        }
+    }
+
     /// The last line for people.
     pub(crate) fn done(&self, report: &UploadReport, server: Option<&TransferStatus>) {
         if matches!(self, Self::Bar(_) | Self::Lines { .. }) {
@@ -141,6 +150,9 @@ impl Reporter {
 
 /// `128.0 MiB of 256.0 MiB  283.1 Mbit/s  ETA 4.0 s`
 fn amount(progress: &Progress) -> String {
+    if progress.bytes_total == 0 {
+        return format!("{}  {}", units::bytes(progress.bytes_sent), units::rate(progress.rate_bps as f64));
+    }
     let eta = eta(progress).map_or_else(|| "-".to_owned(), units::duration);
     format!(
         "{} of {}  {}  ETA {eta}",

@@ -174,7 +174,9 @@ mod tests {
 
     fn request() -> SubmitRequest {
         SubmitRequest {
-            destination: "s3://bucket/in/".to_owned(),
+            destination: Some("s3://bucket/in/".to_owned()),
+            source: None,
+            variant: 0,
             overwrite: false,
             files: Some(2),
             bytes: Some(1000),
@@ -245,6 +247,7 @@ mod tests {
             transfer_id: "abc".to_owned(),
             state: TransferState::Done,
             destination: "s3://bucket/in/".to_owned(),
+            source: None,
             submitted_unix_ms: 0,
             elapsed_ms: 4100,
             files_announced: Some(2),

@@ -49,6 +49,14 @@ pub(crate) enum Failure {
         /// Why the first could not.
         first: SourceError,
     },
+    /// Some objects could not be got.
+    #[error("{files} {} could not be got, first: {first}; all others are in place", if *files == 1 { "file" } else { "files" })]
+    NotGot {
+        /// How many.
+        files: u64,
+        /// Which was the first, and why.
+        first: String,
+    },
     /// There is nothing to send.
     #[error("no files found in {places}{}", left_out(*unselected))]
     NoFiles {
@@ -115,7 +123,7 @@ impl Failure {
             Self::Trust(TrustError::Unreachable { .. }) => exit::UNREACHABLE,
             Self::Trust(TrustError::Unknown { .. }) => exit::FINGERPRINT,
             Self::Server(error) => error.exit_code(),
-            Self::Source(_) | Self::LeftOut { .. } | Self::Walk { .. } | Self::NoFiles { .. } => exit::SOURCE,
+            Self::Source(_) | Self::LeftOut { .. } | Self::NotGot { .. } | Self::Walk { .. } | Self::NoFiles { .. } => exit::SOURCE,
             Self::Transfer { code, .. } => code.exit_code(),
             Self::Upload { source, .. } => upload_exit_code(source),
             Self::Interrupted { signal, .. } => signal.exit_code(),
@@ -133,7 +141,7 @@ impl Failure {
             Self::Trust(TrustError::Unknown { .. }) => "server_unknown".to_owned(),
             Self::Server(error) => client_code(error),
             Self::Source(error) | Self::LeftOut { first: error, .. } => source_code(error).to_string(),
-            Self::Walk { .. } | Self::NoFiles { .. } => ErrorCode::SourceUnreadable.to_string(),
+            Self::NotGot { .. } | Self::Walk { .. } | Self::NoFiles { .. } => ErrorCode::SourceUnreadable.to_string(),
             Self::Transfer { code, .. } => code.to_string(),
             Self::Upload { source, .. } => upload_code(source).to_string(),
             Self::Interrupted { .. } => ErrorCode::Cancelled.to_string(),

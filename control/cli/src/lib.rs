@@ -3,6 +3,8 @@
 //! | Command | What it does | Module |
 //! |---|---|---|
 //! | `tradewind send SRC… DEST` | sends files and directories | `send` |
+//! | `tradewind get URL… DEST` | gets objects of a server's stores as files | `get` |
+//! | `tradewind copy SRC DEST` | copies objects from store to store | `copy` |
 //! | `tradewind status [ID]` | shows transfers as the server sees them | `transfers` |
 //! | `tradewind rate ID` | changes policy and rates of a running transfer | `transfers` |
 //! | `tradewind cancel ID` | ends a transfer | `transfers` |
@@ -14,12 +16,15 @@
 #![forbid(unsafe_code)]
 
 mod connect;
+mod copy;
 mod display;
 mod doctor;
 mod dry_run;
 mod events;
 mod failure;
+mod follow;
 mod gather;
+mod get;
 mod interrupt;
 mod lists;
 mod objects;
@@ -55,6 +60,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     start_log();
     match options.command {
         Command::Send(options) => with_runtime(options.json, send::send(&options)),
+        Command::Get(options) => with_runtime(options.json, get::get(&options)),
+        Command::Copy(options) => with_runtime(options.json, copy::copy(&options)),
         Command::Status(options) => with_runtime(options.json, transfers::status(&options)),
         Command::Rate(options) => with_runtime(options.json, transfers::rate(&options)),
         Command::Cancel(options) => with_runtime(options.json, transfers::cancel(&options)),

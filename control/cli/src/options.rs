@@ -62,6 +62,22 @@ Examples:
   tradewind send footage/ s3://dailies/ --exclude '*' --include '*.mxf' --newer-than 36h --dry-run
   tradewind send disk.img file:///data/disk-1.img --server 192.0.2.7:33000 --rate 2G";
 
+const GET_HELP: &str = "\
+What files are called:
+  s3://BUCKET/DIR/   DEST/…                everything below DIR
+  s3://BUCKET/DIR    DEST/DIR/…            if there is no object of that name
+  s3://BUCKET/KEY    DEST/KEY's last part  if DEST is a directory or ends in '/'
+  s3://BUCKET/KEY    exactly DEST          otherwise
+STORE:PATH and file:///PATH likewise. Times and permissions are those of the files that were
+sent. An object that cannot be read is left out; the rest is got, and the exit code is 7.
+
+What was interrupted goes on where it stopped when the same objects are got into the same
+directory again; until it is whole, a file is called .NAME.tradewind-partial.
+
+Examples:
+  tradewind get s3://dailies/day-07/ ./day-07/ --server far.example.org
+  tradewind get s3://lab/run-12/reads.bam . --server far.example.org --rate 2G";
+
 const RATE_HELP: &str = "\
 What is not given stays as it is. The change reaches the sender within a round trip or so.
 
@@ -83,6 +99,12 @@ pub(crate) enum Command {
     /// Send files and directories to a server's store.
     #[command(allow_missing_positional = true, after_long_help = SEND_HELP, after_help = "See --help for how files are named at the destination.")]
     Send(SendOptions),
+    /// Get objects of a server's store as files.
+    #[command(allow_missing_positional = true, after_long_help = GET_HELP, after_help = "See --help for how files are named.")]
+    Get(GetOptions),
+    /// Copy objects from one of the server's stores to another, without a way through here.
+    #[command(after_help = URLS)]
+    Copy(CopyOptions),
     /// Show one transfer, or all of yours.
     Status(StatusOptions),
     /// Change policy and rates of a running transfer.
@@ -176,6 +198,65 @@ pub(crate) struct SendOptions {
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) retries: u32,
     /// Print events as JSON, one a line: started, progress, file_error, retry, done, error; with --dry-run: file, dry_run.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print nothing but errors (and JSON events, if asked for).
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// `tradewind get`.
+#[derive(Debug, Args)]
+pub(crate) struct GetOptions {
+    /// What to get: s3://BUCKET/PREFIX/, s3://BUCKET/KEY, file:///PATH or STORE:PATH.
+    #[arg(value_name = "URL", required = true, num_args = 1..)]
+    pub(crate) sources: Vec<String>,
+    /// Directory, or with one object the name of the file.
+    #[arg(value_name = "DEST", required = true, value_hint = ValueHint::AnyPath)]
+    pub(crate) destination: PathBuf,
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+    /// Replace files that exist.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// What of earlier downloads into the same directory is not got again.
+    #[arg(long, value_enum, default_value_t = ResumeOption::Attributes)]
+    pub(crate) resume: ResumeOption,
+    /// Behaviour beside other traffic.
+    #[arg(long, value_enum, default_value_t = PolicyOption::Fair)]
+    pub(crate) policy: PolicyOption,
+    /// Never faster, bits per second: 300M, 1.5G. With --policy fixed, the rate itself. Default: as fast as the path takes.
+    #[arg(long, value_name = "RATE", required_if_eq("policy", "fixed"))]
+    pub(crate) rate: Option<BitRate>,
+    /// Encryption of the packets.
+    #[arg(long, value_enum, default_value_t = CipherOption::Aes128Gcm)]
+    pub(crate) cipher: CipherOption,
+    /// Start again by itself so often when the way to the server or its engine breaks; files that are in place are not got again.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) retries: u32,
+    /// Print events as JSON, one a line: started, progress, file, file_error, retry, done, error.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print nothing but errors (and JSON events, if asked for).
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// `tradewind copy`.
+#[derive(Debug, Args)]
+pub(crate) struct CopyOptions {
+    /// What to copy: with '/' at its end all below it, else an object or the folder of that name.
+    #[arg(value_name = "SRC")]
+    pub(crate) source: String,
+    /// Where to: with '/' at its end below it, else exactly this name for one object.
+    #[arg(value_name = "DEST")]
+    pub(crate) destination: String,
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+    /// Replace objects that exist.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Print events as JSON, one a line: started, progress, done, error.
     #[arg(long)]
     pub(crate) json: bool,
     /// Print nothing but errors (and JSON events, if asked for).

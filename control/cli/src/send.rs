@@ -7,33 +7,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tradewind_api::{
-    ApiCode, Client, ClientError, DurableEntry, ErrorCode, LaneOffer, Outcome, ProblemCode, RatePolicy, RateRequest, SubmitRequest,
-    SubmitResponse, TransferState, TransferStatus, exit,
-};
-use tradewind_client::{
-    Durable, Group, Progress, RateOptions, SourceError, Sources, Upload, UploadError, UploadReport, chunk_bytes_for_packets, route_mtu,
-};
+use tradewind_api::{Client, DurableEntry, LaneOffer, RatePolicy, RateRequest, SubmitRequest, SubmitResponse, exit};
+use tradewind_client::{Durable, Group, RateOptions, SourceError, Sources, Upload, UploadError, chunk_bytes_for_packets, route_mtu};
 
 use crate::connect::{connect, resolve, tcp_round_trip};
 use crate::display::{self, Reporter};
 use crate::dry_run;
 use crate::events;
-use crate::failure::{self, Failure};
+use crate::failure::Failure;
+use crate::follow::{Driven, drive, ended_on_server, explain, failed, last_word, tell_server};
 use crate::gather::{Gathering, LeftOut, Notes};
-use crate::interrupt::{Interrupts, Signal};
+use crate::interrupt::Interrupts;
 use crate::options::SendOptions;
 use crate::retry::{self, Cure};
 use crate::select::Selection;
 use crate::sources::Plan;
 
 /// Silence of the server's engine after which the transfer fails.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the server's own account of the end is waited for.
-const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(5);
-/// A transfer that has not moved for so long is asked for on the server: its engine may be gone and say nothing.
-const STALL: Duration = Duration::from_secs(3);
-const LAST_WORD_INTERVAL: Duration = Duration::from_millis(200);
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Round trips of a POST on a new connection: TCP, TLS 1.3, request.
 const SUBMIT_ROUND_TRIPS: u32 = 3;
 
@@ -131,7 +122,8 @@ async fn once(options: &SendOptions, plan: &Arc<Plan>, attempt: &mut Attempt, in
     }
     let moved = Cell::new(Instant::now());
     let watching = ended_on_server(&agreed.client, id, &moved);
-    let Driven { result, signal, ended } = drive(upload, &cancel, interrupts, &mut reporter, &mut remarks, &moved, watching).await;
+    let Driven { result, signal, ended } =
+        drive(move |progress| upload.run(progress), &cancel, interrupts, &mut reporter, &mut remarks, &moved, watching).await;
     reporter.clear();
     if let (Err(UploadError::Cancelled), None, Some(outcome)) = (&result, signal, ended) {
         return Err(failed(id.to_owned(), outcome));
@@ -184,7 +176,9 @@ fn check_rates(options: &SendOptions) -> Result<(), Failure> {
 
 fn submit_request(options: &SendOptions, totals: Option<(u64, u64)>, attempt: u32, chunk_bytes_max: Option<u32>) -> SubmitRequest {
     SubmitRequest {
-        destination: options.destination.clone(),
+        destination: Some(options.destination.clone()),
+        source: None,
+        variant: 0,
         overwrite: options.overwrite,
         resume: options.resume.for_server(attempt),
         files: totals.map(|(files, _)| files),
@@ -223,13 +217,13 @@ async fn agree(
 }
 
 /// Payload that fits the route to the server as far as this host knows it, and IP packets of at most so many bytes.
-fn chunk_bytes_max(server: &SocketAddr, packet_bytes_max: Option<usize>) -> Option<u32> {
+pub(crate) fn chunk_bytes_max(server: &SocketAddr, packet_bytes_max: Option<usize>) -> Option<u32> {
     let bytes = route_mtu(server).ok().into_iter().chain(packet_bytes_max).min()?;
     chunk_bytes_for_packets(bytes, server.ip())
 }
 
 /// Submits, and measures the round trip beside it, so that measuring costs no time.
-async fn submit(
+pub(crate) async fn submit(
     client: &Client,
     address: Option<SocketAddr>,
     request: &SubmitRequest,
@@ -264,18 +258,7 @@ fn upload(
 ) -> Result<Upload, UploadError> {
     let offer = agreed.answer.lanes.first().ok_or_else(|| UploadError::Offer("it names no lane".to_owned()))?;
     Ok(Upload {
-        lane: tradewind_client::LaneOffer {
-            lane_id: offer.lane_id,
-            secret: *offer.secret.expose(),
-            endpoints: endpoints(offer, agreed.server),
-            block_bytes: offer.block_bytes,
-            chunk_bytes: offer.chunk_bytes,
-            credit_blocks: offer.credit_blocks,
-            cipher: match offer.cipher {
-                tradewind_api::Cipher::Aes128Gcm => tradewind_client::Cipher::Aes128Gcm,
-                tradewind_api::Cipher::Aes256Gcm => tradewind_client::Cipher::Aes256Gcm,
-            },
-        },
+        lane: lane_offer(offer, agreed.server),
         sources,
         durable,
         on_problem,
@@ -290,6 +273,22 @@ fn upload(
         cancel,
         idle_timeout: IDLE_TIMEOUT,
     })
+}
+
+/// The lane as the library takes it.
+pub(crate) fn lane_offer(offer: &LaneOffer, server: IpAddr) -> tradewind_client::LaneOffer {
+    tradewind_client::LaneOffer {
+        lane_id: offer.lane_id,
+        secret: *offer.secret.expose(),
+        endpoints: endpoints(offer, server),
+        block_bytes: offer.block_bytes,
+        chunk_bytes: offer.chunk_bytes,
+        credit_blocks: offer.credit_blocks,
+        cipher: match offer.cipher {
+            tradewind_api::Cipher::Aes128Gcm => tradewind_client::Cipher::Aes128Gcm,
+            tradewind_api::Cipher::Aes256Gcm => tradewind_client::Cipher::Aes256Gcm,
+        },
+    }
 }
 
 /// As the sender is told.
@@ -315,186 +314,9 @@ fn endpoints(offer: &LaneOffer, server: IpAddr) -> Vec<SocketAddr> {
     endpoints
 }
 
-/// How an upload ended.
-struct Driven {
-    result: Result<UploadReport, UploadError>,
-    /// The signal that stopped it, if one did.
-    signal: Option<Signal>,
-    /// The server's account, if that was heard first.
-    ended: Option<Outcome>,
-}
-
-/// Runs the upload on a thread of its own and shows how it goes. The first signal asks it to stop, the second ends the process; it
-/// is stopped too when `watching` finds out that the server has ended the transfer.
-async fn drive(
-    upload: Upload,
-    cancel: &AtomicBool,
-    interrupts: &mut Interrupts,
-    reporter: &mut Reporter,
-    remarks: &mut mpsc::UnboundedReceiver<String>,
-    moved: &Cell<Instant>,
-    watching: impl Future<Output = Outcome>,
-) -> Driven {
-    tokio::pin!(watching);
-    let (mut ended, mut bytes) = (None, (0, 0));
-    let (moments, mut shown) = mpsc::unbounded_channel::<Progress>();
-    let mut running = tokio::task::spawn_blocking(move || {
-        // The channel's other end lives as long as this upload does.
-        upload.run(|progress| drop(moments.send(progress.clone())))
-    });
-    let mut first: Option<Signal> = None;
-    loop {
-        tokio::select! {
-            biased;
-            signal = interrupts.next() => match first {
-                None => {
-                    cancel.store(true, Ordering::Relaxed);
-                    first = Some(signal);
-                    reporter.note("stopping; press Ctrl-C again to end at once");
-                }
-                Some(_) => {
-                    reporter.clear();
-                    std::process::exit(i32::from(signal.exit_code()));
-                }
-            },
-            Some(remark) = remarks.recv() => reporter.note(&remark),
-            Some(progress) = shown.recv() => {
-                if bytes != (progress.bytes_sent, progress.bytes_durable) {
-                    bytes = (progress.bytes_sent, progress.bytes_durable);
-                    moved.set(Instant::now());
-                }
-                reporter.progress(&progress);
-            }
-            outcome = &mut watching, if ended.is_none() => {
-                cancel.store(true, Ordering::Relaxed);
-                ended = Some(outcome);
-            }
-            result = &mut running => {
-                while let Ok(remark) = remarks.try_recv() {
-                    reporter.note(&remark);
-                }
-                while let Ok(progress) = shown.try_recv() {
-                    reporter.progress(&progress);
-                }
-                let panicked = |error: tokio::task::JoinError| UploadError::Local { what: "the sending thread failed", source: error.into() };
-                return Driven { result: result.map_err(panicked).and_then(|result| result), signal: first, ended };
-            }
-        }
-    }
-}
-
-/// Resolves when the server says that the transfer has ended without success. Asks only while nothing moves.
-async fn ended_on_server(client: &Client, id: &str, moved: &Cell<Instant>) -> Outcome {
-    loop {
-        tokio::time::sleep(STALL.saturating_sub(moved.get().elapsed()).max(Duration::from_secs(1))).await;
-        if moved.get().elapsed() < STALL {
-            continue;
-        }
-        match client.status(id).await {
-            Ok(status) => {
-                if let Some(outcome) = outcome(status, false) {
-                    return outcome;
-                }
-            }
-            Err(ClientError::Refused(problem)) if problem.code == ProblemCode::Api(ApiCode::NotFound) => {
-                let code = ErrorCode::EngineDied;
-                let detail = "the server was started anew and does not know this transfer any more".to_owned();
-                return Outcome { code, detail, hint: code.hint().to_owned() };
-            }
-            // A server that cannot be asked is the idle limit's business.
-            Err(_) => {}
-        }
-    }
-}
-
-/// The server's account once the transfer has ended there; the latest one known if that takes too long.
-async fn last_word(client: &Client, id: &str) -> Option<TransferStatus> {
-    let mut latest = None;
-    let asking = async {
-        loop {
-            match client.status(id).await {
-                Ok(status) => {
-                    let is_final = status.state.is_final();
-                    latest = Some(status);
-                    if is_final {
-                        return;
-                    }
-                }
-                Err(error) if !error.is_retryable() => return,
-                Err(_) => {}
-            }
-            tokio::time::sleep(LAST_WORD_INTERVAL).await;
-        }
-    };
-    // Too late is as good as never: what is known so far is used.
-    let _ = tokio::time::timeout(LAST_WORD_TIMEOUT, asking).await;
-    latest
-}
-
-/// Lets the server end a transfer that has ended here.
-async fn tell_server(client: &Client, id: &str) {
-    match tokio::time::timeout(LAST_WORD_TIMEOUT, client.cancel(id)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::info!("the server could not be told that the transfer ended: {error}"),
-        Err(_) => tracing::info!("the server did not answer that it ended the transfer"),
-    }
-}
-
-/// Makes of the sending end's error what the user should know, with the server's account of it.
-async fn explain(client: &Client, id: &str, error: UploadError, signal: Option<Signal>) -> Failure {
-    let transfer_id = id.to_owned();
-    match (error, signal) {
-        (UploadError::Cancelled, Some(signal)) => {
-            tell_server(client, id).await;
-            Failure::Interrupted { signal, transfer_id: Some(transfer_id) }
-        }
-        (UploadError::Refused { code, text }, _) => {
-            let outcome = last_word(client, id).await.and_then(|status| outcome(status, false));
-            refusal(transfer_id, code, text, outcome)
-        }
-        // The server may know better why nothing was heard of its engine.
-        (source @ (UploadError::Lost { .. } | UploadError::NoAnswer { .. }), _) => {
-            let status = tokio::time::timeout(LAST_WORD_TIMEOUT, client.status(id)).await.ok().and_then(Result::ok);
-            match status.and_then(|status| outcome(status, true)) {
-                Some(outcome) => failed(transfer_id, outcome),
-                None => {
-                    tell_server(client, id).await;
-                    Failure::Upload { transfer_id, source }
-                }
-            }
-        }
-        (source, _) => {
-            tell_server(client, id).await;
-            Failure::Upload { transfer_id, source }
-        }
-    }
-}
-
-/// Why the server says that the transfer ended. `other_than_silence` leaves out what this end knows better itself.
-fn outcome(status: TransferStatus, other_than_silence: bool) -> Option<Outcome> {
-    use tradewind_api::ErrorCode::{IdleTimeout, PeerGone};
-    let ended = matches!(status.state, TransferState::Failed | TransferState::Cancelled);
-    status.outcome.filter(|outcome| ended && !(other_than_silence && matches!(outcome.code, IdleTimeout | PeerGone)))
-}
-
-fn failed(transfer_id: String, Outcome { code, detail, hint }: Outcome) -> Failure {
-    Failure::Transfer { transfer_id, code, detail, hint }
-}
-
-/// The server's account goes first, then the code in the CLOSE packet's text, then its number.
-fn refusal(transfer_id: String, close_code: u16, text: String, outcome: Option<Outcome>) -> Failure {
-    if let Some(outcome) = outcome {
-        return failed(transfer_id, outcome);
-    }
-    match failure::named_code(&text) {
-        Some((code, detail)) => Failure::Transfer { transfer_id, code, detail: detail.to_owned(), hint: code.hint().to_owned() },
-        None => Failure::Upload { transfer_id, source: UploadError::Refused { code: close_code, text } },
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tradewind_api::{Cipher, ErrorCode, LaneSecret, OfferedEndpoint, Totals};
+    use tradewind_api::{Cipher, LaneSecret, OfferedEndpoint};
 
     use super::*;
 
@@ -528,41 +350,5 @@ mod tests {
         let both = offer(&[(Some("2001:db8::1"), 1), (Some("203.0.113.1"), 2), (Some("203.0.113.2"), 3)]);
         assert_eq!(shown(&both, "192.0.2.7"), ["203.0.113.1:2", "203.0.113.2:3", "[2001:db8::1]:1"]);
         assert_eq!(shown(&both, "2001:db8::9"), ["[2001:db8::1]:1", "203.0.113.1:2", "203.0.113.2:3"]);
-    }
-
-    fn status(state: TransferState, code: Option<ErrorCode>) -> TransferStatus {
-        TransferStatus {
-            transfer_id: "t".to_owned(),
-            state,
-            destination: "s3://bucket/".to_owned(),
-            submitted_unix_ms: 0,
-            elapsed_ms: 0,
-            files_announced: None,
-            bytes_announced: None,
-            totals: Totals::default(),
-            rate: tradewind_api::RateStatus::default(),
-            files: Vec::new(),
-            outcome: code.map(|code| Outcome { code, detail: "from the server".to_owned(), hint: "do this".to_owned() }),
-        }
-    }
-
-    #[test]
-    fn the_servers_account_goes_before_the_close_packets() {
-        let known = outcome(status(TransferState::Failed, Some(ErrorCode::BucketMissing)), false);
-        let failure = refusal("t".into(), 5, "store_unavailable: x".into(), known);
-        assert_eq!((failure.exit_code(), failure.code().as_str()), (exit::DESTINATION, "bucket_missing"));
-        assert!(failure.to_string().ends_with("from the server"));
-        let failure = refusal("t".into(), 5, "disk_full: /data".into(), None);
-        assert_eq!((failure.exit_code(), failure.code().as_str()), (exit::TRANSFER, "disk_full"));
-        assert_eq!(failure.to_string(), "no space left at the destination: /data");
-        assert_eq!(refusal("t".into(), 6, "going down".into(), None).exit_code(), exit::BUSY);
-    }
-
-    #[test]
-    fn silence_is_explained_by_the_server_only_if_it_knows_more() {
-        assert!(outcome(status(TransferState::Failed, Some(ErrorCode::EngineDied)), true).is_some());
-        assert!(outcome(status(TransferState::Failed, Some(ErrorCode::IdleTimeout)), true).is_none());
-        assert!(outcome(status(TransferState::Failed, Some(ErrorCode::IdleTimeout)), false).is_some());
-        assert!(outcome(status(TransferState::Running, None), false).is_none());
     }
 }

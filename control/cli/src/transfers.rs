@@ -152,6 +152,7 @@ mod tests {
             transfer_id: "0123456789abcdef".to_owned(),
             state: TransferState::Failed,
             destination: "s3://bucket/in/".to_owned(),
+            source: None,
             submitted_unix_ms: 0,
             elapsed_ms: 9_300,
             files_announced: Some(3),

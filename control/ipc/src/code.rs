@@ -56,6 +56,8 @@ pub enum ErrorCode {
     IntegrityMismatch,
     /// The source changed while it was read.
     SourceChanged,
+    /// There is no object to get or copy.
+    SourceMissing,
     /// The source cannot be read.
     SourceUnreadable,
     /// No packet of the peer authenticates: the two ends hold different lane secrets.
@@ -82,7 +84,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, in the order of declaration.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::BucketMissing,
         Self::AccessDenied,
         Self::StoreUnavailable,
@@ -92,6 +94,7 @@ impl ErrorCode {
         Self::DiskFull,
         Self::IntegrityMismatch,
         Self::SourceChanged,
+        Self::SourceMissing,
         Self::SourceUnreadable,
         Self::WrongKey,
         Self::PeerGone,
@@ -118,6 +121,7 @@ impl ErrorCode {
             Self::DiskFull => "disk_full",
             Self::IntegrityMismatch => "integrity_mismatch",
             Self::SourceChanged => "source_changed",
+            Self::SourceMissing => "source_missing",
             Self::SourceUnreadable => "source_unreadable",
             Self::WrongKey => "wrong_key",
             Self::PeerGone => "peer_gone",
@@ -155,7 +159,7 @@ impl ErrorCode {
             | Self::DestinationExists
             | Self::DestinationInvalid
             | Self::Unsupported => exit::DESTINATION,
-            Self::SourceChanged | Self::SourceUnreadable => exit::SOURCE,
+            Self::SourceChanged | Self::SourceMissing | Self::SourceUnreadable => exit::SOURCE,
             Self::StoreUnavailable
             | Self::DiskFull
             | Self::IntegrityMismatch
@@ -192,6 +196,7 @@ impl ErrorCode {
             Self::DiskFull => "no space left at the destination",
             Self::IntegrityMismatch => "the stored data does not match its checksum",
             Self::SourceChanged => "a source file changed while it was read",
+            Self::SourceMissing => "there is nothing of that name",
             Self::SourceUnreadable => "a source file cannot be read",
             Self::WrongKey => "the other end's packets do not authenticate",
             Self::PeerGone => "the other end is gone",
@@ -219,6 +224,7 @@ impl ErrorCode {
             Self::DiskFull => "free space at the destination and send again",
             Self::IntegrityMismatch => "send again; if it repeats, check the memory and disks of both machines",
             Self::SourceChanged => "send again when nothing writes to the file",
+            Self::SourceMissing => "look with `tradewind ls` what is there; a folder is named with '/' at its end",
             Self::SourceUnreadable => "check the file's permissions",
             Self::WrongKey => "send again; if it repeats, another service answers on the server's data port",
             Self::PeerGone => "check the network and send again",

@@ -34,8 +34,8 @@ pub use code::{ErrorCode, exit};
 pub use error::IpcError;
 pub use frame::{FRAME_BYTES_MAX, FrameDecoder, encode_frame};
 pub use message::{
-    Cipher, DataEndpoint, Destination, DestinationName, Dialect, DurableList, DurableSummary, FileDone, FromEngine, Hello, LANE_ORDERS_MAX,
-    LaneAccepted, LaneClosed, LaneGroup, LaneOrders, LaneReceipt, LaneReport, LaneTotals, Limiter, OpenLane, PROTOCOL_VERSION, Progress,
-    RatePolicy, Ready, Role, S3Store, StageLatency, Stats, Store, ToEngine, XdpMode, XdpStatus,
+    Cipher, DataEndpoint, Destination, DestinationName, Dialect, DurableList, DurableSummary, FileDone, FromEngine, Hello, Job,
+    LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneGroup, LaneOrders, LaneRate, LaneReceipt, LaneReport, LaneTotals, Limiter, OpenLane,
+    PROTOCOL_VERSION, Progress, RatePolicy, Ready, Receive, Role, S3Store, StageLatency, Stats, Store, ToEngine, XdpMode, XdpStatus,
 };
 pub use secret::{LANE_SECRET_BYTES, LaneSecret, SecretText};

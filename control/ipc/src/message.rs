@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Browse, Browsed, ErrorCode, LaneSecret, SecretText};
 
 /// Version of this set of messages. Both processes come from one release, so the rule is plain: equal or refused.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Orders in one message: they fit a frame ([`crate::FRAME_BYTES_MAX`]) with room to spare.
 pub const LANE_ORDERS_MAX: usize = 512;
@@ -50,6 +50,15 @@ pub enum ToEngine {
     LaneOrders(Vec<LaneOrders>),
     /// What lanes between the same two hosts do, at most [`LANE_ORDERS_MAX`] at once. For each lane the largest number holds.
     LaneGroups(Vec<LaneGroup>),
+    /// How the engine's own sender of a lane begins; sent before its client can speak.
+    LaneRate(Box<LaneRate>),
+    /// What the client of a lane on which the engine sends has already.
+    Have {
+        /// Which lane.
+        lane_id: u64,
+        /// A file with a list as in [`DurableList`]; the engine removes it when it has read it.
+        path: PathBuf,
+    },
     /// List, look at or remove objects. Answered by [`FromEngine::Browsed`].
     Browse(Box<Browse>),
     /// Take no new lanes, finish those that run, then exit with status 0.
@@ -227,12 +236,65 @@ pub struct OpenLane {
     pub chunk_bytes: u32,
     /// Blocks the sender may have open at the same time; 0 lets the engine choose.
     pub credit_blocks: u32,
-    /// Where the files go.
+    /// What it is for.
+    pub job: Job,
+}
+
+/// What a lane is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Job {
+    /// Take files from the client.
+    Receive(Receive),
+    /// Send objects to the client: a folder, or one object, or the folder of that name.
+    Send {
+        /// Which.
+        source: Destination,
+        /// The client says what it has already, with [`ToEngine::Have`], before it speaks on the lane.
+        resume: bool,
+    },
+    /// Copy objects from store to store; nothing is sent over the lane.
+    Copy {
+        /// Which objects.
+        source: Destination,
+        /// Where they go.
+        into: Receive,
+    },
+}
+
+/// Where files go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Receive {
+    /// Store and names.
     pub destination: Destination,
     /// Replace what is there.
     pub overwrite: bool,
     /// Tell what earlier transfers have left of the same destination, and go on with it.
     pub resume: bool,
+    /// What the client makes of its files, if not just their bytes: what another variant left is not gone on with.
+    pub variant: u64,
+}
+
+impl Job {
+    /// Where files go, if the engine stores them.
+    #[must_use]
+    pub const fn receives(&self) -> Option<&Receive> {
+        match self {
+            Self::Receive(into) | Self::Copy { into, .. } => Some(into),
+            Self::Send { .. } => None,
+        }
+    }
+}
+
+/// How a lane's sender begins where that is the engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaneRate {
+    /// What was agreed; its number is 0.
+    pub orders: LaneOrders,
+    /// What the lanes between its two hosts do, if there are others.
+    pub group: Option<LaneGroup>,
 }
 
 /// How much of a transfer is durable already.

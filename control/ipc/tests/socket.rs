@@ -17,21 +17,24 @@ fn open_lane() -> ToEngine {
         block_bytes: 1 << 20,
         chunk_bytes: 0,
         credit_blocks: 64,
-        destination: Destination {
-            store: Store::S3(S3Store {
-                endpoint: Some("http://127.0.0.1:8333".into()),
-                region: "us-east-1".into(),
-                bucket: "b".into(),
-                access_key: Some("key".into()),
-                secret_key: Some("very secret".into()),
-                session_token: None,
-                path_style: true,
-                dialect: Dialect::GcsXml,
-            }),
-            name: DestinationName::Into("in/".into()),
-        },
-        overwrite: false,
-        resume: true,
+        job: Job::Receive(Receive {
+            destination: Destination {
+                store: Store::S3(S3Store {
+                    endpoint: Some("http://127.0.0.1:8333".into()),
+                    region: "us-east-1".into(),
+                    bucket: "b".into(),
+                    access_key: Some("key".into()),
+                    secret_key: Some("very secret".into()),
+                    session_token: None,
+                    path_style: true,
+                    dialect: Dialect::GcsXml,
+                }),
+                name: DestinationName::Into("in/".into()),
+            },
+            overwrite: false,
+            resume: true,
+            variant: 0,
+        }),
     }))
 }
 

@@ -4,6 +4,7 @@ mod objects;
 mod server;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,12 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use futures_util::StreamExt as _;
+use tokio::io::AsyncWriteExt as _;
 use tradewind_api::limits::REQUEST_BODY_BYTES_MAX;
-use tradewind_api::{ApiCode, Health, HealthState, Problem, RateChange, SubmitResponse, TransferList, TransferStatus, parse_submit};
+use tradewind_api::{
+    ApiCode, ErrorCode, Health, HealthState, Problem, RateChange, SubmitResponse, TransferList, TransferStatus, parse_submit,
+};
 
 use server::Peer;
 pub use server::{Limits, Running, start};
@@ -24,6 +29,8 @@ use crate::config::{Config, StoreConfig};
 use crate::stores;
 use crate::supervisor::{ANSWER_TIMEOUT, Caller, Supervisor};
 
+/// Longest list of what a client has already: ten million files.
+const HAVE_BYTES_MAX: u64 = 512 << 20;
 /// Time for the rest of a submission.
 const SUBMIT_MARGIN: Duration = Duration::from_secs(5);
 
@@ -34,6 +41,8 @@ struct App {
     stores: BTreeMap<String, StoreConfig>,
     supervisor: Supervisor,
     request_timeout: Duration,
+    /// Where lists for the engine go.
+    lists: PathBuf,
 }
 
 type Shared = State<Arc<App>>;
@@ -66,12 +75,13 @@ pub fn router(config: &Config, supervisor: Supervisor) -> Router {
         stores: config.stores.clone(),
         supervisor,
         request_timeout: Duration::from_secs(config.rest.request_timeout_s),
+        lists: config.state_dir.join("durable"),
     };
     let app = Arc::new(app);
     Router::new()
         .route("/v1/transfers", post(submit).get(list))
         .route("/v1/transfers/{id}", get(status).patch(change_rate).delete(cancel))
-        .route("/v1/transfers/{id}/durable", get(durable))
+        .route("/v1/transfers/{id}/durable", get(durable).post(have))
         .route("/v1/objects", get(objects::list))
         .route("/v1/object", get(objects::show).delete(objects::remove))
         .route("/healthz", get(health))
@@ -109,8 +119,8 @@ async fn submit(
 ) -> Result<(StatusCode, Json<SubmitResponse>), Refusal> {
     let user = app.identify(&headers)?;
     let submission = parse_submit(&whole(body).await?)?;
-    let resolved = stores::resolve(&app.stores, &user, &submission.destination)?;
-    let answer = app.supervisor.submit(Caller { owner: user.access_key, host: peer.0 }, submission, resolved).await?;
+    let places = stores::Places::resolve(&app.stores, &user, &submission)?;
+    let answer = app.supervisor.submit(Caller { owner: user.access_key, host: peer.0 }, submission, places).await?;
     tracing::info!(transfer = answer.transfer_id, "transfer opened");
     Ok((StatusCode::CREATED, Json(answer)))
 }
@@ -143,6 +153,37 @@ async fn durable(State(app): Shared, Path(id): Path<String>, headers: HeaderMap)
         }
     };
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+/// What the client of a download has already, in the form of the list above. The engine reads it and removes it.
+async fn have(State(app): Shared, Path(id): Path<String>, headers: HeaderMap, body: Body) -> Result<StatusCode, Refusal> {
+    let user = app.identify(&headers)?;
+    let lane_id = app.supervisor.wants_list(user.access_key.clone(), id.clone()).await?;
+    let path = app.lists.join(format!("{lane_id:016x}.have.ndjson"));
+    if let Err(problem) = save(body, &path).await {
+        // Fails only if it was never made.
+        let _ = tokio::fs::remove_file(&path).await;
+        return Err(problem.into());
+    }
+    app.supervisor.have(user.access_key, id, path).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Writes a body to a file.
+async fn save(body: Body, path: &std::path::Path) -> Result<(), Problem> {
+    let failed =
+        |error: std::io::Error| Problem::new(ErrorCode::Internal, format!("the list cannot be kept at {}: {error}", path.display()));
+    let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
+    let (mut pieces, mut bytes) = (body.into_data_stream(), 0);
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|error| Problem::new(ApiCode::Malformed, format!("the list was cut off: {error}")))?;
+        bytes += piece.len() as u64;
+        if bytes > HAVE_BYTES_MAX {
+            return Err(Problem::new(ApiCode::BodyTooLarge, format!("the list has more than {HAVE_BYTES_MAX} bytes")));
+        }
+        file.write_all(&piece).await.map_err(failed)?;
+    }
+    file.flush().await.map_err(failed)
 }
 
 async fn change_rate(State(app): Shared, Path(id): Path<String>, headers: HeaderMap, body: Body) -> Result<Json<TransferStatus>, Refusal> {

@@ -7,11 +7,12 @@ use rand::Rng as _;
 use tokio::sync::oneshot;
 use tradewind_api::limits::LIST_MAX;
 use tradewind_api::{
-    ApiCode, EngineHealth, ErrorCode, Health, HealthState, LaneOffer, OfferedEndpoint, Problem, RateChange, RateGrant, ResumePolicy,
-    Submission, SubmitResponse, TransferLimits, TransferList, TransferState, TransferStatus,
+    ApiCode, EngineHealth, ErrorCode, Health, HealthState, LaneOffer, OfferedEndpoint, Problem, RateChange, RateGrant, Submission,
+    SubmitResponse, TransferLimits, TransferList, TransferState, TransferStatus,
 };
 use tradewind_ipc::{
-    BrowseQuestion, FromEngine, LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneReport, LaneSecret, OpenLane, Ready, Store, ToEngine,
+    BrowseQuestion, FromEngine, LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneGroup, LaneOrders, LaneRate, LaneReport, LaneSecret,
+    OpenLane, Ready, Store, ToEngine,
 };
 
 use super::browse::{Browsing, Reply};
@@ -20,7 +21,7 @@ use super::rates::Rates;
 use super::transfer::{Transfer, Waiting};
 use super::{Caller, Command, EngineEvent};
 use crate::config::{Config, DataSection, LimitsSection};
-use crate::stores::Resolved;
+use crate::stores::Places;
 
 /// How long a submission waits for the engine, which asks the store whether it would take the files, and what of them it has.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(130);
@@ -134,8 +135,8 @@ impl Core {
     fn command(&mut self, now: Instant, command: Command, effects: &mut Vec<Effect>) {
         // A reply that nobody waits for any more needs no care, except a submission's: `lane_opened` sees to that.
         match command {
-            Command::Submit { caller, submission, resolved, reply } => {
-                if let Err((reply, problem)) = self.submit(now, caller, *submission, *resolved, reply, effects) {
+            Command::Submit { caller, submission, places, reply } => {
+                if let Err((reply, problem)) = self.submit(now, caller, *submission, *places, reply, effects) {
                     let _ = reply.send(Err(problem));
                 }
             }
@@ -144,6 +145,13 @@ impl Core {
             }
             Command::Durable { owner, id, reply } => {
                 let _ = reply.send(self.owned(&owner, &id).map(|transfer| transfer.durable.clone()));
+            }
+            Command::WantsList { owner, id, reply } => {
+                let _ = reply.send(self.wants_list(&owner, &id));
+            }
+            Command::Have { owner, id, path, reply } => {
+                let lane = self.wants_list(&owner, &id);
+                let _ = reply.send(lane.map(|lane_id| effects.push(Effect::Send(ToEngine::Have { lane_id, path }))));
             }
             Command::List { owner, reply } => {
                 let _ = reply.send(self.list(&owner, now));
@@ -172,7 +180,7 @@ impl Core {
         now: Instant,
         caller: Caller,
         submission: Submission,
-        resolved: Resolved,
+        places: Places,
         reply: oneshot::Sender<Result<SubmitResponse, Problem>>,
         effects: &mut Vec<Effect>,
     ) -> Result<(), (oneshot::Sender<Result<SubmitResponse, Problem>>, Problem)> {
@@ -187,7 +195,11 @@ impl Core {
         }
         let mut random = rand::rng();
         let lane_id = std::iter::repeat_with(|| random.next_u64()).find(|id| *id != 0 && !self.by_lane.contains_key(id)).unwrap_or(1);
-        if let Err(problem) = self.rates.ask(now, lane_id, &caller.owner, &resolved.store, Some(caller.host), submission.request.rate) {
+        // A copy sends nothing; lanes to a client do not share their way with those from it.
+        let host = if matches!(places, Places::Upload(_)) { Some(caller.host) } else { None };
+        if let Some(store) = places.store_over_the_network()
+            && let Err(problem) = self.rates.ask(now, lane_id, &caller.owner, store, host, submission.request.rate)
+        {
             return Err((reply, problem));
         }
         let mut secret = [0; 32];
@@ -213,9 +225,7 @@ impl Core {
             block_bytes: self.block_bytes,
             chunk_bytes: submission.request.chunk_bytes_max.unwrap_or(0),
             credit_blocks: self.credit_blocks,
-            destination: resolved.destination,
-            overwrite: submission.request.overwrite,
-            resume: submission.request.resume == ResumePolicy::Attributes,
+            job: places.job(&submission.request),
         }))));
         let waiting = Waiting { reply, offer, deadline: now + ANSWER_TIMEOUT };
         self.by_lane.insert(lane_id, id.clone());
@@ -272,6 +282,16 @@ impl Core {
     fn owned(&self, owner: &str, id: &str) -> Result<&Transfer, Problem> {
         let transfer = self.transfers.get(id).filter(|transfer| transfer.owner == owner);
         transfer.ok_or_else(|| Problem::new(ApiCode::NotFound, format!("transfer '{}'", id.chars().take(64).collect::<String>())))
+    }
+
+    /// The lane of a download that takes a list of what its client has.
+    fn wants_list(&self, owner: &str, id: &str) -> Result<u64, Problem> {
+        let transfer = self.owned(owner, id)?;
+        if transfer.wants_list() {
+            return Ok(transfer.lane_id);
+        }
+        let detail = "only a download that has not begun and was submitted with \"resume\": \"attributes\" takes a list of what is there";
+        Err(Problem::new(ApiCode::Invalid, detail))
     }
 
     fn list(&self, owner: &str, now: Instant) -> TransferList {
@@ -420,6 +440,9 @@ impl Core {
         let rate = self.rates.open(now, lane_id);
         // The others have to make room for it.
         self.rates_at = now;
+        if transfer.is_download() {
+            effects.push(Effect::Send(ToEngine::LaneRate(Box::new(lane_rate(lane_id, &rate)))));
+        }
         let offer = LaneOffer { chunk_bytes, credit_blocks, rate, ..waiting.offer };
         let response = SubmitResponse { transfer_id: id, lanes: vec![offer], limits, durable: summary };
         if waiting.reply.send(Ok(response)).is_err() {
@@ -500,6 +523,21 @@ impl Core {
             effects.push(Effect::KillEngine);
         }
     }
+}
+
+/// What the client of an upload is told in its answer, for the engine's sender.
+fn lane_rate(lane_id: u64, grant: &RateGrant) -> LaneRate {
+    let kbps = |bps: u64| u32::try_from(bps / 1000).unwrap_or(u32::MAX);
+    let orders = LaneOrders {
+        lane_id,
+        number: 0,
+        policy: grant.policy,
+        target_kbps: grant.target_rate_bps.map(kbps),
+        minimum_kbps: grant.minimum_rate_bps.map_or(0, kbps),
+        lease_kbps: grant.lease_rate_bps.map(kbps),
+    };
+    let group = grant.group.map(|group| LaneGroup { lane_id, number: 0, share_kbps: kbps(group.share_rate_bps), lanes: group.lanes });
+    LaneRate { orders, group }
 }
 
 #[cfg(test)]

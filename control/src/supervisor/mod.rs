@@ -20,7 +20,7 @@ use tradewind_ipc::{BrowseAnswer, BrowseQuestion, FromEngine, Store, ToEngine};
 pub use self::core::{ANSWER_TIMEOUT, RESTART_DELAY_MAX, RESTART_DELAY_MIN};
 use self::core::{Core, Effect, Event};
 use crate::config::Config;
-use crate::stores::Resolved;
+use crate::stores::Places;
 
 const COMMANDS_WAITING_MAX: usize = 1024;
 const MESSAGES_WAITING_MAX: usize = 1024;
@@ -29,9 +29,11 @@ const TICK: Duration = Duration::from_millis(100);
 /// A question to the supervisor, with the place for its answer.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Submit { caller: Caller, submission: Box<Submission>, resolved: Box<Resolved>, reply: oneshot::Sender<Result<SubmitResponse, Problem>> },
+    Submit { caller: Caller, submission: Box<Submission>, places: Box<Places>, reply: oneshot::Sender<Result<SubmitResponse, Problem>> },
     Status { owner: String, id: String, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
     Durable { owner: String, id: String, reply: oneshot::Sender<Result<Option<PathBuf>, Problem>> },
+    WantsList { owner: String, id: String, reply: oneshot::Sender<Result<u64, Problem>> },
+    Have { owner: String, id: String, path: PathBuf, reply: oneshot::Sender<Result<(), Problem>> },
     List { owner: String, reply: oneshot::Sender<TransferList> },
     Cancel { owner: String, id: String, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
     ChangeRate { owner: String, id: String, change: RateChange, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
@@ -68,9 +70,9 @@ impl Supervisor {
     ///
     /// # Errors
     /// A [`Problem`] that says who refused and why.
-    pub async fn submit(&self, caller: Caller, submission: Submission, resolved: Resolved) -> Result<SubmitResponse, Problem> {
-        let (submission, resolved) = (Box::new(submission), Box::new(resolved));
-        self.ask(|reply| Command::Submit { caller, submission, resolved, reply }).await?
+    pub async fn submit(&self, caller: Caller, submission: Submission, places: Places) -> Result<SubmitResponse, Problem> {
+        let (submission, places) = (Box::new(submission), Box::new(places));
+        self.ask(|reply| Command::Submit { caller, submission, places, reply }).await?
     }
 
     /// Where a transfer of this user stands.
@@ -87,6 +89,22 @@ impl Supervisor {
     /// [`ApiCode::NotFound`].
     pub async fn durable(&self, owner: String, id: String) -> Result<Option<PathBuf>, Problem> {
         self.ask(|reply| Command::Durable { owner, id, reply }).await?
+    }
+
+    /// The lane of a download of this user that takes a list of what the client has.
+    ///
+    /// # Errors
+    /// [`ApiCode::NotFound`], [`ApiCode::Invalid`] for a transfer that takes none.
+    pub async fn wants_list(&self, owner: String, id: String) -> Result<u64, Problem> {
+        self.ask(|reply| Command::WantsList { owner, id, reply }).await?
+    }
+
+    /// Tells the engine what the client of a download of this user has already: a file, which the engine removes.
+    ///
+    /// # Errors
+    /// As [`Supervisor::wants_list`].
+    pub async fn have(&self, owner: String, id: String, path: PathBuf) -> Result<(), Problem> {
+        self.ask(|reply| Command::Have { owner, id, path, reply }).await?
     }
 
     /// This user's transfers, newest first.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 use tradewind_api::limits::STATUS_FILES_MAX;
 use tradewind_api::{
-    FileStatus, LaneOffer, Outcome, Problem, RateRequest, RateStatus, SubmitRequest, SubmitResponse, Totals, TransferState, TransferStatus,
+    FileStatus, LaneOffer, Outcome, Problem, RateRequest, RateStatus, ResumePolicy, SubmitRequest, SubmitResponse, Totals, TransferState,
+    TransferStatus,
 };
 use tradewind_ipc::{ErrorCode, LaneReport};
 
@@ -60,6 +61,16 @@ impl Transfer {
             outcome: None,
             report: None,
         }
+    }
+
+    /// Whether the engine sends to the client.
+    pub(super) const fn is_download(&self) -> bool {
+        self.request.source.is_some() && self.request.destination.is_none()
+    }
+
+    /// Whether the client may still say what it has already.
+    pub(super) fn wants_list(&self) -> bool {
+        self.is_download() && self.request.resume == ResumePolicy::Attributes && self.state == TransferState::Waiting
     }
 
     /// Rates as they were asked for.
@@ -149,7 +160,8 @@ impl Transfer {
         TransferStatus {
             transfer_id: id.to_owned(),
             state: self.state,
-            destination: self.request.destination.clone(),
+            destination: self.request.destination.clone().unwrap_or_default(),
+            source: self.request.source.clone(),
             submitted_unix_ms: self.submitted_unix_ms,
             elapsed_ms: millis(elapsed),
             files_announced: self.request.files,

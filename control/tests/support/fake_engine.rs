@@ -40,7 +40,7 @@ fn main() {
                     control.send(&FromEngine::Browsed(Box::new(Browsed { request_id: browse.request_id, answer }))).unwrap();
                 }
             }
-            ToEngine::LaneGroups(_) => {}
+            ToEngine::LaneGroups(_) | ToEngine::LaneRate(_) | ToEngine::Have { .. } => {}
             ToEngine::LaneOrders(orders) => {
                 for orders in orders {
                     control.send(&FromEngine::LaneReport(report(orders.lane_id, orders.number, orders.lease_kbps))).unwrap();
@@ -65,7 +65,11 @@ fn report(lane_id: u64, orders: u32, lease_kbps: Option<u32>) -> LaneReport {
 
 fn answers(open: &OpenLane) -> Vec<FromEngine> {
     let lane_id = open.lane_id;
-    let (DestinationName::Into(name) | DestinationName::Exact(name)) = &open.destination.name;
+    let place = match &open.job {
+        Job::Receive(into) | Job::Copy { into, .. } => &into.destination,
+        Job::Send { source, .. } => source,
+    };
+    let (DestinationName::Into(name) | DestinationName::Exact(name)) = &place.name;
     let refused = |code| vec![FromEngine::LaneRefused(LaneClosed { lane_id, code, text: format!("fake refusal of {name}") })];
     let totals = LaneTotals { bytes_received: 10, bytes_durable: 5, packets_kernel: 3, ..LaneTotals::default() };
     let mut answers = vec![FromEngine::LaneOpened(LaneAccepted { lane_id, chunk_bytes: 1400, credit_blocks: 16, durable: None })];

@@ -79,7 +79,9 @@ pub(crate) async fn wait_for_engine(client: &Client, starts: u64) -> Health {
 
 pub(crate) fn to(destination: &str) -> SubmitRequest {
     SubmitRequest {
-        destination: destination.into(),
+        destination: Some(destination.into()),
+        source: None,
+        variant: 0,
         overwrite: false,
         files: Some(1),
         bytes: Some(10),

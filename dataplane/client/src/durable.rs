@@ -44,9 +44,19 @@ impl Durable {
 
     /// The ranges of a file that are still to be sent; one empty range for an empty file.
     pub(crate) fn missing(&self, record: &FileRecord) -> Vec<Range<u64>> {
+        self.missing_of(&record.path, record.size, record.mtime_ns)
+    }
+
+    /// The ranges that are still to be sent of a file of this name, size and time: none if it is durable as a whole.
+    #[must_use]
+    pub fn wanted(&self, path: &[u8], size: u64, mtime_ns: i64) -> Vec<Range<u64>> {
+        if self.files.contains(&fingerprint(path, size, mtime_ns)) { Vec::new() } else { self.missing_of(path, size, mtime_ns) }
+    }
+
+    fn missing_of(&self, path: &[u8], size: u64, mtime_ns: i64) -> Vec<Range<u64>> {
         let mut there = Vec::new();
         if !self.parts.is_empty()
-            && let Some(ranges) = self.parts.get(&fingerprint(&record.path, record.size, record.mtime_ns))
+            && let Some(ranges) = self.parts.get(&fingerprint(path, size, mtime_ns))
         {
             there.clone_from(ranges);
             there.sort_by_key(|range| range.start);
@@ -55,12 +65,12 @@ impl Durable {
         let mut from = 0;
         for range in there {
             if range.start > from {
-                missing.push(from..range.start.min(record.size));
+                missing.push(from..range.start.min(size));
             }
             from = from.max(range.end);
         }
-        if from < record.size || record.size == 0 {
-            missing.push(from..record.size);
+        if from < size || size == 0 {
+            missing.push(from..size);
         }
         missing
     }

@@ -95,6 +95,9 @@ pub enum UploadError {
         /// What the server said.
         text: String,
     },
+    /// What arrived could not be written.
+    #[error("{0}")]
+    Destination(#[from] tradewind_storage::UploadError),
     /// The caller cancelled.
     #[error("the transfer was cancelled")]
     Cancelled,

@@ -1,8 +1,11 @@
-//! The sending end of a transfer as a library: reads files, cuts blocks, sends them over one lane by kernel UDP.
+//! Both ends of a transfer as a library, over one lane by kernel UDP: [`Upload`] reads files, cuts blocks and sends them, [`Download`] receives
+//! blocks and writes files.
 //!
-//! [`Upload::run`] blocks the calling thread, which becomes the lane's worker; a second thread reads the sources.
+//! Their `run` blocks the calling thread, which becomes the lane's worker; for an upload a second thread reads the sources.
 #![forbid(unsafe_code)]
 
+mod blocks;
+mod download;
 mod durable;
 mod error;
 mod progress;
@@ -10,6 +13,8 @@ mod source;
 mod upload;
 mod worker;
 
+pub use blocks::ready_block;
+pub use download::{Download, DownloadReport, FileEvent};
 pub use durable::Durable;
 pub use error::{SourceError, UploadError};
 pub use progress::{Progress, UploadReport};

@@ -26,7 +26,7 @@ use crate::source::{Reader, Sources, Tally};
 use crate::worker::Worker;
 
 /// Most memory that blocks on their way may take, bytes, whatever the receiver would allow.
-const POOL_BYTES_MAX: usize = 512 << 20;
+pub(crate) const POOL_BYTES_MAX: usize = 512 << 20;
 /// Blocks read ahead of the network.
 const BLOCKS_AHEAD: usize = 4;
 /// Fewest blocks with which reading, sending and waiting for verdicts overlap.
@@ -49,6 +49,23 @@ pub struct LaneOffer {
     pub credit_blocks: u32,
     /// The cipher.
     pub cipher: Cipher,
+}
+
+impl LaneOffer {
+    /// The size of its chunks, if the offer can be used.
+    pub(crate) fn check(&self) -> Result<u16, UploadError> {
+        let (block, chunk) = (self.block_bytes as usize, self.chunk_bytes as usize);
+        if !(BLOCK_PAYLOAD_MIN..=BLOCK_PAYLOAD_MAX).contains(&block) {
+            return Err(UploadError::Offer(format!("blocks of {block} bytes are outside {BLOCK_PAYLOAD_MIN} to {BLOCK_PAYLOAD_MAX}")));
+        }
+        if !(CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&chunk) {
+            return Err(UploadError::Offer(format!("chunks of {chunk} bytes are outside {CHUNK_BYTES_MIN} to {CHUNK_BYTES_MAX}")));
+        }
+        if self.credit_blocks == 0 {
+            return Err(UploadError::Offer("it allows no blocks".to_owned()));
+        }
+        u16::try_from(chunk).map_err(|_| UploadError::Offer("chunk size".to_owned()))
+    }
 }
 
 /// How fast to send.
@@ -94,7 +111,7 @@ impl Upload {
     /// [`UploadError`]; the receiver has been told then, as far as it could be reached, and stores nothing half.
     pub fn run(self, progress: impl FnMut(&Progress)) -> Result<UploadReport, UploadError> {
         let endpoint = *self.lane.endpoints.first().ok_or_else(|| UploadError::Offer("it names no address".to_owned()))?;
-        let chunk_bytes = self.check_offer()?;
+        let chunk_bytes = self.lane.check()?;
         let payload_max = self.lane.block_bytes as usize;
         let pool = block_pool(payload_max, self.lane.credit_blocks)?;
         let link = open_link(endpoint, usize::from(chunk_bytes))?;
@@ -137,20 +154,6 @@ impl Upload {
         result
     }
 
-    fn check_offer(&self) -> Result<u16, UploadError> {
-        let (block, chunk) = (self.lane.block_bytes as usize, self.lane.chunk_bytes as usize);
-        if !(BLOCK_PAYLOAD_MIN..=BLOCK_PAYLOAD_MAX).contains(&block) {
-            return Err(UploadError::Offer(format!("blocks of {block} bytes are outside {BLOCK_PAYLOAD_MIN} to {BLOCK_PAYLOAD_MAX}")));
-        }
-        if !(CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&chunk) {
-            return Err(UploadError::Offer(format!("chunks of {chunk} bytes are outside {CHUNK_BYTES_MIN} to {CHUNK_BYTES_MAX}")));
-        }
-        if self.lane.credit_blocks == 0 {
-            return Err(UploadError::Offer("it allows no blocks".to_owned()));
-        }
-        u16::try_from(chunk).map_err(|_| UploadError::Offer("chunk size".to_owned()))
-    }
-
     fn sender_config(&self, chunk_bytes: u16, endpoint: SocketAddr) -> SenderConfig {
         let headers = if endpoint.is_ipv6() { IPV6_UDP_BYTES } else { IPV4_UDP_BYTES };
         let rate = RateConfig {
@@ -188,7 +191,7 @@ fn block_pool(payload_max: usize, credit_blocks: u32) -> Result<BlockPool, Uploa
     BlockPool::new(slots, slot).map_err(|source| UploadError::Local { what: "cannot set up memory for blocks", source: source.into() })
 }
 
-fn open_link(endpoint: SocketAddr, chunk_bytes: usize) -> Result<UdpLink, UploadError> {
+pub(crate) fn open_link(endpoint: SocketAddr, chunk_bytes: usize) -> Result<UdpLink, UploadError> {
     let any: SocketAddr = if endpoint.is_ipv6() { ([0u16; 8], 0).into() } else { ([0u8; 4], 0).into() };
     let headers = if endpoint.is_ipv6() { IPV6_UDP_BYTES } else { IPV4_UDP_BYTES };
     let config = UdpConfig { mtu_bytes: chunk_bytes + DATA_OVERHEAD_BYTES + headers, ..UdpConfig::new(any) };

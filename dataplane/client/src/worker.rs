@@ -20,14 +20,14 @@ use crate::progress::{Progress, UploadReport, limiter_name, share};
 use crate::source::{Found, Tally};
 
 /// Datagrams taken or sent before the other side of the loop gets its turn.
-const BATCH: usize = 64;
-const PROGRESS_INTERVAL_NS: u64 = 200_000_000;
+pub(crate) const BATCH: usize = 64;
+pub(crate) const PROGRESS_INTERVAL_NS: u64 = 200_000_000;
 /// Longest sleep: cancellation is noticed this late.
-const SLEEP_MAX_NS: u64 = 100_000_000;
+pub(crate) const SLEEP_MAX_NS: u64 = 100_000_000;
 /// A wait shorter than this is not worth a system call.
-const SLEEP_MIN_NS: u64 = 20_000;
+pub(crate) const SLEEP_MIN_NS: u64 = 20_000;
 /// How long the last CLOSE packets may take to leave.
-const LINGER_NS: u64 = 200_000_000;
+pub(crate) const LINGER_NS: u64 = 200_000_000;
 
 pub(crate) struct Worker {
     pub(crate) link: UdpLink,
@@ -221,10 +221,10 @@ impl Worker {
     }
 }
 
-fn unspecified(endpoint: SocketAddr) -> SocketAddr {
+pub(crate) fn unspecified(endpoint: SocketAddr) -> SocketAddr {
     if endpoint.is_ipv6() { ([0u16; 8], 0).into() } else { ([0u8; 4], 0).into() }
 }
 
-fn local(error: LinkError) -> UploadError {
+pub(crate) fn local(error: LinkError) -> UploadError {
     UploadError::Local { what: "the network link failed", source: error.into() }
 }

@@ -25,6 +25,11 @@ impl Replay {
         number + WIDTH >= self.next && self.bits[Self::word(number)] >> (number % 64) & 1 == 0
     }
 
+    /// Whether none with a larger number was remembered.
+    pub(crate) fn is_newest(&self, number: PacketNumber) -> bool {
+        number.get() >= self.next
+    }
+
     /// Remembers an authenticated packet.
     pub(crate) fn mark(&mut self, number: PacketNumber) {
         let number = number.get();

@@ -10,8 +10,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tradewind_client::{Cipher, LaneOffer};
 use tradewind_ipc::{
-    Destination, DestinationName, FromEngine, LaneClosed, LaneReport, LaneSecret, OpenLane, Ready, Receiver, Sender, Store, ToEngine,
-    accept_engine,
+    Destination, DestinationName, FromEngine, Job, LaneClosed, LaneReport, LaneSecret, OpenLane, Ready, Receive, Receiver, Sender, Store,
+    ToEngine, accept_engine,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -56,6 +56,8 @@ impl Engine {
         self.lanes += 1;
         let lane_id = 0x1234_5678_0000_0000 + self.lanes;
         let secret = [self.lanes as u8; 32];
+        let destination = Destination { store: Store::Local { root: root.to_owned() }, name };
+        let job = Job::Receive(Receive { destination, overwrite: false, resume: false, variant: 0 });
         let open = OpenLane {
             transfer_id: "test".to_owned(),
             owner: "test".to_owned(),
@@ -68,9 +70,7 @@ impl Engine {
             block_bytes: 1 << 20,
             chunk_bytes: 0,
             credit_blocks: 0,
-            destination: Destination { store: Store::Local { root: root.to_owned() }, name },
-            overwrite: false,
-            resume: false,
+            job,
         };
         self.send(ToEngine::OpenLane(Box::new(open))).await;
         loop {

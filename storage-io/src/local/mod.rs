@@ -23,9 +23,7 @@ use rustix::io::Errno;
 use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::list::{Depth, Listing};
-use crate::store::{
-    Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Part, PartReceipt, Store, StoredObject, Upload,
-};
+use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Part, PartReceipt, Store, StoredObject, Upload};
 use read::{contents_crc, info};
 use walk::{failed, parent};
 use write::{Target, write_all};

@@ -8,6 +8,7 @@ use super::super::browse::WAITING_MAX;
 use super::*;
 use crate::config::load_text;
 use crate::options::Options;
+use crate::stores::Resolved;
 
 /// A core with an engine that is up, and a clock.
 struct World {
@@ -55,11 +56,11 @@ impl World {
         let (reply, answer) = oneshot::channel();
         let submission = Box::new(parse_submit(br#"{"destination":"data:in/"}"#).unwrap());
         let destination = Destination { store: Store::Local { root: "/d".into() }, name: DestinationName::Into("in/".into()) };
-        let resolved = Box::new(Resolved { store: "data".into(), destination });
+        let places = Box::new(Places::Upload(Resolved { store: "data".into(), destination }));
         self.event(Event::Command(Command::Submit {
             caller: Caller { owner: owner.into(), host: [192, 0, 2, 1].into() },
             submission,
-            resolved,
+            places,
             reply,
         }));
         let lane = self.effects.iter().find_map(|effect| match effect {

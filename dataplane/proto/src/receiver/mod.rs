@@ -36,6 +36,8 @@ const MS: u64 = 1_000_000;
 const FIN_ANSWER_NS: u64 = 10 * MS;
 /// Feedback while nothing arrives, so that the sender knows that we live.
 const QUIET_INTERVAL_NS: u64 = 500 * MS;
+/// Feedback until the sender is heard for the first time, where this end speaks first.
+const CALL_INTERVAL_NS: u64 = 100 * MS;
 /// DONE is repeated until the sender closes, ever more slowly and at most this often.
 const DONE_COPIES: u8 = 250;
 const DONE_INTERVAL_MIN_NS: u64 = 50 * MS;
@@ -85,7 +87,7 @@ pub struct Receiver<B> {
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
-    /// A receiver that has heard nothing; it sends nothing until it has.
+    /// A receiver that has heard nothing; it sends nothing until it has, or [`Receiver::call`] is called.
     #[must_use]
     pub fn new(config: ReceiverConfig) -> Self {
         let keys = (&config.secret, config.lane, config.suite, config.provider);
@@ -120,6 +122,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             ended: false,
             standing: Standing::default(),
             config,
+        }
+    }
+
+    /// Speaks first: feedback goes out from now on, so that a sender that does not know this end's address hears of it.
+    pub fn call(&mut self, now_ns: u64) {
+        if self.heard_ns.is_none() {
+            self.heard_ns = Some(now_ns);
+            self.feedback_at_ns = now_ns;
         }
     }
 
@@ -436,6 +446,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             let wait = match (active, self.window.has_unconfirmed()) {
                 (true, _) => self.interval.ns(),
                 (false, true) => repeat_ns.max(self.interval.ns()).min(QUIET_INTERVAL_NS),
+                // Nothing was ever heard: the call may be lost.
+                (false, false) if self.statistics.packets_received == 0 => CALL_INTERVAL_NS,
                 (false, false) => QUIET_INTERVAL_NS,
             };
             self.feedback_at_ns = now_ns + wait;

@@ -12,6 +12,7 @@ mod round_trip;
 mod tail;
 mod types;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use tradewind_wire::control::CONTROL_BYTES_MAX;
@@ -23,7 +24,7 @@ use tradewind_wire::{BlockId, Control, DataHeader, Header, Kind, PacketNumber, c
 
 use crate::crypto::{Direction, OpenKeys, SealKeys};
 use crate::rate::{RateController, TrainReport};
-use crate::receiver::DropReason;
+use crate::receiver::{Arrival, DropReason};
 use crate::replay::Replay;
 use crate::sequence::{close_text_max, micros, truncated};
 use blocks::{Blocks, Pick};
@@ -77,7 +78,7 @@ pub struct Sender<B> {
     done: bool,
     /// The owner has been told of the end.
     ended: bool,
-    closing: Option<(u16, &'static str, u8)>,
+    closing: Option<(u16, Cow<'static, str>, u8)>,
     closed: bool,
     admission: (u32, u8),
     admit_again_ns: u64,
@@ -176,9 +177,9 @@ impl<B: AsRef<[u8]>> Sender<B> {
     }
 
     /// Ends the lane: a few CLOSE packets go out with the next polls, then it is silent.
-    pub fn close(&mut self, code: u16, text: &'static str) {
+    pub fn close(&mut self, code: u16, text: &str) {
         if self.closing.is_none() && !self.closed {
-            self.closing = Some((code, truncated(text, self.close_text_max()), CLOSE_COPIES));
+            self.closing = Some((code, truncated(text, self.close_text_max()).to_owned().into(), CLOSE_COPIES));
         }
     }
 
@@ -202,7 +203,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
     ///
     /// # Errors
     /// [`DropReason`] says why it was ignored; count it, nothing else.
-    pub fn handle_datagram(&mut self, now_ns: u64, datagram: &[u8]) -> Result<(), DropReason> {
+    pub fn handle_datagram(&mut self, now_ns: u64, datagram: &[u8]) -> Result<Arrival, DropReason> {
         let header = Header::parse(datagram)?;
         if header.lane != self.config.lane {
             return Err(DropReason::UnknownLane);
@@ -213,13 +214,14 @@ impl<B: AsRef<[u8]>> Sender<B> {
         let (aad, sealed) = datagram.split_at(HEADER_BYTES);
         let mut plain = [0; PLAIN_BYTES_MAX];
         let plain = self.open.open_into(header.packet_number, aad, sealed, &mut plain)?;
+        let arrival = Arrival { newest: self.replay.is_newest(header.packet_number) };
         self.replay.mark(header.packet_number);
         self.heard_ns = now_ns;
         match header.kind {
             Kind::Feedback => {
                 let feedback = Feedback::parse(plain)?;
                 self.on_feedback(now_ns, header.packet_number, &feedback);
-                Ok(())
+                Ok(arrival)
             }
             Kind::Control => {
                 match Control::parse(plain)? {
@@ -229,7 +231,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
                     Control::Group(group) => self.on_group(now_ns, &group),
                     Control::Fin { .. } | Control::State(_) => return Err(DropReason::Malformed),
                 }
-                Ok(())
+                Ok(arrival)
             }
             Kind::Data | Kind::Probe => Err(DropReason::Malformed),
         }
@@ -247,7 +249,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
         }
         // Each DONE is answered: it means that the last CLOSE was lost.
         self.closed = false;
-        self.closing = Some((close::NORMAL, "", CLOSE_COPIES));
+        self.closing = Some((close::NORMAL, Cow::Borrowed(""), CLOSE_COPIES));
     }
 
     fn on_close(&mut self, code: u16, text: &[u8]) {
@@ -369,13 +371,13 @@ impl<B: AsRef<[u8]>> Sender<B> {
         let silent = now_ns >= self.heard_ns.saturating_add(self.config.idle_timeout_ns);
         if silent && self.closing.is_none() {
             // It may be deaf on one ear only, so it is told.
-            self.closing = Some((close::TIMEOUT, SILENCE, CLOSE_COPIES));
+            self.closing = Some((close::TIMEOUT, Cow::Borrowed(SILENCE), CLOSE_COPIES));
             self.ended = true;
             let text = format!("{SILENCE} for {} s", self.config.idle_timeout_ns / 1_000_000_000);
             self.events.push_back(SenderEvent::Closed { code: close::TIMEOUT, text });
         }
         if let Some(lost) = self.full_size.black_hole().filter(|_| self.closing.is_none()) {
-            self.closing = Some((close::PATH, "no large packet gets through", CLOSE_COPIES));
+            self.closing = Some((close::PATH, Cow::Borrowed("no large packet gets through"), CLOSE_COPIES));
             self.ended = true;
             let bytes = self.config.rate.packet_bytes;
             let text = format!("small packets pass, but the last {lost} large ones (up to {bytes} bytes with their IP header) did not");
@@ -401,10 +403,11 @@ impl<B: AsRef<[u8]>> Sender<B> {
     }
 
     fn poll_control(&mut self, now_ns: u64, out: &mut [u8]) -> Option<usize> {
-        if let Some((code, text, copies)) = self.closing {
+        if let Some((code, text, copies)) = self.closing.take() {
+            let bytes = self.write_control(now_ns, &Control::Close { code, text: text.as_bytes() }, out);
             self.closing = (copies > 1).then_some((code, text, copies - 1));
             self.closed = self.closing.is_none();
-            return self.write_control(now_ns, &Control::Close { code, text: text.as_bytes() }, out);
+            return bytes;
         }
         if self.done {
             return None;

@@ -53,6 +53,24 @@ impl Standing {
 }
 
 impl<B: AsRef<[u8]>> Sender<B> {
+    /// What was agreed at set-up, where it was not known when the sender was made; orders change it later.
+    pub fn agree(&mut self, now_ns: u64, orders: &Orders, group: Option<Group>) {
+        self.obey(now_ns, orders);
+        if let Some(group) = group {
+            self.set_group(now_ns, group);
+        }
+    }
+
+    /// Orders from its own side: see [`Sender::handle_datagram`] for those that come over the network.
+    pub fn set_orders(&mut self, now_ns: u64, orders: &Orders) {
+        self.on_orders(now_ns, orders);
+    }
+
+    /// What the lanes of the group do, from its own side.
+    pub fn set_group_message(&mut self, now_ns: u64, group: &tradewind_wire::Group) {
+        self.on_group(now_ns, group);
+    }
+
     pub(super) fn on_group(&mut self, now_ns: u64, group: &tradewind_wire::Group) {
         // The same number again says that it still holds.
         if group.number >= self.standing.group_number {
@@ -90,6 +108,10 @@ impl<B: AsRef<[u8]>> Sender<B> {
             return;
         }
         self.standing.number = orders.number;
+        self.obey(now_ns, orders);
+    }
+
+    fn obey(&mut self, now_ns: u64, orders: &Orders) {
         self.standing.leased = orders.lease_kbps != KBPS_NONE;
         let chosen = match orders.policy {
             policy::FIXED => Some(Policy::Fixed),
@@ -127,8 +149,8 @@ impl<B: AsRef<[u8]>> Sender<B> {
         }
     }
 
-    /// The next STATE.
-    pub(super) fn state(&mut self, now_ns: u64) -> State {
+    /// The next STATE: what the sender says of itself.
+    pub fn state(&mut self, now_ns: u64) -> State {
         self.standing.now_ns = now_ns;
         let elapsed_ns = now_ns.saturating_sub(self.standing.measured_ns);
         if elapsed_ns >= MEASURE_NS {

@@ -1,0 +1,305 @@
+//! `tradewind get`: agree with the server over HTTPS, receive over UDP, write files.
+
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use serde_json::json;
+use tokio::sync::mpsc;
+use tradewind_api::{DurableEntry, LaneOffer, RateRequest, ResumePolicy, SubmitRequest, exit};
+use tradewind_client::{Download, DownloadReport, FileEvent, UploadError, fingerprint};
+use tradewind_storage::{Durable, Journal, LocalStore, ObjectName, Resumption, Store, StoreError, UploaderConfig, resume};
+
+use crate::connect::{connect, resolve};
+use crate::display::{self, Reporter};
+use crate::events;
+use crate::failure::Failure;
+use crate::follow::{Driven, drive, ended_on_server, explain, failed, last_word, tell_server};
+use crate::interrupt::Interrupts;
+use crate::options::GetOptions;
+use crate::retry::{self, Cure};
+use crate::send::{IDLE_TIMEOUT, chunk_bytes_max, lane_offer, submit};
+use crate::units;
+
+/// Runs the command.
+pub(crate) async fn get(options: &GetOptions) -> Result<u8, Failure> {
+    let mut interrupts = Interrupts::new()?;
+    let place = Place::of(options)?;
+    let left_out = Arc::new(LeftOut::default());
+    for source in &options.sources {
+        let mut attempt = 0;
+        let mut packet_bytes_max = None;
+        loop {
+            attempt += 1;
+            let result = Getting { options, source, place: &place, left_out: &left_out, attempt, packet_bytes_max };
+            let Err(failure) = result.run(&mut interrupts).await else { break };
+            let Some(cure) = retry::cure(&failure, attempt > 1).filter(|_| attempt <= options.retries) else { return Err(failure) };
+            if let Cure::SmallerPackets(bytes) = cure {
+                packet_bytes_max = Some(bytes);
+            }
+            let wait = retry::wait(cure, attempt);
+            if options.json {
+                events::emit(&events::retry(&failure, attempt, wait, packet_bytes_max));
+            } else if !options.quiet {
+                display::note(&format!("{failure}; going on ({attempt} of {})", options.retries));
+            }
+            let interrupted = |signal| Failure::Interrupted { signal, transfer_id: failure.transfer_id().map(str::to_owned) };
+            interrupts.unless(tokio::time::sleep(wait)).await.map_err(interrupted)?;
+        }
+    }
+    left_out.failure().map_or(Ok(exit::OK), Err)
+}
+
+/// Where files go.
+struct Place {
+    store: Arc<dyn Store>,
+    name: ObjectName,
+    journal: Option<Journal>,
+}
+
+impl Place {
+    fn of(options: &GetOptions) -> Result<Self, Failure> {
+        let given = &options.destination;
+        let into = given.as_os_str().as_bytes().ends_with(b"/") || given.is_dir() || options.sources.len() > 1;
+        let folders = options.sources.iter().any(|source| source.ends_with('/'));
+        let (directory, name) = if into || folders {
+            (given.clone(), ObjectName::Into(String::new()))
+        } else {
+            let name = given.file_name().and_then(OsStr::to_str).ok_or_else(|| Failure::Usage {
+                detail: format!("{} is not a file name that is text", given.display()),
+                hint: "name a directory, with '/' at its end".to_owned(),
+            })?;
+            (given.parent().unwrap_or(Path::new("")).to_owned(), ObjectName::Exact(name.to_owned()))
+        };
+        let unusable = |what, detail: String| Failure::Local { what, detail };
+        let directory = if directory.as_os_str().is_empty() { PathBuf::from(".") } else { directory };
+        std::fs::create_dir_all(&directory)
+            .and_then(|()| directory.canonicalize())
+            .map_err(|error| unusable("cannot make the directory", format!("{}: {error}", directory.display())))
+            .and_then(|root| {
+                let store = LocalStore::open(&root).map_err(|error| unusable("cannot use the directory", error.to_string()))?;
+                let journal =
+                    open_journal().inspect_err(|error| display::note(&format!("{error}; an interrupted download will start over"))).ok();
+                Ok(Self { store: Arc::new(store), name, journal })
+            })
+    }
+}
+
+/// What earlier downloads of this user left, in `$XDG_STATE_HOME/tradewind` or `~/.local/state/tradewind`.
+fn open_journal() -> Result<Journal, StoreError> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    let missing = || StoreError::Journal { detail: "neither XDG_STATE_HOME nor HOME is set".to_owned() };
+    let directory = state.ok_or_else(missing)?.join("tradewind");
+    std::fs::create_dir_all(&directory).map_err(|error| StoreError::Journal { detail: format!("{}: {error}", directory.display()) })?;
+    Journal::open(&directory)
+}
+
+/// Files that could not be got.
+#[derive(Default)]
+struct LeftOut(Mutex<(u64, Option<String>)>);
+
+impl LeftOut {
+    fn add(&self, path: &[u8], reason: &str) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.0 += 1;
+        known.1.get_or_insert_with(|| format!("{}: {reason}", String::from_utf8_lossy(path)));
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.1.clone().map(|first| Failure::NotGot { files: known.0, first })
+    }
+}
+
+/// One attempt to get one source.
+struct Getting<'a> {
+    options: &'a GetOptions,
+    source: &'a str,
+    place: &'a Place,
+    left_out: &'a Arc<LeftOut>,
+    attempt: u32,
+    packet_bytes_max: Option<usize>,
+}
+
+impl Getting<'_> {
+    async fn run(&self, interrupts: &mut Interrupts) -> Result<(), Failure> {
+        let options = self.options;
+        let quiet = options.quiet || options.json;
+        let client = connect(&options.server, quiet).await?;
+        let address = resolve(&options.server.server).await;
+        let chunk_bytes_max = address.and_then(|address| chunk_bytes_max(&address, self.packet_bytes_max));
+        let request = self.request(chunk_bytes_max);
+        let config = UploaderConfig {
+            name: self.place.name.clone(),
+            overwrite: options.overwrite,
+            part_bytes: Some(1),
+            ..UploaderConfig::default()
+        };
+        // Before the server waits for us.
+        let (resumption, have) = self.resumption(&config, request.resume == ResumePolicy::Attributes).await?;
+        let submitted = interrupts.unless(submit(&client, address, &request)).await;
+        let ((answer, server), _) = submitted.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
+        let id = answer.transfer_id.as_str();
+        let interrupted = |signal| Failure::Interrupted { signal, transfer_id: Some(id.to_owned()) };
+        if request.resume == ResumePolicy::Attributes {
+            let told = interrupts.unless(client.have(id, have)).await.map_err(interrupted).and_then(|told| Ok(told?));
+            if let Err(failure) = told {
+                tell_server(&client, id).await;
+                return Err(failure);
+            }
+        }
+        let Some(offer) = answer.lanes.first() else {
+            let source = UploadError::Offer("it names no lane".to_owned());
+            return Err(Failure::Upload { transfer_id: id.to_owned(), source });
+        };
+        let cancel = Arc::new(AtomicBool::new(false));
+        let (remarks, mut notes) = mpsc::unbounded_channel();
+        let download = self.download(offer, server, config, resumption, Arc::clone(&cancel), remarks);
+        if options.json {
+            let endpoint = download.lane.endpoints.first();
+            events::emit(&json!({ "event": "started", "transfer_id": id, "source": self.source, "endpoint": endpoint }));
+        }
+        let mut reporter = Reporter::new(options.json, options.quiet, 0);
+        let moved = Cell::new(Instant::now());
+        let watching = ended_on_server(&client, id, &moved);
+        let run = move |progress: &dyn Fn(&tradewind_client::Progress)| download.run(progress);
+        let Driven { result, signal, ended } = drive(run, &cancel, interrupts, &mut reporter, &mut notes, &moved, watching).await;
+        reporter.clear();
+        if let (Err(UploadError::Cancelled), None, Some(outcome)) = (&result, signal, ended) {
+            return Err(failed(id.to_owned(), outcome));
+        }
+        match result {
+            Ok(report) => {
+                // The engine's account may still be on its way to the control process.
+                let _ = interrupts.unless(last_word(&client, id)).await;
+                self.done(id, &report, &reporter);
+                Ok(())
+            }
+            Err(error) => {
+                let explained = interrupts.unless(explain(&client, id, error, signal)).await;
+                Err(explained.unwrap_or_else(interrupted))
+            }
+        }
+    }
+
+    fn request(&self, chunk_bytes_max: Option<u32>) -> SubmitRequest {
+        let options = self.options;
+        let resume = if self.place.journal.is_some() { options.resume.for_server(self.attempt) } else { ResumePolicy::None };
+        SubmitRequest {
+            destination: None,
+            source: Some(self.source.to_owned()),
+            variant: 0,
+            overwrite: options.overwrite,
+            resume,
+            files: None,
+            bytes: None,
+            rate: RateRequest {
+                policy: options.policy.for_server(),
+                target_rate_bps: options.rate.map(|rate| rate.bits_per_s()),
+                minimum_rate_bps: None,
+            },
+            cipher: options.cipher.for_server(),
+            chunk_bytes_max,
+        }
+    }
+
+    /// What earlier downloads left, for this end and, as lines, for the server.
+    async fn resumption(&self, config: &UploaderConfig, is_wanted: bool) -> Result<(Option<Resumption>, Vec<u8>), Failure> {
+        let mut lines = Vec::new();
+        let Some(journal) = &self.place.journal else { return Ok((None, lines)) };
+        let scope = journal.scope(Arc::clone(&self.place.store));
+        let name = &config.name;
+        let source_name = self.source.rsplit('/').next().unwrap_or_default().as_bytes();
+        let mut each = |durable: &Durable| {
+            let (Durable::File { path, size, mtime_ns } | Durable::Part { path, size, mtime_ns, .. }) = durable;
+            // The server knows the one file by its own name.
+            let path = if matches!(name, ObjectName::Exact(_)) { source_name } else { path };
+            let file = fingerprint(path, *size, *mtime_ns);
+            let entry = match durable {
+                Durable::File { .. } => DurableEntry::File { file },
+                Durable::Part { offset, length, .. } => DurableEntry::Part { file, offset: *offset, length: *length },
+            };
+            serde_json::to_writer(&mut lines, &entry).map_err(|error| StoreError::Journal { detail: error.to_string() })?;
+            lines.push(b'\n');
+            Ok(())
+        };
+        let found = resume(&scope, config, is_wanted, &mut each).await;
+        let resumption = found.map_err(|error| Failure::Local { what: "cannot find out what is there", detail: error.to_string() })?;
+        Ok((Some(resumption), lines))
+    }
+
+    fn download(
+        &self,
+        offer: &LaneOffer,
+        server: std::net::IpAddr,
+        config: UploaderConfig,
+        resumption: Option<Resumption>,
+        cancel: Arc<AtomicBool>,
+        remarks: mpsc::UnboundedSender<String>,
+    ) -> Download {
+        let (left_out, json) = (Arc::clone(self.left_out), self.options.json);
+        let on_file = Box::new(move |event| match event {
+            FileEvent::Stored { path, size, crc64, verified } if json => {
+                let path = String::from_utf8_lossy(&path);
+                events::emit(
+                    &json!({ "event": "file", "path": path, "size": size, "crc64nvme": format!("{crc64:016x}"), "verified": verified }),
+                );
+            }
+            FileEvent::Stored { .. } => {}
+            FileEvent::Failed { path, reason } => {
+                left_out.add(&path, &reason);
+                let path = String::from_utf8_lossy(&path);
+                if json {
+                    events::emit(&json!({ "event": "file_error", "path": path, "message": reason }));
+                }
+                // Nobody listens any more once the transfer has ended.
+                let _ = remarks.send(format!("{path}: {reason}; left out"));
+            }
+        });
+        Download {
+            lane: lane_offer(offer, server),
+            store: Arc::clone(&self.place.store),
+            config,
+            resumption,
+            runtime: tokio::runtime::Handle::current(),
+            on_file,
+            cancel,
+            idle_timeout: IDLE_TIMEOUT,
+        }
+    }
+
+    fn done(&self, id: &str, report: &DownloadReport, reporter: &Reporter) {
+        let goodput_bps = units::goodput_bps(report.bytes_received, report.elapsed);
+        if self.options.json {
+            events::emit(&json!({
+                "event": "done",
+                "transfer_id": id,
+                "files": report.files,
+                "bytes": report.bytes,
+                "bytes_received": report.bytes_received,
+                "files_failed": report.files_failed,
+                "elapsed_s": report.elapsed.as_secs_f64(),
+                "goodput_bps": goodput_bps,
+                "loss": report.loss,
+                "rtt_ms": report.rtt_ms,
+                "packets_received": report.packets_received,
+                "packets_ignored": report.packets_ignored,
+            }));
+        }
+        let files = if report.files == 1 { "file" } else { "files" };
+        reporter.finished(&format!(
+            "{} {files}, {} got in {} ({}), loss {}, RTT {:.1} ms",
+            report.files,
+            units::bytes(report.bytes_received),
+            units::duration(report.elapsed),
+            units::rate(goodput_bps),
+            units::percent(report.loss),
+            report.rtt_ms,
+        ));
+    }
+}

@@ -1,0 +1,38 @@
+//! From a block that arrived to what storage takes.
+
+use std::sync::Arc;
+
+use tradewind_fabric::SharedBlock;
+use tradewind_proto::block::{BlockTable, WITHDRAWN};
+use tradewind_storage::{FileMeta, Piece, ReadyBlock};
+use tradewind_wire::BlockId;
+
+/// A verified block as the uploader takes it.
+#[must_use]
+pub fn ready_block(block: BlockId, image: SharedBlock, table: &BlockTable) -> ReadyBlock {
+    let files = table
+        .files
+        .iter()
+        .map(|record| FileMeta {
+            file: record.file.0,
+            path: record.path.clone(),
+            size: record.size,
+            mtime_ns: record.mtime_ns,
+            mode: record.mode & !WITHDRAWN,
+            attributes: Arc::clone(&record.attributes),
+            withdrawn: record.is_withdrawn(),
+        })
+        .collect();
+    let pieces = table
+        .extents
+        .iter()
+        .map(|extent| Piece {
+            file: extent.file.0,
+            file_offset: extent.file_offset,
+            len: extent.length,
+            data_offset: extent.payload_offset,
+            crc64: extent.crc64_nvme,
+        })
+        .collect();
+    ReadyBlock { id: block.0, data: image, files, pieces }
+}
