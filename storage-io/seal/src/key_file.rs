@@ -24,13 +24,13 @@ pub fn create_key_file(path: &Path) -> Result<KeyId, SealError> {
     let text = Zeroizing::new(format!("{FIRST_LINE}\n{}\n", Zeroizing::new(BASE64.encode(secret.as_slice())).as_str()));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => wrong(path, "it exists already; choose another name, for what it opens would be lost"),
-        _ => wrong(path, error),
+        _ => wrong(path, error.to_string()),
     })?;
     let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| sync_folder(path));
     if let Err(error) = written {
         // Half a key file would only be found out when it is needed.
         let _ = std::fs::remove_file(path);
-        return Err(wrong(path, error));
+        return Err(wrong(path, error.to_string()));
     }
     Ok(MasterKey::from_bytes(&secret)?.id())
 }
@@ -41,7 +41,9 @@ pub fn create_key_file(path: &Path) -> Result<KeyId, SealError> {
 /// [`SealError::KeyFile`] if it cannot be read or is none.
 pub fn read_key_file(path: &Path) -> Result<MasterKey, SealError> {
     let mut text = Zeroizing::new(String::new());
-    std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text)).map_err(|error| wrong(path, error))?;
+    std::fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
+        .map_err(|error| wrong(path, error.to_string()))?;
     let secret = parse(&text).ok_or_else(|| wrong(path, format!("not a key file ('{FIRST_LINE}', then 44 characters of Base64)")))?;
     MasterKey::from_bytes(&secret)
 }
@@ -61,13 +63,13 @@ fn parse(text: &str) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
     Some(secret)
 }
 
-fn sync_folder(path: &Path) -> std::io::Result<()> {
+pub(crate) fn sync_folder(path: &Path) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::File::open(folder)?.sync_all()
 }
 
-fn wrong(path: &Path, reason: impl ToString) -> SealError {
-    SealError::KeyFile { path: path.to_owned(), reason: reason.to_string() }
+pub(crate) fn wrong(path: &Path, reason: impl Into<String>) -> SealError {
+    SealError::KeyFile { path: path.to_owned(), reason: reason.into() }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //!
 //! | To | take |
 //! |---|---|
-//! | make or read keys | [`MasterKey`], [`KeyRing`], [`create_key_file`] |
+//! | make or read keys | [`MasterKey`], [`KeyRing`], [`create_key_file`], [`read_or_create_salt`] |
 //! | seal a file, or any range of it | [`Sealer`] |
 //! | unseal a file, a frame or any range | [`Header`], [`Unsealer`] |
 //! | seal and unseal names | [`MasterKey::seal_name`], [`MasterKey::unseal_name`] |
@@ -22,6 +22,7 @@ mod key_file;
 mod layout;
 mod name;
 mod ring;
+mod salt_file;
 mod seal;
 mod unseal;
 
@@ -34,5 +35,6 @@ pub use crate::key_file::{create_key_file, read_key_file};
 pub use crate::layout::{FRAME_BYTES, HEADER_BYTES, PLAIN_BYTES_MAX, SEALED_FRAME_BYTES, TAG_BYTES, plain_size, sealed_size};
 pub use crate::name::{NAME_PREFIX, SUFFIX, looks_sealed};
 pub use crate::ring::KeyRing;
+pub use crate::salt_file::read_or_create_salt;
 pub use crate::seal::Sealer;
 pub use crate::unseal::Unsealer;
