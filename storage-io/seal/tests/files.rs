@@ -57,6 +57,27 @@ fn unseal(sealed: &[u8], ring: &KeyRing) -> Result<Vec<u8>, SealError> {
 }
 
 #[test]
+fn sealers_and_unsealers_go_to_other_threads() {
+    fn check<T: Send + Sync>(_: &T) {}
+    let plain = contents(2 * FRAME_BYTES, 1);
+    let sealer = Sealer::new(&key(1), &[1; 16], plain.len() as u64).unwrap();
+    let sealed = seal(&key(1), 1, &plain);
+    check(&ring(1));
+    check(&Unsealer::open(&sealed, &ring(1)).unwrap());
+    let half = sealed.len() / 2;
+    let part = |offset: usize, length: usize| {
+        let (mut sealer, plain) = (sealer.clone(), plain.clone());
+        std::thread::spawn(move || {
+            let mut part = vec![0; length];
+            sealer.read_at(offset as u64, &mut part, &mut reader(&plain)).unwrap();
+            part
+        })
+    };
+    let (first, second) = (part(0, half), part(half, sealed.len() - half));
+    assert!([first.join().unwrap(), second.join().unwrap()].concat() == sealed);
+}
+
+#[test]
 fn every_size_comes_back_and_is_as_long_as_foretold() {
     for size in SIZES {
         let plain = contents(size, 1);
