@@ -98,6 +98,7 @@ fn a_tree_comes_back_with_plain_and_with_sealed_names() -> Result<()> {
     let user = User::new()?;
     make_tree(&user.path("tree"))?;
     symlink("empty", user.path("tree/link"))?;
+    fs::set_permissions(user.path("tree/inner"), fs::Permissions::from_mode(0o700))?;
     let (_, err) = user.run(&["seal", "tree", "-o", "sealed", "--passphrase-file", "passphrase"], 0);
     assert!(err.contains("tree/link is a symbolic link"), "{err}");
     fs::remove_file(user.path("tree/link"))?;
@@ -116,6 +117,9 @@ fn a_tree_comes_back_with_plain_and_with_sealed_names() -> Result<()> {
     assert_eq!(out, "unsealed 6 files (320.1 KiB)\n");
     assert_eq!(tree(&user.path("out/tree"))?, before);
     assert_eq!(tree(&user.path("sealed/tree"))?, sealed, "what was sealed stays");
+    for folder in ["sealed/tree/inner", "out/tree/inner"] {
+        assert_eq!(fs::metadata(user.path(folder))?.permissions().mode() & 0o777, 0o700, "{folder}");
+    }
 
     user.run(&["seal-key", "key"], 0);
     user.run(&["seal", "tree/", "-o", "named", "--names", "--key-file", "key"], 0);

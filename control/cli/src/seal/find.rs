@@ -32,6 +32,12 @@ impl Job {
     pub(super) fn below(&self, name: &[u8]) -> PathBuf {
         self.root.join(OsStr::from_bytes(name))
     }
+
+    /// The directories that it is in and that its result gets too, innermost first.
+    pub(super) fn folders(&self) -> Vec<PathBuf> {
+        let depth = self.name.iter().filter(|&&byte| byte == b'/').count();
+        self.source.ancestors().skip(1).take(depth).map(Path::to_owned).collect()
+    }
 }
 
 /// What there is to do.

@@ -302,7 +302,7 @@ fn seal_one(job: &Job, master: &MasterKey, names: bool, outputs: &mut Outputs, s
             _ => error,
         })
     };
-    outputs.write(&target, &before, |writer| {
+    outputs.write(&target, &job.folders(), &before, |writer| {
         sealer.seal(&mut read, writer)?;
         let after = file.metadata()?;
         if (after.len(), after.modified()?) != (before.len(), before.modified()?) {
@@ -329,7 +329,7 @@ fn unseal_one(job: &Job, ring: &KeyRing, outputs: &mut Outputs, stop: &AtomicBoo
         Some(target) => target.clone(),
         None => job.below(&unsealed_name(job, unsealer.master_key())?),
     };
-    outputs.write(&target, &metadata, |writer| {
+    outputs.write(&target, &job.folders(), &metadata, |writer| {
         unsealer.unseal(&mut Stoppable { file, stop }, writer)?;
         Ok(())
     })?;

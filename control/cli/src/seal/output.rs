@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::{self, Metadata, Permissions};
+use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tradewind_seal::SealError;
@@ -51,10 +51,12 @@ impl Outputs {
     }
 
     /// Writes one file beside its name, readable only by the user; then it gets permissions and time of `like`, goes to disk, and gets its
-    /// name. Whatever goes wrong before leaves nothing behind.
+    /// name. Whatever goes wrong before leaves no part of it behind. Directories above it that do not exist are made: those of the tree it
+    /// belongs to (`folders`) are open to nobody that they were not open to.
     pub(super) fn write(
         &mut self,
         target: &Path,
+        folders: &[PathBuf],
         like: &Metadata,
         fill: impl FnOnce(&mut dyn Write) -> Result<(), Problem>,
     ) -> Result<(), Problem> {
@@ -68,7 +70,7 @@ impl Outputs {
             return Err(exists());
         }
         let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::create_dir_all(folder).map_err(place)?;
+        make_folders(folder, folders).map_err(place)?;
         let mut file = tempfile::Builder::new().prefix(".tradewind-").suffix(".partial").tempfile_in(folder).map_err(place)?;
         fill(&mut file)?;
         let finished = file.as_file();
@@ -83,6 +85,18 @@ impl Outputs {
         }
         Ok(())
     }
+}
+
+/// Makes a directory and all above it; the last ones with the permissions of those in `like`, innermost first.
+fn make_folders(folder: &Path, like: &[PathBuf]) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let (Some((like, above)), Some(parent)) = (like.split_first(), folder.parent()) else { return fs::create_dir_all(folder) };
+    make_folders(parent, above)?;
+    // Its owner must be able to write the files.
+    let mode = fs::metadata(like)?.permissions().mode() & 0o777 | 0o700;
+    DirBuilder::new().mode(mode).create(folder)
 }
 
 #[cfg(test)]
@@ -104,7 +118,7 @@ mod tests {
         let entries = || fs::read_dir(folder.path().join("a/b")).unwrap().count();
 
         let mut outputs = Outputs::new(false);
-        let failed = outputs.write(&target, &like, |writer| {
+        let failed = outputs.write(&target, &[], &like, |writer| {
             writer.write_all(b"half")?;
             Err(Problem::because("damaged"))
         });
@@ -112,15 +126,15 @@ mod tests {
         assert_eq!(entries(), 0, "nothing is left");
 
         let fill = |text: &'static [u8]| move |writer: &mut dyn Write| Ok(writer.write_all(text)?);
-        outputs.write(&target, &like, fill(b"one")).unwrap();
+        outputs.write(&target, &[], &like, fill(b"one")).unwrap();
         let made = fs::metadata(&target).unwrap();
         assert_eq!((made.permissions().mode() & 0o7777, made.modified().unwrap()), (0o640, time));
-        assert!(outputs.write(&target, &like, fill(b"two")).unwrap_err().to_string().contains("--overwrite"));
+        assert!(outputs.write(&target, &[], &like, fill(b"two")).unwrap_err().to_string().contains("--overwrite"));
         assert_eq!(fs::read(&target).unwrap(), b"one");
 
         let mut outputs = Outputs::new(true);
-        outputs.write(&target, &like, fill(b"three")).unwrap();
+        outputs.write(&target, &[], &like, fill(b"three")).unwrap();
         assert_eq!((fs::read(&target).unwrap().as_slice(), entries()), (b"three".as_slice(), 1));
-        assert!(outputs.write(&target, &like, fill(b"four")).unwrap_err().to_string().contains("another file"));
+        assert!(outputs.write(&target, &[], &like, fill(b"four")).unwrap_err().to_string().contains("another file"));
     }
 }
