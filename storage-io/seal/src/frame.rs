@@ -43,7 +43,8 @@ impl FrameKey {
         self.key.open_in_place(self.nonce(frame), Aad::empty(), sealed).map_err(|_| damaged)
     }
 
-    /// The frame's number (8 bytes), three of zero, and whether it is the last: no frame can take another's place, nor be the end too early.
+    /// The frame's number (8 bytes), three of zero, and whether it is the last: no frame can take another's place, nor be the end too
+    /// early.
     fn nonce(&self, frame: u64) -> Nonce {
         let mut nonce = [0; NONCE_BYTES];
         nonce[..8].copy_from_slice(&frame.to_be_bytes());

@@ -219,8 +219,8 @@ impl MasterKey {
     }
 }
 
-/// Tells one version of one file from all others: the first half of SHA-256 over name, size in bytes and modification time in ns since 1970.
-/// It decides the file's key and stands nowhere in the sealed file.
+/// Tells one version of one file from all others: the first half of SHA-256 over size in bytes, modification time in ns since 1970, and
+/// name. It decides the file's key and stands nowhere in the sealed file.
 #[must_use]
 pub fn identity(name: &[u8], plain_bytes: u64, modified_ns: i64) -> [u8; IDENTITY_BYTES] {
     let mut hash = digest::Context::new(&digest::SHA256);

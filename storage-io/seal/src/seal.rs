@@ -67,8 +67,8 @@ impl Sealer {
         self.header.sealed_size()
     }
 
-    /// Fills `into` with the sealed file's bytes from `offset` on. `plain` fills its buffer with the contents from an offset on; it is asked
-    /// for whole frames. Those that lie wholly in `into` are sealed there; the last that does not is kept for the next call.
+    /// Fills `into` with the sealed file's bytes from `offset` on. `plain` fills its buffer with the contents from an offset on; it is
+    /// asked for whole frames. Those that lie wholly in `into` are sealed there; the last that does not is kept for the next call.
     ///
     /// # Errors
     /// [`SealError::Range`], and [`SealError::Io`] with what `plain` returned.

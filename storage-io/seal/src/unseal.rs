@@ -29,7 +29,8 @@ impl Unsealer {
     /// From the first [`HEADER_BYTES`] of the sealed file.
     ///
     /// # Errors
-    /// Those of [`Header::parse`] and [`KeyRing::find`]; [`SealError::HeaderDamaged`] if the key fits and the header is forged all the same.
+    /// Those of [`Header::parse`] and [`KeyRing::find`]; [`SealError::HeaderDamaged`] if the key fits and the header is
+    /// forged all the same.
     pub fn open(header: &[u8], ring: &KeyRing) -> Result<Self, SealError> {
         Self::with_header(Header::parse(header)?, ring)
     }
@@ -105,8 +106,8 @@ impl Unsealer {
         self.key.open(frame, sealed)
     }
 
-    /// Fills `into` with the contents from `offset` on. `sealed` fills its buffer with the sealed file's bytes from an offset on; it is asked
-    /// for whole frames, and only for those that are needed.
+    /// Fills `into` with the contents from `offset` on. `sealed` fills its buffer with the sealed file's bytes from an offset on; it is
+    /// asked for whole frames, and only for those that are needed.
     ///
     /// # Errors
     /// [`SealError::FrameDamaged`], [`SealError::Range`], and [`SealError::Io`] with what `sealed` returned. `into` is of no use then.
