@@ -65,6 +65,24 @@ pub(crate) enum Failure {
         /// Files that the selection leaves out.
         unselected: u64,
     },
+    /// The key of sealed files is missing, cannot be read, or is not theirs.
+    #[error("{detail}")]
+    SealKey {
+        /// What is wrong.
+        detail: String,
+        /// What to do; may be empty.
+        hint: &'static str,
+    },
+    /// Some files could not be sealed or unsealed.
+    #[error("{files} {} could not be {done}, first: {first}", if *files == 1 { "file" } else { "files" })]
+    Seal {
+        /// How many.
+        files: u64,
+        /// `sealed` or `unsealed`.
+        done: &'static str,
+        /// The first, and why.
+        first: String,
+    },
     /// The transfer ended with one of the server's codes.
     #[error("{}: {detail}", code.title())]
     Transfer {
@@ -118,12 +136,14 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Usage { .. } => exit::USAGE,
-            Self::Credentials { .. } => exit::AUTH,
+            Self::Credentials { .. } | Self::SealKey { .. } => exit::AUTH,
             Self::Trust(TrustError::Store(_)) => exit::USAGE,
             Self::Trust(TrustError::Unreachable { .. }) => exit::UNREACHABLE,
             Self::Trust(TrustError::Unknown { .. }) => exit::FINGERPRINT,
             Self::Server(error) => error.exit_code(),
-            Self::Source(_) | Self::LeftOut { .. } | Self::NotGot { .. } | Self::Walk { .. } | Self::NoFiles { .. } => exit::SOURCE,
+            Self::Source(_) | Self::LeftOut { .. } | Self::NotGot { .. } | Self::Walk { .. } | Self::NoFiles { .. } | Self::Seal { .. } => {
+                exit::SOURCE
+            }
             Self::Transfer { code, .. } => code.exit_code(),
             Self::Upload { source, .. } => upload_exit_code(source),
             Self::Interrupted { signal, .. } => signal.exit_code(),
@@ -136,12 +156,13 @@ impl Failure {
         match self {
             Self::Usage { .. } => "usage".to_owned(),
             Self::Credentials { .. } => "credentials_missing".to_owned(),
+            Self::SealKey { .. } => "seal_key".to_owned(),
             Self::Trust(TrustError::Store(_)) => "known_servers".to_owned(),
             Self::Trust(TrustError::Unreachable { .. }) => "unreachable".to_owned(),
             Self::Trust(TrustError::Unknown { .. }) => "server_unknown".to_owned(),
             Self::Server(error) => client_code(error),
             Self::Source(error) | Self::LeftOut { first: error, .. } => source_code(error).to_string(),
-            Self::NotGot { .. } | Self::Walk { .. } | Self::NoFiles { .. } => ErrorCode::SourceUnreadable.to_string(),
+            Self::NotGot { .. } | Self::Walk { .. } | Self::NoFiles { .. } | Self::Seal { .. } => ErrorCode::SourceUnreadable.to_string(),
             Self::Transfer { code, .. } => code.to_string(),
             Self::Upload { source, .. } => upload_code(source).to_string(),
             Self::Interrupted { .. } => ErrorCode::Cancelled.to_string(),
@@ -157,6 +178,7 @@ impl Failure {
             Self::Trust(TrustError::Unreachable { .. }) => {
                 Some("check the address, the port and that tradewindd runs; `tradewind doctor --server` looks closer")
             }
+            Self::SealKey { hint, .. } => Some(*hint),
             Self::Server(error) => error.hint(),
             Self::Source(SourceError::Read { .. }) | Self::Walk { .. } => Some("check that it exists and that you may read it"),
             Self::NoFiles { unselected: 1.., .. } => Some("check the patterns and times that select: --dry-run shows what they leave"),
@@ -312,6 +334,8 @@ mod tests {
         for (failure, code, name) in [
             (Failure::Usage { detail: "d".into(), hint: "h".into() }, exit::USAGE, "usage"),
             (Failure::Credentials { detail: "d".into() }, exit::AUTH, "credentials_missing"),
+            (Failure::SealKey { detail: "d".into(), hint: "h" }, exit::AUTH, "seal_key"),
+            (Failure::Seal { files: 1, done: "unsealed", first: "f".into() }, exit::SOURCE, "source_unreadable"),
             (Failure::Server(ClientError::Refused(Problem::new(ApiCode::Unauthorized, "d"))), exit::AUTH, "unauthorized"),
             (Failure::Server(ClientError::Unreachable { server, reason: "r".into() }), exit::UNREACHABLE, "unreachable"),
             (Failure::Source(changed()), exit::SOURCE, "source_changed"),

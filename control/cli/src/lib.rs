@@ -9,6 +9,7 @@
 //! | `tradewind rate ID` | changes policy and rates of a running transfer | `transfers` |
 //! | `tradewind cancel ID` | ends a transfer | `transfers` |
 //! | `tradewind ls URL`, `stat URL`, `rm URL…` | lists, shows and removes objects of a server's stores | `objects` |
+//! | `tradewind seal PATH…`, `unseal PATH…`, `seal-key FILE` | encrypts and decrypts files on this machine | `seal` |
 //! | `tradewind doctor` | examines this machine and, if asked, a server | `doctor` |
 //! | `tradewind completions SHELL` | prints a completion script | here |
 //!
@@ -31,6 +32,7 @@ mod objects;
 mod options;
 mod rate;
 mod retry;
+mod seal;
 mod select;
 mod send;
 mod sources;
@@ -68,6 +70,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Ls(options) => with_runtime(options.json, objects::ls(&options)),
         Command::Stat(options) => with_runtime(options.json, objects::stat(&options)),
         Command::Rm(options) => with_runtime(false, objects::rm(&options)),
+        Command::Seal(options) => with_runtime(false, seal::seal(options)),
+        Command::Unseal(options) => with_runtime(false, seal::unseal(options)),
+        Command::SealKey(options) => with_runtime(false, async move { seal::seal_key(&options) }),
         Command::Doctor(options) => with_runtime(options.json, doctor::doctor(&options)),
         Command::Completions { shell } => {
             let mut script = Vec::new();

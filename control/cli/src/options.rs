@@ -7,6 +7,7 @@ use tradewind_api::{Fingerprint, RateChange, RatePolicy, ResumePolicy, ServerAdd
 
 use crate::lists::ListOptions;
 use crate::rate::{BitRate, RateOrNone};
+use crate::seal::{SEAL_HELP, SealKeyFileOptions, SealOptions, UNSEAL_HELP, UnsealOptions};
 use crate::select::SelectOptions;
 
 /// Moves files at line rate over any distance, straight into object storage.
@@ -26,7 +27,8 @@ Exit codes:
   4 server not reachable    10 server busy
   5 server's key differs   130 Ctrl-C, 143 SIGTERM
 
-Environment: TRADEWIND_SERVER, TRADEWIND_ACCESS_KEY, TRADEWIND_SECRET; TRADEWIND_LOG (error, warn, info, debug); NO_COLOR.";
+Environment: TRADEWIND_SERVER, TRADEWIND_ACCESS_KEY, TRADEWIND_SECRET, TRADEWIND_PASSPHRASE;
+TRADEWIND_LOG (error, warn, info, debug); NO_COLOR.";
 
 const SEND_HELP: &str = "\
 What files are called at the destination:
@@ -121,6 +123,14 @@ pub(crate) enum Command {
     /// Remove objects from a server's store.
     #[command(after_help = URLS)]
     Rm(RmOptions),
+    /// Seal files on this machine: encrypt them with a key that stays with you.
+    #[command(after_help = SEAL_HELP)]
+    Seal(SealOptions),
+    /// Unseal sealed files on this machine.
+    #[command(after_help = UNSEAL_HELP)]
+    Unseal(UnsealOptions),
+    /// Make a key file for sealing.
+    SealKey(SealKeyFileOptions),
     /// Examine this machine and, with --server, the way to a server.
     Doctor(DoctorOptions),
     /// Print a completion script for a shell.
