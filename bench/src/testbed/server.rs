@@ -138,7 +138,7 @@ root = "{local}"
 /// Makes a command that of the one user at this server, with no other files of a user than those in the folder.
 pub(crate) fn as_user(command: &mut Command, folder: &Path, server: &str) {
     command.env("TRADEWIND_ACCESS_KEY", ACCESS_KEY).env("TRADEWIND_SECRET", SECRET).env("TRADEWIND_SERVER", server);
-    command.env("XDG_CONFIG_HOME", folder.join("client-config")).env("HOME", folder);
+    command.env("XDG_CONFIG_HOME", folder.join("client-config")).env("HOME", folder).env_remove("XDG_STATE_HOME");
 }
 
 /// `GET /healthz` as seen from the server's namespace.

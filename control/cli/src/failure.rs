@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tradewind_api::{ClientError, ErrorCode, KnownServersError, TrustError, exit};
 use tradewind_client::{SourceError, UploadError};
+use tradewind_storage::StoreError;
 
 use crate::interrupt::Signal;
 
@@ -235,8 +236,24 @@ pub(crate) fn upload_code(error: &UploadError) -> ErrorCode {
         UploadError::Lost { .. } | UploadError::PathMtu { .. } => ErrorCode::PeerGone,
         UploadError::Refused { code, text } => refusal_code(*code, text),
         UploadError::Cancelled => ErrorCode::Cancelled,
+        UploadError::Destination(error) => destination_code(error),
         UploadError::Offer(_) => ErrorCode::Unsupported,
         _ => ErrorCode::Internal,
+    }
+}
+
+/// Why files that arrived could not be written.
+fn destination_code(error: &tradewind_storage::UploadError) -> ErrorCode {
+    use tradewind_storage::UploadError::{Cancelled, FileChanged, Store};
+    match error {
+        Store(StoreError::DestinationExists { .. } | StoreError::Busy { .. }) => ErrorCode::DestinationExists,
+        Store(StoreError::Full { .. }) => ErrorCode::DiskFull,
+        Store(StoreError::AccessDenied { .. }) => ErrorCode::AccessDenied,
+        Store(StoreError::InvalidName { .. } | StoreError::Configuration { .. }) => ErrorCode::DestinationInvalid,
+        Store(_) => ErrorCode::StoreRejected,
+        Cancelled => ErrorCode::Cancelled,
+        FileChanged { .. } => ErrorCode::SourceChanged,
+        _ => ErrorCode::ProtocolViolation,
     }
 }
 

@@ -84,9 +84,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-/// Messages of the libraries go to standard error; `TRADEWIND_LOG` chooses which, `warn` being the default.
+/// Messages of the libraries go to standard error; `TRADEWIND_LOG` chooses which. By default warnings, but not those of storage: what it warns of ends
+/// the command with the same words.
 fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TRADEWIND_LOG").unwrap_or_else(|_| "warn".into());
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TRADEWIND_LOG").unwrap_or_else(|_| "warn,tradewind_storage=error".into());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
