@@ -235,14 +235,14 @@ impl Engine {
             ToEngine::Have { lane_id, path } => {
                 if let Some(have) = self.have.remove(&lane_id) {
                     // Before the client hears that its list was taken, and so before its first packet.
-                    let durable = tokio::task::block_in_place(|| resume::read_list(&path)).unwrap_or_else(|error| {
-                        tracing::warn!(%error, "what the client has already cannot be read, so all is sent");
-                        Durable::default()
-                    });
+                    let durable = tokio::task::block_in_place(|| resume::read_list(&path));
                     // It is done with; what is left is removed when the engine starts.
                     let _ = std::fs::remove_file(&path);
-                    // It is said once.
-                    let _ = have.set(durable);
+                    match durable {
+                        // It is said once.
+                        Ok(durable) => drop(have.set(durable)),
+                        Err(error) => tracing::warn!(%error, "lane {lane_id:016x}: the list of what its client has cannot be read"),
+                    }
                 }
             }
             ToEngine::Browse(browse) => self.browser.ask(browse),

@@ -44,12 +44,10 @@ pub(crate) struct Packed {
 pub(crate) struct Packer<O> {
     pub(crate) pool: BlockPool,
     pub(crate) payload_max: usize,
-    /// Blocks that may be on their way at once.
-    pub(crate) window: u32,
     /// Takes a block and its number.
     pub(crate) out: O,
-    /// How many blocks have arrived.
-    pub(crate) arrived: Box<dyn Fn() -> u32 + Send>,
+    /// Whether there is room for the block of this number.
+    pub(crate) has_room: Box<dyn Fn(u32) -> bool + Send>,
 }
 
 /// A block being filled.
@@ -179,7 +177,7 @@ impl<O: FnMut(u32, SharedBlock) + Send> Packer<O> {
     async fn flush(&mut self, state: &mut State) {
         let Some(mut full) = state.filling.take_if(|filling| !filling.writer.is_empty()) else { return };
         let image_bytes = full.writer.finish(&mut full.slot);
-        while state.packed.blocks.saturating_sub((self.arrived)()) >= self.window {
+        while !(self.has_room)(state.packed.blocks) {
             tokio::time::sleep(ROOM_POLL).await;
         }
         (self.out)(state.packed.blocks, full.slot.freeze(image_bytes));
@@ -258,9 +256,8 @@ mod tests {
         let packer = Packer {
             pool,
             payload_max: PAYLOAD,
-            window: 4,
             out: move |_, block: SharedBlock| taken.lock().unwrap().push(block),
-            arrived: Box::new(move || arrived.lock().unwrap().len() as u32),
+            has_room: Box::new(move |number| number == arrived.lock().unwrap().len() as u32),
         };
         let packed = packer.run(Box::pin(futures_util::stream::iter(fetched.into_iter().map(Ok)))).await.unwrap();
         let (mut shapes, mut records) = (Vec::new(), Vec::new());

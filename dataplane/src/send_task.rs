@@ -58,7 +58,7 @@ impl SendTask {
         let opened = Instant::now();
         let (lane, shared) = (handle.lane, Arc::clone(&handle.shared));
         let packing = async {
-            begun(&shared, have.as_deref()).await;
+            begun(&shared, have.as_deref()).await?;
             pack(Arc::clone(&shared), handle.mailboxes.clone(), objects, pool, block_bytes, window, blocks).await
         };
         tokio::pin!(packing);
@@ -122,14 +122,21 @@ impl SendTask {
 }
 
 /// Waits until the client has spoken, for what nobody fetches is not read, and has said what it has: that comes by another way.
-async fn begun(shared: &LaneShared, have: Option<&OnceLock<Durable>>) {
+///
+/// # Errors
+/// When the list does not come: to send everything would be to send what the client takes for a mistake.
+async fn begun(shared: &LaneShared, have: Option<&OnceLock<Durable>>) -> Result<(), StoreError> {
     while !shared.claimed.load(Ordering::Acquire) {
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
     let since = Instant::now();
-    while have.is_some_and(|have| have.get().is_none()) && since.elapsed() < HAVE_TIMEOUT {
+    while have.is_some_and(|have| have.get().is_none()) {
+        if since.elapsed() > HAVE_TIMEOUT {
+            return Err(StoreError::Timeout { action: "waiting for the client's list of what it has", after: HAVE_TIMEOUT });
+        }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
+    Ok(())
 }
 
 async fn pack(
@@ -142,14 +149,18 @@ async fn pack(
     blocks: crossbeam::channel::Sender<SharedBlock>,
 ) -> Result<Packed, StoreError> {
     let ring = mailboxes.clone();
+    let waiting = blocks.clone();
     let out = move |_, block| {
         // Fails only when the worker is gone, which ends the engine.
         let _ = blocks.send(block);
         mailboxes.iter().for_each(Mailbox::ring);
     };
     let figures = Arc::clone(&shared);
-    let arrived = Box::new(move || figures.blocks_complete.load(Ordering::Acquire));
-    let packed = Packer { pool, payload_max, window, out, arrived }.run(objects).await;
+    let has_room = Box::new(move |number: u32| {
+        let arrived = figures.blocks_complete.load(Ordering::Acquire);
+        waiting.len() < BLOCKS_AHEAD as usize && number.saturating_sub(arrived) < window
+    });
+    let packed = Packer { pool, payload_max, out, has_room }.run(objects).await;
     // The channel is closed now, and the worker may sleep.
     ring.iter().for_each(Mailbox::ring);
     packed
@@ -183,7 +194,7 @@ pub(crate) async fn copy(
 ) {
     shared.claim(now_ns());
     let figures = Arc::clone(&shared);
-    let arrived = Box::new(move || figures.blocks_durable.load(Ordering::Acquire));
+    let has_room = Box::new(move |number: u32| number.saturating_sub(figures.blocks_durable.load(Ordering::Acquire)) < window);
     let blocks = events.clone();
     let out = move |number, image: SharedBlock| {
         let bytes = image.len() as u64;
@@ -196,7 +207,7 @@ pub(crate) async fn copy(
         // The task ends only after it has told us to stop.
         let _ = blocks.send(event);
     };
-    let last = match (Packer { pool, payload_max, window, out, arrived }).run(objects).await {
+    let last = match (Packer { pool, payload_max, out, has_room }).run(objects).await {
         Ok(packed) => {
             tracing::info!("lane {lane}: {} objects read, {} left out", packed.files, packed.failed);
             LaneEvent::Fin { blocks: packed.blocks }

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use tradewind_bench::process::Finished;
-use tradewind_bench::testbed::{BUCKET, Server, ServerOptions};
+use tradewind_bench::process::{Finished, run};
+use tradewind_bench::testbed::{BUCKET, Server, ServerOptions, write_random};
 use tradewind_tests::{World, event};
 
 /// Contents, permissions and modification time of every file, by path.
@@ -165,6 +165,79 @@ fn an_interrupted_download_goes_on() -> Result<()> {
     let received = event(&again, "done").context("done")?["bytes_received"].as_u64().context("bytes")?;
     // 80 Mbit/s for 3 s are 30 MB, of which little was in flight.
     assert!(received < 40 << 20, "{received} of {} bytes came again", 48 << 20);
+    Ok(())
+}
+
+/// Addresses change, packets are lost, and AF_XDP and the kernel's socket send alike.
+#[test]
+fn a_download_fills_its_path_also_when_the_clients_address_changes() -> Result<()> {
+    for (xdp, arguments) in [("auto", &[][..]), ("off", &["--backend", "own", "--rebind-ms", "3000", "--rebind-ms", "6000"])] {
+        let Some(world) = World::behind(&ServerOptions { xdp, ..ServerOptions::default() }, arguments)? else { return Ok(()) };
+        let file = world.file("large", 60_000_000)?;
+        std::fs::create_dir_all(world.testbed.path("local"))?;
+        std::fs::copy(&file, world.testbed.path("local/large"))?;
+        let target = world.testbed.path("got");
+        let got = code(world.tradewind(&["get", "--json", "--retries", "0", "local:large", &target.display().to_string()]), 0)?;
+        assert!(std::fs::read(&target)? == std::fs::read(&file)?);
+        let done = event(&got, "done").context("done")?;
+        // 100 Mbit/s of which 1 % is lost, with headers and start; less on a machine that is busy with other tests.
+        assert!(done["goodput_bps"].as_f64() > Some(60e6), "{done}");
+        let status = world.status(done["transfer_id"].as_str().context("an id")?)?;
+        assert_eq!((&status["state"], &status["source"]), (&"done".into(), &"local:large".into()));
+        let by_xdp = status["totals"]["packets_afxdp"].as_u64().context("packets")?;
+        assert_eq!(by_xdp > 0, world.xdp_mode()? != "none", "{status}");
+        println!("{xdp}: {:.1} Mbit/s, loss {}", done["goodput_bps"].as_f64().unwrap_or(0.0) / 1e6, done["loss"]);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_download_goes_on_by_itself_when_the_engine_was_killed() -> Result<()> {
+    let Some(world) = World::start(&ServerOptions::default())? else { return Ok(()) };
+    let file = world.file("large", 40_000_000)?;
+    std::fs::create_dir_all(world.testbed.path("local"))?;
+    std::fs::copy(&file, world.testbed.path("local/large"))?;
+    let target = world.testbed.path("got");
+    let mut command = Server::tradewind(&world.testbed);
+    command.args(["get", "--json", "local:large"]).arg(&target);
+    let interrupt = world.testbed.interrupt.clone();
+    let getting = std::thread::spawn(move || run(&mut command, &interrupt, Duration::from_secs(120)));
+    world.wait_for_bytes(&[])?;
+    std::thread::sleep(Duration::from_secs(1));
+    let victim = world.server.engine_pid().context("no engine")?;
+    assert!(std::process::Command::new("kill").args(["-9", &victim.to_string()]).status()?.success());
+    let got = code(getting.join().expect("the thread panicked"), 0)?;
+    assert!(event(&got, "retry").is_some(), "{}", got.stdout);
+    let received = event(&got, "done").context("done")?["bytes_received"].as_u64();
+    assert!(received < Some(40_000_000), "nothing was kept: {received:?}");
+    assert!(std::fs::read(&target)? == std::fs::read(&file)?);
+    Ok(())
+}
+
+/// What vanishes or cannot be read is named, and the rest arrives.
+#[test]
+fn what_cannot_be_read_is_left_out_by_name() -> Result<()> {
+    let Some(world) = World::start(&ServerOptions::default())? else { return Ok(()) };
+    let root = world.testbed.path("local/in");
+    std::fs::create_dir_all(&root)?;
+    for name in ["a", "b", "z"] {
+        std::fs::write(root.join(name), noise(1, 100_000))?;
+    }
+    // More than is read ahead of the network, and cut in the middle.
+    let changed = root.join("m");
+    write_random(&changed, 150 << 20)?;
+    let target = world.testbed.path("got");
+    let mut command = Server::tradewind(&world.testbed);
+    command.args(["get", "--json", "local:in/"]).arg(&target);
+    let interrupt = world.testbed.interrupt.clone();
+    let getting = std::thread::spawn(move || run(&mut command, &interrupt, Duration::from_secs(120)));
+    world.wait_for_bytes(&[])?;
+    std::fs::write(&changed, "short")?;
+    let got = code(getting.join().expect("the thread panicked"), 7)?;
+    let error = event(&got, "file_error").context("file_error")?;
+    assert!(error["path"] == "m" && error["message"].as_str().is_some_and(|text| text.contains("changed")), "{error}");
+    let found = tree(&target)?;
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "b", "z"]);
     Ok(())
 }
 

@@ -116,6 +116,14 @@ impl LeftOut {
     }
 }
 
+/// The name of the one object of a URL.
+fn last_part(url: &str) -> &str {
+    match url.rsplit_once('/') {
+        Some((_, name)) => name,
+        None => url.split_once(':').map_or(url, |(_, name)| name),
+    }
+}
+
 /// One attempt to get one source.
 struct Getting<'a> {
     options: &'a GetOptions,
@@ -214,7 +222,7 @@ impl Getting<'_> {
         let Some(journal) = &self.place.journal else { return Ok((None, lines)) };
         let scope = journal.scope(Arc::clone(&self.place.store));
         let name = &config.name;
-        let source_name = self.source.rsplit('/').next().unwrap_or_default().as_bytes();
+        let source_name = last_part(self.source).as_bytes();
         let mut each = |durable: &Durable| {
             let (Durable::File { path, size, mtime_ns } | Durable::Part { path, size, mtime_ns, .. }) = durable;
             // The server knows the one file by its own name.
@@ -301,5 +309,19 @@ impl Getting<'_> {
             units::percent(report.loss),
             report.rtt_ms,
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_object_of_a_url_is_its_last_part() {
+        for (url, name) in
+            [("s3://bucket/a/b:c", "b:c"), ("local:f", "f"), ("local:d/f", "f"), ("file:///data/f", "f"), ("s3://bucket/", "")]
+        {
+            assert_eq!(last_part(url), name, "{url}");
+        }
     }
 }
