@@ -23,6 +23,7 @@ use tradewind_wire::{Group, LaneId};
 use crate::browse::Browser;
 use crate::destination;
 use crate::lane_task::LaneTask;
+use crate::manifest::Manifest;
 use crate::options::Options;
 use crate::orders;
 use crate::resume::{Prepared, State};
@@ -110,6 +111,7 @@ struct Destined {
     store: Arc<dyn Store>,
     config: UploaderConfig,
     prepared: Option<Prepared>,
+    manifest: Option<Manifest>,
 }
 
 struct OpenedLane {
@@ -232,11 +234,12 @@ async fn destined(open: &OpenLane, state: Option<State>) -> Result<Destined, Sto
         part_bytes: Some(part_bytes(store.as_ref())),
         ..UploaderConfig::default()
     };
+    let manifest = state.as_ref().and_then(|state| state.manifest(&open.transfer_id));
     let prepared = match state {
-        Some(state) => Some(state.prepare(open.lane_id, &store, &config, open.resume).await?),
+        Some(state) => Some(state.prepare(open.lane_id, &store, &config, open.resume, manifest.as_ref()).await?),
         None => None,
     };
-    Ok(Destined { store, config, prepared })
+    Ok(Destined { store, config, prepared, manifest })
 }
 
 impl Engine {
@@ -402,7 +405,7 @@ impl Engine {
                 return Err("a worker does not take commands; the engine is overloaded".to_owned());
             }
         }
-        let Destined { store, config, prepared } = destined;
+        let Destined { store, config, prepared, manifest } = destined;
         let config = UploaderConfig { pool_bytes: blocks * u64::from(open.block_bytes), ..config };
         let resumption = prepared.map(|prepared| prepared.resumption);
         let (uploads, stored) = mpsc::unbounded_channel();
@@ -420,6 +423,7 @@ impl Engine {
             to_control: self.to_control.clone(),
             cancel: cancelled,
             recent: VecDeque::new(),
+            manifest,
             first_packet_timeout: if has_list { FIRST_PACKET_AFTER_LIST } else { FIRST_PACKET_TIMEOUT },
         };
         let actions = self.actions.clone();

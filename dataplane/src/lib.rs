@@ -10,6 +10,7 @@ mod destination;
 mod lane;
 mod lane_task;
 pub mod link;
+mod manifest;
 pub mod options;
 mod orders;
 pub mod privileges;

@@ -21,6 +21,7 @@ mod events;
 mod failure;
 mod gather;
 mod interrupt;
+mod keep;
 mod lists;
 mod objects;
 mod options;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use tradewind_api::{Fingerprint, RateChange, RatePolicy, ResumePolicy, ServerAddress};
 
+use crate::keep::KeepOptions;
 use crate::lists::ListOptions;
 use crate::rate::{BitRate, RateOrNone};
 use crate::select::SelectOptions;
@@ -151,6 +152,8 @@ pub(crate) struct SendOptions {
     pub(crate) server: ServerOptions,
     #[command(flatten)]
     pub(crate) select: SelectOptions,
+    #[command(flatten)]
+    pub(crate) keep: KeepOptions,
     /// Print what would be sent and under which names, and send nothing. The server is not asked.
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -11,7 +11,8 @@ use tradewind_api::{
     Submission, SubmitResponse, TransferLimits, TransferList, TransferState, TransferStatus,
 };
 use tradewind_ipc::{
-    BrowseQuestion, FromEngine, LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneReport, LaneSecret, OpenLane, Ready, Store, ToEngine,
+    BrowseQuestion, FromEngine, LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneReport, LaneSecret, Limiter, OpenLane, Ready, Store,
+    ToEngine,
 };
 
 use super::browse::{Browsing, Reply};
@@ -42,6 +43,9 @@ const RATES_INTERVAL: Duration = Duration::from_millis(100);
 const RATES_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// The engine ends idle lanes itself and knows why they are idle; so much later we do it for an engine that does not.
 const IDLE_MARGIN: Duration = Duration::from_secs(30);
+
+/// A sender that said so long ago that it has nothing to send yet is still believed, milliseconds.
+const SOURCE_SILENCE_MS_MAX: u64 = 5_000;
 
 const _: () = assert!(SILENCE_MAX.as_secs() > 2 * STATS_INTERVAL.as_secs());
 const _: () = assert!(RESTART_DELAY_MIN.as_millis() < RESTART_DELAY_MAX.as_millis());
@@ -400,6 +404,10 @@ impl Core {
             self.rates_at = self.rates_at.min(now + RATES_INTERVAL_MIN);
         }
         if let Some(transfer) = self.of_lane(report.lane_id) {
+            // It is there and reads: a large file's checksums come before its first byte.
+            if report.limiter == Some(Limiter::Source) && u64::from(report.silent_ms) < SOURCE_SILENCE_MS_MAX {
+                transfer.last_progress = now;
+            }
             transfer.reported(report);
         }
     }

@@ -5,6 +5,7 @@
 
 mod durable;
 mod error;
+mod keep;
 mod progress;
 mod source;
 mod upload;
@@ -12,8 +13,10 @@ mod worker;
 
 pub use durable::Durable;
 pub use error::{SourceError, UploadError};
+pub use keep::{Keep, SourceNote};
 pub use progress::{Progress, UploadReport};
 pub use source::{Found, Source, Sources};
+pub use tradewind_integrity::Checksum;
 pub use tradewind_netio::udp::route_mtu;
 pub use tradewind_proto::block::{Fingerprint, fingerprint};
 pub use tradewind_proto::crypto::CipherSuite as Cipher;
