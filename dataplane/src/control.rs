@@ -30,6 +30,7 @@ use crate::resume::{Prepared, State};
 use crate::shared::{Command, LaneOpening, LaneShared, Mailbox};
 use crate::statistics::{Stage, WorkerStatistics};
 use crate::topology::{Opened, Workers};
+use crate::verify::Verifier;
 
 /// Name and release for the other side's messages.
 const SOFTWARE: &str = concat!("tradewind-engine ", env!("CARGO_PKG_VERSION"));
@@ -140,6 +141,7 @@ struct Engine {
     blocks_promised: u64,
     draining: bool,
     browser: Browser,
+    verifier: Verifier,
     to_control: mpsc::UnboundedSender<FromEngine>,
     actions: mpsc::UnboundedSender<Action>,
 }
@@ -173,6 +175,7 @@ pub async fn serve(stream: UnixStream, workers: Workers, pool: BlockPool, facts:
         blocks_promised: 0,
         draining: false,
         browser: Browser::new(to_control.clone()),
+        verifier: Verifier::new(to_control.clone()),
         to_control,
         actions,
     };
@@ -284,6 +287,8 @@ impl Engine {
                 self.workers.mailboxes.iter().for_each(Mailbox::ring);
             }
             ToEngine::Browse(browse) => self.browser.ask(browse),
+            ToEngine::Verify(verify) => self.verifier.ask(verify),
+            ToEngine::StopVerify { request_id } => self.verifier.stop(request_id),
             ToEngine::LaneGroups(groups) => {
                 for group in &groups {
                     if let Some(lane) = self.lanes.get(&group.lane_id) {

@@ -19,4 +19,5 @@ mod resume;
 pub mod shared;
 pub mod statistics;
 pub mod topology;
+mod verify;
 mod worker;

@@ -22,7 +22,7 @@ mod s3;
 mod store;
 mod upload;
 
-pub use checksum::Crc64;
+pub use checksum::{Crc64, RunningCrc64};
 pub use error::{StoreError, UploadError};
 pub use journal::{Durable, Journal, Resumption, Scope, resume};
 pub use list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};

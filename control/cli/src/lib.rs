@@ -7,6 +7,8 @@
 //! | `tradewind rate ID` | changes policy and rates of a running transfer | `transfers` |
 //! | `tradewind cancel ID` | ends a transfer | `transfers` |
 //! | `tradewind ls URL`, `stat URL`, `rm URL…` | lists, shows and removes objects of a server's stores | `objects` |
+//! | `tradewind verify DEST` | compares stored files with a manifest by reading them again | `verify` |
+//! | `tradewind verify-receipt FILE`, `receipt-key` | checks a server's receipt; prints the key for that | `proof` |
 //! | `tradewind doctor` | examines this machine and, if asked, a server | `doctor` |
 //! | `tradewind completions SHELL` | prints a completion script | here |
 //!
@@ -25,6 +27,7 @@ mod keep;
 mod lists;
 mod objects;
 mod options;
+mod proof;
 mod rate;
 mod retry;
 mod select;
@@ -32,6 +35,7 @@ mod send;
 mod sources;
 mod transfers;
 mod units;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -62,6 +66,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Ls(options) => with_runtime(options.json, objects::ls(&options)),
         Command::Stat(options) => with_runtime(options.json, objects::stat(&options)),
         Command::Rm(options) => with_runtime(false, objects::rm(&options)),
+        Command::Verify(options) => with_runtime(options.json, verify::verify(&options)),
+        Command::VerifyReceipt(options) => with_runtime(options.json, async { proof::verify_receipt(&options) }),
+        Command::ReceiptKey(options) => with_runtime(options.json, proof::receipt_key(&options)),
         Command::Doctor(options) => with_runtime(options.json, doctor::doctor(&options)),
         Command::Completions { shell } => {
             let mut script = Vec::new();

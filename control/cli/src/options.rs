@@ -7,8 +7,10 @@ use tradewind_api::{Fingerprint, RateChange, RatePolicy, ResumePolicy, ServerAdd
 
 use crate::keep::KeepOptions;
 use crate::lists::ListOptions;
+use crate::proof::{ProofOptions, ReceiptKeyOptions, VerifyReceiptOptions};
 use crate::rate::{BitRate, RateOrNone};
 use crate::select::SelectOptions;
+use crate::verify::VerifyOptions;
 
 /// Moves files at line rate over any distance, straight into object storage.
 #[derive(Debug, Parser)]
@@ -19,7 +21,7 @@ pub(crate) struct Options {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes:
+Exit codes (7 is also: verify found something else than the manifest says):
   0 done                     6 destination refused
   1 internal error           7 source unreadable or changed
   2 usage                    8 transfer failed
@@ -100,6 +102,12 @@ pub(crate) enum Command {
     /// Remove objects from a server's store.
     #[command(after_help = URLS)]
     Rm(RmOptions),
+    /// Have a server read stored files again and compare them with a manifest. Exit code 7: some differ or are missing.
+    Verify(VerifyOptions),
+    /// Check a receipt, and the manifest that it is about, without asking anybody.
+    VerifyReceipt(VerifyReceiptOptions),
+    /// Print the key that checks a server's receipts.
+    ReceiptKey(ReceiptKeyOptions),
     /// Examine this machine and, with --server, the way to a server.
     Doctor(DoctorOptions),
     /// Print a completion script for a shell.
@@ -154,6 +162,8 @@ pub(crate) struct SendOptions {
     pub(crate) select: SelectOptions,
     #[command(flatten)]
     pub(crate) keep: KeepOptions,
+    #[command(flatten)]
+    pub(crate) proof: ProofOptions,
     /// Print what would be sent and under which names, and send nothing. The server is not asked.
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -150,6 +150,7 @@ async fn once(options: &SendOptions, plan: &Arc<Plan>, attempt: &mut Attempt, in
             if has_sent {
                 reporter.done(&report, server.as_ref());
             }
+            interrupts.unless(options.proof.fetch(&agreed.client, id)).await.map_err(interrupted)??;
             left_out.failure(has_sent).map_or(Ok(exit::OK), Err)
         }
         Err(error) => {

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Browse, Browsed, ErrorCode, LaneSecret, SecretText};
+use crate::{Browse, Browsed, ErrorCode, LaneSecret, SecretText, Verified, Verify};
 
 /// Version of this set of messages. Both processes come from one release, so the rule is plain: equal or refused.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Orders in one message: they fit a frame ([`crate::FRAME_BYTES_MAX`]) with room to spare.
 pub const LANE_ORDERS_MAX: usize = 512;
@@ -52,6 +52,13 @@ pub enum ToEngine {
     LaneGroups(Vec<LaneGroup>),
     /// List, look at or remove objects. Answered by [`FromEngine::Browsed`].
     Browse(Box<Browse>),
+    /// Read objects and compare them with a manifest. Answered by [`FromEngine::Verified`] until that says that it has ended.
+    Verify(Box<Verify>),
+    /// Nobody wants that answer any more; none comes after this but what is on its way.
+    StopVerify {
+        /// [`Verify::request_id`].
+        request_id: u64,
+    },
     /// Take no new lanes, finish those that run, then exit with status 0.
     Drain,
     /// Answer with [`FromEngine::Stats`].
@@ -81,6 +88,8 @@ pub enum FromEngine {
     LaneFailed(LaneClosed),
     /// Answer to [`ToEngine::Browse`].
     Browsed(Box<Browsed>),
+    /// Answer to [`ToEngine::Verify`].
+    Verified(Box<Verified>),
     /// Answer to [`ToEngine::StatsRequest`].
     Stats(Stats),
 }

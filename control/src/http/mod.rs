@@ -1,7 +1,9 @@
 //! The REST interface: connections in [`server`], requests about objects in [`objects`], all others here.
 
 mod objects;
+mod proof;
 mod server;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use axum::{Extension, Json, Router};
 use tradewind_api::limits::REQUEST_BODY_BYTES_MAX;
 use tradewind_api::{ApiCode, Health, HealthState, Problem, RateChange, SubmitResponse, TransferList, TransferStatus, parse_submit};
 
+pub(crate) use proof::manifest_path;
 use server::Peer;
 pub use server::{Limits, Running, start};
 
@@ -34,6 +37,7 @@ struct App {
     stores: BTreeMap<String, StoreConfig>,
     supervisor: Supervisor,
     request_timeout: Duration,
+    proofs: proof::Proofs,
 }
 
 type Shared = State<Arc<App>>;
@@ -66,12 +70,17 @@ pub fn router(config: &Config, supervisor: Supervisor) -> Router {
         stores: config.stores.clone(),
         supervisor,
         request_timeout: Duration::from_secs(config.rest.request_timeout_s),
+        proofs: proof::Proofs::open(&config.state_dir),
     };
     let app = Arc::new(app);
     Router::new()
         .route("/v1/transfers", post(submit).get(list))
         .route("/v1/transfers/{id}", get(status).patch(change_rate).delete(cancel))
         .route("/v1/transfers/{id}/durable", get(durable))
+        .route("/v1/transfers/{id}/manifest", get(proof::manifest))
+        .route("/v1/transfers/{id}/receipt", get(proof::receipt))
+        .route("/v1/receipt-key", get(proof::receipt_key))
+        .route("/v1/verify", post(verify::verify))
         .route("/v1/objects", get(objects::list))
         .route("/v1/object", get(objects::show).delete(objects::remove))
         .route("/healthz", get(health))
