@@ -10,8 +10,8 @@ use futures_util::StreamExt as _;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tradewind_integrity::{Checksum, Digests, ManifestLine, hex};
-use tradewind_ipc::{ErrorCode, FromEngine, VERIFY_HEARTBEAT_MS, Verdict, Verified, Verify};
-use tradewind_storage::{Crc64, Deadlines, ObjectInfo, ObjectName, RetryPolicy, RunningCrc64, Store, StoreError};
+use tradewind_ipc::{Destination, DestinationName, ErrorCode, FromEngine, VERIFY_HEARTBEAT_MS, Verdict, Verified, Verify};
+use tradewind_storage::{Crc64, Deadlines, Depth, ObjectInfo, ObjectName, RetryPolicy, RunningCrc64, Store, StoreError};
 
 use crate::destination::{name, open_store, store_code};
 
@@ -82,7 +82,7 @@ async fn answer(verify: Verify, to_control: &mpsc::UnboundedSender<FromEngine>, 
         let _ = to_control.send(FromEngine::Verified(Box::new(Verified { request_id, bytes, verdicts, ended })));
     };
     let all = async {
-        let store = open_store(&destination.store);
+        let store = opened(&destination).await;
         let object_name = name(&destination.name);
         let each = |(index, line): (u32, String)| {
             let (store, object_name, findings) = (&store, &object_name, &findings);
@@ -108,6 +108,18 @@ async fn answer(verify: Verify, to_control: &mpsc::UnboundedSender<FromEngine>, 
         }
     }
     tell(true);
+}
+
+/// The store, if it is there: objects of a missing bucket are just missing (HEAD tells no more than 404).
+async fn opened(destination: &Destination) -> Result<Arc<dyn Store>, StoreError> {
+    let store = open_store(&destination.store)?;
+    let (DestinationName::Into(prefix) | DestinationName::Exact(prefix)) = &destination.name;
+    let list = || store.list(prefix, None, 1, Depth::All);
+    match RETRY.run("looking for the store", 0, StoreError::is_retryable, |_| {}, list).await {
+        Err(error @ StoreError::NotFound { .. }) => Err(error),
+        // Whoever may read need not be allowed to list.
+        Ok(_) | Err(_) => Ok(store),
+    }
 }
 
 fn failed(error: &StoreError) -> Verdict {
@@ -188,7 +200,7 @@ fn judge(line: &ManifestLine, info: &ObjectInfo, crc: Crc64, digests: Digests) -
 mod tests {
     use std::path::Path;
 
-    use tradewind_ipc::{Destination, DestinationName, Store as IpcStore};
+    use tradewind_ipc::Store as IpcStore;
 
     use super::*;
 

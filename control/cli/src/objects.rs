@@ -303,6 +303,7 @@ fn described(url: &str, details: &ObjectDetails) -> Vec<String> {
         ("CRC-64    ", details.crc64.map(|crc| format!("{crc:016x}"))),
     ];
     lines.extend(further.into_iter().filter_map(|(name, value)| Some(format!("{name}{}", value?))));
+    lines.extend(details.attributes.iter().map(|(name, value)| format!("{:10}{}", escaped(name), escaped(value))));
     lines
 }
 

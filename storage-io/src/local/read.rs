@@ -57,7 +57,12 @@ impl LocalStore {
         let found = self.find_object(key)?;
         let Some((_, (dir, name))) = found.zip(parent(self.root.as_fd(), key, false)?) else { return Ok(None) };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        match rustix::fs::openat(&dir, name, flags, Mode::empty()) {
+        // A time of last access that was restored stays; only owners may ask for that.
+        let opened = match rustix::fs::openat(&dir, name, flags | OFlags::NOATIME, Mode::empty()) {
+            Err(Errno::PERM) => rustix::fs::openat(&dir, name, flags, Mode::empty()),
+            opened => opened,
+        };
+        match opened {
             Ok(fd) => Ok(Some(fd)),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(failed("open", key, errno)),

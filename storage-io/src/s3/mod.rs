@@ -394,9 +394,7 @@ fn metadata(meta: &ObjectMeta) -> HashMap<String, String> {
 /// Permissions as rclone and this program write them, octal, or as s3fs does: `33188`, decimal. Five decimal digits that begin a regular file's
 /// mode are s3fs's, for in octal such a file's mode has six.
 fn parse_mode(text: &str) -> Option<u32> {
-    const TYPE: u32 = 0o170_000;
-    const REGULAR: u32 = 0o100_000;
-    let decimal = text.parse::<u32>().ok().filter(|mode| !text.starts_with('0') && mode & TYPE == REGULAR);
+    let decimal = text.parse::<u32>().ok().filter(|mode| !text.starts_with('0') && (0o100_000..=0o107_777).contains(mode));
     decimal.or_else(|| u32::from_str_radix(text, 8).ok()).map(|mode| mode & 0o777)
 }
 
