@@ -85,7 +85,7 @@ With '/' at its end a URL is a folder; without, an object, and for ls all that b
 pub(crate) enum Command {
     /// Send files and directories to a server's store.
     #[command(allow_missing_positional = true, after_long_help = SEND_HELP, after_help = "See --help for how files are named at the destination.")]
-    Send(SendOptions),
+    Send(Box<SendOptions>),
     /// Show one transfer, or all of yours.
     Status(StatusOptions),
     /// Change policy and rates of a running transfer.
@@ -402,7 +402,7 @@ mod tests {
 
     fn send(line: &str) -> SendOptions {
         match parse(line).unwrap().command {
-            Command::Send(options) => options,
+            Command::Send(options) => *options,
             other => panic!("{other:?}"),
         }
     }

@@ -42,7 +42,7 @@ impl LocalStore {
                     results.push(None);
                 }
                 // Something of that name is there: the careful way.
-                Ok(None) => results.push(Some(self.put_one(key, meta.clone(), body))),
+                Ok(None) => results.push(Some(self.put_one(key, meta, body))),
                 Err(error) => results.push(Some(Err(error))),
             }
         }

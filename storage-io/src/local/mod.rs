@@ -144,10 +144,10 @@ impl LocalStore {
         device(dir) != device(&self.root)
     }
 
-    fn put_one(&self, key: &ObjectKey, meta: ObjectMeta, body: &Body) -> Result<StoredObject, StoreError> {
+    fn put_one(&self, key: &ObjectKey, meta: &ObjectMeta, body: &Body) -> Result<StoredObject, StoreError> {
         let partial = match self.create(key, meta.clone()) {
             // A transfer that was cut off after this file.
-            Err(exists @ StoreError::DestinationExists { .. }) => return self.same(key, &meta, body.crc())?.ok_or(exists),
+            Err(exists @ StoreError::DestinationExists { .. }) => return self.same(key, meta, body.crc())?.ok_or(exists),
             created => created?,
         };
         partial.write(body, 0)?;
@@ -416,7 +416,7 @@ impl Store for LocalStore {
 
     async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError> {
         let (store, key) = (self.clone(), key.clone());
-        Self::work(move || store.put_one(&key, meta, &body)).await
+        Self::work(move || store.put_one(&key, &meta, &body)).await
     }
 
     fn batch_objects_max(&self) -> usize {
