@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -140,7 +141,8 @@ fn text(bytes: &[u8]) -> String {
 
 /// Writes entries as they come; false if nobody wants the manifest any more.
 fn write(partial: &Path, path: &Path, inbox: &Receiver<Entry>) -> io::Result<bool> {
-    let mut out = BufWriter::new(File::create(partial)?);
+    // Names of files are their users' business.
+    let mut out = BufWriter::new(File::options().write(true).create(true).truncate(true).mode(0o600).open(partial)?);
     let mut bytes = 0;
     for entry in inbox {
         match entry {

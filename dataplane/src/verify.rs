@@ -68,6 +68,7 @@ impl Verifier {
     pub(crate) fn stop(&self, request_id: u64) {
         if let Some(task) = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&request_id) {
             task.abort();
+            tracing::info!("verification {request_id} stopped: nobody waits for it any more");
         }
     }
 }

@@ -243,6 +243,8 @@ fn reading_for_longer_than_any_request_may_take_goes_on_and_ends_with_its_client
     let gone = run(&mut command, &world.testbed.interrupt, Duration::from_secs(3))?;
     assert!(gone.status.is_none(), "it ended: {}{}", gone.stdout, gone.stderr);
     std::thread::sleep(Duration::from_secs(34));
+    let log = world.server.process().log_text();
+    assert_eq!(log.matches("stopped: nobody waits for it any more").count(), 1, "{log}");
     world.store.process().signal_continue();
     let ended = reading.join().expect("the thread panicked")?;
     ends_with(&ended, 0);

@@ -137,7 +137,7 @@ impl Tally {
         }
         match first_failure {
             _ if different + missing > 0 => Err(Failure::Differs {
-                detail: format!("{different} different and {missing} missing of what {} lists", options.manifest.display()),
+                detail: format!("{different} different and {missing} missing of the files in {}", options.manifest.display()),
             }),
             Some((code, text)) => Err(Failure::NotVerified { code, files: failed, text }),
             None => Ok(exit::OK),

@@ -444,6 +444,29 @@ mod tests {
     }
 
     #[test]
+    fn checksums_come_with_the_records_and_a_file_that_shrinks_meanwhile_is_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let sources = [write(directory.path(), "a", 3), write(directory.path(), "large", 65_536 * 2)];
+        let (blocks, out) = crossbeam::channel::unbounded();
+        let (reader, told, _) = reader(blocks, Durable::default());
+        let keep = Keep { checksums: vec![tradewind_integrity::Checksum::Sha256], ..Keep::default() };
+        let shrink = File::options().write(true).open(&sources[1].path).unwrap();
+        let mut opened = open(0, &sources[1]).unwrap();
+        shrink.set_len(65_536).unwrap();
+        let kept = opened.keep(&keep, &AtomicBool::new(false), &mut |note| panic!("{note:?}"));
+        assert!(matches!(kept, Err(ReadError::Source(SourceError::Changed { .. }))));
+        let list = Sources::new(sources.into_iter(), Arc::default()).keeping(keep, |note| panic!("{note:?}"));
+        reader.run(list);
+        assert!(told.is_empty());
+        let records: Vec<FileRecord> = out.iter().flat_map(|block| BlockTable::parse(&block).unwrap().files).collect();
+        assert_eq!(records.len(), 2);
+        // SHA-256 of "xxx".
+        let expected = ("sha256".to_owned(), "cd2eb0837c9b4c962c22d2ff8b5441b7b45805887f051d39bf133b583baf6860".to_owned());
+        assert_eq!(records[0].attributes[..], [expected]);
+        assert_eq!(records[1].attributes.len(), 1);
+    }
+
+    #[test]
     fn what_is_durable_is_not_read_again() {
         let directory = tempfile::tempdir().unwrap();
         let sources = [("a", 10), ("large", 65_536 * 3 + 5), ("b", 20)].map(|(name, bytes)| write(directory.path(), name, bytes));
