@@ -6,11 +6,14 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tradewind_api::Fingerprint;
+use tradewind_integrity::SigningKey;
 
 /// Key, certificate and the fingerprint that clients pin.
 #[derive(Debug)]
@@ -41,7 +44,7 @@ pub enum IdentityError {
         mode: u32,
     },
     /// A file's content.
-    #[error("{}: {reason}; restore it, or remove the tls directory to make a new identity (clients must then accept the new fingerprint)", path.display())]
+    #[error("{}: {reason}; restore it, or remove it to make a new identity (the tls directory as a whole; clients must then accept the new fingerprint or receipt key)", path.display())]
     Content {
         /// Which.
         path: PathBuf,
@@ -80,6 +83,27 @@ fn create(folder: &Path, key_path: &Path, certificate_path: &Path) -> Result<(),
     // The certificate first: a key is only there when everything is.
     write_new(certificate_path, made.cert.pem().as_bytes(), 0o644)?;
     write_new(key_path, made.signing_key.serialize_pem().as_bytes(), 0o600)
+}
+
+/// Loads the key that signs receipts, `receipt-key.pem` in `state_dir` (Ed25519, PKCS#8); makes it (mode 0600) if it is missing.
+///
+/// # Errors
+/// [`IdentityError`].
+pub fn receipt_key(state_dir: &Path) -> Result<SigningKey, IdentityError> {
+    let path = state_dir.join("receipt-key.pem");
+    let content = |reason: String| IdentityError::Content { path: path.clone(), reason };
+    if !path.exists() {
+        let made = SigningKey::generate().and_then(|key| key.to_pkcs8()).map_err(|error| content(error.to_string()))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(io_at(state_dir))?;
+        let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(made));
+        write_new(&path, pem.as_bytes(), 0o600)?;
+    }
+    let mode = fs::metadata(&path).map_err(io_at(&path))?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(IdentityError::KeyExposed { path, mode });
+    }
+    let der = PrivatePkcs8KeyDer::from_pem_file(&path).map_err(|error| content(error.to_string()))?;
+    SigningKey::from_pkcs8(der.secret_pkcs8_der()).map_err(|error| content(error.to_string()))
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), IdentityError> {
@@ -125,6 +149,11 @@ mod tests {
         let key = state.path().join("tls/key.pem");
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(first.tls_config().is_ok());
+        let signing = receipt_key(state.path()).unwrap().public();
+        assert_eq!(receipt_key(state.path()).unwrap().public(), signing, "the same after a restart");
+        assert_eq!(fs::metadata(state.path().join("receipt-key.pem")).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(state.path().join("receipt-key.pem"), fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(receipt_key(state.path()), Err(IdentityError::KeyExposed { mode: 0o644, .. })));
 
         fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(load_or_create(state.path()), Err(IdentityError::KeyExposed { mode: 0o640, .. })));

@@ -35,6 +35,8 @@ async fn serve(config: Config) -> Result<()> {
     let identity = identity::load_or_create(&config.state_dir)?;
     let fingerprint = identity.fingerprint;
     let tls = identity.tls_config().context("key and certificate do not belong together; remove the tls directory in state_dir")?;
+    // Made here, so that a key that cannot be used keeps the server from starting rather than from signing.
+    identity::receipt_key(&config.state_dir)?;
     let (supervisor, supervising) = Supervisor::start(&config);
     let limits = http::Limits { connections_max: config.rest.connections_max };
     let router = http::router(&config, supervisor.clone());

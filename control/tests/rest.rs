@@ -206,6 +206,56 @@ async fn changes_that_cannot_be_are_refused() {
     }
 }
 
+#[tokio::test]
+async fn proofs_are_given_to_their_owner_and_the_key_to_everybody() {
+    let server = Server::start("").await;
+    let client = server.ready().await;
+    let nobody = Client::new(server.address.clone(), server.fingerprint, None).unwrap();
+    let key: tradewind_integrity::PublicKey = nobody.receipt_key().await.unwrap().public_key.parse().unwrap();
+    let (answer, _) = client.submit(&to("data:done")).await.unwrap();
+    let id = answer.transfer_id.as_str();
+    while !client.status(id).await.unwrap().state.is_final() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut ignored = |_: &[u8]| true;
+    assert_eq!(code(&client.manifest(id, &mut ignored).await.unwrap_err()), ApiCode::NotFound.into(), "the fake engine writes none");
+    let receipt = key.verify(&client.receipt(id).await.unwrap()).unwrap();
+    assert_eq!((receipt.user.as_str(), receipt.bytes, &receipt.manifest_sha256), ("ann", 5, &None));
+
+    let folder = server.folder.path().join("state/manifests");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(format!("{id}.ndjson")), "abc").unwrap();
+    let mut manifest = Vec::new();
+    let mut take = |bytes: &[u8]| {
+        manifest.extend_from_slice(bytes);
+        true
+    };
+    client.manifest(id, &mut take).await.unwrap();
+    assert_eq!(manifest, b"abc");
+    let document = client.receipt(id).await.unwrap();
+    let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(key.verify(&document).unwrap().manifest_sha256.as_deref(), Some(sha256));
+    assert_eq!(client.receipt(id).await.unwrap(), document, "the same again");
+
+    let bob = server.client("bob", "secret-of-bob");
+    assert_eq!(code(&bob.manifest(id, &mut ignored).await.unwrap_err()), ApiCode::NotFound.into());
+    assert_eq!(code(&bob.receipt(id).await.unwrap_err()), ApiCode::NotFound.into());
+    let (running, _) = client.submit(&to("data:run")).await.unwrap();
+    assert_eq!(code(&client.receipt(&running.transfer_id).await.unwrap_err()), ApiCode::Invalid.into());
+    assert_eq!(code(&client.manifest(&running.transfer_id, &mut ignored).await.unwrap_err()), ApiCode::Invalid.into());
+
+    let line = b"{\"path\":\"a\",\"size\":1}\n";
+    for (client, url, body, expected) in [
+        (&nobody, "data:in/", line.to_vec(), ProblemCode::from(ApiCode::Unauthorized)),
+        (&client, "nowhere:in/", line.to_vec(), ApiCode::StoreUnknown.into()),
+        (&client, "data:in/", Vec::new(), ErrorCode::ResourceExhausted.into()),
+        (&client, "data:in/", line.repeat(VERIFY_LINES_MAX + 1), ErrorCode::ResourceExhausted.into()),
+        (&client, "data:in/", vec![b'x'; limits::VERIFY_BODY_BYTES_MAX + 1], ApiCode::BodyTooLarge.into()),
+    ] {
+        assert_eq!(code(&client.verify(url, body, &mut |_| ()).await.unwrap_err()), expected, "{url}");
+    }
+}
+
 /// What the typed client cannot send.
 async fn raw(server: &Server, method: &str, path: &str, body: Vec<u8>, authorized: bool) -> (u16, String, Problem) {
     let tls = pinned_tls_config(server.fingerprint).unwrap();

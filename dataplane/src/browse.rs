@@ -137,6 +137,7 @@ fn details(info: ObjectInfo) -> ObjectDetails {
         mode: info.mode,
         etag: info.etag,
         crc64: info.crc.map(|crc| crc.0),
+        attributes: info.attributes.iter().cloned().collect(),
     }
 }
 

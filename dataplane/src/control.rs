@@ -34,6 +34,7 @@ use crate::send_task::{self, BLOCKS_AHEAD, SendTask};
 use crate::shared::{Command, LaneEvent, LaneOpening, LaneShared, Mailbox, OpeningEnd};
 use crate::statistics::{Stage, WorkerStatistics};
 use crate::topology::{Opened, Workers};
+use crate::verify::Verifier;
 
 /// Name and release for the other side's messages.
 const SOFTWARE: &str = concat!("tradewind-engine ", env!("CARGO_PKG_VERSION"));
@@ -123,6 +124,7 @@ struct Engine {
     browser: Browser,
     /// Where the word of clients goes on what they have already, by lane.
     have: HashMap<u64, Arc<OnceLock<Durable>>>,
+    verifier: Verifier,
     to_control: mpsc::UnboundedSender<FromEngine>,
     actions: mpsc::UnboundedSender<Action>,
 }
@@ -157,6 +159,7 @@ pub async fn serve(stream: UnixStream, workers: Workers, pool: BlockPool, facts:
         draining: false,
         browser: Browser::new(to_control.clone()),
         have: HashMap::new(),
+        verifier: Verifier::new(to_control.clone()),
         to_control,
         actions,
     };
@@ -246,6 +249,8 @@ impl Engine {
                 }
             }
             ToEngine::Browse(browse) => self.browser.ask(browse),
+            ToEngine::Verify(verify) => self.verifier.ask(verify),
+            ToEngine::StopVerify { request_id } => self.verifier.stop(request_id),
             ToEngine::LaneGroups(groups) => {
                 for group in &groups {
                     if let Some(lane) = self.lanes.get(&group.lane_id) {
@@ -453,13 +458,13 @@ impl Engine {
         block_bytes: u32,
         blocks: u64,
     ) -> LaneTask {
-        let Destined { store, config, prepared } = destined;
+        let Destined { store, config, prepared, manifest } = destined;
         let config = UploaderConfig { pool_bytes: blocks * u64::from(block_bytes), ..config };
         let resumption = prepared.map(|prepared| prepared.resumption);
         let (uploads, stored) = mpsc::unbounded_channel();
         let uploader = Uploader::start(&tokio::runtime::Handle::current(), store, config, resumption, uploads);
         let statistics = Arc::clone(&self.workers.statistics[0]);
-        LaneTask { handle, statistics, uploader, stored, arrived, cancel, recent: VecDeque::new() }
+        LaneTask { handle, statistics, uploader, stored, arrived, cancel, recent: VecDeque::new(), manifest }
     }
 
     /// Runs a lane's task and hears of its end.

@@ -15,6 +15,7 @@ use tradewind_wire::LaneId;
 use tradewind_wire::control::close;
 
 use crate::destination;
+use crate::manifest::Manifest;
 use crate::orders::Reporting;
 use crate::shared::{Command, LaneEvent, LaneShared, Mailbox};
 use crate::statistics::{Stage, WorkerStatistics};
@@ -98,6 +99,8 @@ pub(crate) struct LaneTask {
     pub(crate) cancel: oneshot::Receiver<LaneClosed>,
     /// The latest files that were stored and the control process has not been told of.
     pub(crate) recent: VecDeque<FileDone>,
+    /// Told of every file that is durable.
+    pub(crate) manifest: Option<Manifest>,
 }
 
 /// How a lane ended.
@@ -113,6 +116,10 @@ impl LaneTask {
         let mut waiting: HashMap<u32, u64> = HashMap::new();
         let end = self.drive(opened, &mut waiting).await;
         self.tell_recent();
+        if let Some(manifest) = self.manifest.take() {
+            // Whoever hears that the transfer has ended finds it there.
+            manifest.finish().await;
+        }
         match end {
             End::Done { files, bytes } => {
                 let receipt = now_ns();
@@ -198,6 +205,9 @@ impl LaneTask {
     }
 
     fn on_stored(&mut self, event: UploadEvent, waiting: &mut HashMap<u32, u64>) -> Option<End> {
+        if let Some(manifest) = &self.manifest {
+            manifest.stored(&event);
+        }
         match event {
             UploadEvent::BlockDurable(block) => {
                 if let Some(complete_ns) = waiting.remove(&block) {

@@ -9,6 +9,7 @@ use tradewind_ipc::{Destination, DurableList, Job, OpenLane, Receive};
 use tradewind_storage::{FetchConfig, PoolNeed, Store, StoreError, UploaderConfig, Wanted, fetch};
 
 use crate::destination;
+use crate::manifest::Manifest;
 use crate::pack::Objects;
 use crate::resume::{Prepared, State};
 use crate::send_task::BLOCKS_AHEAD;
@@ -29,6 +30,8 @@ pub(crate) struct Destined {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) config: UploaderConfig,
     pub(crate) prepared: Option<Prepared>,
+    /// Where what is stored is written down.
+    pub(crate) manifest: Option<Manifest>,
 }
 
 /// What a lane is to do, with its stores open.
@@ -141,11 +144,12 @@ async fn destined(open: &OpenLane, into: &Receive, state: Option<State>) -> Resu
         part_bytes: Some(part_bytes(store.as_ref())),
         ..UploaderConfig::default()
     };
+    let manifest = state.as_ref().and_then(|state| state.manifest(&open.transfer_id));
     let prepared = match state {
-        Some(state) => Some(state.prepare(open.lane_id, &store, &config, into.resume).await?),
+        Some(state) => Some(state.prepare(open.lane_id, &store, &config, into.resume, manifest.as_ref()).await?),
         None => None,
     };
-    Ok(Destined { store, config, prepared })
+    Ok(Destined { store, config, prepared, manifest })
 }
 
 /// Size of the parts of an object unless it needs larger ones: the last part is only on its way when the network has nothing left

@@ -10,6 +10,8 @@ use tradewind_ipc::{DurableList, DurableSummary};
 use tradewind_proto::block::fingerprint;
 use tradewind_storage::{Durable, Journal, Resumption, RetryPolicy, Scope, Store, StoreError, UploaderConfig, resume};
 
+use crate::manifest::{self, Manifest};
+
 /// How long looking through what earlier transfers left may take.
 const RESUME_TIMEOUT: Duration = Duration::from_secs(80);
 /// How long giving up old uploads may keep a transfer waiting.
@@ -20,6 +22,7 @@ const SWEEP_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct State {
     journal: Journal,
     lists: PathBuf,
+    directory: PathBuf,
     keep: Duration,
 }
 
@@ -44,32 +47,49 @@ impl State {
             _ => {}
         }
         fs::create_dir_all(&lists).map_err(failed)?;
-        Ok(Self { journal: Journal::open(directory)?, lists, keep })
+        manifest::prepare(directory).map_err(failed)?;
+        Ok(Self { journal: Journal::open(directory)?, lists, directory: directory.to_owned(), keep })
     }
 
-    /// Finds out what is durable below the destination. `is_wanted`: the sender asks for it.
+    /// Begins the manifest of a transfer.
+    pub(crate) fn manifest(&self, transfer_id: &str) -> Option<Manifest> {
+        Manifest::begin(&self.directory, transfer_id)
+    }
+
+    /// Finds out what is durable below the destination. `is_wanted`: the sender asks for it; then it goes into the manifest too.
     pub(crate) async fn prepare(
         &self,
         lane_id: u64,
         store: &Arc<dyn Store>,
         config: &UploaderConfig,
         is_wanted: bool,
+        manifest: Option<&Manifest>,
     ) -> Result<Prepared, StoreError> {
         let scope = self.journal.scope(Arc::clone(store));
         self.sweep(&scope, config.retry).await;
-        let looking = tokio::time::timeout(RESUME_TIMEOUT, self.look(lane_id, &scope, config, is_wanted)).await;
+        let looking = tokio::time::timeout(RESUME_TIMEOUT, self.look(lane_id, &scope, config, is_wanted, manifest)).await;
         if let Ok(prepared) = looking {
             return prepared;
         }
         // Too much is there to be looked at: it is sent again, and recognised one by one.
         tracing::warn!("lane {lane_id:016x}: what is durable was not found out within {} s and is sent again", RESUME_TIMEOUT.as_secs());
         self.forget_list(lane_id);
-        let mut prepared = self.look(lane_id, &scope, config, false).await?;
+        if let Some(manifest) = manifest {
+            manifest.restart();
+        }
+        let mut prepared = self.look(lane_id, &scope, config, false, None).await?;
         prepared.resumption.recognise();
         Ok(prepared)
     }
 
-    async fn look(&self, lane_id: u64, scope: &Scope, config: &UploaderConfig, is_wanted: bool) -> Result<Prepared, StoreError> {
+    async fn look(
+        &self,
+        lane_id: u64,
+        scope: &Scope,
+        config: &UploaderConfig,
+        is_wanted: bool,
+        manifest: Option<&Manifest>,
+    ) -> Result<Prepared, StoreError> {
         let path = self.list_path(lane_id);
         let failed = |error: io::Error| StoreError::Journal { detail: format!("{}: {error}", path.display()) };
         let (mut summary, mut list) = (DurableSummary::default(), None);
@@ -78,6 +98,9 @@ impl State {
                 Some(list) => list,
                 none => none.insert(BufWriter::new(File::create(&path).map_err(failed)?)),
             };
+            if let Some(manifest) = manifest {
+                manifest.already(durable);
+            }
             write_line(list, &mut summary, durable).map_err(failed)
         };
         let resumption = resume(scope, config, is_wanted, &mut each).await?;
@@ -118,7 +141,7 @@ impl State {
 /// A line as `tradewind_api::DurableEntry` reads it.
 fn write_line(out: &mut impl Write, summary: &mut DurableSummary, durable: &Durable) -> io::Result<()> {
     match durable {
-        Durable::File { path, size, mtime_ns } => {
+        Durable::File { path, size, mtime_ns, .. } => {
             summary.files += 1;
             summary.files_bytes += size;
             writeln!(out, r#"{{"file":"{}"}}"#, hex(path, *size, *mtime_ns))

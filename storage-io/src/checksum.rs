@@ -42,6 +42,29 @@ impl Crc64 {
     }
 }
 
+/// A checksum under way, of bytes that come in small pieces: combining costs more than they do.
+#[derive(Debug)]
+pub struct RunningCrc64(crc_fast::Digest);
+
+impl Default for RunningCrc64 {
+    fn default() -> Self {
+        Self(crc_fast::Digest::new(Crc64Nvme))
+    }
+}
+
+impl RunningCrc64 {
+    /// Goes on with these bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The checksum of all bytes so far.
+    #[must_use]
+    pub fn finish(&self) -> Crc64 {
+        Crc64(self.0.finalize())
+    }
+}
+
 impl std::fmt::Display for Crc64 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:016x}", self.0)
@@ -71,6 +94,9 @@ mod tests {
         fn combining_equals_reading_it_all(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..12)) {
             let whole = pieces.iter().fold(Crc64::default(), |crc, piece| crc.append(Crc64::of(piece), piece.len() as u64));
             prop_assert_eq!(whole, Crc64::of(&pieces.concat()));
+            let mut running = RunningCrc64::default();
+            pieces.iter().for_each(|piece| running.update(piece));
+            prop_assert_eq!(running.finish(), whole);
         }
     }
 }

@@ -16,14 +16,14 @@ mod fetch;
 mod journal;
 mod list;
 mod local;
-mod name;
+pub mod name;
 mod plan;
 mod retry;
 mod s3;
 mod store;
 mod upload;
 
-pub use checksum::Crc64;
+pub use checksum::{Crc64, RunningCrc64};
 pub use error::{StoreError, UploadError};
 pub use fetch::{FetchConfig, Fetched, FetchedObject, Wanted, fetch};
 pub use journal::{Durable, Journal, Resumption, Scope, resume};

@@ -6,7 +6,8 @@
 const QUOTE: &str = "\u{201b}";
 
 /// The key of a file's name.
-pub(crate) fn encode(name: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn encode(name: &[u8]) -> Vec<u8> {
     let mut key = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
         key.push_str(&chunk.valid().replace(QUOTE, &[QUOTE, QUOTE].concat()));

@@ -173,6 +173,8 @@ pub struct StoredObject {
     pub crc: Crc64,
     /// Whether the store itself checked that checksum.
     pub verified_by_store: bool,
+    /// The store's name for this version of the object, in buckets with versions.
+    pub version_id: Option<String>,
 }
 
 /// An object that is there.

@@ -13,6 +13,7 @@ use crate::limits::{RESPONSE_BODY_BYTES_MAX, TRANSFER_ID_BYTES_MAX};
 use crate::objects::{ListQuery, ObjectQuery, Removed};
 use crate::pin::{Presented, pinned_and_watched};
 use crate::problem::{ApiCode, Problem};
+use crate::proof::{ReceiptKey, Verified, VerifyQuery};
 use crate::rates::RateChange;
 use crate::types::{DurableEntry, Health, SubmitRequest, SubmitResponse, TransferList, TransferStatus};
 use crate::{Fingerprint, ObjectDetails, ObjectPage, ServerAddress};
@@ -22,6 +23,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same where the engine looks through what earlier transfers left, or tells of it.
 const RESUME_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Bound of answers that go on as long as something moves.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
 
 /// Longest line of a list of what is durable.
 const DURABLE_LINE_BYTES_MAX: usize = 4096;
@@ -272,6 +276,78 @@ impl Client {
         }
         let (status, body) = self.body(response).await?;
         serde_json::from_slice(&body).map_err(|e| self.not_tradewind(status, e.to_string()))
+    }
+
+    /// `GET /v1/transfers/{id}/manifest`: hands over its bytes as they arrive, until `each` wants no more.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn manifest(&self, transfer_id: &str, each: &mut (dyn FnMut(&[u8]) -> bool + Send)) -> Result<(), ClientError> {
+        let path = format!("{}/manifest", transfer_path(transfer_id)?);
+        let mut response = self.transmit(self.request(Method::GET, &path).timeout(STREAM_TIMEOUT)).await?;
+        if !response.status().is_success() {
+            return self.read(response).await;
+        }
+        while let Some(piece) = response.chunk().await.map_err(|e| self.transport_error(&e))? {
+            if !each(&piece) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// `GET /v1/transfers/{id}/receipt`: the document as the server signed it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn receipt(&self, transfer_id: &str) -> Result<String, ClientError> {
+        let path = format!("{}/receipt", transfer_path(transfer_id)?);
+        let response = self.send(Method::GET, &path, None).await?;
+        if !response.status().is_success() {
+            return self.read(response).await;
+        }
+        let (status, body) = self.body(response).await?;
+        String::from_utf8(body).map_err(|e| self.not_tradewind(status, e.to_string()))
+    }
+
+    /// `GET /v1/receipt-key`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn receipt_key(&self) -> Result<ReceiptKey, ClientError> {
+        self.read(self.send(Method::GET, "v1/receipt-key", None).await?).await
+    }
+
+    /// `POST /v1/verify`: has stored objects read and compared with these lines of a manifest. `each` is told at least once a second how far it
+    /// is. Dropping the call ends the reading at the server.
+    ///
+    /// # Errors
+    /// [`ClientError`], also when nothing is heard for a minute.
+    pub async fn verify(&self, url: &str, lines: Vec<u8>, each: &mut (dyn FnMut(Verified) + Send)) -> Result<(), ClientError> {
+        let query = VerifyQuery { url: url.to_owned() };
+        let request = self.request(Method::POST, "v1/verify").query(&query).timeout(STREAM_TIMEOUT);
+        let mut response = self.transmit(request.header(CONTENT_TYPE, "application/x-ndjson").body(lines)).await?;
+        if !response.status().is_success() {
+            return self.read(response).await;
+        }
+        let (status, mut rest, mut ended) = (response.status().as_u16(), Vec::new(), false);
+        let silent = |_| ClientError::Timeout { server: self.server.clone(), seconds: REQUEST_TIMEOUT.as_secs() };
+        while let Some(piece) =
+            tokio::time::timeout(REQUEST_TIMEOUT, response.chunk()).await.map_err(silent)?.map_err(|e| self.transport_error(&e))?
+        {
+            rest.extend_from_slice(&piece);
+            while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                let verified: Verified = serde_json::from_slice(&line).map_err(|e| self.not_tradewind(status, e.to_string()))?;
+                ended |= verified.ended;
+                each(verified);
+            }
+            if rest.len() > RESPONSE_BODY_BYTES_MAX {
+                return Err(self.not_tradewind(status, format!("a line of more than {RESPONSE_BODY_BYTES_MAX} bytes")));
+            }
+        }
+        let reason = || "the server or its engine stopped before it had read everything".to_owned();
+        if ended { Ok(()) } else { Err(ClientError::Unreachable { server: self.server.clone(), reason: reason() }) }
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Response, ClientError> {

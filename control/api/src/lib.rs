@@ -11,6 +11,10 @@
 //! | `GET /v1/objects?url=URL&recursive=&after=&limit=` ([`ListQuery`]) | 200 [`ObjectPage`] |
 //! | `GET /v1/object?url=URL` | 200 [`ObjectDetails`] |
 //! | `DELETE /v1/object?url=URL` | 200 [`Removed`] |
+//! | `GET /v1/transfers/{id}/manifest` | 200, a line of JSON for each file that is durable |
+//! | `GET /v1/transfers/{id}/receipt` | 200, two lines of JSON: what was transferred, and a signature |
+//! | `GET /v1/receipt-key` | 200 [`ReceiptKey`], without credentials too |
+//! | `POST /v1/verify?url=URL` (lines of a manifest) | 200, a [`Verified`] a line, at least one a second |
 //! | `GET /healthz` | 200 or 503 [`Health`]; details only with credentials |
 //!
 //! Everything else is answered by a [`Problem`] (`application/problem+json`, RFC 9457). Credentials travel as HTTP Basic, or
@@ -27,6 +31,7 @@ pub mod limits;
 mod objects;
 mod pin;
 mod problem;
+mod proof;
 mod rates;
 mod submit;
 mod types;
@@ -39,6 +44,7 @@ pub use known::{KnownServers, KnownServersError, Trust, TrustError, Trusted, est
 pub use objects::{ListQuery, ObjectQuery, Removed, folder_url};
 pub use pin::{pinned_tls_config, probe_fingerprint};
 pub use problem::{ApiCode, Problem, ProblemCode};
+pub use proof::{ReceiptKey, VERIFY_LINES_MAX, Verdict, Verified, VerifyQuery};
 pub use rates::{GroupShare, RateChange, RateGrant, RateStatus};
 pub use submit::{Submission, parse_submit};
 pub use tradewind_ipc::{

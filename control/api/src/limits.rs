@@ -2,6 +2,8 @@
 
 /// Largest request body, bytes.
 pub const REQUEST_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Largest body of a request to verify, bytes: with a destination and its secrets it fits one message to the engine.
+pub const VERIFY_BODY_BYTES_MAX: usize = 96 * 1024;
 /// Largest response body that the client reads, bytes.
 pub const RESPONSE_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Largest destination text, bytes.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tradewind_api::{SubmitRequest, SubmitResponse, TransferStatus};
-use tradewind_client::{Progress, Source, SourceError, UploadReport};
+use tradewind_client::{Progress, Source, SourceError, SourceNote, UploadReport};
 
 use crate::failure::{Failure, source_code};
 use crate::gather::LeftOut;
@@ -150,6 +150,15 @@ pub(crate) fn file_error(error: &SourceError) -> Value {
         "path": error.path().to_string_lossy(),
         "code": source_code(error),
         "message": error.to_string(),
+    })
+}
+
+/// Something of a file that is not kept at the destination; its bytes are.
+pub(crate) fn file_note(note: &SourceNote) -> Value {
+    json!({
+        "event": "file_note",
+        "path": note.path.to_string_lossy(),
+        "message": note.what,
     })
 }
 

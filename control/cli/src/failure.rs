@@ -104,6 +104,22 @@ pub(crate) enum Failure {
         /// What failed.
         source: UploadError,
     },
+    /// What is there is not what was proved to be there.
+    #[error("{detail}")]
+    Differs {
+        /// What, and where.
+        detail: String,
+    },
+    /// Stored files could not be read again.
+    #[error("{files} {} could not be read again, first: {text}", if *files == 1 { "file" } else { "files" })]
+    NotVerified {
+        /// Why the first could not.
+        code: ErrorCode,
+        /// How many.
+        files: u64,
+        /// The store's words.
+        text: String,
+    },
     /// A signal ended it.
     #[error("{}", signal.message())]
     Interrupted {
@@ -145,7 +161,8 @@ impl Failure {
             Self::Source(_) | Self::LeftOut { .. } | Self::NotGot { .. } | Self::Walk { .. } | Self::NoFiles { .. } | Self::Seal { .. } => {
                 exit::SOURCE
             }
-            Self::Transfer { code, .. } => code.exit_code(),
+            Self::Differs { .. } => exit::SOURCE,
+            Self::Transfer { code, .. } | Self::NotVerified { code, .. } => code.exit_code(),
             Self::Upload { source, .. } => upload_exit_code(source),
             Self::Interrupted { signal, .. } => signal.exit_code(),
             Self::Local { .. } => exit::INTERNAL,
@@ -164,7 +181,8 @@ impl Failure {
             Self::Server(error) => client_code(error),
             Self::Source(error) | Self::LeftOut { first: error, .. } => source_code(error).to_string(),
             Self::NotGot { .. } | Self::Walk { .. } | Self::NoFiles { .. } | Self::Seal { .. } => ErrorCode::SourceUnreadable.to_string(),
-            Self::Transfer { code, .. } => code.to_string(),
+            Self::Differs { .. } => ErrorCode::IntegrityMismatch.to_string(),
+            Self::Transfer { code, .. } | Self::NotVerified { code, .. } => code.to_string(),
             Self::Upload { source, .. } => upload_code(source).to_string(),
             Self::Interrupted { .. } => ErrorCode::Cancelled.to_string(),
             Self::Local { .. } => ErrorCode::Internal.to_string(),
@@ -181,6 +199,7 @@ impl Failure {
             }
             Self::SealKey { hint, .. } => Some(*hint),
             Self::Server(error) => error.hint(),
+            Self::NotVerified { code, .. } => Some(code.hint()),
             Self::Source(SourceError::Read { .. }) | Self::Walk { .. } => Some("check that it exists and that you may read it"),
             Self::NoFiles { unselected: 1.., .. } => Some("check the patterns and times that select: --dry-run shows what they leave"),
             Self::NoFiles { .. } => Some("empty directories, links and special files are not sent"),
@@ -194,7 +213,7 @@ impl Failure {
         match self {
             Self::Trust(TrustError::Unreachable { .. }) => true,
             Self::Server(error) => error.is_retryable(),
-            Self::Transfer { code, .. } => code.is_retryable(),
+            Self::Transfer { code, .. } | Self::NotVerified { code, .. } => code.is_retryable(),
             Self::Upload { source, .. } => upload_code(source).is_retryable(),
             _ => false,
         }

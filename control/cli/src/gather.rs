@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
-use tradewind_client::{Found, Source, SourceError, Sources};
+use tradewind_client::{Found, Source, SourceError, SourceNote, Sources};
 
 use crate::events;
 use crate::failure::Failure;
@@ -32,6 +32,8 @@ pub(crate) struct LeftOut {
     pub(crate) skipped: AtomicU64,
     /// Files that the selection leaves out.
     pub(crate) unselected: AtomicU64,
+    /// Things of files that cannot be kept, though the files are sent.
+    pub(crate) unkept: AtomicU64,
     first: Mutex<Option<SourceError>>,
 }
 
@@ -65,6 +67,17 @@ impl LeftOut {
             Notes::Lines(lines) if number < NOTES_MAX => drop(lines.send(why)),
             Notes::Lines(lines) if number == NOTES_MAX => drop(lines.send("more is skipped; it is counted only".to_owned())),
             Notes::Events | Notes::Lines(_) | Notes::Quiet => {}
+        }
+    }
+
+    /// Something of a file cannot be kept; the file is sent.
+    pub(crate) fn note(&self, note: &SourceNote, notes: &Notes) {
+        let number = self.unkept.fetch_add(1, Relaxed);
+        match notes {
+            Notes::Events => events::emit(&events::file_note(note)),
+            Notes::Lines(lines) if number < NOTES_MAX => drop(lines.send(format!("{}: {}", note.path.display(), note.what))),
+            Notes::Lines(lines) if number == NOTES_MAX => drop(lines.send("more is not kept of files; it is counted only".to_owned())),
+            Notes::Lines(_) | Notes::Quiet => {}
         }
     }
 

@@ -82,6 +82,7 @@ impl Place {
             .map_err(|error| unusable("cannot make the directory", format!("{}: {error}", directory.display())))
             .and_then(|root| {
                 let store = LocalStore::open(&root).map_err(|error| unusable("cannot use the directory", error.to_string()))?;
+                let store = if options.preserve_owner { store.restoring_owners() } else { store };
                 let journal =
                     open_journal().inspect_err(|error| display::note(&format!("{error}; an interrupted download will start over"))).ok();
                 Ok(Self { store: Arc::new(store), name, journal })
@@ -224,7 +225,7 @@ impl Getting<'_> {
         let name = &config.name;
         let source_name = last_part(self.source).as_bytes();
         let mut each = |durable: &Durable| {
-            let (Durable::File { path, size, mtime_ns } | Durable::Part { path, size, mtime_ns, .. }) = durable;
+            let (Durable::File { path, size, mtime_ns, .. } | Durable::Part { path, size, mtime_ns, .. }) = durable;
             // The server knows the one file by its own name.
             let path = if matches!(name, ObjectName::Exact(_)) { source_name } else { path };
             let file = fingerprint(path, *size, *mtime_ns);

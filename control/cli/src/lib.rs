@@ -10,6 +10,8 @@
 //! | `tradewind cancel ID` | ends a transfer | `transfers` |
 //! | `tradewind ls URL`, `stat URL`, `rm URL…` | lists, shows and removes objects of a server's stores | `objects` |
 //! | `tradewind seal PATH…`, `unseal PATH…`, `seal-key FILE` | encrypts and decrypts files on this machine | `seal` |
+//! | `tradewind verify DEST` | compares stored files with a manifest by reading them again | `verify` |
+//! | `tradewind verify-receipt FILE`, `receipt-key` | checks a server's receipt; prints the key for that | `proof` |
 //! | `tradewind doctor` | examines this machine and, if asked, a server | `doctor` |
 //! | `tradewind completions SHELL` | prints a completion script | here |
 //!
@@ -27,9 +29,11 @@ mod follow;
 mod gather;
 mod get;
 mod interrupt;
+mod keep;
 mod lists;
 mod objects;
 mod options;
+mod proof;
 mod rate;
 mod retry;
 mod seal;
@@ -38,6 +42,7 @@ mod send;
 mod sources;
 mod transfers;
 mod units;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -73,6 +78,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Seal(options) => with_runtime(false, seal::seal(options)),
         Command::Unseal(options) => with_runtime(false, seal::unseal(options)),
         Command::SealKey(options) => with_runtime(false, async move { seal::seal_key(&options) }),
+        Command::Verify(options) => with_runtime(options.json, verify::verify(&options)),
+        Command::VerifyReceipt(options) => with_runtime(options.json, async { proof::verify_receipt(&options) }),
+        Command::ReceiptKey(options) => with_runtime(options.json, proof::receipt_key(&options)),
         Command::Doctor(options) => with_runtime(options.json, doctor::doctor(&options)),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -272,7 +272,7 @@ fn println_escaped(text: &str) -> Result<(), Failure> {
 }
 
 /// A name that steers no terminal and stays on its line: control characters, and those that turn the direction of writing, as `\u{1b}`.
-fn escaped(name: &str) -> String {
+pub(crate) fn escaped(name: &str) -> String {
     let steers = |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     name.chars().flat_map(|c| if steers(c) { c.escape_unicode().collect() } else { vec![c] }).collect()
 }
@@ -303,6 +303,7 @@ fn described(url: &str, details: &ObjectDetails) -> Vec<String> {
         ("CRC-64    ", details.crc64.map(|crc| format!("{crc:016x}"))),
     ];
     lines.extend(further.into_iter().filter_map(|(name, value)| Some(format!("{name}{}", value?))));
+    lines.extend(details.attributes.iter().map(|(name, value)| format!("{:10}{}", escaped(name), escaped(value))));
     lines
 }
 

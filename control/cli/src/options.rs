@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use tradewind_api::{Fingerprint, RateChange, RatePolicy, ResumePolicy, ServerAddress};
 
+use crate::keep::KeepOptions;
 use crate::lists::ListOptions;
+use crate::proof::{ProofOptions, ReceiptKeyOptions, VerifyReceiptOptions};
 use crate::rate::{BitRate, RateOrNone};
 use crate::seal::{SEAL_HELP, SealKeyFileOptions, SealOptions, UNSEAL_HELP, UnsealOptions};
 use crate::select::SelectOptions;
+use crate::verify::VerifyOptions;
 
 /// Moves files at line rate over any distance, straight into object storage.
 #[derive(Debug, Parser)]
@@ -19,7 +22,7 @@ pub(crate) struct Options {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes:
+Exit codes (7 is also: verify found something else than the manifest says):
   0 done                     6 destination refused
   1 internal error           7 source unreadable or changed
   2 usage                    8 transfer failed
@@ -100,7 +103,7 @@ With '/' at its end a URL is a folder; without, an object, and for ls all that b
 pub(crate) enum Command {
     /// Send files and directories to a server's store.
     #[command(allow_missing_positional = true, after_long_help = SEND_HELP, after_help = "See --help for how files are named at the destination.")]
-    Send(SendOptions),
+    Send(Box<SendOptions>),
     /// Get objects of a server's store as files.
     #[command(allow_missing_positional = true, after_long_help = GET_HELP, after_help = "See --help for how files are named.")]
     Get(GetOptions),
@@ -131,6 +134,12 @@ pub(crate) enum Command {
     Unseal(UnsealOptions),
     /// Make a key file for sealing.
     SealKey(SealKeyFileOptions),
+    /// Have a server read stored files again and compare them with a manifest. Exit code 7: some differ or are missing.
+    Verify(VerifyOptions),
+    /// Check a receipt, and the manifest that it is about, without asking anybody.
+    VerifyReceipt(VerifyReceiptOptions),
+    /// Print the key that checks a server's receipts.
+    ReceiptKey(ReceiptKeyOptions),
     /// Examine this machine and, with --server, the way to a server.
     Doctor(DoctorOptions),
     /// Print a completion script for a shell.
@@ -183,6 +192,10 @@ pub(crate) struct SendOptions {
     pub(crate) server: ServerOptions,
     #[command(flatten)]
     pub(crate) select: SelectOptions,
+    #[command(flatten)]
+    pub(crate) keep: KeepOptions,
+    #[command(flatten)]
+    pub(crate) proof: ProofOptions,
     /// Print what would be sent and under which names, and send nothing. The server is not asked.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -229,6 +242,9 @@ pub(crate) struct GetOptions {
     /// Replace files that exist.
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// Give files the numeric owner and group that were kept with `send --preserve owner`. Takes root.
+    #[arg(long)]
+    pub(crate) preserve_owner: bool,
     /// What of earlier downloads into the same directory is not got again.
     #[arg(long, value_enum, default_value_t = ResumeOption::Attributes)]
     pub(crate) resume: ResumeOption,
@@ -480,7 +496,7 @@ mod tests {
 
     fn send(line: &str) -> SendOptions {
         match parse(line).unwrap().command {
-            Command::Send(options) => options,
+            Command::Send(options) => *options,
             other => panic!("{other:?}"),
         }
     }

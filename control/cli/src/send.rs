@@ -110,10 +110,12 @@ async fn once(options: &SendOptions, plan: &Arc<Plan>, attempt: &mut Attempt, in
     };
 
     let cancel = Arc::new(AtomicBool::new(false));
+    let noted = (Arc::clone(&left_out), notes.clone());
+    let sources = head.sources.keeping(options.keep.for_sources(), move |note| noted.0.note(&note, &noted.1));
     let problems = (Arc::clone(&left_out), notes);
     let on_problem = Box::new(move |error| problems.0.fail(error, &problems.1));
     let mut reporter = Reporter::new(options.json, options.quiet, head.bytes);
-    let upload = match upload(head.sources, durable, on_problem, &agreed, Arc::clone(&cancel)) {
+    let upload = match upload(sources, durable, on_problem, &agreed, Arc::clone(&cancel)) {
         Ok(upload) => upload,
         Err(error) => return Err(explain(&agreed.client, id, error, None).await),
     };
@@ -140,6 +142,7 @@ async fn once(options: &SendOptions, plan: &Arc<Plan>, attempt: &mut Attempt, in
             if has_sent {
                 reporter.done(&report, server.as_ref());
             }
+            interrupts.unless(options.proof.fetch(&agreed.client, id)).await.map_err(interrupted)??;
             left_out.failure(has_sent).map_or(Ok(exit::OK), Err)
         }
         Err(error) => {

@@ -25,6 +25,7 @@ mod error;
 mod frame;
 mod message;
 mod secret;
+mod verify;
 
 pub use browse::{Browse, BrowseAnswer, BrowseQuestion, Browsed, ObjectDetails, ObjectEntry, ObjectPage};
 pub use channel::{
@@ -39,3 +40,4 @@ pub use message::{
     PROTOCOL_VERSION, Progress, RatePolicy, Ready, Receive, Role, S3Store, StageLatency, Stats, Store, ToEngine, XdpMode, XdpStatus,
 };
 pub use secret::{LANE_SECRET_BYTES, LaneSecret, SecretText};
+pub use verify::{VERIFY_HEARTBEAT_MS, Verdict, Verified, Verify};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Browse, Browsed, ErrorCode, LaneSecret, SecretText};
+use crate::{Browse, Browsed, ErrorCode, LaneSecret, SecretText, Verified, Verify};
 
 /// Version of this set of messages. Both processes come from one release, so the rule is plain: equal or refused.
 pub const PROTOCOL_VERSION: u32 = 5;
@@ -61,6 +61,13 @@ pub enum ToEngine {
     },
     /// List, look at or remove objects. Answered by [`FromEngine::Browsed`].
     Browse(Box<Browse>),
+    /// Read objects and compare them with a manifest. Answered by [`FromEngine::Verified`] until that says that it has ended.
+    Verify(Box<Verify>),
+    /// Nobody wants that answer any more; none comes after this but what is on its way.
+    StopVerify {
+        /// [`Verify::request_id`].
+        request_id: u64,
+    },
     /// Take no new lanes, finish those that run, then exit with status 0.
     Drain,
     /// Answer with [`FromEngine::Stats`].
@@ -90,6 +97,8 @@ pub enum FromEngine {
     LaneFailed(LaneClosed),
     /// Answer to [`ToEngine::Browse`].
     Browsed(Box<Browsed>),
+    /// Answer to [`ToEngine::Verify`].
+    Verified(Box<Verified>),
     /// Answer to [`ToEngine::StatsRequest`].
     Stats(Stats),
 }

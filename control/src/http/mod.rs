@@ -1,7 +1,9 @@
 //! The REST interface: connections in [`server`], requests about objects in [`objects`], all others here.
 
 mod objects;
+mod proof;
 mod server;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,6 +23,7 @@ use tradewind_api::{
     ApiCode, ErrorCode, Health, HealthState, Problem, RateChange, SubmitResponse, TransferList, TransferStatus, parse_submit,
 };
 
+pub(crate) use proof::manifest_path;
 use server::Peer;
 pub use server::{Limits, Running, start};
 
@@ -43,6 +46,7 @@ struct App {
     request_timeout: Duration,
     /// Where lists for the engine go.
     lists: PathBuf,
+    proofs: proof::Proofs,
 }
 
 type Shared = State<Arc<App>>;
@@ -76,12 +80,17 @@ pub fn router(config: &Config, supervisor: Supervisor) -> Router {
         supervisor,
         request_timeout: Duration::from_secs(config.rest.request_timeout_s),
         lists: config.state_dir.join("durable"),
+        proofs: proof::Proofs::open(&config.state_dir),
     };
     let app = Arc::new(app);
     Router::new()
         .route("/v1/transfers", post(submit).get(list))
         .route("/v1/transfers/{id}", get(status).patch(change_rate).delete(cancel))
         .route("/v1/transfers/{id}/durable", get(durable).post(have))
+        .route("/v1/transfers/{id}/manifest", get(proof::manifest))
+        .route("/v1/transfers/{id}/receipt", get(proof::receipt))
+        .route("/v1/receipt-key", get(proof::receipt_key))
+        .route("/v1/verify", post(verify::verify))
         .route("/v1/objects", get(objects::list))
         .route("/v1/object", get(objects::show).delete(objects::remove))
         .route("/healthz", get(health))

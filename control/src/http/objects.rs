@@ -81,7 +81,7 @@ const AFTER_BYTES_MAX: usize = 4 * OBJECT_KEY_BYTES_MAX;
 
 impl App {
     /// Store and name of a URL, if this user may use them. Who is asked before what is asked.
-    fn place(&self, headers: &HeaderMap, url: Result<&str, &QueryRejection>) -> Result<Destination, Problem> {
+    pub(super) fn place(&self, headers: &HeaderMap, url: Result<&str, &QueryRejection>) -> Result<Destination, Problem> {
         let user = self.identify(headers)?;
         let url = DestinationUrl::parse(url.map_err(malformed)?).map_err(|e| Problem::new(ErrorCode::DestinationInvalid, e.to_string()))?;
         Ok(stores::resolve(&self.stores, &user, &url)?.destination)

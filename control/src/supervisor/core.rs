@@ -12,13 +12,14 @@ use tradewind_api::{
 };
 use tradewind_ipc::{
     BrowseQuestion, FromEngine, LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneGroup, LaneOrders, LaneRate, LaneReport, LaneSecret,
-    OpenLane, Ready, Store, ToEngine,
+    Limiter, OpenLane, Ready, Store, ToEngine,
 };
 
 use super::browse::{Browsing, Reply};
 use super::engine::is_ready;
 use super::rates::Rates;
 use super::transfer::{Transfer, Waiting};
+use super::verify::Verifying;
 use super::{Caller, Command, EngineEvent};
 use crate::config::{Config, DataSection, LimitsSection};
 use crate::stores::Places;
@@ -44,6 +45,9 @@ const RATES_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// The engine ends idle lanes itself and knows why they are idle; so much later we do it for an engine that does not.
 const IDLE_MARGIN: Duration = Duration::from_secs(30);
 
+/// A sender that said so long ago that it has nothing to send yet is still believed, milliseconds.
+const SOURCE_SILENCE_MS_MAX: u64 = 5_000;
+
 const _: () = assert!(SILENCE_MAX.as_secs() > 2 * STATS_INTERVAL.as_secs());
 const _: () = assert!(RESTART_DELAY_MIN.as_millis() < RESTART_DELAY_MAX.as_millis());
 
@@ -56,9 +60,15 @@ pub(super) enum Event {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Effect {
-    StartEngine { generation: u64 },
+    StartEngine {
+        generation: u64,
+    },
     Send(ToEngine),
     KillEngine,
+    /// Nothing is told of this transfer any more.
+    Forget {
+        transfer_id: String,
+    },
     Stop,
 }
 
@@ -90,6 +100,9 @@ pub(super) struct Core {
     transfers: HashMap<String, Transfer>,
     by_lane: HashMap<u64, String>,
     browsing: Browsing,
+    verifying: Verifying,
+    /// Transfers that have been forgotten and have left something behind.
+    forgotten: Vec<String>,
     rates: Rates,
     /// When rates are to be shared out again.
     rates_at: Instant,
@@ -110,6 +123,8 @@ impl Core {
             transfers: HashMap::new(),
             by_lane: HashMap::new(),
             browsing: Browsing::default(),
+            verifying: Verifying::default(),
+            forgotten: Vec::new(),
             rates: Rates::new(&config.caps),
             rates_at: now,
             drain_until: None,
@@ -163,6 +178,10 @@ impl Core {
                 let _ = reply.send(self.change_rate(now, &owner, &id, change));
             }
             Command::Browse { store, question, reply } => self.browse(now, *store, question, reply, effects),
+            Command::Verify { destination, lines, reply } => match self.ready() {
+                Ok(_) => effects.extend(self.verifying.ask(*destination, lines, reply).map(Effect::Send)),
+                Err(problem) => drop(reply.send(Err(problem))),
+            },
             Command::Health { reply } => {
                 let _ = reply.send(self.health());
             }
@@ -270,12 +289,16 @@ impl Core {
             return true;
         }
         let oldest = self.transfers.iter().filter_map(|(id, t)| Some((t.ended()?, id.clone()))).min();
-        oldest.is_some_and(|(_, id)| self.transfers.remove(&id).is_some())
+        let Some((_, id)) = oldest else { return false };
+        self.transfers.remove(&id);
+        self.forgotten.push(id);
+        true
     }
 
     fn forget_expired(&mut self, now: Instant) {
         let keep = Duration::from_secs(self.limits.finished_keep_s);
-        self.transfers.retain(|_, t| t.ended().is_none_or(|ended| now.saturating_duration_since(ended) <= keep));
+        let is_old = |t: &Transfer| t.ended().is_some_and(|ended| now.saturating_duration_since(ended) > keep);
+        self.forgotten.extend(self.transfers.extract_if(|_, t| is_old(t)).map(|(id, _)| id));
     }
 
     /// The transfer, if it is this user's: others learn no more than that it is not theirs.
@@ -411,6 +434,7 @@ impl Core {
                 }
             }
             FromEngine::Browsed(browsed) => self.browsing.answered(*browsed),
+            FromEngine::Verified(verified) => effects.extend(self.verifying.found(*verified).map(Effect::Send)),
             FromEngine::Stats(stats) => tracing::debug!(?stats, "engine statistics"),
         }
     }
@@ -420,6 +444,10 @@ impl Core {
             self.rates_at = self.rates_at.min(now + RATES_INTERVAL_MIN);
         }
         if let Some(transfer) = self.of_lane(report.lane_id) {
+            // It is there and reads: a large file's checksums come before its first byte.
+            if report.limiter == Some(Limiter::Source) && u64::from(report.silent_ms) < SOURCE_SILENCE_MS_MAX {
+                transfer.last_progress = now;
+            }
             transfer.reported(report);
         }
     }
@@ -465,6 +493,7 @@ impl Core {
             self.end(now, lane_id, ErrorCode::EngineDied, &format!("the engine {reason}"));
         }
         self.browsing.engine_ended(&reason);
+        self.verifying.engine_ended();
         self.engine = Engine::Down { reason, start_at: now + self.restart_delay };
         self.restart_delay = (self.restart_delay * 2).min(RESTART_DELAY_MAX);
     }
@@ -497,6 +526,7 @@ impl Core {
             self.close(now, lane_id, code, &text, effects);
         }
         self.forget_expired(now);
+        effects.extend(self.forgotten.drain(..).map(|transfer_id| Effect::Forget { transfer_id }));
     }
 
     fn watch_engine(&mut self, now: Instant, effects: &mut Vec<Effect>) {

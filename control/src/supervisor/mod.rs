@@ -8,6 +8,7 @@ mod core;
 mod engine;
 mod rates;
 mod transfer;
+mod verify;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -15,10 +16,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tradewind_api::{ApiCode, Health, Problem, RateChange, Submission, SubmitResponse, TransferList, TransferStatus};
-use tradewind_ipc::{BrowseAnswer, BrowseQuestion, FromEngine, Store, ToEngine};
+use tradewind_ipc::{BrowseAnswer, BrowseQuestion, Destination, FromEngine, Store, ToEngine};
 
 pub use self::core::{ANSWER_TIMEOUT, RESTART_DELAY_MAX, RESTART_DELAY_MIN};
 use self::core::{Core, Effect, Event};
+use self::verify::Findings;
 use crate::config::Config;
 use crate::stores::Places;
 
@@ -38,6 +40,7 @@ pub(crate) enum Command {
     Cancel { owner: String, id: String, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
     ChangeRate { owner: String, id: String, change: RateChange, reply: oneshot::Sender<Result<TransferStatus, Problem>> },
     Browse { store: Box<Store>, question: BrowseQuestion, reply: browse::Reply },
+    Verify { destination: Box<Destination>, lines: Vec<String>, reply: oneshot::Sender<Result<Findings, Problem>> },
     Health { reply: oneshot::Sender<Health> },
     Drain,
 }
@@ -62,7 +65,10 @@ impl Supervisor {
     #[must_use]
     pub fn start(config: &Config) -> (Self, tokio::task::JoinHandle<()>) {
         let (commands, receiver) = mpsc::channel(COMMANDS_WAITING_MAX);
-        let task = tokio::spawn(run(Core::new(config, Instant::now()), engine::EngineCommand::new(config), receiver));
+        // Of transfers that nobody can ask for any more.
+        let _ = std::fs::remove_dir_all(config.state_dir.join("manifests"));
+        let (core, engine) = (Core::new(config, Instant::now()), engine::EngineCommand::new(config));
+        let task = tokio::spawn(run(core, engine, config.state_dir.clone(), receiver));
         (Self { commands }, task)
     }
 
@@ -141,6 +147,15 @@ impl Supervisor {
         self.ask(|reply| Command::Browse { store, question, reply }).await?
     }
 
+    /// Has stored objects read and compared with lines of a manifest. Dropping the findings ends it.
+    ///
+    /// # Errors
+    /// A [`Problem`] when the engine cannot be asked or too many others have.
+    pub(crate) async fn verify(&self, destination: Destination, lines: Vec<String>) -> Result<Findings, Problem> {
+        let destination = Box::new(destination);
+        self.ask(|reply| Command::Verify { destination, lines, reply }).await?
+    }
+
     /// State of server and engine.
     ///
     /// # Errors
@@ -170,7 +185,7 @@ pub(crate) enum EngineEvent {
     Ended { generation: u64, reason: String },
 }
 
-async fn run(mut core: Core, command: engine::EngineCommand, mut commands: mpsc::Receiver<Command>) {
+async fn run(mut core: Core, command: engine::EngineCommand, state_dir: PathBuf, mut commands: mpsc::Receiver<Command>) {
     let (events, mut engine_events) = mpsc::channel(MESSAGES_WAITING_MAX);
     let mut outbox: Option<mpsc::Sender<ToEngine>> = None;
     let mut tick = tokio::time::interval(TICK);
@@ -195,6 +210,10 @@ async fn run(mut core: Core, command: engine::EngineCommand, mut commands: mpsc:
                     }
                 }
                 Effect::KillEngine => outbox = None,
+                Effect::Forget { transfer_id } => {
+                    // Not every transfer has one.
+                    tokio::spawn(tokio::fs::remove_file(crate::http::manifest_path(&state_dir, &transfer_id)));
+                }
                 Effect::Stop => return,
             }
         }

@@ -40,7 +40,8 @@ fn main() {
                     control.send(&FromEngine::Browsed(Box::new(Browsed { request_id: browse.request_id, answer }))).unwrap();
                 }
             }
-            ToEngine::LaneGroups(_) | ToEngine::LaneRate(_) | ToEngine::Have { .. } => {}
+            ToEngine::LaneGroups(_) | ToEngine::LaneRate(_) | ToEngine::Have { .. } | ToEngine::Verify(_) | ToEngine::StopVerify { .. } => {
+            }
             ToEngine::LaneOrders(orders) => {
                 for orders in orders {
                     control.send(&FromEngine::LaneReport(report(orders.lane_id, orders.number, orders.lease_kbps))).unwrap();

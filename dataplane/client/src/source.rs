@@ -15,6 +15,7 @@ use tradewind_proto::block::{Attributes, BlockWriter, FileId, FileRecord, check_
 
 use crate::durable::Durable;
 use crate::error::SourceError;
+use crate::keep::{Keep, KeepError, SourceNote};
 
 /// A file to be sent, and its name at the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Source {
 pub struct Sources {
     files: Box<dyn Iterator<Item = Source> + Send>,
     found: Arc<Found>,
+    keep: Keep,
+    on_note: Box<dyn FnMut(SourceNote) + Send>,
 }
 
 /// What has been found so far.
@@ -43,7 +46,13 @@ pub struct Found {
 impl Sources {
     /// `found` counts at least the files that the iterator has yielded.
     pub fn new(files: impl Iterator<Item = Source> + Send + 'static, found: Arc<Found>) -> Self {
-        Self { files: Box::new(files), found }
+        Self { files: Box::new(files), found, keep: Keep::default(), on_note: Box::new(drop) }
+    }
+
+    /// The same with more kept of each file. `on_note` is told of what cannot be kept, on the reading thread.
+    #[must_use]
+    pub fn keeping(self, keep: Keep, on_note: impl FnMut(SourceNote) + Send + 'static) -> Self {
+        Self { keep, on_note: Box::new(on_note), ..self }
     }
 
     pub(crate) fn found(&self) -> Arc<Found> {
@@ -72,7 +81,7 @@ pub(crate) struct Opened {
     file: File,
     path: PathBuf,
     record: FileRecord,
-    mtime: (i64, i64),
+    metadata: Metadata,
 }
 
 /// Reads blocks on a thread of its own.
@@ -152,7 +161,7 @@ fn open(number: u32, source: &Source) -> Result<Opened, SourceError> {
     };
     // Only advice: the kernel reads ahead further.
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-    Ok(Opened { file, path: source.path.clone(), record, mtime: times(&metadata) })
+    Ok(Opened { file, path: source.path.clone(), record, metadata })
 }
 
 /// Size and modification time of a source by its path, without opening it.
@@ -182,13 +191,28 @@ impl Opened {
         })
     }
 
+    /// Fills in what is kept of the file. Whether it was still the same file all the while shows [`Self::check_unchanged`], before its last
+    /// extent is cut.
+    fn keep(&mut self, keep: &Keep, stop: &AtomicBool, on_note: &mut dyn FnMut(SourceNote)) -> Result<(), ReadError> {
+        let (attributes, notes) = keep.read(&self.file, &self.metadata, stop).map_err(|error| match error {
+            KeepError::Stopped => ReadError::Stopped,
+            KeepError::Short => self.changed(format!("it ended before {} bytes", self.record.size)).into(),
+            KeepError::Read(source) => SourceError::Read { path: self.path.clone(), source }.into(),
+        })?;
+        self.record.attributes = attributes;
+        for what in notes {
+            on_note(SourceNote { path: self.path.clone(), what });
+        }
+        Ok(())
+    }
+
     /// Whether the file is still what it was when it was opened.
     fn check_unchanged(&self) -> Result<(), SourceError> {
         let metadata = self.file.metadata().map_err(|source| SourceError::Read { path: self.path.clone(), source })?;
         if metadata.len() != self.record.size {
             return Err(self.changed(format!("its size went from {} to {} bytes", self.record.size, metadata.len())));
         }
-        if times(&metadata) != self.mtime {
+        if times(&metadata) != times(&self.metadata) {
             return Err(self.changed("its modification time moved".to_owned()));
         }
         Ok(())
@@ -211,11 +235,12 @@ impl Reader {
     fn read_all(&mut self, sources: Sources) -> Result<(), Stopped> {
         let mut filling = None;
         let mut file = 0;
-        for source in sources.files {
+        let Sources { files, keep, mut on_note, .. } = sources;
+        for source in files {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Stopped);
             }
-            match self.read_source(file, &source, &mut filling) {
+            match self.read_source(file, &source, (&keep, &mut *on_note), &mut filling) {
                 Ok(()) => file += 1,
                 Err(ReadError::Stopped) => return Err(Stopped),
                 Err(ReadError::Source(error)) => {
@@ -231,20 +256,31 @@ impl Reader {
         }
     }
 
-    fn read_source(&self, file: u32, source: &Source, filling: &mut Option<Filling>) -> Result<(), ReadError> {
+    fn read_source(
+        &self,
+        file: u32,
+        source: &Source,
+        (keep, on_note): (&Keep, &mut dyn FnMut(SourceNote)),
+        filling: &mut Option<Filling>,
+    ) -> Result<(), ReadError> {
         let tally = &self.tally;
         if let Some(bytes) = self.durable.has(source) {
             tally.files_kept.fetch_add(1, Ordering::Relaxed);
             tally.bytes_kept.fetch_add(bytes, Ordering::Relaxed);
             return Ok(());
         }
-        let opened = open(file, source)?;
-        let record = &opened.record;
-        let missing = self.durable.missing(record);
+        let mut opened = open(file, source)?;
+        let missing = self.durable.missing(&opened.record);
         let wanted: u64 = missing.iter().map(|range| range.end - range.start).sum();
-        tally.bytes_kept.fetch_add(record.size - wanted, Ordering::Relaxed);
+        tally.bytes_kept.fetch_add(opened.record.size - wanted, Ordering::Relaxed);
         let mut left = wanted;
-        let result = self.read_ranges(&opened, &missing, filling, &mut left);
+        if !keep.checksums.is_empty() && opened.record.size >= self.payload_max as u64 {
+            // Reading it for its checksums takes a while, and the files before it need not wait.
+            self.flush(filling)?;
+        }
+        let kept = opened.keep(keep, &self.stop, on_note);
+        let record = &opened.record;
+        let result = kept.and_then(|()| self.read_ranges(&opened, &missing, filling, &mut left));
         tally.bytes.fetch_add(wanted - left, Ordering::Relaxed);
         match result {
             Ok(()) => {
@@ -405,6 +441,29 @@ mod tests {
             shapes(&blocks),
             [vec![(0, 0, 10), (1, 0, 0), (2, 0, 20)], vec![(3, 0, 65_536)], vec![(3, 65_536, 65_536)], vec![(3, 131_072, 5), (4, 0, 7)],]
         );
+    }
+
+    #[test]
+    fn checksums_come_with_the_records_and_a_file_that_shrinks_meanwhile_is_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let sources = [write(directory.path(), "a", 3), write(directory.path(), "large", 65_536 * 2)];
+        let (blocks, out) = crossbeam::channel::unbounded();
+        let (reader, told, _) = reader(blocks, Durable::default());
+        let keep = Keep { checksums: vec![tradewind_integrity::Checksum::Sha256], ..Keep::default() };
+        let shrink = File::options().write(true).open(&sources[1].path).unwrap();
+        let mut opened = open(0, &sources[1]).unwrap();
+        shrink.set_len(65_536).unwrap();
+        let kept = opened.keep(&keep, &AtomicBool::new(false), &mut |note| panic!("{note:?}"));
+        assert!(matches!(kept, Err(ReadError::Source(SourceError::Changed { .. }))));
+        let list = Sources::new(sources.into_iter(), Arc::default()).keeping(keep, |note| panic!("{note:?}"));
+        reader.run(list);
+        assert!(told.is_empty());
+        let records: Vec<FileRecord> = out.iter().flat_map(|block| BlockTable::parse(&block).unwrap().files).collect();
+        assert_eq!(records.len(), 2);
+        // SHA-256 of "xxx".
+        let expected = ("sha256".to_owned(), "cd2eb0837c9b4c962c22d2ff8b5441b7b45805887f051d39bf133b583baf6860".to_owned());
+        assert_eq!(records[0].attributes[..], [expected]);
+        assert_eq!(records[1].attributes.len(), 1);
     }
 
     #[test]

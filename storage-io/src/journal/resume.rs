@@ -32,6 +32,12 @@ pub enum Durable {
         size: u64,
         /// Modification time of its source, nanoseconds since 1970.
         mtime_ns: i64,
+        /// Its key at the store.
+        key: ObjectKey,
+        /// Checksum of its bytes when it was stored.
+        crc: Crc64,
+        /// The store's entity tag, if it has such.
+        etag: Option<String>,
     },
     /// Bytes of a file that is not whole yet.
     Part {
@@ -105,7 +111,8 @@ pub async fn resume(
                 Looked::Done(object) if object.variant != config.variant => {}
                 Looked::Done(object) => {
                     let path = config.path_of(&object.key);
-                    each(&Durable::File { path, size: object.size, mtime_ns: object.mtime_ns })?;
+                    let DoneObject { key, size, mtime_ns, etag, crc, .. } = object;
+                    each(&Durable::File { path, size, mtime_ns, key, crc, etag })?;
                 }
                 Looked::Open(mut reopened) => {
                     if !is_wanted || reopened.object.variant != config.variant {

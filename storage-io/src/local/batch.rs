@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::walk::{failed, parent};
-use super::{LocalStore, check_final_name, lock, rename, set_mode, set_time, temporary_name, write_all};
+use super::{LocalStore, attributes, check_final_name, lock, rename, temporary_name, write_all};
 use crate::error::StoreError;
 use crate::store::{Body, ObjectKey, ObjectMeta, StoredObject};
 
@@ -42,7 +42,7 @@ impl LocalStore {
                     results.push(None);
                 }
                 // Something of that name is there: the careful way.
-                Ok(None) => results.push(Some(self.put_one(key, meta.clone(), body))),
+                Ok(None) => results.push(Some(self.put_one(key, meta, body))),
                 Err(error) => results.push(Some(Err(error))),
             }
         }
@@ -56,7 +56,7 @@ impl LocalStore {
                 let _ = rustix::fs::unlinkat(&*file.dir, file.temporary.as_slice(), AtFlags::empty());
             }
             results[index] = Some(match named {
-                Ok(()) => Ok(StoredObject { etag: None, crc: body.crc(), verified_by_store: false }),
+                Ok(()) => Ok(StoredObject { etag: None, crc: body.crc(), verified_by_store: false, version_id: None }),
                 // A transfer that was cut off after this file.
                 Err(Errno::EXIST) => {
                     self.same(key, meta, body.crc()).and_then(|same| same.ok_or_else(|| failed("rename", key, Errno::EXIST)))
@@ -88,8 +88,7 @@ impl LocalStore {
             // Another transfer has taken it in between.
             return Ok(None);
         }
-        let filled =
-            write_all(fd.as_fd(), body.chunks(), 0).and_then(|()| set_mode(fd.as_fd(), meta)).and_then(|()| set_time(fd.as_fd(), meta));
+        let filled = write_all(fd.as_fd(), body.chunks(), 0).and_then(|()| attributes::restore(fd.as_fd(), meta, self.owners));
         if let Err(errno) = filled {
             // What cannot be removed is taken over by the next transfer of this file.
             let _ = rustix::fs::unlinkat(&*dir, temporary.as_slice(), AtFlags::empty());

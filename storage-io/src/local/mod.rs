@@ -4,6 +4,7 @@
 //! under its own name. A lock on the partial file keeps two transfers apart; what a crash left behind is taken over by the
 //! next transfer of the same file.
 
+mod attributes;
 mod batch;
 mod list;
 mod read;
@@ -11,20 +12,20 @@ mod walk;
 mod write;
 
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, StatxFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
 use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::list::{Depth, Listing};
 use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Part, PartReceipt, Store, StoredObject, Upload};
-use read::{contents_crc, info};
+use read::contents_crc;
 use walk::{failed, parent};
 use write::{Target, write_all};
 
@@ -51,6 +52,7 @@ const BATCH_OBJECTS_MAX: usize = 512;
 pub struct LocalStore {
     root: Arc<OwnedFd>,
     path: PathBuf,
+    owners: bool,
 }
 
 impl LocalStore {
@@ -65,7 +67,7 @@ impl LocalStore {
             return Err(StoreError::Configuration { detail: format!("{place} must be an absolute path") });
         }
         match rustix::fs::open(root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(fd) => Ok(Self { root: Arc::new(fd), path: root.to_owned() }),
+            Ok(fd) => Ok(Self { root: Arc::new(fd), path: root.to_owned(), owners: false }),
             Err(Errno::NOENT) => Err(StoreError::NotFound { place }),
             Err(Errno::NOTDIR) => Err(StoreError::Configuration { detail: format!("{place} is not a directory") }),
             Err(Errno::ACCESS | Errno::PERM) => {
@@ -73,6 +75,13 @@ impl LocalStore {
             }
             Err(errno) => Err(StoreError::Io { action: "open", path: place, source: errno.into() }),
         }
+    }
+
+    /// The same, and files get the owner that their attributes name, where the process may give files away. For users who restore their own
+    /// files, not for servers that store what others send.
+    #[must_use]
+    pub fn restoring_owners(self) -> Self {
+        Self { owners: true, ..self }
     }
 
     /// Runs blocking file work where it disturbs nobody.
@@ -135,15 +144,15 @@ impl LocalStore {
         device(dir) != device(&self.root)
     }
 
-    fn put_one(&self, key: &ObjectKey, meta: ObjectMeta, body: &Body) -> Result<StoredObject, StoreError> {
+    fn put_one(&self, key: &ObjectKey, meta: &ObjectMeta, body: &Body) -> Result<StoredObject, StoreError> {
         let partial = match self.create(key, meta.clone()) {
             // A transfer that was cut off after this file.
-            Err(exists @ StoreError::DestinationExists { .. }) => return self.same(key, &meta, body.crc())?.ok_or(exists),
+            Err(exists @ StoreError::DestinationExists { .. }) => return self.same(key, meta, body.crc())?.ok_or(exists),
             created => created?,
         };
         partial.write(body, 0)?;
         partial.publish()?;
-        Ok(StoredObject { etag: None, crc: body.crc(), verified_by_store: false })
+        Ok(StoredObject { etag: None, crc: body.crc(), verified_by_store: false, version_id: None })
     }
 
     /// The file of that name, if it has this size, time and contents.
@@ -154,7 +163,7 @@ impl LocalStore {
         }
         let Some(fd) = self.open_object(key)? else { return Ok(None) };
         let is_same = contents_crc(&fd).map_err(|errno| failed("compare", key, errno))? == crc;
-        Ok(is_same.then_some(StoredObject { etag: None, crc, verified_by_store: false }))
+        Ok(is_same.then_some(StoredObject { etag: None, crc, verified_by_store: false, version_id: None }))
     }
 
     /// Takes a partial file over as it is.
@@ -185,7 +194,8 @@ impl LocalStore {
     ) -> Partial {
         let target = Target::new(fd, dir.as_fd(), &temporary, meta.size);
         let (renamed, kept, is_foreign) = (AtomicBool::new(false), AtomicBool::new(keep), self.is_foreign(&dir));
-        Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed, kept, is_foreign }
+        let owners = self.owners;
+        Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed, kept, is_foreign, owners }
     }
 }
 
@@ -215,16 +225,6 @@ fn is_temporary(name: &[u8]) -> bool {
 /// Modification time, nanoseconds since 1970-01-01 UTC; `None` beyond the year 2262.
 fn mtime_ns(stat: &Stat) -> Option<i64> {
     stat.st_mtime.checked_mul(1_000_000_000)?.checked_add(i64::try_from(stat.st_mtime_nsec).ok()?)
-}
-
-fn set_mode(fd: BorrowedFd<'_>, meta: &ObjectMeta) -> Result<(), Errno> {
-    let mode = if meta.mode == 0 { 0o644 } else { meta.mode & 0o777 };
-    rustix::fs::fchmod(fd, Mode::from_raw_mode(mode))
-}
-
-fn set_time(fd: BorrowedFd<'_>, meta: &ObjectMeta) -> Result<(), Errno> {
-    let time = Timespec { tv_sec: meta.mtime_ns.div_euclid(1_000_000_000), tv_nsec: meta.mtime_ns.rem_euclid(1_000_000_000) };
-    rustix::fs::futimens(fd, &Timestamps { last_access: time, last_modification: time })
 }
 
 /// Locks a file for this transfer. A file system without locks locks everything.
@@ -293,6 +293,8 @@ struct Partial {
     kept: AtomicBool,
     /// It lies in another file system than the store's root, which [`Store::sync`] does not reach.
     is_foreign: bool,
+    /// Whether it gets the owner that its attributes name.
+    owners: bool,
 }
 
 impl Partial {
@@ -332,8 +334,7 @@ impl Partial {
             return Ok(());
         }
         let fd = self.target.fd();
-        set_mode(fd, &self.meta).map_err(|errno| failed("set the mode of", &self.key, errno))?;
-        set_time(fd, &self.meta).map_err(|errno| failed("set the time of", &self.key, errno))?;
+        attributes::restore(fd, &self.meta, self.owners).map_err(|errno| failed("set mode and times of", &self.key, errno))?;
         rustix::fs::fsync(fd).map_err(|errno| failed("make durable", &self.key, errno))?;
         let overwrite = self.meta.overwrite;
         rename(&self.dir, &self.temporary, &self.name, overwrite).map_err(|errno| failed("rename", &self.key, errno))?;
@@ -395,8 +396,7 @@ impl Store for LocalStore {
 
     async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, StoreError> {
         let (store, key) = (self.clone(), key.clone());
-        let found = Self::work(move || store.find_object(&key)).await?;
-        Ok(found.as_ref().map(info))
+        Self::work(move || store.look(&key)).await
     }
 
     async fn read(&self, key: &ObjectKey, range: Range<u64>, expected: Option<&ObjectInfo>) -> Result<ObjectRange, StoreError> {
@@ -416,7 +416,7 @@ impl Store for LocalStore {
 
     async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError> {
         let (store, key) = (self.clone(), key.clone());
-        Self::work(move || store.put_one(&key, meta, &body)).await
+        Self::work(move || store.put_one(&key, &meta, &body)).await
     }
 
     fn batch_objects_max(&self) -> usize {
@@ -477,7 +477,7 @@ impl Upload for LocalUpload {
         }
         let partial = Arc::clone(&self.0);
         LocalStore::work(move || partial.publish()).await?;
-        Ok(StoredObject { etag: None, crc, verified_by_store: false })
+        Ok(StoredObject { etag: None, crc, verified_by_store: false, version_id: None })
     }
 
     async fn abort(&self) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@ use rustix::fs::{Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::walk::{failed, parent};
-use super::{LocalStore, mtime_ns};
+use super::{LocalStore, attributes, mtime_ns};
 use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::store::{Attributes, ObjectInfo, ObjectKey, ObjectRange};
@@ -21,7 +21,7 @@ impl LocalStore {
         let changed = |what| StoreError::ObjectChanged { object: key.to_string(), what };
         let fd = self.open_object(key)?.ok_or_else(gone)?;
         let read = |errno| failed("read", key, errno);
-        let before = info(&rustix::fs::fstat(&fd).map_err(read)?);
+        let before = ObjectInfo { attributes: attributes::read(&fd), ..info(&rustix::fs::fstat(&fd).map_err(read)?) };
         if expected.is_some_and(|expected| !expected.is_same(&before)) {
             return Err(changed("its size or time"));
         }
@@ -42,12 +42,27 @@ impl LocalStore {
         Ok(ObjectRange { info: before, bytes: vec![bytes.into()] })
     }
 
+    /// What is known of the file of that name; of one that cannot be opened, no attributes.
+    pub(super) fn look(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, StoreError> {
+        let Some(stat) = self.find_object(key)? else { return Ok(None) };
+        let attributes = match self.open_object(key) {
+            Ok(Some(fd)) => attributes::read(&fd),
+            Ok(None) | Err(_) => Attributes::default(),
+        };
+        Ok(Some(ObjectInfo { attributes, ..info(&stat) }))
+    }
+
     /// Opens the file of that name for reading, if it is one that a listing shows.
     pub(super) fn open_object(&self, key: &ObjectKey) -> Result<Option<OwnedFd>, StoreError> {
         let found = self.find_object(key)?;
         let Some((_, (dir, name))) = found.zip(parent(self.root.as_fd(), key, false)?) else { return Ok(None) };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        match rustix::fs::openat(&dir, name, flags, Mode::empty()) {
+        // A time of last access that was restored stays; only owners may ask for that.
+        let opened = match rustix::fs::openat(&dir, name, flags | OFlags::NOATIME, Mode::empty()) {
+            Err(Errno::PERM) => rustix::fs::openat(&dir, name, flags, Mode::empty()),
+            opened => opened,
+        };
+        match opened {
             Ok(fd) => Ok(Some(fd)),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(failed("open", key, errno)),

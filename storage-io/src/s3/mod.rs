@@ -27,6 +27,7 @@ use aws_sdk_s3::config::{BehaviorVersion, Region, RequestChecksumCalculation, Re
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType};
 use tokio::sync::OnceCell;
+use tradewind_integrity::time;
 
 pub use config::{Credentials, Dialect, S3Config};
 
@@ -125,6 +126,7 @@ impl S3Store {
 struct Found {
     info: ObjectInfo,
     token: Option<String>,
+    version_id: Option<String>,
 }
 
 impl Found {
@@ -150,6 +152,7 @@ impl Bucket {
                     ..described(object.metadata())
                 },
                 token: object.metadata().and_then(|metadata| metadata.get(TOKEN)).cloned(),
+                version_id: object.version_id().map(str::to_owned),
             })),
             Err(error) if error.as_service_error().is_some_and(|error| error.is_not_found()) => Ok(None),
             Err(error) => Err(self.asked("look for an object", key, 0).map(&error)),
@@ -223,7 +226,8 @@ impl Bucket {
             .await
             .map_err(|error| self.asked("put an object", key, body.len()).map(&error))?;
         check_answer(key, answer.checksum_crc64_nvme(), body.crc())?;
-        Ok(StoredObject { etag: answer.e_tag().map(bare), crc: body.crc(), verified_by_store: checksums })
+        let version_id = answer.version_id().map(str::to_owned);
+        Ok(StoredObject { etag: answer.e_tag().map(bare), crc: body.crc(), verified_by_store: checksums, version_id })
     }
 }
 
@@ -339,13 +343,14 @@ impl Bucket {
 }
 
 fn stored(found: Found, crc: Crc64) -> StoredObject {
-    StoredObject { etag: found.info.etag, crc, verified_by_store: found.info.crc == Some(crc) }
+    let verified_by_store = found.info.crc == Some(crc);
+    StoredObject { etag: found.info.etag, crc, verified_by_store, version_id: found.version_id }
 }
 
 /// What an object's metadata says of the file that was stored.
 fn described(metadata: Option<&HashMap<String, String>>) -> ObjectInfo {
-    let mtime_ns = metadata.and_then(|metadata| parse_mtime(metadata.get("mtime")?));
-    let mode = metadata.and_then(|metadata| u32::from_str_radix(metadata.get("mode")?, 8).ok()).map(|mode| mode & 0o777);
+    let mtime_ns = metadata.and_then(|metadata| time::parse(metadata.get("mtime")?));
+    let mode = metadata.and_then(|metadata| parse_mode(metadata.get("mode")?));
     let others = metadata.into_iter().flatten().filter(|(name, _)| !matches!(name.as_str(), "mtime" | "mode" | TOKEN));
     let mut attributes: Vec<(String, String)> = others.map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
     attributes.sort_unstable();
@@ -374,26 +379,23 @@ fn text_key(key: &ObjectKey) -> Result<String, StoreError> {
     if text.len() > KEY_BYTES_MAX { Err(refuse("object stores take at most 1024 bytes")) } else { Ok(text.to_owned()) }
 }
 
-/// User metadata: time and mode as rclone writes and reads them, and the token.
+/// User metadata: time and mode as rclone and s3fs read them, and the token.
 fn metadata(meta: &ObjectMeta) -> HashMap<String, String> {
-    let (seconds, nanos) = (meta.mtime_ns.div_euclid(1_000_000_000), meta.mtime_ns.rem_euclid(1_000_000_000));
-    // A fraction counts away from zero in a negative decimal number, so only times since 1970 carry one.
-    let mtime = if seconds < 0 { seconds.to_string() } else { format!("{seconds}.{nanos:09}") };
+    let mtime = time::decimal(meta.mtime_ns);
     let mut pairs: HashMap<String, String> = meta.attributes.iter().cloned().collect();
     pairs.extend([("mtime".to_owned(), mtime), (TOKEN.to_owned(), token_text(meta.token))]);
     if meta.mode != 0 {
-        pairs.insert("mode".to_owned(), format!("{:o}", 0o100_000 | (meta.mode & 0o777)));
+        // With the zero s3fs reads it as octal too; rclone does so anyway.
+        pairs.insert("mode".to_owned(), format!("0{:o}", 0o100_000 | (meta.mode & 0o777)));
     }
     pairs
 }
 
-/// Reads what [`metadata`] and rclone write: seconds in decimal.
-fn parse_mtime(text: &str) -> Option<i64> {
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let whole = seconds.parse::<i64>().ok()?.checked_mul(1_000_000_000)?;
-    let digits = fraction.get(..fraction.len().min(9)).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
-    let nanos = format!("{digits:0<9}").parse::<i64>().ok()?;
-    if seconds.starts_with('-') { whole.checked_sub(nanos) } else { whole.checked_add(nanos) }
+/// Permissions as rclone and this program write them, octal, or as s3fs does: `33188`, decimal. Five decimal digits that begin a regular file's
+/// mode are s3fs's, for in octal such a file's mode has six.
+fn parse_mode(text: &str) -> Option<u32> {
+    let decimal = text.parse::<u32>().ok().filter(|mode| !text.starts_with('0') && (0o100_000..=0o107_777).contains(mode));
+    decimal.or_else(|| u32::from_str_radix(text, 8).ok()).map(|mode| mode & 0o777)
 }
 
 fn nanoseconds(time: Option<&DateTime>) -> Option<i64> {
@@ -424,15 +426,15 @@ mod tests {
         assert_eq!(pairs["uid"], "7");
         assert_eq!(described(Some(&pairs)).attributes[..], [("uid".to_owned(), "7".to_owned())], "one's own names are not taken over");
         assert_eq!(pairs["mtime"], "1700000000.000000005");
-        assert_eq!(pairs["mode"], "100755");
+        assert_eq!(pairs["mode"], "0100755");
         assert_eq!(pairs[TOKEN], "000000000000000000000000000000ff");
         assert_eq!(metadata(&ObjectMeta { mtime_ns: -1, mode: 0, ..meta })["mtime"], "-1");
-        assert_eq!(parse_mtime(&pairs["mtime"]), Some(meta.mtime_ns));
-        for (text, time) in [("1.5", 1_500_000_000), ("-1.5", -1_500_000_000), ("7", 7_000_000_000), ("1.0000000019", 1_000_000_001)] {
-            assert_eq!(parse_mtime(text), Some(time), "{text}");
+        assert_eq!(described(Some(&pairs)).mtime_ns, Some(meta.mtime_ns));
+        for (text, mode) in [("0100644", 0o644), ("100644", 0o644), ("33188", 0o644), ("33261", 0o755), ("644", 0o644), ("104755", 0o755)] {
+            assert_eq!(parse_mode(text), Some(mode), "{text}");
         }
-        for wrong in ["", "x", "1.x", "9999999999999", "1.\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}"] {
-            assert_eq!(parse_mtime(wrong), None, "{wrong}");
+        for wrong in ["", "x", "-1", "0o644", "99999999999"] {
+            assert_eq!(parse_mode(wrong), None, "{wrong}");
         }
     }
 

@@ -86,7 +86,8 @@ impl S3Upload {
             place: self.bucket.place.clone(),
             detail: format!("the answer to completing {} is not one", self.key),
         })?;
-        Ok(StoredObject { etag: Some(etag), crc, verified_by_store: self.checksums })
+        let version_id = answer.version_id().map(str::to_owned);
+        Ok(StoredObject { etag: Some(etag), crc, verified_by_store: self.checksums, version_id })
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) enum Milestone {
     /// The store has every byte of this block.
     Block(u32),
     /// An object is complete.
-    File { meta: FileMeta, crc: Crc64 },
+    File { meta: FileMeta, key: ObjectKey, crc: Crc64 },
 }
 
 /// Bytes of one part that have arrived, by offset in the file.
@@ -406,7 +406,7 @@ impl Assembly {
         self.done.insert(id);
         self.bytes_done += file.meta.size;
         file.in_flight.into_values().flatten().for_each(|block| self.release(block));
-        self.milestones.push_back(Milestone::File { meta: file.meta, crc });
+        self.milestones.push_back(Milestone::File { meta: file.meta, key: file.key, crc });
     }
 
     fn release(&mut self, block: u32) {

@@ -45,6 +45,19 @@ pub struct UploaderConfig {
     pub cleanup_ms: u64,
 }
 
+impl ObjectName {
+    /// The key of a file of this path at a store that takes only text, or any names.
+    ///
+    /// # Errors
+    /// [`StoreError::InvalidName`].
+    pub fn key_of(&self, path: &[u8], only_text: bool) -> Result<ObjectKey, StoreError> {
+        match self {
+            Self::Into(prefix) => UploaderConfig { encode_names: only_text, ..UploaderConfig::default() }.key_of(prefix, path),
+            Self::Exact(name) => ObjectKey::new(name.as_bytes()),
+        }
+    }
+}
+
 impl UploaderConfig {
     /// The key of a file of this path below [`ObjectName::Into`].
     pub(crate) fn key_of(&self, prefix: &str, path: &[u8]) -> Result<ObjectKey, StoreError> {

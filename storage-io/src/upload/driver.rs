@@ -10,6 +10,7 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, timeout};
 
 use super::assembly::{Assembly, Job, Milestone, again};
+use super::block::FileMeta;
 use super::stats::{DrainMeter, UploadStats};
 use super::{Command, UploadEvent, UploaderConfig};
 use crate::error::{StoreError, UploadError};
@@ -347,12 +348,13 @@ impl Driver {
                     self.stats.blocks_durable.fetch_add(1, Relaxed);
                     UploadEvent::BlockDurable(id)
                 }
-                Milestone::File { meta, crc } => {
+                Milestone::File { meta, key, crc } => {
                     self.stats.files_done.fetch_add(1, Relaxed);
                     let object = self.stored.remove(&meta.file);
                     let verified_by_store = object.as_ref().is_some_and(|object| object.verified_by_store);
-                    let etag = object.and_then(|object| object.etag);
-                    UploadEvent::FileDone { file: meta.file, path: meta.path, size: meta.size, etag, crc64: crc, verified_by_store }
+                    let (etag, version_id) = object.map_or((None, None), |object| (object.etag, object.version_id));
+                    let FileMeta { file, path, size, mtime_ns, attributes, .. } = meta;
+                    UploadEvent::FileDone { file, path, key, size, mtime_ns, attributes, etag, version_id, crc64: crc, verified_by_store }
                 }
             };
             self.tell(event);

@@ -26,7 +26,7 @@ pub use stats::{StatsSnapshot, UploadStats};
 use crate::checksum::Crc64;
 use crate::error::UploadError;
 use crate::journal::Resumption;
-use crate::store::Store;
+use crate::store::{Attributes, ObjectKey, Store};
 
 /// What happened to an upload. `Finished` is the last event of one that went well; after `Failed` only `Stopped` follows.
 #[derive(Debug)]
@@ -40,10 +40,18 @@ pub enum UploadEvent {
         file: u32,
         /// Its path as the sender gave it.
         path: Vec<u8>,
+        /// Its key at the store.
+        key: ObjectKey,
         /// Size, bytes.
         size: u64,
+        /// Modification time of its source, nanoseconds since 1970.
+        mtime_ns: i64,
+        /// What its sender said of it beside that.
+        attributes: Attributes,
         /// The store's entity tag, if it has such.
         etag: Option<String>,
+        /// The store's name for this version of it, in buckets with versions.
+        version_id: Option<String>,
         /// CRC-64/NVME of the object.
         crc64: Crc64,
         /// Whether the store itself checked that.

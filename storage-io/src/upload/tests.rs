@@ -172,7 +172,7 @@ proptest! {
         for milestone in assembly.milestones.drain(..) {
             match milestone {
                 Milestone::Block(id) => blocks.push(id as usize),
-                Milestone::File { meta, crc } => {
+                Milestone::File { meta, crc, .. } => {
                     prop_assert_eq!(crc, Crc64::of(&content(meta.file, sizes[meta.file as usize])));
                     files.push(meta.file as usize);
                 }

@@ -288,3 +288,49 @@ fn draining_refuses_new_transfers_and_ends_with_the_engine_or_at_the_deadline() 
     world.event(Event::Engine(EngineEvent::Ended { generation: 1, reason: "exited with status 0".into() }));
     assert_eq!(world.effects, [Effect::Stop]);
 }
+
+#[test]
+fn what_a_forgotten_transfer_left_is_removed() {
+    let mut world = World::new("[limits]\nfinished_keep_s = 60");
+    let (lane_id, id) = world.opened("ann");
+    world.said(FromEngine::LaneFailed(LaneClosed { lane_id, code: ErrorCode::DiskFull, text: String::new() }));
+    world.wait(Duration::from_secs(60));
+    let is_forget = |effect: &Effect| matches!(effect, Effect::Forget { .. });
+    assert!(!world.effects.iter().any(is_forget), "{:?}", world.effects);
+    world.wait(Duration::from_secs(1));
+    assert!(world.effects.contains(&Effect::Forget { transfer_id: id }), "{:?}", world.effects);
+    world.wait(Duration::from_secs(1));
+    assert!(!world.effects.iter().any(is_forget), "once");
+}
+
+#[test]
+fn a_sender_that_reads_is_not_idle() {
+    let mut world = World::new("[limits]\nidle_timeout_s = 10");
+    let (lane_id, id) = world.opened("ann");
+    let report = |limiter, silent_ms| {
+        let peer = [192, 0, 2, 1].into();
+        let limiter = Some(limiter);
+        let (rate_kbps, sent_kbps, wanted_kbps) = (0, 0, None);
+        FromEngine::LaneReport(LaneReport {
+            lane_id,
+            orders: 0,
+            limiter,
+            rate_kbps,
+            sent_kbps,
+            wanted_kbps,
+            round_trip_us: 0,
+            peer,
+            silent_ms,
+        })
+    };
+    for _ in 0..10 {
+        world.now += Duration::from_secs(10);
+        world.said(report(Limiter::Source, 100));
+    }
+    assert_eq!(world.status("ann", &id).unwrap().state, TransferState::Waiting);
+    for (limiter, silent_ms) in [(Limiter::Source, 60_000), (Limiter::Network, 100)].repeat(3) {
+        world.now += Duration::from_secs(10);
+        world.said(report(limiter, silent_ms));
+    }
+    assert_eq!(world.status("ann", &id).unwrap().outcome.unwrap().code, ErrorCode::IdleTimeout);
+}
