@@ -28,9 +28,9 @@ pub enum Places {
     /// From store to store.
     Copy {
         /// Where from.
-        source: Resolved,
+        source: Box<Resolved>,
         /// Where to.
-        destination: Resolved,
+        destination: Box<Resolved>,
     },
 }
 
@@ -44,7 +44,7 @@ impl Places {
         match (find(&submission.source)?, find(&submission.destination)?) {
             (None, Some(destination)) => Ok(Self::Upload(destination)),
             (Some(source), None) => Ok(Self::Download(source)),
-            (Some(source), Some(destination)) => Ok(Self::Copy { source, destination }),
+            (Some(source), Some(destination)) => Ok(Self::Copy { source: Box::new(source), destination: Box::new(destination) }),
             (None, None) => Err(Problem::new(ApiCode::Invalid, "the request names no place")),
         }
     }
@@ -61,7 +61,7 @@ impl Places {
         match self {
             Self::Upload(into) => Job::Receive(receive(into)),
             Self::Download(source) => Job::Send { source: source.destination, resume: request.resume == ResumePolicy::Attributes },
-            Self::Copy { source, destination } => Job::Copy { source: source.destination, into: receive(destination) },
+            Self::Copy { source, destination } => Job::Copy { source: source.destination, into: receive(*destination) },
         }
     }
 

@@ -108,12 +108,8 @@ impl Lane {
     /// Deliver: hands whole blocks to storage and tells of the lane's end. Returns the blocks handed over.
     pub(crate) fn deliver(&mut self, now_ns: u64) -> u32 {
         let mut blocks = 0;
-        loop {
-            let event = match &mut self.end {
-                End::Receiving { receiver, .. } => receiver.poll_event(),
-                End::Sending(_) => break,
-            };
-            let Some(event) = event else { return blocks };
+        while let End::Receiving { receiver, .. } = &mut self.end {
+            let Some(event) = receiver.poll_event() else { return blocks };
             match event {
                 ReceiverEvent::Block { block, buffer, image_bytes } => {
                     blocks += 1;

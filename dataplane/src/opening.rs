@@ -88,7 +88,9 @@ impl Work {
 /// What the client lacks, by what it has said until it spoke on the lane.
 fn wanted(have: &Arc<OnceLock<Durable>>) -> Arc<Wanted> {
     let have = Arc::clone(have);
-    Arc::new(move |path, size, mtime_ns| have.get().map_or_else(|| vec![0..size], |have| have.wanted(path, size, mtime_ns)))
+    Arc::new(move |path, size, mtime_ns| {
+        have.get().map_or_else(|| std::iter::once(0..size).collect(), |have| have.wanted(path, size, mtime_ns))
+    })
 }
 
 /// Opens what objects come from; the first look at it is part of that.

@@ -249,7 +249,7 @@ impl Listing {
     async fn jobs(&self, found: Found) -> Result<Jobs, StoreError> {
         let size = found.object.size;
         let ranges = match &self.config.wanted {
-            None => vec![0..size],
+            None => std::iter::once(0..size).collect(),
             Some(wanted) => match self.look(&found).await {
                 Ok(info) => wanted(&found.object.path, size, info.file_time_ns()),
                 Err(error) if error.is_about_one_object() => {
@@ -383,7 +383,7 @@ mod tests {
                 b"d/e/f" => std::fs::write(&changed, b"longer than before").unwrap(),
                 _ => {}
             }
-            vec![0..size]
+            std::iter::once(0..size).collect()
         };
         let config = FetchConfig { wanted: Some(Arc::new(wanted)), ..FetchConfig::new(ObjectName::Into(String::new())) };
         let runs = read(&store, config).await.unwrap();

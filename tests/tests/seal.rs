@@ -63,8 +63,11 @@ fn checked(output: &Output, code: i32) -> (String, String) {
     (out, err)
 }
 
+/// Contents, permissions and time of every file.
+type Tree = BTreeMap<OsString, (Vec<u8>, u32, SystemTime)>;
+
 /// Files below a directory: contents, permissions, time of last change.
-fn tree(root: &Path) -> Result<BTreeMap<OsString, (Vec<u8>, u32, SystemTime)>> {
+fn tree(root: &Path) -> Result<Tree> {
     let (mut found, mut open) = (BTreeMap::new(), vec![root.to_owned()]);
     while let Some(folder) = open.pop() {
         for entry in fs::read_dir(&folder)? {
@@ -193,7 +196,7 @@ fn a_wrong_key_is_told_before_anything_is_written() -> Result<()> {
         (&[], "no terminal to ask"),
     ] {
         let (_, err) = user.run(&[&["unseal", "sealed/", "-o", "out"], arguments].concat(), 3);
-        assert!(err.contains(said) && err.contains("hint") == !err.contains("not a key file"), "{err}");
+        assert!(err.contains(said) && err.contains("hint") != err.contains("not a key file"), "{err}");
         assert!(!user.path("out").exists(), "{said}");
     }
     user.run(&["unseal", "sealed/", "--passphrase-file", "wrong"], 3);

@@ -194,11 +194,6 @@ impl<B: AsRef<[u8]>> Sender<B> {
         self.closed
     }
 
-    /// The rate controller: policy, target and limits may be changed while data flows.
-    pub fn rate_mut(&mut self) -> &mut RateController {
-        &mut self.rate
-    }
-
     /// Takes a datagram of this lane. Call [`Sender::poll_transmit`] and [`Sender::poll_event`] afterwards.
     ///
     /// # Errors

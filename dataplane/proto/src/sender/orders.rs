@@ -3,7 +3,7 @@
 use tradewind_wire::orders::{KBPS_NONE, Orders, State, limiter, policy};
 
 use super::{MS, Sender};
-use crate::rate::{Group, Limiter, Policy, RateOrders};
+use crate::rate::{Group, Limiter, Policy, RateController, RateOrders};
 
 /// How often a sender with a lease tells how it does: leases follow demand within a second.
 const LEASED_INTERVAL_NS: u64 = 100 * MS;
@@ -53,6 +53,11 @@ impl Standing {
 }
 
 impl<B: AsRef<[u8]>> Sender<B> {
+    /// The rate controller: policy, target and limits may be changed while data flows.
+    pub fn rate_mut(&mut self) -> &mut RateController {
+        &mut self.rate
+    }
+
     /// What was agreed at set-up, where it was not known when the sender was made; orders change it later.
     pub fn agree(&mut self, now_ns: u64, orders: &Orders, group: Option<Group>) {
         self.obey(now_ns, orders);
