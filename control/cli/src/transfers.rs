@@ -52,13 +52,22 @@ fn show(status: &TransferStatus, json: bool) {
     }
 }
 
+/// Where from and where to, as far as that is at the server.
+fn places(status: &TransferStatus) -> String {
+    match &status.source {
+        None => status.destination.clone(),
+        Some(source) if status.destination.is_empty() => format!("from {source}"),
+        Some(source) => format!("{source} to {}", status.destination),
+    }
+}
+
 fn details(status: &TransferStatus) -> Vec<String> {
     let totals = &status.totals;
     let of = |announced: Option<String>| announced.map_or_else(String::new, |text| format!(" of {text}"));
     let mut lines = vec![
         format!("transfer     {}", status.transfer_id),
         format!("state        {}", state_name(status.state)),
-        format!("destination  {}", status.destination),
+        format!("{}  {}", if status.source.is_some() { "objects    " } else { "destination" }, places(status)),
         format!("elapsed      {}", units::duration(Duration::from_millis(status.elapsed_ms))),
         format!("files        {}{} durable", totals.files_durable, of(status.files_announced.map(|files| files.to_string()))),
         format!("bytes        {}{} durable", units::bytes(totals.bytes_durable), of(status.bytes_announced.map(units::bytes))),
@@ -124,7 +133,7 @@ fn table(transfers: &[TransferStatus]) -> Vec<String> {
             units::duration(Duration::from_millis(transfer.elapsed_ms)),
             transfer.rate.sent_rate_bps.map_or_else(|| "-".to_owned(), |sent| units::rate(sent as f64)),
             transfer.rate.limiter.map_or("-", Limiter::as_str),
-            transfer.destination
+            places(transfer)
         ));
     }
     lines
