@@ -7,7 +7,7 @@ use tradewind_api::{Fingerprint, RateChange, RatePolicy, ResumePolicy, ServerAdd
 
 use crate::lists::ListOptions;
 use crate::rate::{BitRate, RateOrNone};
-use crate::seal::{SEAL_HELP, SealKeyFileOptions, SealOptions, UNSEAL_HELP, UnsealOptions};
+use crate::seal::{GetUnsealOptions, SEAL_HELP, SealKeyFileOptions, SealOptions, SendSealOptions, UNSEAL_HELP, UnsealOptions};
 use crate::select::SelectOptions;
 
 /// Moves files at line rate over any distance, straight into object storage.
@@ -183,6 +183,8 @@ pub(crate) struct SendOptions {
     pub(crate) server: ServerOptions,
     #[command(flatten)]
     pub(crate) select: SelectOptions,
+    #[command(flatten)]
+    pub(crate) seal: SendSealOptions,
     /// Print what would be sent and under which names, and send nothing. The server is not asked.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -226,6 +228,8 @@ pub(crate) struct GetOptions {
     pub(crate) destination: PathBuf,
     #[command(flatten)]
     pub(crate) server: ServerOptions,
+    #[command(flatten)]
+    pub(crate) unseal: GetUnsealOptions,
     /// Replace files that exist.
     #[arg(long)]
     pub(crate) overwrite: bool,
@@ -244,7 +248,7 @@ pub(crate) struct GetOptions {
     /// Start again by itself so often when the way to the server or its engine breaks; files that are in place are not got again.
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) retries: u32,
-    /// Print events as JSON, one a line: started, progress, file, file_error, retry, done, error.
+    /// Print events as JSON, one a line: started, progress, file, unsealed, file_error, retry, done, error.
     #[arg(long)]
     pub(crate) json: bool,
     /// Print nothing but errors (and JSON events, if asked for).

@@ -1,5 +1,7 @@
 //! What is asked about the objects of a store, and the answers.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{ErrorCode, Store};
@@ -165,6 +167,9 @@ pub struct ObjectDetails {
     /// CRC-64/NVME of its bytes, if the store keeps it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crc64: Option<u64>,
+    /// What else was kept of the file, and metadata that others gave the object; none if it is more than any sender gives.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use tradewind_proto::block::{Attributes, BlockWriter, FileId, FileRecord, check_
 
 use crate::durable::Durable;
 use crate::error::SourceError;
+use crate::sealed::{SealedFile, Sealing};
 
 /// A file to be sent, and its name at the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,7 @@ pub struct Source {
 pub struct Sources {
     files: Box<dyn Iterator<Item = Source> + Send>,
     found: Arc<Found>,
+    sealing: Option<Arc<Sealing>>,
 }
 
 /// What has been found so far.
@@ -43,7 +45,17 @@ pub struct Found {
 impl Sources {
     /// `found` counts at least the files that the iterator has yielded.
     pub fn new(files: impl Iterator<Item = Source> + Send + 'static, found: Arc<Found>) -> Self {
-        Self { files: Box::new(files), found }
+        Self { files: Box::new(files), found, sealing: None }
+    }
+
+    /// The same, and files are sealed while they are read. Their names are those of the sealed files already.
+    #[must_use]
+    pub fn sealed(self, sealing: Option<Arc<Sealing>>) -> Self {
+        Self { sealing, ..self }
+    }
+
+    pub(crate) fn sealing(&self) -> Option<Arc<Sealing>> {
+        self.sealing.clone()
     }
 
     pub(crate) fn found(&self) -> Arc<Found> {
@@ -72,11 +84,16 @@ pub(crate) struct Opened {
     file: File,
     path: PathBuf,
     record: FileRecord,
+    /// Size of the source itself, bytes.
+    bytes: u64,
     mtime: (i64, i64),
+    /// What is sent, if not the source itself.
+    sealed: Option<SealedFile>,
 }
 
 /// Reads blocks on a thread of its own.
 pub(crate) struct Reader {
+    pub(crate) sealing: Option<Arc<Sealing>>,
     pub(crate) pool: BlockPool,
     pub(crate) payload_max: usize,
     pub(crate) blocks: Sender<SharedBlock>,
@@ -125,7 +142,7 @@ impl From<SourceError> for ReadError {
 }
 
 /// Opens a source and notes its size and times.
-fn open(number: u32, source: &Source) -> Result<Opened, SourceError> {
+fn open(number: u32, source: &Source, sealing: Option<&Sealing>) -> Result<Opened, SourceError> {
     let read = |error| SourceError::Read { path: source.path.clone(), source: error };
     check_path(&source.name).map_err(|reason| SourceError::Name {
         path: source.path.clone(),
@@ -142,17 +159,19 @@ fn open(number: u32, source: &Source) -> Result<Opened, SourceError> {
     if !metadata.is_file() {
         return Err(SourceError::NotAFile { path: source.path.clone() });
     }
+    let sealed = sealing.map(|sealing| sealing.file(&source.name, metadata.len(), mtime_ns(&metadata))).transpose();
+    let sealed = sealed.map_err(|error| read(io::Error::other(error)))?;
     let record = FileRecord {
         file: FileId(number),
         path: source.name.clone(),
-        size: metadata.len(),
+        size: sealed.as_ref().map_or(metadata.len(), SealedFile::size),
         mtime_ns: mtime_ns(&metadata),
         mode: metadata.mode() & 0o7777,
-        attributes: Attributes::default(),
+        attributes: sealed.as_ref().map_or_else(Attributes::default, SealedFile::attributes),
     };
     // Only advice: the kernel reads ahead further.
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-    Ok(Opened { file, path: source.path.clone(), record, mtime: times(&metadata) })
+    Ok(Opened { file, path: source.path.clone(), record, bytes: metadata.len(), mtime: times(&metadata), sealed })
 }
 
 /// Size and modification time of a source by its path, without opening it.
@@ -174,10 +193,14 @@ impl Opened {
         SourceError::Changed { path: self.path.clone(), what }
     }
 
-    /// Reads exactly `into.len()` bytes at `offset`.
+    /// Makes exactly `into.len()` bytes of what is sent, from `offset` on.
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), SourceError> {
-        self.file.read_exact_at(into, offset).map_err(|source| match source.kind() {
-            io::ErrorKind::UnexpectedEof => self.changed(format!("it ended before {} bytes", self.record.size)),
+        let read = match &self.sealed {
+            Some(sealed) => sealed.read(&self.file, offset, into),
+            None => self.file.read_exact_at(into, offset),
+        };
+        read.map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => self.changed(format!("it ended before {} bytes", self.bytes)),
             _ => SourceError::Read { path: self.path.clone(), source },
         })
     }
@@ -185,8 +208,8 @@ impl Opened {
     /// Whether the file is still what it was when it was opened.
     fn check_unchanged(&self) -> Result<(), SourceError> {
         let metadata = self.file.metadata().map_err(|source| SourceError::Read { path: self.path.clone(), source })?;
-        if metadata.len() != self.record.size {
-            return Err(self.changed(format!("its size went from {} to {} bytes", self.record.size, metadata.len())));
+        if metadata.len() != self.bytes {
+            return Err(self.changed(format!("its size went from {} to {} bytes", self.bytes, metadata.len())));
         }
         if times(&metadata) != self.mtime {
             return Err(self.changed("its modification time moved".to_owned()));
@@ -233,12 +256,13 @@ impl Reader {
 
     fn read_source(&self, file: u32, source: &Source, filling: &mut Option<Filling>) -> Result<(), ReadError> {
         let tally = &self.tally;
-        if let Some(bytes) = self.durable.has(source) {
+        let sent = |bytes| if self.sealing.is_some() { tradewind_seal::sealed_size(bytes) } else { Some(bytes) };
+        if let Some(bytes) = self.durable.has(source, sent) {
             tally.files_kept.fetch_add(1, Ordering::Relaxed);
             tally.bytes_kept.fetch_add(bytes, Ordering::Relaxed);
             return Ok(());
         }
-        let opened = open(file, source)?;
+        let opened = open(file, source, self.sealing.as_deref())?;
         let record = &opened.record;
         let missing = self.durable.missing(record);
         let wanted: u64 = missing.iter().map(|range| range.end - range.start).sum();
@@ -358,6 +382,7 @@ mod tests {
         let (problems, told) = crossbeam::channel::unbounded();
         let tally = Arc::new(Tally::default());
         let reader = Reader {
+            sealing: None,
             pool,
             payload_max: 65_536,
             blocks,
@@ -474,7 +499,7 @@ mod tests {
         let path = directory.path().join("f");
         std::fs::write(&path, vec![1; 100]).unwrap();
         let source = Source { path: path.clone(), name: b"f".to_vec() };
-        let opened = open(0, &source).unwrap();
+        let opened = open(0, &source, None).unwrap();
         opened.check_unchanged().unwrap();
         std::fs::write(&path, vec![1; 90]).unwrap();
         assert!(matches!(opened.check_unchanged(), Err(SourceError::Changed { .. })));
