@@ -282,7 +282,8 @@ fn ctrl_c_leaves_nothing_incomplete() -> Result<()> {
 /// The files that transfers are tried with.
 fn make_sources(root: &Path) -> Result<()> {
     fs::create_dir_all(root.join("inner"))?;
-    for (index, (name, size)) in [("empty", 0), ("inner/one", 1), ("inner/frame", FRAME), ("large", (3 << 20) + 17)].into_iter().enumerate() {
+    for (index, (name, size)) in [("empty", 0), ("inner/one", 1), ("inner/frame", FRAME), ("large", (3 << 20) + 17)].into_iter().enumerate()
+    {
         let path = root.join(name);
         fs::write(&path, (0..size).map(|at| (at * 31 % 251) as u8).collect::<Vec<_>>())?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600 + 0o10 * index as u32))?;
@@ -314,10 +315,14 @@ fn what_is_sent_sealed_is_sealed_in_either_store_and_comes_back() -> Result<()> 
     fs::write(&wrong, "correct horsf\n")?;
     make_sources(&at("tree"))?;
     let (before, from) = (tree(&at("tree"))?, format!("{}/", text(at("tree"))));
-    for (number, (base, names)) in
-        [(format!("s3://{BUCKET}/plain/"), false), (format!("s3://{BUCKET}/named/"), true), ("local:plain/".to_owned(), false), ("local:named/".to_owned(), true)]
-            .into_iter()
-            .enumerate()
+    for (number, (base, names)) in [
+        (format!("s3://{BUCKET}/plain/"), false),
+        (format!("s3://{BUCKET}/named/"), true),
+        ("local:plain/".to_owned(), false),
+        ("local:named/".to_owned(), true),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let (raw, out) = (at(&format!("raw-{number}")), at(&format!("out-{number}")));
         let key = ["--passphrase-file", right.as_str()];
@@ -325,7 +330,8 @@ fn what_is_sent_sealed_is_sealed_in_either_store_and_comes_back() -> Result<()> 
         sending.extend(names.then_some("--seal-names").into_iter().chain(key));
         let foreseen = ended(world.tradewind(&[&sending[..], &["--dry-run"]].concat()), 0);
         let sent = ended(world.tradewind(&sending), 0);
-        let sealed_bytes: u64 = before.values().map(|(plain, ..)| (HEADER + plain.len() + 16 * plain.len().div_ceil(FRAME).max(1)) as u64).sum();
+        let sealed_bytes: u64 =
+            before.values().map(|(plain, ..)| (HEADER + plain.len() + 16 * plain.len().div_ceil(FRAME).max(1)) as u64).sum();
         assert_eq!((done(&sent, "files"), done(&sent, "bytes")), (4, sealed_bytes));
         assert_eq!(done(&ended(world.tradewind(&sending), 0), "files_kept"), 4, "sent again: nothing to do");
 
@@ -426,7 +432,8 @@ fn damaged_and_other_files_are_named_and_what_was_got_is_not_got_again() -> Resu
     let text = |name: &str| world.path(name).display().to_string();
     make_sources(&world.path("tree"))?;
     let (before, key) = (tree(&world.path("tree"))?, text("one"));
-    let send = |seal: &[&str], to: &str, code| ended(world.run(&[&["send", "--json"], seal, &[&format!("{}/", text("tree")), to]].concat()), code);
+    let send =
+        |seal: &[&str], to: &str, code| ended(world.run(&[&["send", "--json"], seal, &[&format!("{}/", text("tree")), to]].concat()), code);
     let get = |further: &[&str], from: &str, to: &str, code| {
         ended(world.run(&[&["get", "--json", "--unseal", "--passphrase-file", &key], further, &[from, &text(to)]].concat()), code)
     };
@@ -470,7 +477,10 @@ fn damaged_and_other_files_are_named_and_what_was_got_is_not_got_again() -> Resu
     // With the wrong key everything stays as it came.
     fs::remove_file(&stored)?;
     let other = text("other");
-    let ran = ended(world.run(&["get", "--unseal", "--passphrase-file", &other, "local:in/large.sealed", &text("locked")]), if world_has_attributes(&world)? { 3 } else { 7 });
+    let ran = ended(
+        world.run(&["get", "--unseal", "--passphrase-file", &other, "local:in/large.sealed", &text("locked")]),
+        if world_has_attributes(&world)? { 3 } else { 7 },
+    );
     assert!(ran.stderr.contains("wrong passphrase") && !world.path("locked").exists(), "{}", ran.stderr);
     Ok(())
 }

@@ -455,6 +455,49 @@ mod tests {
     }
 
     #[test]
+    fn sealed_sources_are_sent_and_resumed_by_their_sealed_names_and_sizes() {
+        use tradewind_seal::{KdfParameters, KeyRing, MasterKey, Passphrase, Unsealer, sealed_size};
+        let key = || {
+            let cost = KdfParameters::new(8, 1, 1).unwrap();
+            MasterKey::from_passphrase(&Passphrase::new(b"x".to_vec()).unwrap(), &cost, &[1; 16]).unwrap()
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let sources = [("a.sealed", 10), ("large.sealed", 65_536 * 3 + 5)].map(|(name, bytes)| write(directory.path(), name, bytes));
+        let size = |source: &Source| sealed_size(std::fs::metadata(&source.path).unwrap().len()).unwrap();
+        let print = |source: &Source| fingerprint(&source.name, size(source), size_and_time(&source.path).unwrap().1);
+        let read = |durable: &Durable| {
+            let (blocks, out) = crossbeam::channel::unbounded();
+            let (mut reader, told, tally) = reader(blocks, durable.clone());
+            reader.sealing = Some(Arc::new(Sealing::new(Arc::new(key()), "store:", "store:".to_owned())));
+            reader.run(Sources::new(Vec::from(sources.clone()).into_iter(), Arc::default()));
+            assert!(told.is_empty());
+            let mut bytes = vec![0; size(&sources[1]) as usize];
+            for block in out.iter() {
+                let table = BlockTable::parse(&block).unwrap();
+                let mut at = 0;
+                for extent in &table.extents {
+                    let (to, length) = (extent.file_offset as usize, extent.length as usize);
+                    if extent.file == FileId(1) {
+                        bytes[to..to + length].copy_from_slice(&block[at..at + length]);
+                    }
+                    at += length;
+                }
+            }
+            (bytes, tally.bytes_kept.load(Ordering::Relaxed))
+        };
+        let (whole, kept) = read(&Durable::default());
+        let (mut reader, mut plain) = (whole.as_slice(), Vec::new());
+        Unsealer::from_reader(&mut reader, &KeyRing::new().with_key(key())).unwrap().unseal(&mut reader, &mut plain).unwrap();
+        assert!(plain == vec![b'x'; 65_536 * 3 + 5] && kept == 0);
+        let mut durable = Durable::default();
+        durable.add_file(print(&sources[0]));
+        durable.add_part(print(&sources[1]), 65_536..131_072);
+        let (rest, kept) = read(&durable);
+        assert_eq!(kept, size(&sources[0]) + 65_536);
+        assert!(rest[65_536..131_072].iter().all(|&byte| byte == 0) && rest[131_072..] == whole[131_072..], "the same bytes again");
+    }
+
+    #[test]
     fn odd_sources_are_left_out_by_name_and_the_rest_goes_on() {
         let directory = tempfile::tempdir().unwrap();
         let good = [write(directory.path(), "f", 3), write(directory.path(), "g", 4)];

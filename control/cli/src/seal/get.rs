@@ -348,6 +348,9 @@ mod tests {
             assert_eq!(looks_sealed(path.as_bytes()), expected, "{path}");
         }
         assert_eq!((last("s3://b/d/f"), last("store:f"), last("s3://b/d/")), ("f", "f", ""));
-        assert_eq!((folder_of("store:"), folder_of("s3://b"), folder_of("s3://b/d/")), ("store:".into(), "s3://b/".into(), "s3://b/d/".into()));
+        assert_eq!(
+            (folder_of("store:"), folder_of("s3://b"), folder_of("s3://b/d/")),
+            ("store:".into(), "s3://b/".into(), "s3://b/d/".into())
+        );
     }
 }

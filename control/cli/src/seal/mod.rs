@@ -22,9 +22,9 @@ use tradewind_seal::{HEADER_BYTES, Header, KeyId, KeyRing, KeySource, MasterKey,
 use self::find::{Found, Job};
 pub(crate) use self::get::{Checked, GetUnsealOptions, Unsealing, check as check_key};
 pub(crate) use self::keys::SealKeyOptions;
-pub(crate) use self::send::{SealPlan, SendSealOptions};
 use self::keys::{ended, key_error};
 use self::output::{Outputs, Problem};
+pub(crate) use self::send::{SealPlan, SendSealOptions};
 use crate::display;
 use crate::failure::Failure;
 use crate::interrupt::Interrupts;

@@ -118,6 +118,28 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_key_without_use_and_names_without_sealing_are_mistakes() {
+        use clap::Parser as _;
+        let send = |more: &str| {
+            let words = format!("tradewind send a store:in/ --server far {more}");
+            match crate::options::Options::try_parse_from(words.split_whitespace()).map(|options| options.command) {
+                Ok(crate::options::Command::Send(options)) => Some(options.seal),
+                _ => None,
+            }
+        };
+        assert!(send("--seal-names").is_none() && send("--seal --key-file k --passphrase-file p").is_none());
+        let (destination, mut interrupts) = (DestinationUrl::parse("store:in/").unwrap(), Interrupts::new().unwrap());
+        for unused in ["--key-file k", "--passphrase-file p"] {
+            let failure = send(unused).unwrap().plan(&destination, false, &mut interrupts).await.unwrap_err();
+            assert_eq!(failure.exit_code(), tradewind_api::exit::USAGE);
+        }
+        assert!(send("").unwrap().plan(&destination, false, &mut interrupts).await.unwrap().is_none());
+        // A dry run needs no key for names that are only longer.
+        let plan = send("--seal").unwrap().plan(&destination, true, &mut interrupts).await.unwrap().unwrap();
+        assert!(plan.sealing().is_none());
+    }
+
     #[test]
     fn what_is_too_long_once_it_is_sealed_is_left_out_by_name() {
         let plan = SealPlan { names: SealedNames::Suffix, sealing: None };
