@@ -41,7 +41,7 @@ pub(crate) async fn get(options: &GetOptions) -> Result<u8, Failure> {
             all_checked.push(Arc::new(checked));
         }
     }
-    let place = Place::of(options, all_checked.first().is_some_and(|checked| checked.is_sealed_object))?;
+    let place = Place::of(options, all_checked.first().map(AsRef::as_ref))?;
     let left_out = Arc::new(LeftOut::default());
     for (number, source) in options.sources.iter().enumerate() {
         let keys = ring.as_ref().zip(all_checked.get(number));
@@ -49,8 +49,10 @@ pub(crate) async fn get(options: &GetOptions) -> Result<u8, Failure> {
         let mut packet_bytes_max = None;
         loop {
             attempt += 1;
-            let result = Getting { options, source, place: &place, left_out: &left_out, attempt, packet_bytes_max, keys };
-            let Err(failure) = result.run(&mut interrupts).await else { break };
+            let getting = Getting { options, source, place: &place, left_out: &left_out, attempt, packet_bytes_max, keys };
+            let result = getting.run(&mut interrupts).await;
+            place.note_down().await;
+            let Err(failure) = result else { break };
             let Some(cure) = retry::cure(&failure, attempt > 1).filter(|_| attempt <= options.retries) else { return Err(failure) };
             if let Cure::SmallerPackets(bytes) = cure {
                 packet_bytes_max = Some(bytes);
@@ -80,11 +82,11 @@ struct Place {
 }
 
 impl Place {
-    /// `sealed`: the one object is sealed, and called so until it is unsealed.
-    fn of(options: &GetOptions, sealed: bool) -> Result<Self, Failure> {
+    /// `checked` is what is known of the first source, with --unseal. A sealed object is called so until it is unsealed.
+    fn of(options: &GetOptions, checked: Option<&Checked>) -> Result<Self, Failure> {
         let given = &options.destination;
         let into = given.as_os_str().as_bytes().ends_with(b"/") || given.is_dir() || options.sources.len() > 1;
-        let folders = options.sources.iter().any(|source| source.ends_with('/'));
+        let folders = options.sources.iter().any(|source| source.ends_with('/')) || checked.is_some_and(Checked::is_folder);
         let (directory, name, exact) = if into || folders {
             (given.clone(), ObjectName::Into(String::new()), None)
         } else {
@@ -92,7 +94,8 @@ impl Place {
                 detail: format!("{} is not a file name that is text", given.display()),
                 hint: "name a directory, with '/' at its end".to_owned(),
             })?;
-            let at_first = if sealed { format!("{name}{SUFFIX}") } else { name.to_owned() };
+            let at_first =
+                if checked.is_some_and(|checked| checked.is_sealed_object) { format!("{name}{SUFFIX}") } else { name.to_owned() };
             (given.parent().unwrap_or(Path::new("")).to_owned(), ObjectName::Exact(at_first), Some(name.to_owned()))
         };
         let unusable = |what, detail: String| Failure::Local { what, detail };
@@ -117,6 +120,15 @@ fn open_journal() -> Result<Journal, StoreError> {
     let directory = state.ok_or_else(missing)?.join("tradewind");
     std::fs::create_dir_all(&directory).map_err(|error| StoreError::Journal { detail: format!("{}: {error}", directory.display()) })?;
     Journal::open(&directory)
+}
+
+impl Place {
+    /// Waits until the journal has what was got: the same command right behind this one must not get it again.
+    async fn note_down(&self) {
+        if let Some(journal) = &self.journal {
+            journal.scope(Arc::clone(&self.store)).flush().await;
+        }
+    }
 }
 
 /// Unseals files on a thread of its own as they are told to be complete. It ends once there can be no more of them.
@@ -200,7 +212,8 @@ impl Getting<'_> {
         };
         let cancel = Arc::new(AtomicBool::new(false));
         let (complete, unsealed) = unsealing.as_ref().map(unseal_beside).unzip();
-        let download = self.download(offer, server, config, resumption, Arc::clone(&cancel), remarks, complete);
+        let on_file = self.on_file(remarks, complete);
+        let download = self.download(offer, server, config, resumption, Arc::clone(&cancel), on_file);
         if options.json {
             let endpoint = download.lane.endpoints.first();
             events::emit(&json!({ "event": "started", "transfer_id": id, "source": self.source, "endpoint": endpoint }));
@@ -290,11 +303,28 @@ impl Getting<'_> {
         config: UploaderConfig,
         resumption: Option<Resumption>,
         cancel: Arc<AtomicBool>,
+        on_file: Box<dyn FnMut(FileEvent) + Send>,
+    ) -> Download {
+        Download {
+            lane: lane_offer(offer, server),
+            store: Arc::clone(&self.place.store),
+            config,
+            resumption,
+            runtime: tokio::runtime::Handle::current(),
+            on_file,
+            cancel,
+            idle_timeout: IDLE_TIMEOUT,
+        }
+    }
+
+    /// Tells of files, and with --unseal also whoever unseals them.
+    fn on_file(
+        &self,
         remarks: mpsc::UnboundedSender<String>,
         complete: Option<std::sync::mpsc::Sender<Vec<u8>>>,
-    ) -> Download {
+    ) -> Box<dyn FnMut(FileEvent) + Send> {
         let (left_out, json) = (Arc::clone(self.left_out), self.options.json);
-        let on_file = Box::new(move |event| match event {
+        Box::new(move |event| match event {
             FileEvent::Stored { path, size, crc64, verified } => {
                 if json {
                     let path = String::from_utf8_lossy(&path);
@@ -316,17 +346,7 @@ impl Getting<'_> {
                 // Nobody listens any more once the transfer has ended.
                 let _ = remarks.send(format!("{path}: {reason}; left out"));
             }
-        });
-        Download {
-            lane: lane_offer(offer, server),
-            store: Arc::clone(&self.place.store),
-            config,
-            resumption,
-            runtime: tokio::runtime::Handle::current(),
-            on_file,
-            cancel,
-            idle_timeout: IDLE_TIMEOUT,
-        }
+        })
     }
 
     /// Unseals what is got, with --unseal.

@@ -57,6 +57,13 @@ pub(crate) struct Checked {
     pub(crate) is_sealed_object: bool,
 }
 
+impl Checked {
+    /// The source is a folder, whatever its URL looks like.
+    pub(crate) const fn is_folder(&self) -> bool {
+        self.object.is_none()
+    }
+}
+
 /// Asks the server for headers and tries the key on them.
 ///
 /// # Errors
@@ -298,13 +305,19 @@ impl Unsealing {
         let no_name = || Problem::because("its name was sealed with another key");
         let target = self.plain_path(path, Some(unsealer.master_key())).ok_or_else(no_name)?;
         let in_place = target == source;
+        // As resuming takes it: the same name, size and time are the same file. It was unsealed before, and got again.
+        let is_there = target.symlink_metadata().is_ok_and(|there| {
+            there.is_file() && (there.len(), mtime_ns(&there)) == (unsealer.plain_size(), mtime_ns(&metadata)) && !self.overwrite
+        });
         let mut state = self.state();
-        let mut alone = Outputs::new(true);
-        let outputs = if in_place { &mut alone } else { state.outputs.get_or_insert_with(|| Outputs::new(self.overwrite)) };
-        outputs.write(&target, &[], &metadata, |writer| {
-            unsealer.unseal(&mut Stoppable { file, stop: &self.stop }, writer)?;
-            Ok(())
-        })?;
+        if in_place || !is_there {
+            let mut alone = Outputs::new(true);
+            let outputs = if in_place { &mut alone } else { state.outputs.get_or_insert_with(|| Outputs::new(self.overwrite)) };
+            outputs.write(&target, &[], &metadata, |writer| {
+                unsealer.unseal(&mut Stoppable { file, stop: &self.stop }, writer)?;
+                Ok(())
+            })?;
+        }
         if !in_place {
             fs::remove_file(&source)
                 .map_err(|error| Problem::because(format!("it was unsealed, but the sealed file cannot be removed: {error}")))?;
