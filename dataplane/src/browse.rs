@@ -1,5 +1,6 @@
 //! Listing, looking at and removing objects for the control process, beside the lanes.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ const AT_ONCE_MAX: usize = 16;
 
 /// From a question to its answer, waiting and repeating included. Less than the control process waits.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Bytes of the attributes of an object that are told: twice what Amazon S3 takes.
+const ATTRIBUTES_BYTES_MAX: usize = 4096;
 
 /// Buckets that are kept open: with each come connections, and every page of a listing asks again.
 const OPEN_MAX: usize = 8;
@@ -137,8 +141,14 @@ fn details(info: ObjectInfo) -> ObjectDetails {
         mode: info.mode,
         etag: info.etag,
         crc64: info.crc.map(|crc| crc.0),
-        attributes: info.attributes.iter().cloned().collect(),
+        attributes: told(&info.attributes),
     }
+}
+
+/// Attributes as they are told. A store's limit is that of whoever runs it; an answer has one of its own.
+fn told(attributes: &[(String, String)]) -> BTreeMap<String, String> {
+    let bytes: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes <= ATTRIBUTES_BYTES_MAX { attributes.iter().cloned().collect() } else { BTreeMap::new() }
 }
 
 #[cfg(test)]
@@ -186,6 +196,12 @@ mod tests {
             }
             assert_eq!((found.join(" ").as_str(), unnameable), ("a c d", 5), "pages of {limit}");
         }
+    }
+
+    #[test]
+    fn attributes_are_told_as_long_as_they_fit_an_answer() {
+        let of = |bytes: usize| told(&[("a".to_owned(), "v".repeat(bytes - 1))]);
+        assert_eq!((of(ATTRIBUTES_BYTES_MAX)["a"].len(), of(ATTRIBUTES_BYTES_MAX + 1).len()), (ATTRIBUTES_BYTES_MAX - 1, 0));
     }
 
     #[tokio::test]

@@ -29,6 +29,7 @@ pub use fetch::{FetchConfig, Fetched, FetchedObject, Wanted, fetch};
 pub use journal::{Durable, Journal, Resumption, Scope, resume};
 pub use list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};
 pub use local::LocalStore;
+pub use name::decode as decode_name;
 pub use plan::{PartPlan, PoolNeed};
 pub use retry::{Deadlines, RetryPolicy};
 pub use s3::{Credentials, Dialect, S3Config, S3Store};

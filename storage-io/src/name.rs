@@ -18,8 +18,9 @@ pub fn encode(name: &[u8]) -> Vec<u8> {
     key.into_bytes()
 }
 
-/// The file's name of a key: the reverse of [`encode`]. Keys that it never makes stay as they are.
-pub(crate) fn decode(key: &[u8]) -> Vec<u8> {
+/// The file's name of a key: the reverse of `encode`. Keys that it never makes stay as they are.
+#[must_use]
+pub fn decode(key: &[u8]) -> Vec<u8> {
     let quote = QUOTE.as_bytes();
     let (mut name, mut rest) = (Vec::with_capacity(key.len()), key);
     while let Some((&first, behind)) = rest.split_first() {

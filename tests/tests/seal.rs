@@ -1,4 +1,4 @@
-//! `tradewind seal` and `tradewind unseal` on files of this machine.
+//! `tradewind seal` and `tradewind unseal` on files of this machine, `send --seal` and `get --unseal` through the real processes.
 //! What this cannot see: what a terminal shows while it asks for a passphrase, a power cut between two steps.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,13 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use tempfile::TempDir;
+use tradewind_bench::loopback::Loopback;
+use tradewind_bench::process::{Finished, Interrupt};
+use tradewind_bench::testbed::{BUCKET, ServerOptions};
+use tradewind_bench::tree::Random;
+use tradewind_tests::{World, event};
 
 const FRAME: usize = 65_536;
 const HEADER: usize = 144;
@@ -274,4 +280,215 @@ fn ctrl_c_leaves_nothing_incomplete() -> Result<()> {
     assert!(err.contains("interrupted"), "{err}");
     assert_eq!(fs::read_dir(user.path("out"))?.count(), 0);
     Ok(())
+}
+
+/// The files that transfers are tried with.
+fn make_sources(root: &Path) -> Result<()> {
+    fs::create_dir_all(root.join("inner"))?;
+    for (index, (name, size)) in [("empty", 0), ("inner/one", 1), ("inner/frame", FRAME), ("large", (3 << 20) + 17)].into_iter().enumerate()
+    {
+        let path = root.join(name);
+        fs::write(&path, (0..size).map(|at| (at * 31 % 251) as u8).collect::<Vec<_>>())?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600 + 0o10 * index as u32))?;
+        fs::File::open(&path)?.set_modified(UNIX_EPOCH + Duration::new(1_700_000_000, index as u32))?;
+    }
+    Ok(())
+}
+
+#[track_caller]
+fn ended(ran: Result<Finished>, code: i32) -> Finished {
+    let ran = ran.unwrap();
+    assert_eq!(ran.status.and_then(|status| status.code()), Some(code), "{}{}", ran.stdout, ran.stderr);
+    ran
+}
+
+/// A figure of the last event `done`.
+#[track_caller]
+fn done(ran: &Finished, figure: &str) -> u64 {
+    event(ran, "done").and_then(|done| done[figure].as_u64()).unwrap_or_else(|| panic!("no {figure}: {}{}", ran.stdout, ran.stderr))
+}
+
+#[test]
+fn what_is_sent_sealed_is_sealed_in_either_store_and_comes_back() -> Result<()> {
+    let Some(world) = World::start(&ServerOptions::default())? else { return Ok(()) };
+    let at = |name: &str| world.testbed.path(name);
+    let text = |path: PathBuf| path.display().to_string();
+    let (right, wrong) = (text(at("right")), text(at("wrong")));
+    fs::write(&right, "correct horse\n")?;
+    fs::write(&wrong, "correct horsf\n")?;
+    make_sources(&at("tree"))?;
+    let (before, from) = (tree(&at("tree"))?, format!("{}/", text(at("tree"))));
+    for (number, (base, names)) in [
+        (format!("s3://{BUCKET}/plain/"), false),
+        (format!("s3://{BUCKET}/named/"), true),
+        ("local:plain/".to_owned(), false),
+        ("local:named/".to_owned(), true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (raw, out) = (at(&format!("raw-{number}")), at(&format!("out-{number}")));
+        let key = ["--passphrase-file", right.as_str()];
+        let mut sending = vec!["send", "--json", "--seal", &from, &base];
+        sending.extend(names.then_some("--seal-names").into_iter().chain(key));
+        let foreseen = ended(world.tradewind(&[&sending[..], &["--dry-run"]].concat()), 0);
+        let sent = ended(world.tradewind(&sending), 0);
+        let sealed_bytes: u64 =
+            before.values().map(|(plain, ..)| (HEADER + plain.len() + 16 * plain.len().div_ceil(FRAME).max(1)) as u64).sum();
+        assert_eq!((done(&sent, "files"), done(&sent, "bytes")), (4, sealed_bytes));
+        assert_eq!(done(&ended(world.tradewind(&sending), 0), "files_kept"), 4, "sent again: nothing to do");
+
+        // What is there is sealed, under the names that were foreseen.
+        let listed = ended(world.tradewind(&["ls", "-r", &base]), 0).stdout;
+        for name in listed.lines() {
+            let is_sealed = if names { name.split('/').all(|part| part.starts_with("tws-")) } else { name.ends_with(".sealed") };
+            assert!(is_sealed && foreseen.stdout.contains(&format!("{base}{name}")), "{name}");
+        }
+        let first = format!("{base}{}", listed.lines().next().context("no objects")?);
+        let shown: Value = serde_json::from_str(&ended(world.tradewind(&["stat", "--json", &first]), 0).stdout)?;
+        let has_attribute = shown["attributes"]["tradewind-sealed"].as_str().is_some_and(|text| text.len() == 192);
+        assert!(has_attribute || base.starts_with("local"), "{shown}");
+        ended(world.tradewind(&["get", "--quiet", &base, &text(raw.clone())]), 0);
+        let stored = tree(&raw)?;
+        assert_eq!(stored.len(), 4);
+        for (name, (contents, ..)) in &stored {
+            assert!(contents.starts_with(b"tradewind-sealed"), "{}", name.display());
+            for (plain, ..) in before.values().filter(|(plain, ..)| plain.len() >= 16) {
+                assert!(!contents.windows(16).any(|window| window == &plain[..16]), "{}", name.display());
+            }
+        }
+        let unsealed = at(&format!("unsealed-{number}"));
+        ended(world.tradewind(&["unseal", &format!("{}/", text(raw)), "-o", &text(unsealed.clone()), key[0], key[1]]), 0);
+        assert_eq!(tree(&unsealed)?, before);
+
+        if has_attribute {
+            let known = world.transfers()?;
+            let refused = ended(world.tradewind(&["get", "--unseal", "--passphrase-file", &wrong, &base, &text(out.clone())]), 3);
+            assert!(refused.stderr.contains("wrong passphrase") && refused.stderr.contains(&base), "{}", refused.stderr);
+            assert!(!out.exists() && world.transfers()? == known, "nothing is made and nothing begun");
+        }
+        let getting = ["get", "--json", "--unseal", key[0], key[1], &base, &text(out.clone())];
+        let got = ended(world.tradewind(&getting), 0);
+        assert_eq!((done(&got, "files"), done(&got, "files_unsealed")), (4, 4));
+        assert_eq!(tree(&out)?, before);
+        assert_eq!(fs::read_dir(&out)?.count(), 3, "no folder of a sealed name is left");
+        let again = ended(world.tradewind(&getting), 0);
+        assert_eq!(tree(&out)?, before);
+        // Names that were sealed say which file it is only with the key, and that is in the attribute.
+        assert!(done(&again, "bytes_received") == 0 || names && !has_attribute, "got again: nothing to do");
+    }
+    Ok(())
+}
+
+/// A server on loopback with a client that has two passphrases.
+fn loopback() -> Result<Loopback> {
+    let world = Loopback::start(&std::env::temp_dir(), &Interrupt::default())?;
+    fs::write(world.path("one"), "correct horse\n")?;
+    fs::write(world.path("other"), "battery staple\n")?;
+    Ok(world)
+}
+
+#[test]
+fn an_interrupted_sealed_transfer_goes_on_with_the_same_key_only() -> Result<()> {
+    let world = loopback()?;
+    let text = |name: &str| world.path(name).display().to_string();
+    let (large, bytes) = (text("large"), 60 << 20);
+    Random::new(5).write(&world.path("large"), bytes)?;
+    let partial = world.path("local/in/.large.sealed.tradewind-partial");
+    let sealed_bytes = tradewind_sealed_size(bytes);
+    for (begun_with, goes_on_with) in [("one", "one"), ("one", "other")] {
+        let sending = |key: &str| ["send", "--json", "--seal", "--passphrase-file", key, &large, "local:in/"].map(str::to_owned).to_vec();
+        let begun = [sending(&text(begun_with)), vec!["--rate".to_owned(), "160M".to_owned()]].concat();
+        let mut client = world.begin(begun_with, &begun.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !partial.exists() {
+            ensure!(Instant::now() < deadline, "it did not begin");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::thread::sleep(Duration::from_millis(1500));
+        client.kill()?;
+        client.wait()?;
+        assert!(partial.exists(), "it was interrupted");
+        let again = sending(&text(goes_on_with));
+        let sent = ended(world.run(&again.iter().map(String::as_str).collect::<Vec<_>>()), 0);
+        let (kept, moved) = (done(&sent, "bytes_kept"), done(&sent, "bytes"));
+        println!("begun with {begun_with}, gone on with {goes_on_with}: {kept} bytes kept, {moved} sent");
+        assert_eq!(kept + moved, sealed_bytes);
+        assert_eq!(kept > 0, begun_with == goes_on_with, "{kept} bytes kept");
+        let out = text("out");
+        ended(world.run(&["unseal", &text("local/in/large.sealed"), "-o", &out, "--passphrase-file", &text(goes_on_with)]), 0);
+        assert!(fs::read(&out)? == fs::read(&large)?, "the bytes differ");
+        fs::remove_file(&out)?;
+        fs::remove_file(world.path("local/in/large.sealed"))?;
+    }
+    Ok(())
+}
+
+fn tradewind_sealed_size(bytes: u64) -> u64 {
+    HEADER as u64 + bytes + 16 * bytes.div_ceil(FRAME as u64)
+}
+
+#[test]
+fn damaged_and_other_files_are_named_and_what_was_got_is_not_got_again() -> Result<()> {
+    let world = loopback()?;
+    let text = |name: &str| world.path(name).display().to_string();
+    make_sources(&world.path("tree"))?;
+    let (before, key) = (tree(&world.path("tree"))?, text("one"));
+    let send =
+        |seal: &[&str], to: &str, code| ended(world.run(&[&["send", "--json"], seal, &[&format!("{}/", text("tree")), to]].concat()), code);
+    let get = |further: &[&str], from: &str, to: &str, code| {
+        ended(world.run(&[&["get", "--json", "--unseal", "--passphrase-file", &key], further, &[from, &text(to)]].concat()), code)
+    };
+    send(&["--seal", "--passphrase-file", &key], "local:in/", 0);
+    send(&["--passphrase-file", &key], "local:in/", 2);
+    fs::write(world.path("local/in/stranger"), "not sealed")?;
+
+    // Got before without --unseal: only the unsealing is left to do.
+    ended(world.run(&["get", "--quiet", "local:in/", &text("kept")]), 0);
+    assert_eq!(done(&get(&[], "local:in/", "kept", 0), "bytes_received"), 0);
+    let mut unsealed = tree(&world.path("kept"))?;
+    assert_eq!(unsealed.remove(OsStr::new("stranger")).context("the stranger")?.0, b"not sealed");
+    assert_eq!(unsealed, before);
+
+    // One object gets the name that is given.
+    get(&[], "local:in/large.sealed", "named", 0);
+    assert_eq!(fs::read(world.path("named"))?, before[OsStr::new("large")].0);
+    assert_eq!(done(&get(&[], "local:in/large.sealed", "named", 0), "bytes_received"), 0);
+    fs::write(world.path("named"), "another")?;
+    let refused = get(&[], "local:in/large.sealed", "named", 6);
+    assert!(refused.stderr.contains("/named is another file") && fs::read(world.path("named"))? == b"another", "{}", refused.stderr);
+    get(&["--overwrite"], "local:in/large.sealed", "named", 0);
+    assert_eq!(fs::read(world.path("named"))?, before[OsStr::new("large")].0);
+    assert!(!world.path("named.sealed").exists());
+
+    // A damaged one does not keep the others.
+    let stored = world.path("local/in/inner/frame.sealed");
+    let (mut bytes, time) = (fs::read(&stored)?, fs::metadata(&stored)?.modified()?);
+    bytes[HEADER + 100] ^= 1;
+    fs::write(&stored, bytes)?;
+    fs::File::open(&stored)?.set_modified(time)?;
+    for round in 0..2 {
+        let got = get(&[], "local:in/", "most", 7);
+        assert!(got.stderr.contains("inner/frame.sealed: frame 0 of 1 is damaged"), "{round}: {}", got.stderr);
+        let most = tree(&world.path("most"))?;
+        assert!(most.contains_key(OsStr::new("inner/frame.sealed")) && most.len() == 5, "{:?}", most.keys());
+        assert!(before.iter().filter(|(name, _)| *name != OsStr::new("inner/frame")).all(|(name, file)| most[name] == *file));
+        assert!(round == 0 || done(&got, "bytes_received") == 0);
+    }
+
+    // With the wrong key everything stays as it came.
+    fs::remove_file(&stored)?;
+    let other = text("other");
+    let ran = ended(
+        world.run(&["get", "--unseal", "--passphrase-file", &other, "local:in/large.sealed", &text("locked")]),
+        if world_has_attributes(&world)? { 3 } else { 7 },
+    );
+    assert!(ran.stderr.contains("wrong passphrase") && !world.path("locked").exists(), "{}", ran.stderr);
+    Ok(())
+}
+
+/// Whether the directory keeps what a file is told with.
+fn world_has_attributes(world: &Loopback) -> Result<bool> {
+    let shown: Value = serde_json::from_str(&ended(world.run(&["stat", "--json", "local:in/large.sealed"]), 0).stdout)?;
+    Ok(shown["attributes"]["tradewind-sealed"].is_string())
 }

@@ -50,10 +50,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .filter(|(kind, _)| kind == "test")
         .filter_map(|(_, path)| path.file_stem()?.to_str())
         .collect();
-    let (of_files, of_packages): (Vec<&str>, Vec<&str>) =
-        arguments.packages.iter().map(String::as_str).partition(|name| files.contains(name));
-    let names = workspace.packages.iter().map(|package| package.name.as_str());
-    let mut chosen = if of_packages.is_empty() && !of_files.is_empty() { Vec::new() } else { choose(&of_packages, names)? };
+    let wanted = || arguments.packages.iter().map(String::as_str);
+    let names = || workspace.packages.iter().map(|package| package.name.as_str());
+    let of_files: Vec<&str> = wanted().filter(|name| files.contains(name)).collect();
+    // A name that is both means both.
+    let of_packages: Vec<&str> = wanted().filter(|name| !files.contains(name) || names().any(|package| is_called(package, name))).collect();
+    let mut chosen = if of_packages.is_empty() && !of_files.is_empty() { Vec::new() } else { choose(&of_packages, names())? };
     // Only these files of the package, unless all of it is wanted.
     let only = if chosen.contains(&END_TO_END) { Vec::new() } else { of_files };
     if !only.is_empty() {
@@ -88,6 +90,10 @@ fn is_serial(package: &str) -> bool {
     SERIAL_PACKAGES.contains(&package)
 }
 
+fn is_called(package: &str, name: &str) -> bool {
+    package == name || package.strip_prefix("tradewind-") == Some(name)
+}
+
 /// The packages meant by `wanted`, out of `all`; all of them if nothing is wanted.
 fn choose<'a>(wanted: &[&str], all: impl Iterator<Item = &'a str>) -> Result<Vec<&'a str>> {
     let all: Vec<_> = all.collect();
@@ -96,7 +102,7 @@ fn choose<'a>(wanted: &[&str], all: impl Iterator<Item = &'a str>) -> Result<Vec
     }
     let mut chosen = Vec::new();
     for name in wanted {
-        let found = all.iter().find(|package| *package == name || package.strip_prefix("tradewind-") == Some(name));
+        let found = all.iter().find(|package| is_called(package, name));
         chosen.push(*found.with_context(|| format!("there is no package {name}; there are: {}", all.join(", ")))?);
     }
     Ok(chosen)

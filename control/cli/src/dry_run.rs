@@ -9,13 +9,11 @@ use crate::display;
 use crate::events;
 use crate::failure::Failure;
 use crate::gather::{LeftOut, Notes};
-use crate::options::SendOptions;
 use crate::sources::{Plan, Walked};
 use crate::units;
 
-/// Walks the sources and prints what is found.
-pub(crate) fn show(options: &SendOptions, plan: &Arc<Plan>) -> Result<u8, Failure> {
-    let destination = &options.destination;
+/// Walks the sources and prints what is found; blocks.
+pub(crate) fn show(plan: &Arc<Plan>, destination: &str, json: bool, quiet: bool) -> Result<u8, Failure> {
     let exact = plan.destination.names_one_file();
     let slash = if destination.ends_with(['/', ':']) { "" } else { "/" };
     let (left_out, mut skipped, mut files, mut bytes) = (LeftOut::default(), Vec::new(), 0, 0u64);
@@ -24,32 +22,32 @@ pub(crate) fn show(options: &SendOptions, plan: &Arc<Plan>) -> Result<u8, Failur
             Walked::File { source, bytes: size } => {
                 (files, bytes) = (files + 1, bytes.saturating_add(size));
                 let name = String::from_utf8_lossy(&source.name);
-                let to = if exact { destination.clone() } else { format!("{destination}{slash}{name}") };
-                if options.json {
+                let to = if exact { destination.to_owned() } else { format!("{destination}{slash}{name}") };
+                if json {
                     events::emit(&events::file(&source, &to));
                 } else {
                     display::result(&format!("{} -> {to}", source.path.display()));
                 }
             }
-            Walked::Skipped(why) if options.json => skipped.push(why),
+            Walked::Skipped(why) if json => skipped.push(why),
             Walked::Skipped(why) => {
                 skipped.push(String::new());
-                if !options.quiet {
+                if !quiet {
                     display::note(&why);
                 }
             }
             Walked::Unselected => drop(left_out.unselected.fetch_add(1, Ordering::Relaxed)),
             Walked::Failed(error) => {
-                if !options.json && !options.quiet {
+                if !json && !quiet {
                     display::note(&format!("cannot be sent: {error}"));
                 }
-                left_out.fail(error, if options.json { &Notes::Events } else { &Notes::Quiet });
+                left_out.fail(error, if json { &Notes::Events } else { &Notes::Quiet });
             }
         }
     }
-    if options.json {
+    if json {
         events::emit(&events::dry_run(files, bytes, &left_out, &skipped));
-    } else if !options.quiet {
+    } else if !quiet {
         display::note(&format!(
             "would send {} ({}), {} left out, {} skipped",
             units::count(files, "file", "files"),

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tradewind_api::{DurableEntry, LaneOffer, RateRequest, ResumePolicy, SubmitRequest, exit};
 use tradewind_client::{Download, DownloadReport, FileEvent, UploadError, fingerprint};
+use tradewind_seal::{KeyRing, SUFFIX};
 use tradewind_storage::{Durable, Journal, LocalStore, ObjectName, Resumption, Store, StoreError, UploaderConfig, resume};
 
 use crate::connect::{connect, resolve};
@@ -22,21 +23,36 @@ use crate::follow::{Driven, drive, ended_on_server, explain, failed, last_word, 
 use crate::interrupt::Interrupts;
 use crate::options::GetOptions;
 use crate::retry::{self, Cure};
+use crate::seal::{Checked, Unsealing, check_key};
 use crate::send::{IDLE_TIMEOUT, chunk_bytes_max, lane_offer, submit};
 use crate::units;
 
 /// Runs the command.
 pub(crate) async fn get(options: &GetOptions) -> Result<u8, Failure> {
     let mut interrupts = Interrupts::new()?;
-    let place = Place::of(options)?;
+    let ring = options.unseal.ring(&mut interrupts).await?;
+    let mut all_checked = Vec::new();
+    if let Some(ring) = &ring {
+        // Before anything is made here or begun there.
+        let client = connect(&options.server, options.quiet || options.json).await?;
+        for source in &options.sources {
+            let checking = interrupts.unless(check_key(&client, source, ring)).await;
+            let checked = checking.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
+            all_checked.push(Arc::new(checked));
+        }
+    }
+    let place = Place::of(options, all_checked.first().map(AsRef::as_ref))?;
     let left_out = Arc::new(LeftOut::default());
-    for source in &options.sources {
+    for (number, source) in options.sources.iter().enumerate() {
+        let keys = ring.as_ref().zip(all_checked.get(number));
         let mut attempt = 0;
         let mut packet_bytes_max = None;
         loop {
             attempt += 1;
-            let result = Getting { options, source, place: &place, left_out: &left_out, attempt, packet_bytes_max };
-            let Err(failure) = result.run(&mut interrupts).await else { break };
+            let getting = Getting { options, source, place: &place, left_out: &left_out, attempt, packet_bytes_max, keys };
+            let result = getting.run(&mut interrupts).await;
+            place.note_down().await;
+            let Err(failure) = result else { break };
             let Some(cure) = retry::cure(&failure, attempt > 1).filter(|_| attempt <= options.retries) else { return Err(failure) };
             if let Cure::SmallerPackets(bytes) = cure {
                 packet_bytes_max = Some(bytes);
@@ -57,23 +73,30 @@ pub(crate) async fn get(options: &GetOptions) -> Result<u8, Failure> {
 /// Where files go.
 struct Place {
     store: Arc<dyn Store>,
+    /// The directory of the store.
+    root: PathBuf,
     name: ObjectName,
+    /// What the one file is called in the end.
+    exact: Option<String>,
     journal: Option<Journal>,
 }
 
 impl Place {
-    fn of(options: &GetOptions) -> Result<Self, Failure> {
+    /// `checked` is what is known of the first source, with --unseal. A sealed object is called so until it is unsealed.
+    fn of(options: &GetOptions, checked: Option<&Checked>) -> Result<Self, Failure> {
         let given = &options.destination;
         let into = given.as_os_str().as_bytes().ends_with(b"/") || given.is_dir() || options.sources.len() > 1;
-        let folders = options.sources.iter().any(|source| source.ends_with('/'));
-        let (directory, name) = if into || folders {
-            (given.clone(), ObjectName::Into(String::new()))
+        let folders = options.sources.iter().any(|source| source.ends_with('/')) || checked.is_some_and(Checked::is_folder);
+        let (directory, name, exact) = if into || folders {
+            (given.clone(), ObjectName::Into(String::new()), None)
         } else {
             let name = given.file_name().and_then(OsStr::to_str).ok_or_else(|| Failure::Usage {
                 detail: format!("{} is not a file name that is text", given.display()),
                 hint: "name a directory, with '/' at its end".to_owned(),
             })?;
-            (given.parent().unwrap_or(Path::new("")).to_owned(), ObjectName::Exact(name.to_owned()))
+            let at_first =
+                if checked.is_some_and(|checked| checked.is_sealed_object) { format!("{name}{SUFFIX}") } else { name.to_owned() };
+            (given.parent().unwrap_or(Path::new("")).to_owned(), ObjectName::Exact(at_first), Some(name.to_owned()))
         };
         let unusable = |what, detail: String| Failure::Local { what, detail };
         let directory = if directory.as_os_str().is_empty() { PathBuf::from(".") } else { directory };
@@ -85,7 +108,7 @@ impl Place {
                 let store = if options.preserve_owner { store.restoring_owners() } else { store };
                 let journal =
                     open_journal().inspect_err(|error| display::note(&format!("{error}; an interrupted download will start over"))).ok();
-                Ok(Self { store: Arc::new(store), name, journal })
+                Ok(Self { store: Arc::new(store), root, name, exact, journal })
             })
     }
 }
@@ -98,6 +121,29 @@ fn open_journal() -> Result<Journal, StoreError> {
     let directory = state.ok_or_else(missing)?.join("tradewind");
     std::fs::create_dir_all(&directory).map_err(|error| StoreError::Journal { detail: format!("{}: {error}", directory.display()) })?;
     Journal::open(&directory)
+}
+
+impl Place {
+    /// Waits until the journal has what was got: the same command right behind this one must not get it again.
+    async fn note_down(&self) {
+        if let Some(journal) = &self.journal {
+            journal.scope(Arc::clone(&self.store)).flush().await;
+        }
+    }
+}
+
+/// Unseals files on a thread of its own as they are told to be complete. It ends once there can be no more of them.
+fn unseal_beside(unsealing: &Arc<Unsealing>) -> (std::sync::mpsc::Sender<Vec<u8>>, tokio::task::JoinHandle<()>) {
+    let (complete, files) = std::sync::mpsc::channel::<Vec<u8>>();
+    let unsealing = Arc::clone(unsealing);
+    let task = tokio::task::spawn_blocking(move || {
+        for path in files {
+            if !unsealing.stop.load(Ordering::Relaxed) {
+                unsealing.unseal(&path);
+            }
+        }
+    });
+    (complete, task)
 }
 
 /// Files that could not be got.
@@ -133,6 +179,8 @@ struct Getting<'a> {
     left_out: &'a Arc<LeftOut>,
     attempt: u32,
     packet_bytes_max: Option<usize>,
+    /// With --unseal: the keys, and what was found out with them.
+    keys: Option<(&'a Arc<KeyRing>, &'a Arc<Checked>)>,
 }
 
 impl Getting<'_> {
@@ -150,7 +198,12 @@ impl Getting<'_> {
             ..UploaderConfig::default()
         };
         // Before the server waits for us.
-        let (resumption, have) = self.resumption(&config, request.resume == ResumePolicy::Attributes).await?;
+        let (resumption, mut have) = self.resumption(&config, request.resume == ResumePolicy::Attributes).await?;
+        let (remarks, mut notes) = mpsc::unbounded_channel();
+        let unsealing = self.unsealing(&remarks);
+        if let Some(unsealing) = &unsealing {
+            have.extend(unsealing.have(&client, self.source, interrupts).await?);
+        }
         let submitted = interrupts.unless(submit(&client, address, &request)).await;
         let ((answer, server), _) = submitted.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
         let id = answer.transfer_id.as_str();
@@ -167,8 +220,9 @@ impl Getting<'_> {
             return Err(Failure::Upload { transfer_id: id.to_owned(), source });
         };
         let cancel = Arc::new(AtomicBool::new(false));
-        let (remarks, mut notes) = mpsc::unbounded_channel();
-        let download = self.download(offer, server, config, resumption, Arc::clone(&cancel), remarks);
+        let (complete, unsealed) = unsealing.as_ref().map(unseal_beside).unzip();
+        let on_file = self.on_file(remarks, complete);
+        let download = self.download(offer, server, config, resumption, Arc::clone(&cancel), on_file);
         if options.json {
             let endpoint = download.lane.endpoints.first();
             events::emit(&json!({ "event": "started", "transfer_id": id, "source": self.source, "endpoint": endpoint }));
@@ -178,6 +232,15 @@ impl Getting<'_> {
         let watching = ended_on_server(&client, id, &moved);
         let run = move |progress: &dyn Fn(&tradewind_client::Progress)| download.run(progress);
         let Driven { result, signal, ended } = drive(run, &cancel, interrupts, &mut reporter, &mut notes, &moved, watching).await;
+        if let (Some(unsealing), Some(unsealed)) = (&unsealing, unsealed) {
+            unsealing.stop.store(signal.is_some(), Ordering::Relaxed);
+            let ended = unsealing.or_stop(unsealed, interrupts).await;
+            while let Ok(remark) = notes.try_recv() {
+                reporter.note(&remark);
+            }
+            ended?;
+            unsealing.tidy();
+        }
         reporter.clear();
         if let (Err(UploadError::Cancelled), None, Some(outcome)) = (&result, signal, ended) {
             return Err(failed(id.to_owned(), outcome));
@@ -186,7 +249,7 @@ impl Getting<'_> {
             Ok(report) => {
                 // The engine's account may still be on its way to the control process.
                 let _ = interrupts.unless(last_word(&client, id)).await;
-                self.done(id, &report, &reporter);
+                self.done(id, &report, unsealing.as_ref().map(|unsealing| unsealing.state().files), &reporter);
                 Ok(())
             }
             Err(error) => {
@@ -249,27 +312,8 @@ impl Getting<'_> {
         config: UploaderConfig,
         resumption: Option<Resumption>,
         cancel: Arc<AtomicBool>,
-        remarks: mpsc::UnboundedSender<String>,
+        on_file: Box<dyn FnMut(FileEvent) + Send>,
     ) -> Download {
-        let (left_out, json) = (Arc::clone(self.left_out), self.options.json);
-        let on_file = Box::new(move |event| match event {
-            FileEvent::Stored { path, size, crc64, verified } if json => {
-                let path = String::from_utf8_lossy(&path);
-                events::emit(
-                    &json!({ "event": "file", "path": path, "size": size, "crc64nvme": format!("{crc64:016x}"), "verified": verified }),
-                );
-            }
-            FileEvent::Stored { .. } => {}
-            FileEvent::Failed { path, reason } => {
-                left_out.add(&path, &reason);
-                let path = String::from_utf8_lossy(&path);
-                if json {
-                    events::emit(&json!({ "event": "file_error", "path": path, "message": reason }));
-                }
-                // Nobody listens any more once the transfer has ended.
-                let _ = remarks.send(format!("{path}: {reason}; left out"));
-            }
-        });
         Download {
             lane: lane_offer(offer, server),
             store: Arc::clone(&self.place.store),
@@ -282,7 +326,68 @@ impl Getting<'_> {
         }
     }
 
-    fn done(&self, id: &str, report: &DownloadReport, reporter: &Reporter) {
+    /// Tells of files, and with --unseal also whoever unseals them.
+    fn on_file(
+        &self,
+        remarks: mpsc::UnboundedSender<String>,
+        complete: Option<std::sync::mpsc::Sender<Vec<u8>>>,
+    ) -> Box<dyn FnMut(FileEvent) + Send> {
+        let (left_out, json) = (Arc::clone(self.left_out), self.options.json);
+        Box::new(move |event| match event {
+            FileEvent::Stored { path, size, crc64, verified } => {
+                if json {
+                    let path = String::from_utf8_lossy(&path);
+                    events::emit(
+                        &json!({ "event": "file", "path": path, "size": size, "crc64nvme": format!("{crc64:016x}"), "verified": verified }),
+                    );
+                }
+                if let Some(complete) = &complete {
+                    // Its other end lives as long as there is something to unseal.
+                    let _ = complete.send(path);
+                }
+            }
+            FileEvent::Failed { path, reason } => {
+                left_out.add(&path, &reason);
+                let path = String::from_utf8_lossy(&path);
+                if json {
+                    events::emit(&json!({ "event": "file_error", "path": path, "message": reason }));
+                }
+                // Nobody listens any more once the transfer has ended.
+                let _ = remarks.send(format!("{path}: {reason}; left out"));
+            }
+        })
+    }
+
+    /// Unseals what is got, with --unseal.
+    fn unsealing(&self, remarks: &mpsc::UnboundedSender<String>) -> Option<Arc<Unsealing>> {
+        let (ring, checked) = self.keys?;
+        let (left_out, remarks, json) = (Arc::clone(self.left_out), remarks.clone(), self.options.json);
+        let on_failed = Box::new(move |path: &[u8], reason: &str| {
+            left_out.add(path, reason);
+            let path = String::from_utf8_lossy(path);
+            if json {
+                events::emit(&json!({ "event": "file_error", "path": path, "message": reason }));
+            }
+            let _ = remarks.send(format!("{path}: {reason}"));
+        });
+        let exact = match (&self.place.name, &self.place.exact) {
+            (ObjectName::Exact(at_first), Some(then)) => Some((at_first.clone(), then.clone())),
+            _ => None,
+        };
+        Some(Arc::new(Unsealing {
+            ring: Arc::clone(ring),
+            checked: Arc::clone(checked),
+            root: self.place.root.clone(),
+            exact,
+            overwrite: self.options.overwrite,
+            json,
+            on_failed,
+            stop: AtomicBool::new(false),
+            state: Mutex::default(),
+        }))
+    }
+
+    fn done(&self, id: &str, report: &DownloadReport, unsealed: Option<u64>, reporter: &Reporter) {
         let goodput_bps = units::goodput_bps(report.bytes_received, report.elapsed);
         if self.options.json {
             events::emit(&json!({
@@ -292,6 +397,7 @@ impl Getting<'_> {
                 "bytes": report.bytes,
                 "bytes_received": report.bytes_received,
                 "files_failed": report.files_failed,
+                "files_unsealed": unsealed,
                 "elapsed_s": report.elapsed.as_secs_f64(),
                 "goodput_bps": goodput_bps,
                 "loss": report.loss,

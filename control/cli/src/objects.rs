@@ -85,7 +85,7 @@ pub(crate) async fn rm(options: &RmOptions) -> Result<u8, Failure> {
 }
 
 /// The pages of a listing, one after the other.
-struct Pages<'a> {
+pub(crate) struct Pages<'a> {
     client: &'a Client,
     query: Option<ListQuery>,
     /// What the names are relative to.
@@ -93,12 +93,12 @@ struct Pages<'a> {
 }
 
 impl<'a> Pages<'a> {
-    fn new(client: &'a Client, url: &str, recursive: bool) -> Self {
+    pub(crate) fn new(client: &'a Client, url: &str, recursive: bool) -> Self {
         let query = ListQuery { url: url.to_owned(), recursive, after: None, limit: None };
         Self { client, query: Some(query), folder: folder_url(url) }
     }
 
-    async fn next(&mut self) -> Result<Option<ObjectPage>, Failure> {
+    pub(crate) async fn next(&mut self) -> Result<Option<ObjectPage>, Failure> {
         let Some(mut query) = self.query.take() else { return Ok(None) };
         let page = self.client.list_objects(&query).await?;
         if let Some(next) = &page.next {
@@ -221,7 +221,7 @@ struct Shown<'a> {
     details: &'a ObjectDetails,
 }
 
-fn parse(url: &str) -> Result<DestinationUrl, Failure> {
+pub(crate) fn parse(url: &str) -> Result<DestinationUrl, Failure> {
     DestinationUrl::parse(url)
         .map_err(|error| refused(ErrorCode::DestinationInvalid, error.to_string(), ErrorCode::DestinationInvalid.hint()))
 }
@@ -249,7 +249,7 @@ fn check_removal(url: &str, options: &RmOptions) -> Result<(), Failure> {
     }
 }
 
-fn refused(code: impl Into<ProblemCode>, detail: impl Into<String>, hint: &str) -> Failure {
+pub(crate) fn refused(code: impl Into<ProblemCode>, detail: impl Into<String>, hint: &str) -> Failure {
     Failure::Server(ClientError::Refused(Problem::new(code, detail).with_hint(hint)))
 }
 

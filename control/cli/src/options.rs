@@ -9,7 +9,7 @@ use crate::keep::KeepOptions;
 use crate::lists::ListOptions;
 use crate::proof::{ProofOptions, ReceiptKeyOptions, VerifyReceiptOptions};
 use crate::rate::{BitRate, RateOrNone};
-use crate::seal::{SEAL_HELP, SealKeyFileOptions, SealOptions, UNSEAL_HELP, UnsealOptions};
+use crate::seal::{GetUnsealOptions, SEAL_HELP, SealKeyFileOptions, SealOptions, SendSealOptions, UNSEAL_HELP, UnsealOptions};
 use crate::select::SelectOptions;
 use crate::verify::VerifyOptions;
 
@@ -56,6 +56,12 @@ destination again, by whomever; files that are durable and have not changed are 
 above: '*.tmp' anywhere, '/raw/' at the top only, 'cache/' a directory and all in it.
 A file is sent if no --exclude matches it or an --include does.
 
+--seal encrypts files before they leave this machine, with a passphrase or a key file
+(`tradewind seal-key`) that stays with you. FILE is stored as FILE.sealed, with --seal-names
+each name is encrypted too, and an exact DEST keeps its name. What was interrupted goes on
+with the same key and the same way to write DEST's store. `tradewind get --unseal`, or `unseal`
+on a copy, is the way back; whoever loses the passphrase or the key file loses the files.
+
 Destinations:
   s3://BUCKET/PREFIX/   any S3 store of the server that allows the bucket
   file:///PATH/         a directory that the server offers
@@ -65,7 +71,8 @@ Examples:
   tradewind send movie.mxf s3://dailies/day-07/ --server far.example.org
   tradewind send results/ s3://lab/run-12/ --server far.example.org --policy low
   tradewind send footage/ s3://dailies/ --exclude '*' --include '*.mxf' --newer-than 36h --dry-run
-  tradewind send disk.img file:///data/disk-1.img --server 192.0.2.7:33000 --rate 2G";
+  tradewind send disk.img file:///data/disk-1.img --server 192.0.2.7:33000 --rate 2G
+  tradewind send footage/ s3://archive/ --seal --seal-names --key-file ~/keys/archive";
 
 const GET_HELP: &str = "\
 What files are called:
@@ -79,9 +86,16 @@ sent. An object that cannot be read is left out; the rest is got, and the exit c
 What was interrupted goes on where it stopped when the same objects are got into the same
 directory again; until it is whole, a file is called .NAME.tradewind-partial.
 
+--unseal decrypts what was sent with --seal or made by `tradewind seal`: FILE.sealed becomes FILE
+as soon as it is complete, and is not got again by the same command. The passphrase or key is
+tried before anything is written or begun: exit code 3 if it is not the right one. What is not
+sealed is got as it is. A damaged file is named and stays as FILE.sealed; exit code 7, and all
+others are there.
+
 Examples:
   tradewind get s3://dailies/day-07/ ./day-07/ --server far.example.org
-  tradewind get s3://lab/run-12/reads.bam . --server far.example.org --rate 2G";
+  tradewind get s3://lab/run-12/reads.bam . --server far.example.org --rate 2G
+  tradewind get s3://archive/ footage/ --unseal --key-file ~/keys/archive";
 
 const RATE_HELP: &str = "\
 What is not given stays as it is. The change reaches the sender within a round trip or so.
@@ -196,6 +210,8 @@ pub(crate) struct SendOptions {
     pub(crate) keep: KeepOptions,
     #[command(flatten)]
     pub(crate) proof: ProofOptions,
+    #[command(flatten)]
+    pub(crate) seal: SendSealOptions,
     /// Print what would be sent and under which names, and send nothing. The server is not asked.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -239,6 +255,8 @@ pub(crate) struct GetOptions {
     pub(crate) destination: PathBuf,
     #[command(flatten)]
     pub(crate) server: ServerOptions,
+    #[command(flatten)]
+    pub(crate) unseal: GetUnsealOptions,
     /// Replace files that exist.
     #[arg(long)]
     pub(crate) overwrite: bool,
@@ -260,7 +278,7 @@ pub(crate) struct GetOptions {
     /// Start again by itself so often when the way to the server or its engine breaks; files that are in place are not got again.
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) retries: u32,
-    /// Print events as JSON, one a line: started, progress, file, file_error, retry, done, error.
+    /// Print events as JSON, one a line: started, progress, file, unsealed, file_error, retry, done, error.
     #[arg(long)]
     pub(crate) json: bool,
     /// Print nothing but errors (and JSON events, if asked for).

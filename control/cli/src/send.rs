@@ -20,6 +20,7 @@ use crate::gather::{Gathering, LeftOut, Notes};
 use crate::interrupt::Interrupts;
 use crate::options::SendOptions;
 use crate::retry::{self, Cure};
+use crate::seal::SealPlan;
 use crate::select::Selection;
 use crate::sources::Plan;
 
@@ -32,11 +33,16 @@ const SUBMIT_ROUND_TRIPS: u32 = 3;
 pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
     check_rates(options)?;
     let selection = Selection::new(&options.select)?;
-    let plan = Arc::new(Plan::new(&options.sources, &options.lists, &options.destination, selection)?);
-    if options.dry_run {
-        return dry_run::show(options, &plan);
-    }
+    let mut plan = Plan::new(&options.sources, &options.lists, &options.destination, selection)?;
     let mut interrupts = Interrupts::new()?;
+    plan.seal = options.seal.plan(&plan.destination, options.dry_run, &mut interrupts).await?;
+    let plan = Arc::new(plan);
+    if options.dry_run {
+        let (destination, json, quiet) = (options.destination.clone(), options.json, options.quiet);
+        let showing = tokio::task::spawn_blocking(move || dry_run::show(&plan, &destination, json, quiet));
+        let shown = interrupts.unless(showing).await.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })?;
+        return shown.map_err(|error| Failure::Local { what: "the walking thread failed", detail: error.to_string() })?;
+    }
     let mut attempt = Attempt { number: 0, packet_bytes_max: None, begun: None };
     loop {
         attempt.number += 1;
@@ -95,7 +101,9 @@ async fn once(options: &SendOptions, plan: &Arc<Plan>, attempt: &mut Attempt, in
     if head.is_empty {
         return Err(dry_run::nothing(plan, &left_out));
     }
-    let agreed = interrupts.unless(agree(options, head.totals, attempt, quiet)).await;
+    let sealing = plan.seal.as_ref().and_then(SealPlan::sealing);
+    let variant = sealing.as_ref().map_or(0, |sealing| sealing.variant());
+    let agreed = interrupts.unless(agree(options, head.totals, variant, attempt, quiet)).await;
     let (agreed, request) = agreed.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
     let id = agreed.answer.transfer_id.as_str();
     attempt.begun = Some((agreed.client.clone(), id.to_owned()));
@@ -111,7 +119,7 @@ async fn once(options: &SendOptions, plan: &Arc<Plan>, attempt: &mut Attempt, in
 
     let cancel = Arc::new(AtomicBool::new(false));
     let noted = (Arc::clone(&left_out), notes.clone());
-    let sources = head.sources.keeping(options.keep.for_sources(), move |note| noted.0.note(&note, &noted.1));
+    let sources = head.sources.sealed(sealing).keeping(options.keep.for_sources(), move |note| noted.0.note(&note, &noted.1));
     let problems = (Arc::clone(&left_out), notes);
     let on_problem = Box::new(move |error| problems.0.fail(error, &problems.1));
     let mut reporter = Reporter::new(options.json, options.quiet, head.bytes);
@@ -208,13 +216,14 @@ struct Agreed {
 async fn agree(
     options: &SendOptions,
     totals: Option<(u64, u64)>,
+    variant: u64,
     attempt: &Attempt,
     quiet: bool,
 ) -> Result<(Agreed, SubmitRequest), Failure> {
     let client = connect(&options.server, quiet).await?;
     let address = resolve(&options.server.server).await;
     let chunk_bytes_max = address.and_then(|address| chunk_bytes_max(&address, attempt.packet_bytes_max));
-    let request = submit_request(options, totals, attempt.number, chunk_bytes_max);
+    let request = SubmitRequest { variant, ..submit_request(options, totals, attempt.number, chunk_bytes_max) };
     let ((answer, server), round_trip) = submit(&client, address, &request).await?;
     Ok((Agreed { client, answer, server, round_trip: Some(round_trip) }, request))
 }

@@ -16,6 +16,7 @@ use tradewind_client::{Fingerprint, Source, SourceError, fingerprint};
 
 use crate::failure::Failure;
 use crate::lists::{self, ListOptions};
+use crate::seal::SealPlan;
 use crate::select::Selection;
 
 /// A file or directory that is to be sent.
@@ -35,6 +36,8 @@ pub(crate) struct Plan {
     selection: Selection,
     /// Two sources might get the same name.
     may_clash: bool,
+    /// How files are sealed, if they are.
+    pub(crate) seal: Option<SealPlan>,
 }
 
 /// Something that was found.
@@ -115,7 +118,7 @@ impl Plan {
             // So both ends mean the same name when they speak of what is durable.
             root.name = destination.rsplit(['/', ':']).next().unwrap_or_default().as_bytes().to_vec();
         }
-        Ok(Self { destination: url, roots, selection, may_clash })
+        Ok(Self { destination: url, roots, selection, may_clash, seal: None })
     }
 
     /// The sources as they were given, for messages.
@@ -205,6 +208,17 @@ impl Iterator for Walk {
     type Item = Walked;
 
     fn next(&mut self) -> Option<Walked> {
+        let walked = self.step()?;
+        Some(match &self.plan.seal {
+            Some(seal) => seal.sealed(walked),
+            None => walked,
+        })
+    }
+}
+
+impl Walk {
+    /// What is found next, by its own name.
+    fn step(&mut self) -> Option<Walked> {
         loop {
             if let Some(current) = &mut self.current {
                 let Some(name) = current.names.next() else {
@@ -319,7 +333,7 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
 }
 
 /// Limits that hold for every store; what else a store does not like it says itself.
-fn check_name(path: &Path, name: &[u8]) -> Result<(), SourceError> {
+pub(crate) fn check_name(path: &Path, name: &[u8]) -> Result<(), SourceError> {
     let reason = if name.is_empty() {
         "it has no name".to_owned()
     } else if name.len() > DESTINATION_BYTES_MAX {

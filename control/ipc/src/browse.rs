@@ -167,7 +167,7 @@ pub struct ObjectDetails {
     /// CRC-64/NVME of its bytes, if the store keeps it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crc64: Option<u64>,
-    /// What else was kept of the file, and metadata that others gave the object (docs/spec/metadata.md).
+    /// What else was kept of the file, and metadata that others gave the object (docs/spec/metadata.md); none if it is more than any sender gives.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<String, String>,
 }

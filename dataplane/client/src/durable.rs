@@ -32,13 +32,14 @@ impl Durable {
         self.files.is_empty() && self.parts.is_empty()
     }
 
-    /// The source's size, if it is durable as a whole and has not changed.
-    pub(crate) fn has(&self, source: &Source) -> Option<u64> {
+    /// What is sent of a source, bytes, if it is durable as a whole and has not changed. `sent` makes that of the source's size.
+    pub(crate) fn has(&self, source: &Source, sent: impl Fn(u64) -> Option<u64>) -> Option<u64> {
         if self.files.is_empty() {
             return None;
         }
         // A source that cannot be looked at is found out when it is opened.
         let (size, mtime_ns) = source::size_and_time(&source.path).ok()?;
+        let size = sent(size)?;
         self.files.contains(&fingerprint(&source.name, size, mtime_ns)).then_some(size)
     }
 

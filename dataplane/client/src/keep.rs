@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -52,13 +52,25 @@ pub(crate) enum KeepError {
     Read(io::Error),
 }
 
+/// Fills a buffer with what is sent of a file, from an offset on.
+pub(crate) type Contents<'a> = dyn FnMut(u64, &mut [u8]) -> io::Result<()> + 'a;
+
 /// Notes on one file, and what is kept of it.
 pub(crate) type Kept = (Attributes, Vec<String>);
 
 impl Keep {
-    /// Reads what is to be kept of an open file. Reads all of it if checksums are wanted; ends early when `stop` is set.
-    pub(crate) fn read(&self, file: &File, metadata: &Metadata, stop: &AtomicBool) -> Result<Kept, KeepError> {
-        let (mut kept, mut notes) = (BTreeMap::new(), Vec::new());
+    /// Reads what is to be kept of an open file, beside what is `sent` of it anyway. If checksums are wanted, reads all of the `size` bytes that are
+    /// sent, by `contents`, which may be others than the file's; ends early when `stop` is set.
+    pub(crate) fn read(
+        &self,
+        file: &File,
+        metadata: &Metadata,
+        sent: Attributes,
+        size: u64,
+        contents: &mut Contents<'_>,
+        stop: &AtomicBool,
+    ) -> Result<Kept, KeepError> {
+        let (mut kept, mut notes) = (sent.iter().cloned().collect::<BTreeMap<_, _>>(), Vec::new());
         if self.times {
             let ns = |seconds: i64, nanos: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
             kept.insert("atime".to_owned(), time::decimal(ns(metadata.atime(), metadata.atime_nsec())));
@@ -72,7 +84,7 @@ impl Keep {
             kept.insert("uid".to_owned(), metadata.uid().to_string());
             kept.insert("gid".to_owned(), metadata.gid().to_string());
         }
-        for (checksum, value) in self.digests(file, metadata.len(), stop)? {
+        for (checksum, value) in self.digests(size, contents, stop)? {
             kept.insert(checksum.attribute().to_owned(), checksum.attribute_value(&value));
         }
         let extended = self.extended(file, &mut notes);
@@ -87,7 +99,7 @@ impl Keep {
         Ok((kept.into_iter().collect(), notes))
     }
 
-    fn digests(&self, file: &File, size: u64, stop: &AtomicBool) -> Result<Vec<(Checksum, Vec<u8>)>, KeepError> {
+    fn digests(&self, size: u64, contents: &mut Contents<'_>, stop: &AtomicBool) -> Result<Vec<(Checksum, Vec<u8>)>, KeepError> {
         let mut digests = Digests::new(self.checksums.iter().copied());
         if self.checksums.is_empty() {
             return Ok(Vec::new());
@@ -99,13 +111,12 @@ impl Keep {
                 return Err(KeepError::Stopped);
             }
             let wanted = buffer.len().min(usize::try_from(size - offset).unwrap_or(READ_BYTES));
-            match file.read_at(&mut buffer[..wanted], offset) {
-                Ok(0) => return Err(KeepError::Short),
-                Ok(read) => {
-                    digests.update(&buffer[..read]);
-                    offset += read as u64;
+            match contents(offset, &mut buffer[..wanted]) {
+                Ok(()) => {
+                    digests.update(&buffer[..wanted]);
+                    offset += wanted as u64;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(KeepError::Short),
                 Err(error) => return Err(KeepError::Read(error)),
             }
         }
@@ -164,7 +175,14 @@ fn value(file: &File, name: &str) -> Result<Vec<u8>, Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use super::*;
+
+    fn read_all(keep: &Keep, file: &File, metadata: &Metadata, stop: bool) -> Result<Kept, KeepError> {
+        let mut contents = |offset, into: &mut [u8]| file.read_exact_at(into, offset);
+        keep.read(file, metadata, Attributes::default(), metadata.len(), &mut contents, &AtomicBool::new(stop))
+    }
 
     fn of<'a>(attributes: &'a Attributes, name: &str) -> Option<&'a str> {
         attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
@@ -186,7 +204,7 @@ mod tests {
             return;
         }
         let keep = Keep { checksums: Checksum::ALL.to_vec(), times: true, owner: true, xattrs: true, acls: true };
-        let read = || keep.read(&file, &file.metadata().unwrap(), &AtomicBool::new(false)).ok().unwrap();
+        let read = || read_all(&keep, &file, &file.metadata().unwrap(), false).ok().unwrap();
         let (attributes, notes) = read();
         assert_eq!(notes, [""; 0]);
         assert_eq!(of(&attributes, "md5chksum"), Some("kAFQmDzST7DWlj99KOF/cg=="));
@@ -203,7 +221,7 @@ mod tests {
         let (attributes, notes) = read();
         assert!(of(&attributes, "xattr").is_none() && of(&attributes, "sha256").is_some());
         assert!(matches!(&notes[..], [note] if note.contains("user.large") && note.contains("1536")), "{notes:?}");
-        let (attributes, _) = Keep::default().read(&file, &file.metadata().unwrap(), &AtomicBool::new(false)).ok().unwrap();
+        let (attributes, _) = read_all(&Keep::default(), &file, &file.metadata().unwrap(), false).ok().unwrap();
         assert!(attributes.is_empty());
     }
 
@@ -216,7 +234,7 @@ mod tests {
         let metadata = file.metadata().unwrap();
         std::fs::write(&path, [1; 10]).unwrap();
         let keep = Keep { checksums: vec![Checksum::Blake3], ..Keep::default() };
-        assert!(matches!(keep.read(&file, &metadata, &AtomicBool::new(false)), Err(KeepError::Short)));
-        assert!(matches!(keep.read(&file, &metadata, &AtomicBool::new(true)), Err(KeepError::Stopped)));
+        assert!(matches!(read_all(&keep, &file, &metadata, false), Err(KeepError::Short)));
+        assert!(matches!(read_all(&keep, &file, &metadata, true), Err(KeepError::Stopped)));
     }
 }

@@ -16,6 +16,7 @@ use tradewind_proto::block::{Attributes, BlockWriter, FileId, FileRecord, check_
 use crate::durable::Durable;
 use crate::error::SourceError;
 use crate::keep::{Keep, KeepError, SourceNote};
+use crate::sealed::{SealedFile, Sealing};
 
 /// A file to be sent, and its name at the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,7 @@ pub struct Sources {
     found: Arc<Found>,
     keep: Keep,
     on_note: Box<dyn FnMut(SourceNote) + Send>,
+    sealing: Option<Arc<Sealing>>,
 }
 
 /// What has been found so far.
@@ -46,13 +48,23 @@ pub struct Found {
 impl Sources {
     /// `found` counts at least the files that the iterator has yielded.
     pub fn new(files: impl Iterator<Item = Source> + Send + 'static, found: Arc<Found>) -> Self {
-        Self { files: Box::new(files), found, keep: Keep::default(), on_note: Box::new(drop) }
+        Self { files: Box::new(files), found, keep: Keep::default(), on_note: Box::new(drop), sealing: None }
     }
 
     /// The same with more kept of each file. `on_note` is told of what cannot be kept, on the reading thread.
     #[must_use]
     pub fn keeping(self, keep: Keep, on_note: impl FnMut(SourceNote) + Send + 'static) -> Self {
         Self { keep, on_note: Box::new(on_note), ..self }
+    }
+
+    /// The same, and files are sealed while they are read. Their names are those of the sealed files already.
+    #[must_use]
+    pub fn sealed(self, sealing: Option<Arc<Sealing>>) -> Self {
+        Self { sealing, ..self }
+    }
+
+    pub(crate) fn sealing(&self) -> Option<Arc<Sealing>> {
+        self.sealing.clone()
     }
 
     pub(crate) fn found(&self) -> Arc<Found> {
@@ -82,10 +94,13 @@ pub(crate) struct Opened {
     path: PathBuf,
     record: FileRecord,
     metadata: Metadata,
+    /// What is sent, if not the source itself.
+    sealed: Option<SealedFile>,
 }
 
 /// Reads blocks on a thread of its own.
 pub(crate) struct Reader {
+    pub(crate) sealing: Option<Arc<Sealing>>,
     pub(crate) pool: BlockPool,
     pub(crate) payload_max: usize,
     pub(crate) blocks: Sender<SharedBlock>,
@@ -134,7 +149,7 @@ impl From<SourceError> for ReadError {
 }
 
 /// Opens a source and notes its size and times.
-fn open(number: u32, source: &Source) -> Result<Opened, SourceError> {
+fn open(number: u32, source: &Source, sealing: Option<&Sealing>) -> Result<Opened, SourceError> {
     let read = |error| SourceError::Read { path: source.path.clone(), source: error };
     check_path(&source.name).map_err(|reason| SourceError::Name {
         path: source.path.clone(),
@@ -151,17 +166,19 @@ fn open(number: u32, source: &Source) -> Result<Opened, SourceError> {
     if !metadata.is_file() {
         return Err(SourceError::NotAFile { path: source.path.clone() });
     }
+    let sealed = sealing.map(|sealing| sealing.file(&source.name, metadata.len(), mtime_ns(&metadata))).transpose();
+    let sealed = sealed.map_err(|error| read(io::Error::other(error)))?;
     let record = FileRecord {
         file: FileId(number),
         path: source.name.clone(),
-        size: metadata.len(),
+        size: sealed.as_ref().map_or(metadata.len(), SealedFile::size),
         mtime_ns: mtime_ns(&metadata),
         mode: metadata.mode() & 0o7777,
-        attributes: Attributes::default(),
+        attributes: sealed.as_ref().map_or_else(Attributes::default, SealedFile::attributes),
     };
     // Only advice: the kernel reads ahead further.
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-    Ok(Opened { file, path: source.path.clone(), record, metadata })
+    Ok(Opened { file, path: source.path.clone(), record, metadata, sealed })
 }
 
 /// Size and modification time of a source by its path, without opening it.
@@ -183,10 +200,18 @@ impl Opened {
         SourceError::Changed { path: self.path.clone(), what }
     }
 
-    /// Reads exactly `into.len()` bytes at `offset`.
+    /// Makes exactly `into.len()` bytes of what is sent, from `offset` on.
+    fn contents(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        match &self.sealed {
+            Some(sealed) => sealed.read(&self.file, offset, into),
+            None => self.file.read_exact_at(into, offset),
+        }
+    }
+
+    /// The same, with what went wrong.
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), SourceError> {
-        self.file.read_exact_at(into, offset).map_err(|source| match source.kind() {
-            io::ErrorKind::UnexpectedEof => self.changed(format!("it ended before {} bytes", self.record.size)),
+        self.contents(offset, into).map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => self.changed(format!("it ended before {} bytes", self.metadata.len())),
             _ => SourceError::Read { path: self.path.clone(), source },
         })
     }
@@ -194,7 +219,10 @@ impl Opened {
     /// Fills in what is kept of the file. Whether it was still the same file all the while shows [`Self::check_unchanged`], before its last
     /// extent is cut.
     fn keep(&mut self, keep: &Keep, stop: &AtomicBool, on_note: &mut dyn FnMut(SourceNote)) -> Result<(), ReadError> {
-        let (attributes, notes) = keep.read(&self.file, &self.metadata, stop).map_err(|error| match error {
+        let mut contents = |offset, into: &mut [u8]| self.contents(offset, into);
+        let (sent, size) = (Arc::clone(&self.record.attributes), self.record.size);
+        let kept = keep.read(&self.file, &self.metadata, sent, size, &mut contents, stop);
+        let (attributes, notes) = kept.map_err(|error| match error {
             KeepError::Stopped => ReadError::Stopped,
             KeepError::Short => self.changed(format!("it ended before {} bytes", self.record.size)).into(),
             KeepError::Read(source) => SourceError::Read { path: self.path.clone(), source }.into(),
@@ -209,8 +237,8 @@ impl Opened {
     /// Whether the file is still what it was when it was opened.
     fn check_unchanged(&self) -> Result<(), SourceError> {
         let metadata = self.file.metadata().map_err(|source| SourceError::Read { path: self.path.clone(), source })?;
-        if metadata.len() != self.record.size {
-            return Err(self.changed(format!("its size went from {} to {} bytes", self.record.size, metadata.len())));
+        if metadata.len() != self.metadata.len() {
+            return Err(self.changed(format!("its size went from {} to {} bytes", self.metadata.len(), metadata.len())));
         }
         if times(&metadata) != times(&self.metadata) {
             return Err(self.changed("its modification time moved".to_owned()));
@@ -264,12 +292,13 @@ impl Reader {
         filling: &mut Option<Filling>,
     ) -> Result<(), ReadError> {
         let tally = &self.tally;
-        if let Some(bytes) = self.durable.has(source) {
+        let sent = |bytes| if self.sealing.is_some() { tradewind_seal::sealed_size(bytes) } else { Some(bytes) };
+        if let Some(bytes) = self.durable.has(source, sent) {
             tally.files_kept.fetch_add(1, Ordering::Relaxed);
             tally.bytes_kept.fetch_add(bytes, Ordering::Relaxed);
             return Ok(());
         }
-        let mut opened = open(file, source)?;
+        let mut opened = open(file, source, self.sealing.as_deref())?;
         let missing = self.durable.missing(&opened.record);
         let wanted: u64 = missing.iter().map(|range| range.end - range.start).sum();
         tally.bytes_kept.fetch_add(opened.record.size - wanted, Ordering::Relaxed);
@@ -394,6 +423,7 @@ mod tests {
         let (problems, told) = crossbeam::channel::unbounded();
         let tally = Arc::new(Tally::default());
         let reader = Reader {
+            sealing: None,
             pool,
             payload_max: 65_536,
             blocks,
@@ -451,7 +481,7 @@ mod tests {
         let (reader, told, _) = reader(blocks, Durable::default());
         let keep = Keep { checksums: vec![tradewind_integrity::Checksum::Sha256], ..Keep::default() };
         let shrink = File::options().write(true).open(&sources[1].path).unwrap();
-        let mut opened = open(0, &sources[1]).unwrap();
+        let mut opened = open(0, &sources[1], None).unwrap();
         shrink.set_len(65_536).unwrap();
         let kept = opened.keep(&keep, &AtomicBool::new(false), &mut |note| panic!("{note:?}"));
         assert!(matches!(kept, Err(ReadError::Source(SourceError::Changed { .. }))));
@@ -486,6 +516,49 @@ mod tests {
         }
         let (_, _, tally) = read_with(&sources, durable);
         assert_eq!((tally.files.load(Ordering::Relaxed), tally.bytes_kept.load(Ordering::Relaxed)), (3, 0));
+    }
+
+    #[test]
+    fn sealed_sources_are_sent_and_resumed_by_their_sealed_names_and_sizes() {
+        use tradewind_seal::{KdfParameters, KeyRing, MasterKey, Passphrase, Unsealer, sealed_size};
+        let key = || {
+            let cost = KdfParameters::new(8, 1, 1).unwrap();
+            MasterKey::from_passphrase(&Passphrase::new(b"x".to_vec()).unwrap(), &cost, &[1; 16]).unwrap()
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let sources = [("a.sealed", 10), ("large.sealed", 65_536 * 3 + 5)].map(|(name, bytes)| write(directory.path(), name, bytes));
+        let size = |source: &Source| sealed_size(std::fs::metadata(&source.path).unwrap().len()).unwrap();
+        let print = |source: &Source| fingerprint(&source.name, size(source), size_and_time(&source.path).unwrap().1);
+        let read = |durable: &Durable| {
+            let (blocks, out) = crossbeam::channel::unbounded();
+            let (mut reader, told, tally) = reader(blocks, durable.clone());
+            reader.sealing = Some(Arc::new(Sealing::new(Arc::new(key()), "store:", "store:".to_owned())));
+            reader.run(Sources::new(Vec::from(sources.clone()).into_iter(), Arc::default()));
+            assert!(told.is_empty());
+            let mut bytes = vec![0; size(&sources[1]) as usize];
+            for block in out.iter() {
+                let table = BlockTable::parse(&block).unwrap();
+                let mut at = 0;
+                for extent in &table.extents {
+                    let (to, length) = (extent.file_offset as usize, extent.length as usize);
+                    if extent.file == FileId(1) {
+                        bytes[to..to + length].copy_from_slice(&block[at..at + length]);
+                    }
+                    at += length;
+                }
+            }
+            (bytes, tally.bytes_kept.load(Ordering::Relaxed))
+        };
+        let (whole, kept) = read(&Durable::default());
+        let (mut reader, mut plain) = (whole.as_slice(), Vec::new());
+        Unsealer::from_reader(&mut reader, &KeyRing::new().with_key(key())).unwrap().unseal(&mut reader, &mut plain).unwrap();
+        assert!(plain == vec![b'x'; 65_536 * 3 + 5] && kept == 0);
+        let mut durable = Durable::default();
+        durable.add_file(print(&sources[0]));
+        durable.add_part(print(&sources[1]), 65_536..131_072);
+        let (rest, kept) = read(&durable);
+        assert_eq!(kept, size(&sources[0]) + 65_536);
+        assert!(rest[65_536..131_072].iter().all(|&byte| byte == 0) && rest[131_072..] == whole[131_072..], "the same bytes again");
     }
 
     #[test]
@@ -533,7 +606,7 @@ mod tests {
         let path = directory.path().join("f");
         std::fs::write(&path, vec![1; 100]).unwrap();
         let source = Source { path: path.clone(), name: b"f".to_vec() };
-        let opened = open(0, &source).unwrap();
+        let opened = open(0, &source, None).unwrap();
         opened.check_unchanged().unwrap();
         std::fs::write(&path, vec![1; 90]).unwrap();
         assert!(matches!(opened.check_unchanged(), Err(SourceError::Changed { .. })));

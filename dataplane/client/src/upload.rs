@@ -129,6 +129,7 @@ impl Upload {
         let waker = link.waker();
         let tally = Arc::new(Tally::default());
         let reader = Reader {
+            sealing: self.sources.sealing(),
             pool,
             payload_max,
             blocks,

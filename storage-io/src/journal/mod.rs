@@ -148,7 +148,7 @@ impl Scope {
     }
 
     /// Waits until everything told so far is committed.
-    pub(crate) async fn flush(&self) {
+    pub async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
         if self.journal.commands.send(Command::Flush(done)).is_ok() {
             // An error means that the thread has ended, which it logs.

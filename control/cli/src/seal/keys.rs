@@ -67,6 +67,18 @@ impl SealKeyOptions {
         Ok(KeyRing::new().with_passphrase(passphrase))
     }
 
+    /// An error if a key is named that nothing asks for; `wanted` is what would.
+    pub(crate) fn unused(&self, wanted: &str) -> Result<(), Failure> {
+        let Some(option) = self.passphrase_file.as_ref().map(|_| "--passphrase-file").or(self.key_file.as_ref().map(|_| "--key-file"))
+        else {
+            return Ok(());
+        };
+        Err(Failure::Usage {
+            detail: format!("{option} does nothing without {wanted}"),
+            hint: format!("give {wanted} too, or leave {option} out"),
+        })
+    }
+
     /// Whether a key can be had without asking anybody.
     pub(crate) fn is_given(&self) -> bool {
         self.key_file.is_some()

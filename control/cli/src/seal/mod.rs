@@ -1,11 +1,13 @@
 //! `tradewind seal`, `tradewind unseal` and `tradewind seal-key`: encryption at rest, of files on this machine.
 
 mod find;
+mod get;
 mod keys;
 mod output;
+mod send;
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -18,9 +20,11 @@ use tradewind_api::exit;
 use tradewind_seal::{HEADER_BYTES, Header, KeyId, KeyRing, KeySource, MasterKey, SUFFIX, SealError, Sealer, Unsealer};
 
 use self::find::{Found, Job};
+pub(crate) use self::get::{Checked, GetUnsealOptions, Unsealing, check as check_key};
 pub(crate) use self::keys::SealKeyOptions;
 use self::keys::{ended, key_error};
 use self::output::{Outputs, Problem};
+pub(crate) use self::send::{SealPlan, SendSealOptions};
 use crate::display;
 use crate::failure::Failure;
 use crate::interrupt::Interrupts;
@@ -313,18 +317,29 @@ fn seal_one(job: &Job, master: &MasterKey, names: bool, outputs: &mut Outputs, s
     Ok(Some(before.len()))
 }
 
-/// Unseals one file; how many bytes it is now.
-fn unseal_one(job: &Job, ring: &KeyRing, outputs: &mut Outputs, stop: &AtomicBool) -> Result<u64, Problem> {
-    let mut file = File::open(&job.source)?;
+/// Reads the header of a file and leaves the file behind it.
+fn open_sealed(path: &Path, ring: &KeyRing) -> Result<(File, Metadata, Unsealer), SealError> {
+    let mut file = File::open(path)?;
     let metadata = file.metadata()?;
     let unsealer = Unsealer::from_reader(&mut file, ring)?;
-    if metadata.len() != unsealer.sealed_size() {
-        return Err(Problem::because(format!(
-            "it has {} bytes where its header tells of {}; take another copy of the file",
-            metadata.len(),
-            unsealer.sealed_size()
-        )));
+    Ok((file, metadata, unsealer))
+}
+
+fn check_size(metadata: &Metadata, unsealer: &Unsealer) -> Result<(), Problem> {
+    if metadata.len() == unsealer.sealed_size() {
+        return Ok(());
     }
+    Err(Problem::because(format!(
+        "it has {} bytes where its header tells of {}; take another copy of the file",
+        metadata.len(),
+        unsealer.sealed_size()
+    )))
+}
+
+/// Unseals one file; how many bytes it is now.
+fn unseal_one(job: &Job, ring: &KeyRing, outputs: &mut Outputs, stop: &AtomicBool) -> Result<u64, Problem> {
+    let (file, metadata, unsealer) = open_sealed(&job.source, ring)?;
+    check_size(&metadata, &unsealer)?;
     let target = match &job.target {
         Some(target) => target.clone(),
         None => job.below(&unsealed_name(job, unsealer.master_key())?),
@@ -337,16 +352,28 @@ fn unseal_one(job: &Job, ring: &KeyRing, outputs: &mut Outputs, stop: &AtomicBoo
 }
 
 fn unsealed_name(job: &Job, master: &MasterKey) -> Result<Vec<u8>, Problem> {
-    let sealed = job.name.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-    let mut name = master.unseal_name(&job.name)?;
-    // A name that was sealed whole has its own ending back.
-    if !tradewind_seal::looks_sealed(sealed) && sealed.len() > SUFFIX.len() && name.ends_with(SUFFIX.as_bytes()) {
-        name.truncate(name.len() - SUFFIX.len());
-    }
+    let name = plain_name(&job.name, master)?;
     if job.in_place && name == job.name {
         return Err(Problem::because(format!("its name does not end in '{SUFFIX}'; say with -o what to call the result")));
     }
     Ok(name)
+}
+
+/// The name of a sealed file's contents: components unsealed, or else without `.sealed`.
+fn plain_name(path: &[u8], master: &MasterKey) -> Result<Vec<u8>, SealError> {
+    let name = master.unseal_name(path)?;
+    // A name that was sealed whole has its own ending back.
+    let is_whole = tradewind_seal::looks_sealed(last_component(path));
+    Ok(if is_whole { name } else { without_suffix(&name).to_vec() })
+}
+
+/// A name without `.sealed` behind it, unless nothing else is left.
+fn without_suffix(name: &[u8]) -> &[u8] {
+    name.strip_suffix(SUFFIX.as_bytes()).filter(|name| !last_component(name).is_empty()).unwrap_or(name)
+}
+
+fn last_component(path: &[u8]) -> &[u8] {
+    path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
 }
 
 /// A file that ends with an error once nobody wants it any more.
