@@ -141,15 +141,16 @@ impl State {
 /// A line as `tradewind_api::DurableEntry` reads it.
 fn write_line(out: &mut impl Write, summary: &mut DurableSummary, durable: &Durable) -> io::Result<()> {
     match durable {
-        Durable::File { path, size, mtime_ns, .. } => {
+        Durable::File { path, size, mtime_ns, crc, .. } => {
             summary.files += 1;
             summary.files_bytes += size;
-            writeln!(out, r#"{{"file":"{}"}}"#, hex(path, *size, *mtime_ns))
+            writeln!(out, r#"{{"file":"{}","crc64":"{:016x}"}}"#, hex(path, *size, *mtime_ns), crc.0)
         }
-        Durable::Part { path, size, mtime_ns, offset, length } => {
+        Durable::Part { path, size, mtime_ns, offset, length, crc } => {
             summary.parts += 1;
             summary.parts_bytes += length;
-            writeln!(out, r#"{{"file":"{}","offset":{offset},"length":{length}}}"#, hex(path, *size, *mtime_ns))
+            let file = hex(path, *size, *mtime_ns);
+            writeln!(out, r#"{{"file":"{file}","offset":{offset},"length":{length},"crc64":"{:016x}"}}"#, crc.0)
         }
     }
 }
@@ -171,8 +172,8 @@ pub(crate) fn read_list(path: &Path) -> io::Result<tradewind_client::Durable> {
         let line: Line = serde_json::from_str(&line?)?;
         let file = u128::from_str_radix(&line.file, 16).map_err(io::Error::other)?.to_be_bytes();
         match (line.offset, line.length) {
-            (Some(offset), Some(length)) => durable.add_part(file, offset..offset.saturating_add(length)),
-            _ => durable.add_file(file),
+            (Some(offset), Some(length)) => durable.add_part(file, offset..offset.saturating_add(length), None),
+            _ => durable.add_file(file, None),
         }
     }
     Ok(durable)

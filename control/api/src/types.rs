@@ -110,12 +110,18 @@ pub enum DurableEntry {
         offset: u64,
         /// How many.
         length: u64,
+        /// CRC-64/NVME of them, 16 hexadecimal digits, where it is told.
+        #[serde(default, with = "hex_crc", skip_serializing_if = "Option::is_none")]
+        crc64: Option<u64>,
     },
     /// A whole file.
     File {
         /// The file.
         #[serde(with = "hex_fingerprint")]
         file: [u8; 16],
+        /// CRC-64/NVME of its contents, 16 hexadecimal digits, where it is told.
+        #[serde(default, with = "hex_crc", skip_serializing_if = "Option::is_none")]
+        crc64: Option<u64>,
     },
 }
 
@@ -312,6 +318,26 @@ mod hex_fingerprint {
     }
 }
 
+mod hex_crc {
+    //! A `u64` that may be missing, as 16 hexadecimal digits.
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(value: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => serializer.collect_str(&format_args!("{value:016x}")),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+        let well_formed = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let value = well_formed.then(|| u64::from_str_radix(&text, 16).ok()).flatten();
+        value.map(Some).ok_or_else(|| D::Error::custom("a checksum is 16 hexadecimal digits"))
+    }
+}
+
 mod hex_u64 {
     //! A `u64` as 16 hexadecimal digits.
 
@@ -339,8 +365,9 @@ mod tests {
         let file = [0xab; 16];
         let hex = "ab".repeat(16);
         for (entry, line) in [
-            (DurableEntry::File { file }, format!(r#"{{"file":"{hex}"}}"#)),
-            (DurableEntry::Part { file, offset: 5, length: 7 }, format!(r#"{{"file":"{hex}","offset":5,"length":7}}"#)),
+            (DurableEntry::File { file, crc64: None }, format!(r#"{{"file":"{hex}"}}"#)),
+            (DurableEntry::File { file, crc64: Some(10) }, format!(r#"{{"file":"{hex}","crc64":"000000000000000a"}}"#)),
+            (DurableEntry::Part { file, offset: 5, length: 7, crc64: None }, format!(r#"{{"file":"{hex}","offset":5,"length":7}}"#)),
         ] {
             assert_eq!(serde_json::to_string(&entry).unwrap(), line);
             assert_eq!(serde_json::from_str::<DurableEntry>(&line).unwrap(), entry);

@@ -315,6 +315,8 @@ pub(crate) enum ResumeOption {
     None,
     /// Files and parts of files whose size and modification time are those of the source now.
     Attributes,
+    /// The same, if their contents are too: sources are read and compared by CRC-64. For `get`, as `attributes`.
+    Full,
 }
 
 impl ResumeOption {
@@ -322,7 +324,7 @@ impl ResumeOption {
     pub(crate) const fn for_server(self, attempt: u32) -> ResumePolicy {
         match self {
             Self::None if attempt == 1 => ResumePolicy::None,
-            Self::None | Self::Attributes => ResumePolicy::Attributes,
+            Self::None | Self::Attributes | Self::Full => ResumePolicy::Attributes,
         }
     }
 }

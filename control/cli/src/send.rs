@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::follow::{Driven, drive, ended_on_server, explain, failed, last_word, tell_server};
 use crate::gather::{Gathering, LeftOut, Notes};
 use crate::interrupt::Interrupts;
-use crate::options::SendOptions;
+use crate::options::{ResumeOption, SendOptions};
 use crate::retry::{self, Cure};
 use crate::seal::SealPlan;
 use crate::select::Selection;
@@ -108,7 +108,12 @@ async fn once(options: &SendOptions, plan: &Arc<Plan>, attempt: &mut Attempt, in
     let id = agreed.answer.transfer_id.as_str();
     attempt.begun = Some((agreed.client.clone(), id.to_owned()));
     let interrupted = |signal| Failure::Interrupted { signal, transfer_id: Some(id.to_owned()) };
-    let durable = match interrupts.unless(durable(&agreed)).await.map_err(interrupted).and_then(|result| result) {
+    let durable = match interrupts
+        .unless(durable(&agreed, options.resume == ResumeOption::Full))
+        .await
+        .map_err(interrupted)
+        .and_then(|result| result)
+    {
         Ok(durable) => durable,
         Err(failure) => {
             // Its lane would hold what it took over until the server gives it up.
@@ -161,15 +166,15 @@ async fn once(options: &SendOptions, plan: &Arc<Plan>, attempt: &mut Attempt, in
 }
 
 /// What the destination has already.
-async fn durable(agreed: &Agreed) -> Result<Durable, Failure> {
-    let mut durable = Durable::default();
+async fn durable(agreed: &Agreed, compared: bool) -> Result<Durable, Failure> {
+    let mut durable = if compared { Durable::compared() } else { Durable::default() };
     let Some(summary) = agreed.answer.durable else { return Ok(durable) };
     if summary.files == 0 && summary.parts == 0 {
         return Ok(durable);
     }
     let mut add = |entry| match entry {
-        DurableEntry::File { file } => durable.add_file(file),
-        DurableEntry::Part { file, offset, length } => durable.add_part(file, offset..offset.saturating_add(length)),
+        DurableEntry::File { file, crc64 } => durable.add_file(file, crc64),
+        DurableEntry::Part { file, offset, length, crc64 } => durable.add_part(file, offset..offset.saturating_add(length), crc64),
     };
     agreed.client.durable(&agreed.answer.transfer_id, &mut add).await?;
     Ok(durable)

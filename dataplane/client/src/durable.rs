@@ -13,17 +13,47 @@ pub struct Durable {
     files: HashSet<Fingerprint>,
     /// Ranges of bytes, in order, by the file's fingerprint.
     parts: HashMap<Fingerprint, Vec<Range<u64>>>,
+    /// CRC-64/NVME of whole files, and of ranges by where they begin, if contents are to be compared.
+    checksums: Option<HashMap<(Fingerprint, Option<u64>), u64>>,
 }
 
 impl Durable {
-    /// A whole file, by what [`fingerprint`] makes of its name at the destination, size and time.
-    pub fn add_file(&mut self, file: Fingerprint) {
-        self.files.insert(file);
+    /// One that is only believed where the contents of a source have the same checksum.
+    #[must_use]
+    pub fn compared() -> Self {
+        Self { checksums: Some(HashMap::new()), ..Self::default() }
     }
 
-    /// Bytes of a file that is not whole yet.
-    pub fn add_part(&mut self, file: Fingerprint, range: Range<u64>) {
+    /// A whole file, by what [`fingerprint`] makes of its name at the destination, size and time, and the CRC-64/NVME of its contents, if known.
+    pub fn add_file(&mut self, file: Fingerprint, crc64: Option<u64>) {
+        match (&mut self.checksums, crc64) {
+            (None, _) => drop(self.files.insert(file)),
+            (Some(checksums), Some(crc64)) => {
+                self.files.insert(file);
+                checksums.insert((file, None), crc64);
+            }
+            // Nothing to compare with.
+            (Some(_), None) => {}
+        }
+    }
+
+    /// Bytes of a file that is not whole yet, and their CRC-64/NVME, if known.
+    pub fn add_part(&mut self, file: Fingerprint, range: Range<u64>, crc64: Option<u64>) {
+        if let (Some(checksums), Some(crc64)) = (&mut self.checksums, crc64) {
+            checksums.insert((file, Some(range.start)), crc64);
+        }
         self.parts.entry(file).or_default().push(range);
+    }
+
+    /// What of a file is durable has to be compared first: ranges and their checksums; `None`: nothing has to.
+    pub(crate) fn to_compare(&self, record: &FileRecord) -> Option<Vec<(Range<u64>, Option<u64>)>> {
+        let checksums = self.checksums.as_ref()?;
+        let file = fingerprint(&record.path, record.size, record.mtime_ns);
+        if self.files.contains(&file) {
+            return Some(vec![(0..record.size, checksums.get(&(file, None)).copied())]);
+        }
+        let ranges = self.parts.get(&file)?;
+        Some(ranges.iter().map(|range| (range.clone(), checksums.get(&(file, Some(range.start))).copied())).collect())
     }
 
     /// Whether nothing is there.
@@ -34,7 +64,7 @@ impl Durable {
 
     /// What is sent of a source, bytes, if it is durable as a whole and has not changed. `sent` makes that of the source's size.
     pub(crate) fn has(&self, source: &Source, sent: impl Fn(u64) -> Option<u64>) -> Option<u64> {
-        if self.files.is_empty() {
+        if self.files.is_empty() || self.checksums.is_some() {
             return None;
         }
         // A source that cannot be looked at is found out when it is opened.
@@ -93,11 +123,11 @@ mod tests {
         };
         assert_eq!(missing(&durable, &record), [(0, 100)]);
         let of = |record: &FileRecord| fingerprint(&record.path, record.size, record.mtime_ns);
-        durable.add_part(of(&record), 60..80);
-        durable.add_part(of(&record), 0..10);
-        durable.add_part(of(&record), 10..20);
+        durable.add_part(of(&record), 60..80, None);
+        durable.add_part(of(&record), 0..10, None);
+        durable.add_part(of(&record), 10..20, None);
         assert_eq!(missing(&durable, &record), [(20, 60), (80, 100)]);
-        durable.add_part(of(&record), 80..100);
+        durable.add_part(of(&record), 80..100, None);
         assert_eq!(missing(&durable, &record), [(20, 60)]);
         for other in [
             FileRecord { path: b"d/g".to_vec(), ..record.clone() },

@@ -65,7 +65,7 @@ impl Keep {
         &self,
         file: &File,
         metadata: &Metadata,
-        sent: Attributes,
+        sent: &[(String, String)],
         size: u64,
         contents: &mut Contents<'_>,
         stop: &AtomicBool,
@@ -181,7 +181,7 @@ mod tests {
 
     fn read_all(keep: &Keep, file: &File, metadata: &Metadata, stop: bool) -> Result<Kept, KeepError> {
         let mut contents = |offset, into: &mut [u8]| file.read_exact_at(into, offset);
-        keep.read(file, metadata, Attributes::default(), metadata.len(), &mut contents, &AtomicBool::new(stop))
+        keep.read(file, metadata, &[], metadata.len(), &mut contents, &AtomicBool::new(stop))
     }
 
     fn of<'a>(attributes: &'a Attributes, name: &str) -> Option<&'a str> {

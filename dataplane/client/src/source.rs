@@ -12,11 +12,15 @@ use std::time::Duration;
 use crossbeam::channel::Sender;
 use tradewind_fabric::{BlockBuf, BlockPool, SharedBlock};
 use tradewind_proto::block::{Attributes, BlockWriter, FileId, FileRecord, check_path, crc64_nvme};
+use tradewind_storage::RunningCrc64;
 
 use crate::durable::Durable;
 use crate::error::SourceError;
 use crate::keep::{Keep, KeepError, SourceNote};
 use crate::sealed::{SealedFile, Sealing};
+
+/// Bytes read at once to compare contents.
+const COMPARE_BYTES: usize = 1 << 20;
 
 /// A file to be sent, and its name at the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,7 +225,7 @@ impl Opened {
     fn keep(&mut self, keep: &Keep, stop: &AtomicBool, on_note: &mut dyn FnMut(SourceNote)) -> Result<(), ReadError> {
         let mut contents = |offset, into: &mut [u8]| self.contents(offset, into);
         let (sent, size) = (Arc::clone(&self.record.attributes), self.record.size);
-        let kept = keep.read(&self.file, &self.metadata, sent, size, &mut contents, stop);
+        let kept = keep.read(&self.file, &self.metadata, &sent, size, &mut contents, stop);
         let (attributes, notes) = kept.map_err(|error| match error {
             KeepError::Stopped => ReadError::Stopped,
             KeepError::Short => self.changed(format!("it ended before {} bytes", self.record.size)).into(),
@@ -299,6 +303,11 @@ impl Reader {
             return Ok(());
         }
         let mut opened = open(file, source, self.sealing.as_deref())?;
+        if self.is_durable(&opened)? {
+            tally.files_kept.fetch_add(1, Ordering::Relaxed);
+            tally.bytes_kept.fetch_add(opened.record.size, Ordering::Relaxed);
+            return Ok(());
+        }
         let missing = self.durable.missing(&opened.record);
         let wanted: u64 = missing.iter().map(|range| range.end - range.start).sum();
         tally.bytes_kept.fetch_add(opened.record.size - wanted, Ordering::Relaxed);
@@ -326,6 +335,34 @@ impl Reader {
             }
             stopped => stopped,
         }
+    }
+
+    /// Compares what is durable of a file with its contents, if that is wanted; `true` if all of it is the same.
+    fn is_durable(&self, opened: &Opened) -> Result<bool, ReadError> {
+        let Some(ranges) = self.durable.to_compare(&opened.record) else { return Ok(false) };
+        let whole = ranges.iter().any(|(range, _)| *range == (0..opened.record.size));
+        let mut buffer = vec![0; COMPARE_BYTES];
+        for (range, expected) in ranges {
+            let (mut digest, mut at) = (RunningCrc64::default(), range.start);
+            while at < range.end {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Err(ReadError::Stopped);
+                }
+                let into = &mut buffer[..COMPARE_BYTES.min(usize::try_from(range.end - at).unwrap_or(COMPARE_BYTES))];
+                opened.read(at, into)?;
+                digest.update(into);
+                at += into.len() as u64;
+            }
+            match expected {
+                Some(expected) if expected == digest.finish().0 => {}
+                _ if whole => return Ok(false),
+                _ => {
+                    let what = "size and time are those of what is durable of it, but its contents are not; send it with --resume none";
+                    return Err(opened.changed(what.to_owned()).into());
+                }
+            }
+        }
+        Ok(whole)
     }
 
     /// A large file starts on a block boundary and fills whole blocks; small ones share. `left` counts the bytes down.
@@ -410,206 +447,4 @@ impl Reader {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use tradewind_proto::block::{BlockTable, fingerprint};
-
-    use super::*;
-
-    /// A reader, what it tells of files that it leaves out, and what it counts.
-    fn reader(blocks: Sender<SharedBlock>, durable: Durable) -> (Reader, crossbeam::channel::Receiver<SourceError>, Arc<Tally>) {
-        let pool = BlockPool::new(64, BlockWriter::image_bytes_max(65_536)).unwrap();
-        let (problems, told) = crossbeam::channel::unbounded();
-        let tally = Arc::new(Tally::default());
-        let reader = Reader {
-            sealing: None,
-            pool,
-            payload_max: 65_536,
-            blocks,
-            on_block: Box::new(|| ()),
-            stop: Arc::new(AtomicBool::new(false)),
-            durable,
-            tally: Arc::clone(&tally),
-            on_problem: Box::new(move |problem| problems.send(problem).unwrap()),
-        };
-        (reader, told, tally)
-    }
-
-    fn read_with(sources: &[Source], durable: Durable) -> (Vec<SharedBlock>, Vec<SourceError>, Arc<Tally>) {
-        let (blocks, out) = crossbeam::channel::unbounded();
-        let (reader, told, tally) = reader(blocks, durable);
-        reader.run(Sources::new(Vec::from(sources).into_iter(), Arc::default()));
-        (out.try_iter().collect(), told.try_iter().collect(), tally)
-    }
-
-    /// File, offset, length of each extent, by block.
-    fn shapes(blocks: &[SharedBlock]) -> Vec<Vec<(u32, u64, u32)>> {
-        let shape = |block: &SharedBlock| {
-            let table = BlockTable::parse(block).unwrap();
-            table.verify_payload(block).unwrap();
-            table.extents.iter().map(|extent| (extent.file.0, extent.file_offset, extent.length)).collect()
-        };
-        blocks.iter().map(shape).collect()
-    }
-
-    fn write(directory: &Path, name: &str, bytes: usize) -> Source {
-        let path = directory.join(name);
-        File::create(&path).unwrap().write_all(&vec![b'x'; bytes]).unwrap();
-        Source { path, name: name.into() }
-    }
-
-    #[test]
-    fn small_files_share_a_block_and_a_large_one_starts_its_own() {
-        let directory = tempfile::tempdir().unwrap();
-        let files = [("a", 10), ("empty", 0), ("b", 20), ("large", 65_536 * 2 + 5), ("c", 7)];
-        let sources = files.map(|(name, bytes)| write(directory.path(), name, bytes));
-        let (blocks, problems, tally) = read_with(&sources, Durable::default());
-        assert!(problems.is_empty(), "{problems:?}");
-        assert_eq!((tally.files.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed)), (5, 131_114));
-        assert_eq!(
-            shapes(&blocks),
-            [vec![(0, 0, 10), (1, 0, 0), (2, 0, 20)], vec![(3, 0, 65_536)], vec![(3, 65_536, 65_536)], vec![(3, 131_072, 5), (4, 0, 7)],]
-        );
-    }
-
-    #[test]
-    fn checksums_come_with_the_records_and_a_file_that_shrinks_meanwhile_is_left_out() {
-        let directory = tempfile::tempdir().unwrap();
-        let sources = [write(directory.path(), "a", 3), write(directory.path(), "large", 65_536 * 2)];
-        let (blocks, out) = crossbeam::channel::unbounded();
-        let (reader, told, _) = reader(blocks, Durable::default());
-        let keep = Keep { checksums: vec![tradewind_integrity::Checksum::Sha256], ..Keep::default() };
-        let shrink = File::options().write(true).open(&sources[1].path).unwrap();
-        let mut opened = open(0, &sources[1], None).unwrap();
-        shrink.set_len(65_536).unwrap();
-        let kept = opened.keep(&keep, &AtomicBool::new(false), &mut |note| panic!("{note:?}"));
-        assert!(matches!(kept, Err(ReadError::Source(SourceError::Changed { .. }))));
-        let list = Sources::new(sources.into_iter(), Arc::default()).keeping(keep, |note| panic!("{note:?}"));
-        reader.run(list);
-        assert!(told.is_empty());
-        let records: Vec<FileRecord> = out.iter().flat_map(|block| BlockTable::parse(&block).unwrap().files).collect();
-        assert_eq!(records.len(), 2);
-        // SHA-256 of "xxx".
-        let expected = ("sha256".to_owned(), "cd2eb0837c9b4c962c22d2ff8b5441b7b45805887f051d39bf133b583baf6860".to_owned());
-        assert_eq!(records[0].attributes[..], [expected]);
-        assert_eq!(records[1].attributes.len(), 1);
-    }
-
-    #[test]
-    fn what_is_durable_is_not_read_again() {
-        let directory = tempfile::tempdir().unwrap();
-        let sources = [("a", 10), ("large", 65_536 * 3 + 5), ("b", 20)].map(|(name, bytes)| write(directory.path(), name, bytes));
-        let print = |source: &Source| {
-            let (size, time) = size_and_time(&source.path).unwrap();
-            fingerprint(&source.name, size, time)
-        };
-        let mut durable = Durable::default();
-        durable.add_file(print(&sources[0]));
-        durable.add_part(print(&sources[1]), 65_536..131_072);
-        let (blocks, _, tally) = read_with(&sources, durable.clone());
-        assert_eq!(shapes(&blocks), [vec![(1, 0, 65_536)], vec![(1, 131_072, 65_536)], vec![(1, 196_608, 5), (2, 0, 20)]]);
-        assert_eq!((tally.files_kept.load(Ordering::Relaxed), tally.bytes_kept.load(Ordering::Relaxed)), (1, 10 + 65_536));
-        // Changed since: the whole of both.
-        for source in &sources[..2] {
-            File::options().write(true).open(&source.path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
-        }
-        let (_, _, tally) = read_with(&sources, durable);
-        assert_eq!((tally.files.load(Ordering::Relaxed), tally.bytes_kept.load(Ordering::Relaxed)), (3, 0));
-    }
-
-    #[test]
-    fn sealed_sources_are_sent_and_resumed_by_their_sealed_names_and_sizes() {
-        use tradewind_seal::{KdfParameters, KeyRing, MasterKey, Passphrase, Unsealer, sealed_size};
-        let key = || {
-            let cost = KdfParameters::new(8, 1, 1).unwrap();
-            MasterKey::from_passphrase(&Passphrase::new(b"x".to_vec()).unwrap(), &cost, &[1; 16]).unwrap()
-        };
-        let directory = tempfile::tempdir().unwrap();
-        let sources = [("a.sealed", 10), ("large.sealed", 65_536 * 3 + 5)].map(|(name, bytes)| write(directory.path(), name, bytes));
-        let size = |source: &Source| sealed_size(std::fs::metadata(&source.path).unwrap().len()).unwrap();
-        let print = |source: &Source| fingerprint(&source.name, size(source), size_and_time(&source.path).unwrap().1);
-        let read = |durable: &Durable| {
-            let (blocks, out) = crossbeam::channel::unbounded();
-            let (mut reader, told, tally) = reader(blocks, durable.clone());
-            reader.sealing = Some(Arc::new(Sealing::new(Arc::new(key()), "store:", "store:".to_owned())));
-            reader.run(Sources::new(Vec::from(sources.clone()).into_iter(), Arc::default()));
-            assert!(told.is_empty());
-            let mut bytes = vec![0; size(&sources[1]) as usize];
-            for block in out.iter() {
-                let table = BlockTable::parse(&block).unwrap();
-                let mut at = 0;
-                for extent in &table.extents {
-                    let (to, length) = (extent.file_offset as usize, extent.length as usize);
-                    if extent.file == FileId(1) {
-                        bytes[to..to + length].copy_from_slice(&block[at..at + length]);
-                    }
-                    at += length;
-                }
-            }
-            (bytes, tally.bytes_kept.load(Ordering::Relaxed))
-        };
-        let (whole, kept) = read(&Durable::default());
-        let (mut reader, mut plain) = (whole.as_slice(), Vec::new());
-        Unsealer::from_reader(&mut reader, &KeyRing::new().with_key(key())).unwrap().unseal(&mut reader, &mut plain).unwrap();
-        assert!(plain == vec![b'x'; 65_536 * 3 + 5] && kept == 0);
-        let mut durable = Durable::default();
-        durable.add_file(print(&sources[0]));
-        durable.add_part(print(&sources[1]), 65_536..131_072);
-        let (rest, kept) = read(&durable);
-        assert_eq!(kept, size(&sources[0]) + 65_536);
-        assert!(rest[65_536..131_072].iter().all(|&byte| byte == 0) && rest[131_072..] == whole[131_072..], "the same bytes again");
-    }
-
-    #[test]
-    fn odd_sources_are_left_out_by_name_and_the_rest_goes_on() {
-        let directory = tempfile::tempdir().unwrap();
-        let good = [write(directory.path(), "f", 3), write(directory.path(), "g", 4)];
-        let fifo = directory.path().join("fifo");
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0).unwrap();
-        let sources = [
-            good[0].clone(),
-            Source { path: directory.path().join("missing"), name: b"m".to_vec() },
-            Source { path: directory.path().to_owned(), name: b"d".to_vec() },
-            Source { path: good[0].path.clone(), name: b"../f".to_vec() },
-            Source { path: fifo, name: b"fifo".to_vec() },
-            good[1].clone(),
-        ];
-        let (blocks, problems, tally) = read_with(&sources, Durable::default());
-        assert_eq!(shapes(&blocks), [vec![(0, 0, 3), (5, 0, 4)]]);
-        assert_eq!(tally.files_failed.load(Ordering::Relaxed), 4);
-        use SourceError::{Name, NotAFile, Read};
-        assert!(matches!(problems[..], [Read { .. }, NotAFile { .. }, Name { .. }, NotAFile { .. }]), "{problems:?}");
-    }
-
-    #[test]
-    fn a_file_that_is_cut_short_while_it_is_read_is_withdrawn() {
-        let directory = tempfile::tempdir().unwrap();
-        let sources = [write(directory.path(), "large", 65_536 * 3), write(directory.path(), "b", 20)];
-        // One block at a time, so that the file can be cut when the first has left.
-        let (blocks, out) = crossbeam::channel::bounded(0);
-        let (reader, told, _) = reader(blocks, Durable::default());
-        let list = Sources::new(sources.clone().into_iter(), Arc::default());
-        let reading = std::thread::spawn(move || reader.run(list));
-        let mut blocks = vec![out.recv().unwrap()];
-        File::options().write(true).open(&sources[0].path).unwrap().set_len(65_536).unwrap();
-        blocks.extend(out.iter());
-        reading.join().unwrap();
-        assert!(matches!(told.try_recv().unwrap(), SourceError::Changed { .. }));
-        let last = BlockTable::parse(blocks.last().unwrap()).unwrap();
-        assert_eq!(last.files.iter().map(|file| (file.file.0, file.is_withdrawn())).collect::<Vec<_>>(), [(0, true), (1, false)]);
-    }
-
-    #[test]
-    fn a_file_that_changes_while_it_is_read_is_noticed() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("f");
-        std::fs::write(&path, vec![1; 100]).unwrap();
-        let source = Source { path: path.clone(), name: b"f".to_vec() };
-        let opened = open(0, &source, None).unwrap();
-        opened.check_unchanged().unwrap();
-        std::fs::write(&path, vec![1; 90]).unwrap();
-        assert!(matches!(opened.check_unchanged(), Err(SourceError::Changed { .. })));
-        assert!(matches!(opened.read(50, &mut [0; 50]), Err(SourceError::Changed { .. })));
-    }
-}
+mod tests;

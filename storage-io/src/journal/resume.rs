@@ -51,6 +51,8 @@ pub enum Durable {
         offset: u64,
         /// How many.
         length: u64,
+        /// Checksum of them when they were stored.
+        crc: Crc64,
     },
 }
 
@@ -122,7 +124,7 @@ pub async fn resume(
                     for receipt in &reopened.receipts {
                         let offset = u64::from(receipt.number - 1) * part_bytes;
                         let (path, size, mtime_ns) = (config.path_of(key), *size, *mtime_ns);
-                        each(&Durable::Part { path, size, mtime_ns, offset, length: receipt.len })?;
+                        each(&Durable::Part { path, size, mtime_ns, offset, length: receipt.len, crc: receipt.crc })?;
                     }
                     resumption.open.insert(key.clone(), reopened);
                 }

@@ -245,7 +245,7 @@ impl Unsealing {
         match file(&plain) {
             Some(there) if there.len() == plain_bytes && self.is_same_time(&there) => {
                 let file = fingerprint(path, size, mtime_ns(&there));
-                serde_json::to_writer(&mut *lines, &DurableEntry::File { file })
+                serde_json::to_writer(&mut *lines, &DurableEntry::File { file, crc64: None })
                     .map_err(|error| Failure::Local { what: "cannot write JSON", detail: error.to_string() })?;
                 lines.push(b'\n');
             }
