@@ -88,3 +88,36 @@ fn a_source_that_changed_in_between_starts_again_and_only_that_one() -> Result<(
     assert_eq!(tree::same(&source, &world.path("local/in"))?, 3);
     Ok(())
 }
+
+/// Size and time tell nothing of a file that was changed and dated back; its contents do.
+#[test]
+fn contents_are_compared_where_that_is_wanted() -> Result<()> {
+    let world = Loopback::start(&std::env::temp_dir(), &Interrupt::default())?;
+    let source = world.path("source");
+    fs::create_dir(&source)?;
+    let mut random = Random::new(12);
+    for (name, bytes) in [("same", 3 << 20), ("other", 2 << 20)] {
+        random.write(&source.join(name), bytes)?;
+    }
+    let send = |further: &[&str]| {
+        let from = format!("{}/", source.display());
+        world.run(&[&["send", "--json"], further, &[&from, "local:in/"]].concat())
+    };
+    send(&[])?.success("the first time")?;
+    let other = source.join("other");
+    let dated = fs::metadata(&other)?.modified()?;
+    random.write(&other, 2 << 20)?;
+    fs::File::options().write(true).open(&other)?.set_modified(dated)?;
+
+    let sent = send(&[])?;
+    sent.success("by attributes")?;
+    assert_eq!(event(&sent, "done").expect("done")["files_kept"].as_u64(), Some(2), "attributes do not tell");
+    let refused = send(&["--resume", "full"])?;
+    assert_eq!(refused.status.and_then(|status| status.code()), Some(6), "{}", refused.stderr);
+    let sent = send(&["--resume", "full", "--overwrite"])?;
+    sent.success("by contents")?;
+    let done = event(&sent, "done").expect("done");
+    assert_eq!((done["files"].as_u64(), done["files_kept"].as_u64(), done["bytes"].as_u64()), (Some(1), Some(1), Some(2 << 20)), "{done}");
+    assert_eq!(tree::same(&source, &world.path("local/in"))?, 2);
+    Ok(())
+}
