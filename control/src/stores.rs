@@ -44,6 +44,10 @@ impl Places {
         match (find(&submission.source)?, find(&submission.destination)?) {
             (None, Some(destination)) => Ok(Self::Upload(destination)),
             (Some(source), None) => Ok(Self::Download(source)),
+            (Some(source), Some(destination)) if is_below(&destination.destination, &source.destination) => {
+                let detail = "the destination of the copy lies in its source, which would have no end";
+                Err(Problem::new(ApiCode::Invalid, detail).with_hint("copy to a place beside the source"))
+            }
             (Some(source), Some(destination)) => Ok(Self::Copy { source: Box::new(source), destination: Box::new(destination) }),
             (None, None) => Err(Problem::new(ApiCode::Invalid, "the request names no place")),
         }
@@ -73,6 +77,20 @@ impl Places {
             Self::Copy { .. } => None,
         }
     }
+}
+
+/// Whether what is copied to the first place can get below the second one.
+fn is_below(destination: &Destination, source: &Destination) -> bool {
+    let place = |at: &Destination| {
+        let (DestinationName::Into(name) | DestinationName::Exact(name)) = &at.name;
+        match &at.store {
+            Store::Local { root } => format!("{}/{name}", root.display()),
+            Store::S3(store) => format!("{} {}/{name}", store.endpoint.as_deref().unwrap_or_default(), store.bucket),
+        }
+    };
+    let (to, from) = (place(destination), place(source));
+    let folder = if from.ends_with('/') { from.clone() } else { format!("{from}/") };
+    to == from || to.starts_with(&folder)
 }
 
 /// Finds the store and the name in it.
@@ -205,6 +223,26 @@ mod tests {
         ] {
             assert_eq!(outcome(None, destination).as_deref(), Ok(expected), "{destination}");
         }
+    }
+
+    #[test]
+    fn a_copy_into_its_own_source_is_refused() {
+        let local = |name: &str| {
+            let name = if name.ends_with('/') || name.is_empty() {
+                DestinationName::Into(name.into())
+            } else {
+                DestinationName::Exact(name.into())
+            };
+            Destination { store: Store::Local { root: "/data".into() }, name }
+        };
+        for (to, from) in [("a/b/", "a/"), ("a/b/", "a"), ("a/", ""), ("a", "a"), ("a/", "a/"), ("a/x", "a")] {
+            assert!(is_below(&local(to), &local(from)), "{from} to {to}");
+        }
+        for (to, from) in [("ab/", "a/"), ("ab", "a"), ("", "a/"), ("b/", "a/"), ("a", "a/b")] {
+            assert!(!is_below(&local(to), &local(from)), "{from} to {to}");
+        }
+        let nested = Destination { store: Store::Local { root: "/data/inner".into() }, name: DestinationName::Into("x/".into()) };
+        assert!(is_below(&nested, &local("")) && is_below(&nested, &local("inner/")) && !is_below(&nested, &local("other/")));
     }
 
     #[test]

@@ -236,17 +236,21 @@ impl Engine {
                 }
             }
             ToEngine::Have { lane_id, path } => {
-                if let Some(have) = self.have.remove(&lane_id) {
-                    // Before the client hears that its list was taken, and so before its first packet.
-                    let durable = tokio::task::block_in_place(|| resume::read_list(&path));
-                    // It is done with; what is left is removed when the engine starts.
+                let have = self.have.remove(&lane_id);
+                // It may be long.
+                tokio::task::spawn_blocking(move || {
+                    let durable = have.as_ref().map(|_| resume::read_list(&path));
+                    // What is left of such files is removed when the engine starts.
                     let _ = std::fs::remove_file(&path);
-                    match durable {
+                    match (have, durable) {
                         // It is said once.
-                        Ok(durable) => drop(have.set(durable)),
-                        Err(error) => tracing::warn!(%error, "lane {lane_id:016x}: the list of what its client has cannot be read"),
+                        (Some(have), Some(Ok(durable))) => drop(have.set(durable)),
+                        (_, Some(Err(error))) => {
+                            tracing::warn!(%error, "lane {lane_id:016x}: the list of what its client has cannot be read")
+                        }
+                        _ => {}
                     }
-                }
+                });
             }
             ToEngine::Browse(browse) => self.browser.ask(browse),
             ToEngine::Verify(verify) => self.verifier.ask(verify),
@@ -335,7 +339,7 @@ impl Engine {
         let most = self.facts.chunk_bytes as u32;
         let chunk_bytes = if open.chunk_bytes == 0 { most } else { most.min(open.chunk_bytes) };
         let durable = work.take_list();
-        let has_list = durable.as_ref().is_some_and(|list| list.path.is_some());
+        let has_list = durable.as_ref().is_some_and(|list| list.path.is_some()) || matches!(&work, Work::Send { have: Some(_), .. });
         match self.start_lane(open, work, has_list, blocks, chunk_bytes) {
             Ok(()) => {
                 let credit_blocks = blocks as u32;
@@ -464,7 +468,7 @@ impl Engine {
         let (uploads, stored) = mpsc::unbounded_channel();
         let uploader = Uploader::start(&tokio::runtime::Handle::current(), store, config, resumption, uploads);
         let statistics = Arc::clone(&self.workers.statistics[0]);
-        LaneTask { handle, statistics, uploader, stored, arrived, cancel, recent: VecDeque::new(), manifest }
+        LaneTask { handle, statistics, uploader, stored, arrived, cancel, recent: VecDeque::new(), left_out: (0, None), manifest }
     }
 
     /// Runs a lane's task and hears of its end.

@@ -69,6 +69,11 @@ impl LaneHandle {
         Some((code, text, close::TIMEOUT))
     }
 
+    /// All is done.
+    pub(crate) fn finish(&self, receipt: u64) {
+        self.command(|lane| Command::Finish { lane, receipt });
+    }
+
     /// Tells the other end why, and ends.
     pub(crate) fn close(&self, code: ErrorCode, text: &str, wire: u16) {
         let told = format!("{}: {text}", code.as_str());
@@ -99,6 +104,8 @@ pub(crate) struct LaneTask {
     pub(crate) cancel: oneshot::Receiver<LaneClosed>,
     /// The latest files that were stored and the control process has not been told of.
     pub(crate) recent: VecDeque<FileDone>,
+    /// Objects that a copy leaves out, and why the first.
+    pub(crate) left_out: (u64, Option<String>),
     /// Told of every file that is durable.
     pub(crate) manifest: Option<Manifest>,
 }
@@ -123,10 +130,12 @@ impl LaneTask {
         match end {
             End::Done { files, bytes } => {
                 let receipt = now_ns();
-                self.handle.command(|lane| Command::Finish { lane, receipt });
+                self.handle.finish(receipt);
                 let elapsed_ms = self.handle.elapsed_ms();
                 self.report_files();
-                FromEngine::LaneDone(LaneReceipt { lane_id: self.handle.lane.0, files, bytes, elapsed_ms, totals: self.totals() })
+                let (files_failed, first_failure) = std::mem::take(&mut self.left_out);
+                let (lane_id, totals) = (self.handle.lane.0, self.totals());
+                FromEngine::LaneDone(LaneReceipt { lane_id, files, bytes, elapsed_ms, totals, files_failed, first_failure })
             }
             End::Failed((code, text, wire)) => {
                 self.handle.close(code, &text, wire);
@@ -197,6 +206,10 @@ impl LaneTask {
             LaneEvent::Closed { code, text } => {
                 let text = if text.is_empty() { "the sender closed the lane before everything was durable".to_owned() } else { text };
                 Some(End::Failed(closed_by_peer(code, text)))
+            }
+            LaneEvent::LeftOut { files, first } => {
+                self.left_out = (files, Some(first));
+                None
             }
             LaneEvent::SourceFailed { code, text } => Some(End::Failed((code, text, close::SOURCE))),
             // Only of lanes on which this end sends.

@@ -26,7 +26,7 @@ const ERROR_BYTES_MAX: usize = 512;
 pub(crate) type Objects = Pin<Box<dyn Stream<Item = Result<Fetched, StoreError>> + Send>>;
 
 /// What was packed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Packed {
     /// Objects read to their end.
     pub(crate) files: u64,
@@ -36,6 +36,8 @@ pub(crate) struct Packed {
     pub(crate) unwanted: u64,
     /// Objects given up.
     pub(crate) failed: u64,
+    /// Why the first of these was.
+    pub(crate) first_failure: Option<String>,
     /// Blocks.
     pub(crate) blocks: u32,
 }
@@ -81,6 +83,7 @@ impl<O: FnMut(u32, SharedBlock) + Send> Packer<O> {
                     if state.failed.insert(object.number) {
                         state.packed.failed += 1;
                         tracing::warn!(%error, "an object is left out");
+                        state.packed.first_failure.get_or_insert_with(|| error.to_string());
                         self.withdraw(&mut state, &object, &error).await;
                     }
                 }

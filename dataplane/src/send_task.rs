@@ -17,13 +17,15 @@ use tradewind_wire::control::close;
 use crate::destination;
 use crate::lane_task::{LaneHandle, PROGRESS_INTERVAL, closed_by_peer};
 use crate::orders::Reporting;
-use crate::pack::{Objects, Packed, Packer};
+use crate::pack::{CRC_ATTRIBUTE, ERROR_ATTRIBUTE, Objects, Packed, Packer};
 use crate::shared::{LaneEvent, LaneShared, Mailbox};
 
 /// How often the sender's figures are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// How long a worker may take to hear that a lane is to be closed.
+const CLOSE_GRACE: Duration = Duration::from_millis(200);
 /// How long the client's word on what it has may take once it has spoken.
-const HAVE_TIMEOUT: Duration = Duration::from_secs(3);
+const HAVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Blocks that may wait for the worker beside those on their way: fetching goes on while the network is at work.
 pub(crate) const BLOCKS_AHEAD: u32 = 16;
 
@@ -57,13 +59,15 @@ impl SendTask {
         let Self { handle, mut arrived, mut cancel, objects, have, pool, block_bytes, window, blocks } = self;
         let opened = Instant::now();
         let (lane, shared) = (handle.lane, Arc::clone(&handle.shared));
+        let last_block = blocks.clone();
         let packing = async {
             begun(&shared, have.as_deref()).await?;
             pack(Arc::clone(&shared), handle.mailboxes.clone(), objects, pool, block_bytes, window, blocks).await
         };
         tokio::pin!(packing);
         let mut reporting = Reporting::default();
-        let mut packed = None;
+        let mut packed: Option<Packed> = None;
+        let mut no_more = Some(last_block);
         let (mut look, mut progress) = (interval(LOOK_INTERVAL), interval(PROGRESS_INTERVAL));
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);
         progress.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -78,20 +82,21 @@ impl SendTask {
             let failed = match news {
                 News::Packed(Ok(done)) => {
                     packed = Some(done);
+                    // Only now there are no more, and the worker may say so.
+                    no_more = None;
+                    handle.mailboxes.iter().for_each(Mailbox::ring);
                     None
                 }
                 News::Packed(Err(error)) => Some((destination::store_code(&error), error.to_string(), close::STORAGE)),
                 News::Lane(LaneEvent::Done) => {
-                    let Packed { files, bytes, failed, unwanted, .. } = packed.unwrap_or_default();
+                    // Idle copies of the lane on other workers go.
+                    handle.finish(now_ns());
+                    let totals = totals(&shared, packed.as_ref());
+                    let Packed { files, bytes, failed, unwanted, first_failure, .. } = packed.unwrap_or_default();
                     tracing::info!("lane {lane}: {files} objects sent, {unwanted} were there already, {failed} left out");
                     let elapsed_ms = handle.elapsed_ms();
-                    return FromEngine::LaneDone(LaneReceipt {
-                        lane_id: lane.0,
-                        files,
-                        bytes,
-                        elapsed_ms,
-                        totals: totals(&shared, packed),
-                    });
+                    let (lane_id, files_failed) = (lane.0, failed);
+                    return FromEngine::LaneDone(LaneReceipt { lane_id, files, bytes, elapsed_ms, totals, files_failed, first_failure });
                 }
                 News::Lane(LaneEvent::Closed { code, text }) => {
                     let text = if text.is_empty() { "the client closed the lane before it had everything".to_owned() } else { text };
@@ -107,7 +112,7 @@ impl SendTask {
                     None
                 }
                 News::Progress => {
-                    handle.tell(FromEngine::Progress(Progress { lane_id: lane.0, totals: totals(&shared, packed) }));
+                    handle.tell(FromEngine::Progress(Progress { lane_id: lane.0, totals: totals(&shared, packed.as_ref()) }));
                     handle.first_packet_overdue(opened)
                 }
             };
@@ -117,6 +122,9 @@ impl SendTask {
         };
         let (code, text, wire) = failed;
         handle.close(code, &text, wire);
+        // Not before the worker has closed the lane: an end of the blocks would look like the end of all objects.
+        tokio::time::sleep(CLOSE_GRACE).await;
+        drop(no_more);
         FromEngine::LaneFailed(LaneClosed { lane_id: lane.0, code, text })
     }
 }
@@ -148,7 +156,6 @@ async fn pack(
     window: u32,
     blocks: crossbeam::channel::Sender<SharedBlock>,
 ) -> Result<Packed, StoreError> {
-    let ring = mailboxes.clone();
     let waiting = blocks.clone();
     let out = move |_, block| {
         // Fails only when the worker is gone, which ends the engine.
@@ -160,13 +167,10 @@ async fn pack(
         let arrived = figures.blocks_complete.load(Ordering::Acquire);
         waiting.len() < BLOCKS_AHEAD as usize && number.saturating_sub(arrived) < window
     });
-    let packed = Packer { pool, payload_max, out, has_room }.run(objects).await;
-    // The channel is closed now, and the worker may sleep.
-    ring.iter().for_each(Mailbox::ring);
-    packed
+    Packer { pool, payload_max, out, has_room }.run(objects).await
 }
 
-fn totals(shared: &LaneShared, packed: Option<Packed>) -> LaneTotals {
+fn totals(shared: &LaneShared, packed: Option<&Packed>) -> LaneTotals {
     let count = |figure: &std::sync::atomic::AtomicU64| figure.load(Ordering::Relaxed);
     LaneTotals {
         bytes_received: count(&shared.bytes_received),
@@ -201,15 +205,31 @@ pub(crate) async fn copy(
         shared.bytes_received.fetch_add(bytes, Ordering::Relaxed);
         shared.blocks_complete.fetch_add(1, Ordering::Relaxed);
         let event = match tradewind_proto::block::BlockTable::parse(&image) {
-            Ok(table) => LaneEvent::Block { block: tradewind_wire::BlockId(number), image, table, complete_ns: now_ns() },
+            Ok(mut table) => {
+                for record in &mut table.files {
+                    // They are about the way of a download.
+                    let kept = record.attributes.iter().filter(|(name, _)| !matches!(name.as_str(), ERROR_ATTRIBUTE | CRC_ATTRIBUTE));
+                    record.attributes = kept.cloned().collect();
+                }
+                LaneEvent::Block { block: tradewind_wire::BlockId(number), image, table, complete_ns: now_ns() }
+            }
             Err(error) => LaneEvent::Corrupt { text: format!("a block of our own is damaged: {error}") },
         };
         // The task ends only after it has told us to stop.
         let _ = blocks.send(event);
     };
-    let last = match (Packer { pool, payload_max, out, has_room }).run(objects).await {
+    let packing = Packer { pool, payload_max, out, has_room }.run(objects);
+    let result = tokio::select! {
+        result = packing => result,
+        // The task has ended, and nobody takes what is read.
+        () = events.closed() => return,
+    };
+    let last = match result {
         Ok(packed) => {
             tracing::info!("lane {lane}: {} objects read, {} left out", packed.files, packed.failed);
+            if let Some(first) = packed.first_failure {
+                let _ = events.send(LaneEvent::LeftOut { files: packed.failed, first });
+            }
             LaneEvent::Fin { blocks: packed.blocks }
         }
         Err(error) => LaneEvent::SourceFailed { code: destination::store_code(&error), text: error.to_string() },

@@ -94,6 +94,13 @@ pub enum LaneEvent {
         /// What is wrong.
         text: String,
     },
+    /// Objects that a copy leaves out, before [`LaneEvent::Fin`].
+    LeftOut {
+        /// How many.
+        files: u64,
+        /// Why the first.
+        first: String,
+    },
     /// What is to be copied cannot be read any further.
     SourceFailed {
         /// For programs.

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
@@ -107,6 +108,8 @@ struct Found {
     key: ObjectKey,
     /// As far as it is known before it is read.
     expected: ObjectInfo,
+    /// A run of it could not be read, so no other has to be.
+    failed: Arc<AtomicBool>,
 }
 
 /// A run of bytes to be read, or what to say instead.
@@ -191,7 +194,7 @@ impl Listing {
                 let head = || store.head(&key);
                 if let Some(info) = config.retry.run("looking for an object", 0, StoreError::is_retryable, |_| {}, head).await? {
                     let object = Arc::new(FetchedObject { number: 0, path: last, size: info.size });
-                    let single = Some(Found { object, key, expected: info });
+                    let single = Some(Found { object, key, expected: info, failed: Arc::default() });
                     return Ok(Self { store, config, prefix: String::new(), folder: Vec::new(), single });
                 }
                 (format!("{name}/"), [&last[..], b"/"].concat())
@@ -242,22 +245,30 @@ impl Listing {
         let object = FetchedObject { number, path: [&self.folder[..], &name].concat(), size: listed.size };
         let ListedObject { key, size, modified_ns, etag } = listed;
         let expected = ObjectInfo { size, etag, crc: None, modified_ns, mtime_ns: None, mode: None, attributes: Attributes::default() };
-        Found { object: Arc::new(object), key, expected }
+        Found { object: Arc::new(object), key, expected, failed: Arc::default() }
     }
 
     /// The runs of an object that are wanted.
-    async fn jobs(&self, found: Found) -> Result<Jobs, StoreError> {
+    async fn jobs(&self, mut found: Found) -> Result<Jobs, StoreError> {
         let size = found.object.size;
-        let ranges = match &self.config.wanted {
-            None => std::iter::once(0..size).collect(),
-            Some(wanted) => match self.look(&found).await {
-                Ok(info) => wanted(&found.object.path, size, info.file_time_ns()),
+        let mut ranges: Vec<Range<u64>> = std::iter::once(0..size).collect();
+        // The checksum of the whole is only told of the whole, and a question beside many requests costs little.
+        if self.config.wanted.is_some() || size > self.config.range_bytes {
+            match self.look(&found).await {
+                Ok(info) => {
+                    found.expected.crc = info.crc;
+                    if let Some(wanted) = &self.config.wanted {
+                        ranges = wanted(&found.object.path, size, info.file_time_ns());
+                        // What is wanted may come from somebody else's list.
+                        ranges.retain(|range| range.start <= range.end && range.end <= size && (!range.is_empty() || size == 0));
+                    }
+                }
                 Err(error) if error.is_about_one_object() => {
                     return Ok(Box::new(std::iter::once(Job::Say(Fetched::Failed { object: found.object, error }))));
                 }
                 Err(error) => return Err(error),
-            },
-        };
+            }
+        }
         if ranges.is_empty() {
             return Ok(Box::new(std::iter::once(Job::Say(Fetched::Unwanted { object: found.object }))));
         }
@@ -287,6 +298,10 @@ impl Listing {
 
     async fn read(&self, found: Found, range: Range<u64>) -> Result<Fetched, StoreError> {
         let (bytes, offset) = (range.end - range.start, range.start);
+        if found.failed.load(Ordering::Relaxed) {
+            let error = StoreError::ObjectGone { object: found.key.to_string() };
+            return Ok(Fetched::Failed { object: found.object, error });
+        }
         let result = if bytes == 0 {
             self.look(&found).await.map(|info| (info, Vec::new()))
         } else {
@@ -295,8 +310,14 @@ impl Listing {
             read.map(|read| (read.info, read.bytes))
         };
         match result {
-            Ok((info, bytes)) => Ok(Fetched::Bytes { object: found.object, info, offset, bytes }),
-            Err(error) if error.is_about_one_object() => Ok(Fetched::Failed { object: found.object, error }),
+            Ok((info, bytes)) => {
+                let info = ObjectInfo { crc: info.crc.or(found.expected.crc), ..info };
+                Ok(Fetched::Bytes { object: found.object, info, offset, bytes })
+            }
+            Err(error) if error.is_about_one_object() => {
+                found.failed.store(true, Ordering::Relaxed);
+                Ok(Fetched::Failed { object: found.object, error })
+            }
             Err(error) => Err(error),
         }
     }

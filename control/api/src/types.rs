@@ -226,6 +226,12 @@ pub struct TransferStatus {
     /// Files that are durable, the latest [`crate::limits::STATUS_FILES_MAX`] of them.
     #[serde(default)]
     pub files: Vec<FileStatus>,
+    /// Objects that could not be read and were left out, of a download or copy that is done.
+    #[serde(default)]
+    pub files_failed: u64,
+    /// Why the first of these was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_failure: Option<String>,
     /// Why it ended, for `failed` and `cancelled`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,

@@ -65,7 +65,10 @@ pub(crate) async fn copy(options: &CopyOptions) -> Result<u8, Failure> {
             let rate = units::rate(units::goodput_bps(bytes, elapsed));
             let objects = if files == 1 { "object" } else { "objects" };
             reporter.finished(&format!("{files} {objects} copied, {} in {} ({rate})", units::bytes(bytes), units::duration(elapsed)));
-            Ok(exit::OK)
+            match ended.first_failure {
+                Some(first) => Err(Failure::NotGot { files: ended.files_failed, first }),
+                None => Ok(exit::OK),
+            }
         }
     }
 }

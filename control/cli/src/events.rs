@@ -257,6 +257,8 @@ mod tests {
             state: TransferState::Done,
             destination: "s3://bucket/in/".to_owned(),
             source: None,
+            files_failed: 0,
+            first_failure: None,
             submitted_unix_ms: 0,
             elapsed_ms: 4100,
             files_announced: Some(2),

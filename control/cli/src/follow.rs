@@ -174,7 +174,7 @@ pub(crate) async fn explain(client: &Client, id: &str, error: UploadError, signa
 }
 
 /// Why the server says that the transfer ended. `other_than_silence` leaves out what this end knows better itself.
-fn outcome(status: TransferStatus, other_than_silence: bool) -> Option<Outcome> {
+pub(crate) fn outcome(status: TransferStatus, other_than_silence: bool) -> Option<Outcome> {
     use tradewind_api::ErrorCode::{IdleTimeout, PeerGone};
     let ended = matches!(status.state, TransferState::Failed | TransferState::Cancelled);
     status.outcome.filter(|outcome| ended && !(other_than_silence && matches!(outcome.code, IdleTimeout | PeerGone)))
@@ -207,6 +207,8 @@ mod tests {
             state,
             destination: "s3://bucket/".to_owned(),
             source: None,
+            files_failed: 0,
+            first_failure: None,
             submitted_unix_ms: 0,
             elapsed_ms: 0,
             files_announced: None,

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -19,13 +19,16 @@ use crate::connect::{connect, resolve};
 use crate::display::{self, Reporter};
 use crate::events;
 use crate::failure::Failure;
-use crate::follow::{Driven, drive, ended_on_server, explain, failed, last_word, tell_server};
+use crate::follow::{Driven, drive, ended_on_server, explain, failed, last_word, outcome, tell_server};
 use crate::interrupt::Interrupts;
 use crate::options::GetOptions;
 use crate::retry::{self, Cure};
 use crate::seal::{Checked, Unsealing, check_key};
 use crate::send::{IDLE_TIMEOUT, chunk_bytes_max, lane_offer, submit};
 use crate::units;
+
+/// How long partial files are kept that nobody goes on with.
+const KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Runs the command.
 pub(crate) async fn get(options: &GetOptions) -> Result<u8, Failure> {
@@ -42,17 +45,22 @@ pub(crate) async fn get(options: &GetOptions) -> Result<u8, Failure> {
         }
     }
     let place = Place::of(options, all_checked.first().map(AsRef::as_ref))?;
-    let left_out = Arc::new(LeftOut::default());
+    let left_out = LeftOut::default();
     for (number, source) in options.sources.iter().enumerate() {
         let keys = ring.as_ref().zip(all_checked.get(number));
         let mut attempt = 0;
         let mut packet_bytes_max = None;
         loop {
             attempt += 1;
-            let getting = Getting { options, source, place: &place, left_out: &left_out, attempt, packet_bytes_max, keys };
+            // What an attempt leaves out, the next one may get.
+            let missed = Arc::new(LeftOut::default());
+            let getting = Getting { options, source, place: &place, left_out: &missed, attempt, packet_bytes_max, keys };
             let result = getting.run(&mut interrupts).await;
             place.note_down().await;
-            let Err(failure) = result else { break };
+            let Err(failure) = result else {
+                left_out.take_over(&missed);
+                break;
+            };
             let Some(cure) = retry::cure(&failure, attempt > 1).filter(|_| attempt <= options.retries) else { return Err(failure) };
             if let Cure::SmallerPackets(bytes) = cure {
                 packet_bytes_max = Some(bytes);
@@ -157,6 +165,15 @@ impl LeftOut {
         known.1.get_or_insert_with(|| format!("{}: {reason}", String::from_utf8_lossy(path)));
     }
 
+    fn take_over(&self, other: &Self) {
+        let other = other.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.0 += other.0;
+        if known.1.is_none() {
+            known.1.clone_from(&other.1);
+        }
+    }
+
     fn failure(&self) -> Option<Failure> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.1.clone().map(|first| Failure::NotGot { files: known.0, first })
@@ -197,27 +214,37 @@ impl Getting<'_> {
             part_bytes: Some(1),
             ..UploaderConfig::default()
         };
-        // Before the server waits for us.
-        let (resumption, mut have) = self.resumption(&config, request.resume == ResumePolicy::Attributes).await?;
         let (remarks, mut notes) = mpsc::unbounded_channel();
         let unsealing = self.unsealing(&remarks);
-        if let Some(unsealing) = &unsealing {
-            have.extend(unsealing.have(&client, self.source, interrupts).await?);
-        }
+        // Before the server waits for us.
+        let have_unsealed = match &unsealing {
+            Some(unsealing) => unsealing.have(&client, self.source, interrupts).await?,
+            None => Vec::new(),
+        };
         let submitted = interrupts.unless(submit(&client, address, &request)).await;
         let ((answer, server), _) = submitted.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
         let id = answer.transfer_id.as_str();
         let interrupted = |signal| Failure::Interrupted { signal, transfer_id: Some(id.to_owned()) };
-        if request.resume == ResumePolicy::Attributes {
-            let told = interrupts.unless(client.have(id, have)).await.map_err(interrupted).and_then(|told| Ok(told?));
-            if let Err(failure) = told {
-                tell_server(&client, id).await;
-                return Err(failure);
-            }
-        }
         let Some(offer) = answer.lanes.first() else {
             let source = UploadError::Offer("it names no lane".to_owned());
             return Err(Failure::Upload { transfer_id: id.to_owned(), source });
+        };
+        let config = UploaderConfig { block_bytes: offer.block_bytes.into(), ..config };
+        let wants = request.resume == ResumePolicy::Attributes;
+        let telling = async {
+            let (resumption, mut have) = self.resumption(&config, wants).await?;
+            have.extend(have_unsealed);
+            if wants {
+                client.have(id, have).await?;
+            }
+            Ok(resumption)
+        };
+        let resumption = match interrupts.unless(telling).await.map_err(interrupted).and_then(|told| told) {
+            Ok(resumption) => resumption,
+            Err(failure) => {
+                tell_server(&client, id).await;
+                return Err(failure);
+            }
         };
         let cancel = Arc::new(AtomicBool::new(false));
         let (complete, unsealed) = unsealing.as_ref().map(unseal_beside).unzip();
@@ -248,7 +275,12 @@ impl Getting<'_> {
         match result {
             Ok(report) => {
                 // The engine's account may still be on its way to the control process.
-                let _ = interrupts.unless(last_word(&client, id)).await;
+                if let Ok(Some(status)) = interrupts.unless(last_word(&client, id)).await
+                    && let Some(outcome) = outcome(status, false)
+                {
+                    // It could not read all of it, and its word of that was lost.
+                    return Err(failed(id.to_owned(), outcome));
+                }
                 self.done(id, &report, unsealing.as_ref().map(|unsealing| unsealing.state().files), &reporter);
                 Ok(())
             }
@@ -285,6 +317,10 @@ impl Getting<'_> {
         let mut lines = Vec::new();
         let Some(journal) = &self.place.journal else { return Ok((None, lines)) };
         let scope = journal.scope(Arc::clone(&self.place.store));
+        // What nobody goes on with goes, as at the server.
+        if let Err(error) = scope.sweep(KEEP, &config.retry).await {
+            tracing::warn!(%error, "old partial files could not be looked for");
+        }
         let name = &config.name;
         let source_name = last_part(self.source).as_bytes();
         let mut each = |durable: &Durable| {

@@ -6,12 +6,12 @@ use tradewind_client::{Checksum, Keep};
 /// What is kept of each file.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct KeepOptions {
-    /// Checksums of each file, computed here before it is sent (which reads it twice), kept as metadata and in the manifest:
+    /// Checksums of each file as it is stored, computed here before it is sent (which reads it twice), kept as metadata and in the manifest:
     /// sha256, blake3, sha1, md5, several with commas.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(crate) checksum: Vec<Checksum>,
-    /// What else of a file becomes metadata, several with commas. Size, modification time and permissions always do.
-    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',')]
+    /// What else of a file becomes metadata, several with commas; not of sealed files, whose metadata nothing hides. Size, modification time and permissions always do.
+    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',', conflicts_with = "seal")]
     pub(crate) preserve: Vec<PreserveOption>,
 }
 

@@ -162,6 +162,8 @@ mod tests {
             state: TransferState::Failed,
             destination: "s3://bucket/in/".to_owned(),
             source: None,
+            files_failed: 0,
+            first_failure: None,
             submitted_unix_ms: 0,
             elapsed_ms: 9_300,
             files_announced: Some(3),

@@ -549,6 +549,10 @@ pub struct LaneReceipt {
     pub elapsed_ms: u64,
     /// Final sums.
     pub totals: LaneTotals,
+    /// Objects that could not be read and were left out, of a download or copy.
+    pub files_failed: u64,
+    /// Why the first of these was.
+    pub first_failure: Option<String>,
 }
 
 /// The engine's own figures.

@@ -32,8 +32,8 @@ use crate::config::{Config, StoreConfig};
 use crate::stores;
 use crate::supervisor::{ANSWER_TIMEOUT, Caller, Supervisor};
 
-/// Longest list of what a client has already: ten million files.
-const HAVE_BYTES_MAX: u64 = 512 << 20;
+/// Longest list of what a client has already: nearly three million files.
+const HAVE_BYTES_MAX: u64 = 128 << 20;
 /// Time for the rest of a submission.
 const SUBMIT_MARGIN: Duration = Duration::from_secs(5);
 
@@ -168,14 +168,26 @@ async fn durable(State(app): Shared, Path(id): Path<String>, headers: HeaderMap)
 async fn have(State(app): Shared, Path(id): Path<String>, headers: HeaderMap, body: Body) -> Result<StatusCode, Refusal> {
     let user = app.identify(&headers)?;
     let lane_id = app.supervisor.wants_list(user.access_key.clone(), id.clone()).await?;
-    let path = app.lists.join(format!("{lane_id:016x}.have.ndjson"));
-    if let Err(problem) = save(body, &path).await {
-        // Fails only if it was never made.
-        let _ = tokio::fs::remove_file(&path).await;
-        return Err(problem.into());
-    }
+    // Requests for the same transfer must not write the same file.
+    let mut list = HaveList(Some(app.lists.join(format!("{lane_id:016x}-{:016x}.have.ndjson", rand::random::<u64>()))));
+    let path = list.0.clone().unwrap_or_default();
+    save(body, &path).await?;
     app.supervisor.have(user.access_key, id, path).await?;
+    // It is the engine's now.
+    list.0 = None;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// A list that nobody else removes yet: also when the request is cut off.
+struct HaveList(Option<PathBuf>);
+
+impl Drop for HaveList {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            // Fails only if it was never made.
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// Writes a body to a file.

@@ -427,7 +427,7 @@ impl Core {
             }
             FromEngine::LaneDone(receipt) => {
                 if let Some(transfer) = self.of_lane(receipt.lane_id) {
-                    transfer.done(receipt.totals, now);
+                    transfer.done(receipt.totals, (receipt.files_failed, receipt.first_failure), now);
                     let round_trip = transfer.round_trip();
                     self.rates.end(now, receipt.lane_id, true, round_trip);
                     self.by_lane.remove(&receipt.lane_id);

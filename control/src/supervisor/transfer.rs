@@ -38,6 +38,8 @@ pub(super) struct Transfer {
     totals: Totals,
     files: VecDeque<FileStatus>,
     outcome: Option<Outcome>,
+    /// Objects left out, and why the first.
+    left_out: (u64, Option<String>),
     /// The sender's newest word.
     report: Option<LaneReport>,
 }
@@ -59,6 +61,7 @@ impl Transfer {
             totals: Totals::default(),
             files: VecDeque::new(),
             outcome: None,
+            left_out: (0, None),
             report: None,
         }
     }
@@ -138,8 +141,9 @@ impl Transfer {
     }
 
     /// Any state that is not final → Done.
-    pub(super) fn done(&mut self, totals: Totals, now: Instant) {
+    pub(super) fn done(&mut self, totals: Totals, left_out: (u64, Option<String>), now: Instant) {
         if !self.is_final() {
+            self.left_out = left_out;
             self.state = TransferState::Done;
             self.totals = totals;
             self.ended = Some(now);
@@ -169,6 +173,8 @@ impl Transfer {
             totals: self.totals.clone(),
             rate: self.rate_status(rates),
             files: if with_files { self.files.iter().cloned().collect() } else { Vec::new() },
+            files_failed: self.left_out.0,
+            first_failure: self.left_out.1.clone(),
             outcome: self.outcome.clone(),
         }
     }

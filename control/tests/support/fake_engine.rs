@@ -87,7 +87,15 @@ fn answers(open: &OpenLane) -> Vec<FromEngine> {
         answers.push(FromEngine::LaneReport(report(lane_id, 0, None)));
     } else if name.starts_with("done") {
         answers.push(FromEngine::FileDone(FileDone { lane_id, path: name.clone(), size: 10, crc64: 1, etag: Some("\"e\"".into()) }));
-        answers.push(FromEngine::LaneDone(LaneReceipt { lane_id, files: 1, bytes: 10, elapsed_ms: 1, totals }));
+        answers.push(FromEngine::LaneDone(LaneReceipt {
+            lane_id,
+            files: 1,
+            bytes: 10,
+            elapsed_ms: 1,
+            totals,
+            files_failed: 0,
+            first_failure: None,
+        }));
     }
     answers
 }

@@ -134,8 +134,11 @@ impl Download {
         receiver.call(now_ns());
         let (uploads, stored) = unbounded_channel();
         let config = UploaderConfig { pool_bytes: u64::from(window) * payload_max as u64, block_bytes: payload_max as u64, ..self.config };
-        let uploader = Uploader::start(&self.runtime, self.store, config, self.resumption, uploads);
+        let uploader = Uploader::start(&self.runtime, Arc::clone(&self.store), config.clone(), self.resumption, uploads);
         let sink = Sink {
+            store: self.store,
+            config,
+            runtime: self.runtime,
             uploader,
             stored,
             on_file: self.on_file,
@@ -153,6 +156,9 @@ impl Download {
 
 /// The way from blocks to files.
 struct Sink {
+    store: Arc<dyn Store>,
+    config: UploaderConfig,
+    runtime: Handle,
     uploader: Uploader,
     stored: UnboundedReceiver<UploadEvent>,
     on_file: Box<dyn FnMut(FileEvent) + Send>,
@@ -197,8 +203,9 @@ impl Sink {
                     let expected = self.expected.remove(&file);
                     if expected.is_some_and(|expected| expected != crc64) {
                         self.report.files_failed += 1;
+                        let removed = self.remove(&path);
                         let reason =
-                            "what was written differs from the checksum that its store keeps; remove it and get it again".to_owned();
+                            format!("what was written differs from the checksum that its store keeps, and {removed}; get it again");
                         (self.on_file)(FileEvent::Failed { path, reason });
                         continue;
                     }
@@ -212,6 +219,12 @@ impl Sink {
             }
         }
         Ok(self.is_finished)
+    }
+
+    /// Takes a file away that is not what it should be, so that the next download does not take it for durable.
+    fn remove(&self, path: &[u8]) -> &'static str {
+        let removed = self.config.key_for(path).and_then(|key| self.runtime.block_on(self.store.delete(&key)));
+        if removed.is_ok() { "was removed" } else { "could not be removed: remove it" }
     }
 
     /// Lets what is on its way to the disk be noted, so that the next download goes on from there.

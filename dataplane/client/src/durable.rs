@@ -90,18 +90,21 @@ impl Durable {
             && let Some(ranges) = self.parts.get(&fingerprint(path, size, mtime_ns))
         {
             there.clone_from(ranges);
+            // A list may come from anybody.
+            there.retain(|range| range.start < range.end);
             there.sort_by_key(|range| range.start);
         }
         let mut missing = Vec::new();
         let mut from = 0;
         for range in there {
-            if range.start > from {
-                missing.push(from..range.start.min(size));
+            let start = range.start.min(size);
+            if start > from {
+                missing.push(from..start);
             }
             from = from.max(range.end);
         }
         if from < size || size == 0 {
-            missing.push(from..size);
+            missing.push(from.min(size)..size);
         }
         missing
     }
@@ -138,5 +141,20 @@ mod tests {
         }
         let empty = FileRecord { size: 0, ..record };
         assert_eq!(missing(&durable, &empty), [(0, 0)]);
+    }
+
+    #[test]
+    fn a_list_that_makes_no_sense_asks_for_nothing_that_is_not_there() {
+        let mut durable = Durable::default();
+        let file = |size| fingerprint(b"f", size, 5);
+        for range in [200..300, 400..500, 7..3, u64::MAX - 1..u64::MAX] {
+            durable.add_part(file(100), range.clone(), None);
+            durable.add_part(file(0), range, None);
+        }
+        for size in [0, 100] {
+            let wanted = durable.wanted(b"f", size, 5);
+            assert!(wanted.iter().all(|range| range.start <= range.end && range.end <= size), "{wanted:?}");
+        }
+        assert_eq!(durable.wanted(b"f", 100, 5).iter().map(|range| range.end - range.start).sum::<u64>(), 100);
     }
 }

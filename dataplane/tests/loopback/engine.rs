@@ -53,11 +53,15 @@ impl Engine {
 
     /// Opens a lane into a local directory.
     pub(crate) async fn open_lane(&mut self, root: &Path, name: DestinationName, cipher: Cipher) -> Result<LaneOffer, LaneClosed> {
+        let destination = Destination { store: Store::Local { root: root.to_owned() }, name };
+        self.open(Job::Receive(Receive { destination, overwrite: false, resume: false, variant: 0 }), cipher).await
+    }
+
+    /// Opens a lane for whatever it is to do.
+    pub(crate) async fn open(&mut self, job: Job, cipher: Cipher) -> Result<LaneOffer, LaneClosed> {
         self.lanes += 1;
         let lane_id = 0x1234_5678_0000_0000 + self.lanes;
         let secret = [self.lanes as u8; 32];
-        let destination = Destination { store: Store::Local { root: root.to_owned() }, name };
-        let job = Job::Receive(Receive { destination, overwrite: false, resume: false, variant: 0 });
         let open = OpenLane {
             transfer_id: "test".to_owned(),
             owner: "test".to_owned(),

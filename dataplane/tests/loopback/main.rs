@@ -1,6 +1,7 @@
 //! The real engine process and the real client over loopback UDP, into a local store. The test plays the control process.
 //! What this cannot see: AF_XDP (it runs on the kernel's socket), loss, TLS and REST.
 
+mod copy;
 mod engine;
 
 use std::os::unix::fs::PermissionsExt;

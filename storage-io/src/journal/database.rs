@@ -98,7 +98,8 @@ impl Database {
 
     /// Applies entries in order, all or none.
     pub(super) fn apply<'a>(&mut self, entries: impl Iterator<Item = (&'a str, &'a Entry)>) -> Result<(), StoreError> {
-        let transaction = self.0.transaction().map_err(broken)?;
+        // Another process may write the same file: the lock is waited for at the beginning, and only there.
+        let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate).map_err(broken)?;
         {
             let mut writer = Writer::new(&transaction).map_err(broken)?;
             for (place, entry) in entries {

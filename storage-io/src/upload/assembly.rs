@@ -216,8 +216,15 @@ impl Assembly {
             Some(reopened) if is_same(&reopened) && !reopened.receipts.is_empty() => (Some(reopened), None),
             other => (None, other.map(|reopened| reopened.upload)),
         };
-        let part_bytes = resumed.as_ref().map(|resumed| resumed.object.part_bytes).or(self.config.part_bytes);
-        let plan = PartPlan::new(&name, meta.size, self.config.block_bytes, part_bytes, &self.limits)?;
+        let (mut resumed, mut stale) = (resumed, stale);
+        let plan = |part_bytes| PartPlan::new(&name, meta.size, self.config.block_bytes, part_bytes, &self.limits);
+        let mut planned = plan(resumed.as_ref().map(|resumed| resumed.object.part_bytes).or(self.config.part_bytes))?;
+        if let Some(other) = resumed.take_if(|resumed| resumed.object.part_bytes != planned.part_bytes()) {
+            // Its parts are not those of blocks of this size.
+            stale = Some(other.upload);
+            planned = plan(self.config.part_bytes)?;
+        }
+        let plan = planned;
         let largest = plan.part_bytes().min(meta.size);
         if largest > self.config.pool_bytes {
             let (path, size_bytes, pool_bytes) = (name, meta.size, self.config.pool_bytes);

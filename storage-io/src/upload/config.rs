@@ -65,6 +65,17 @@ impl UploaderConfig {
         ObjectKey::new(&[prefix.as_bytes(), &path].concat())
     }
 
+    /// The key of a file of this path.
+    ///
+    /// # Errors
+    /// [`StoreError::InvalidName`].
+    pub fn key_for(&self, path: &[u8]) -> Result<ObjectKey, StoreError> {
+        match &self.name {
+            ObjectName::Into(prefix) => self.key_of(prefix, path),
+            ObjectName::Exact(name) => ObjectKey::new(name.as_bytes()),
+        }
+    }
+
     /// What all keys of this transfer begin with.
     pub(crate) fn prefix(&self) -> &str {
         let (ObjectName::Into(prefix) | ObjectName::Exact(prefix)) = &self.name;

@@ -155,7 +155,15 @@ fn a_transfer_from_submission_to_done() {
     world.progress(lane, 5);
     assert_eq!(world.status("ann", &id).unwrap().state, TransferState::Running);
     let totals = LaneTotals { bytes_received: 9, ..LaneTotals::default() };
-    world.said(FromEngine::LaneDone(LaneReceipt { lane_id: lane, files: 1, bytes: 9, elapsed_ms: 1, totals }));
+    world.said(FromEngine::LaneDone(LaneReceipt {
+        lane_id: lane,
+        files: 1,
+        bytes: 9,
+        elapsed_ms: 1,
+        totals,
+        files_failed: 0,
+        first_failure: None,
+    }));
     let status = world.status("ann", &id).unwrap();
     assert_eq!((status.state, status.totals.bytes_received), (TransferState::Done, 9));
     // What the engine says of a lane that has ended changes nothing.
