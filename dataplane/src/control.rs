@@ -246,7 +246,8 @@ impl Engine {
                         // It is said once.
                         (Some(have), Some(Ok(durable))) => drop(have.set(durable)),
                         (_, Some(Err(error))) => {
-                            tracing::warn!(%error, "lane {lane_id:016x}: the list of what its client has cannot be read")
+                            let lane = LaneId(lane_id);
+                            tracing::warn!(%lane, %error, "the list of what the client has cannot be read");
                         }
                         _ => {}
                     }

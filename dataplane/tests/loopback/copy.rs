@@ -19,9 +19,9 @@ fn copy(from: &Path, to: &Path) -> Job {
 
 async fn last_word(engine: &mut Engine) -> FromEngine {
     loop {
-        match engine.receive().await {
-            last @ (FromEngine::LaneDone(_) | FromEngine::LaneFailed(_)) => return last,
-            _ => {}
+        let message = engine.receive().await;
+        if matches!(message, FromEngine::LaneDone(_) | FromEngine::LaneFailed(_)) {
+            return message;
         }
     }
 }
