@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -51,16 +51,31 @@ impl Running {
     }
 }
 
+/// How long an address may stay in use that a killed server had.
+const BIND_PATIENCE: Duration = Duration::from_secs(3);
+const BIND_RETRY: Duration = Duration::from_millis(100);
+
 /// Binds and serves.
 ///
 /// # Errors
 /// The address cannot be bound.
 pub async fn start(address: SocketAddr, limits: Limits, tls: Arc<rustls::ServerConfig>, router: Router) -> io::Result<Running> {
-    let listener = TcpListener::bind(address).await?;
+    let listener = bind(address).await?;
     let address = listener.local_addr()?;
     let (stop, stopped) = watch::channel(false);
     let task = tokio::spawn(accept(listener, limits, TlsAcceptor::from(tls), router, stopped));
     Ok(Running { address, stop, task })
+}
+
+/// Waits a moment for an address that is in use: what a killed server leaves (a child that has not yet become another program) is gone soon.
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let deadline = Instant::now() + BIND_PATIENCE;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => tokio::time::sleep(BIND_RETRY).await,
+            result => return result,
+        }
+    }
 }
 
 async fn accept(listener: TcpListener, limits: Limits, tls: TlsAcceptor, router: Router, mut stopped: watch::Receiver<bool>) {
