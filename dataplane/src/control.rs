@@ -20,7 +20,7 @@ use tradewind_proto::rate::{Policy, RateConfig};
 use tradewind_proto::receiver::ReceiverConfig;
 use tradewind_proto::sender::SenderConfig;
 use tradewind_storage::{StoreError, Uploader, UploaderConfig};
-use tradewind_wire::limits::{BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MIN, DATA_OVERHEAD_BYTES, IPV4_UDP_BYTES, IPV6_UDP_BYTES, LANES_MAX};
+use tradewind_wire::limits::{BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MIN, LANES_MAX, packet_bytes};
 use tradewind_wire::{Group, LaneId};
 
 use crate::browse::Browser;
@@ -109,6 +109,8 @@ struct OpenedLane {
     owner: String,
     /// Of a lane that takes files from a client.
     destination: Option<Destination>,
+    /// Where its client's word goes on what it has already.
+    have: Option<Arc<OnceLock<Durable>>>,
     opened: Instant,
 }
 
@@ -122,8 +124,6 @@ struct Engine {
     blocks_promised: u64,
     draining: bool,
     browser: Browser,
-    /// Where the word of clients goes on what they have already, by lane.
-    have: HashMap<u64, Arc<OnceLock<Durable>>>,
     verifier: Verifier,
     to_control: mpsc::UnboundedSender<FromEngine>,
     actions: mpsc::UnboundedSender<Action>,
@@ -158,7 +158,6 @@ pub async fn serve(stream: UnixStream, workers: Workers, pool: BlockPool, facts:
         blocks_promised: 0,
         draining: false,
         browser: Browser::new(to_control.clone()),
-        have: HashMap::new(),
         verifier: Verifier::new(to_control.clone()),
         to_control,
         actions,
@@ -236,7 +235,7 @@ impl Engine {
                 }
             }
             ToEngine::Have { lane_id, path } => {
-                let have = self.have.remove(&lane_id);
+                let have = self.lanes.get_mut(&lane_id).and_then(|lane| lane.have.take());
                 // It may be long.
                 tokio::task::spawn_blocking(move || {
                     let durable = have.as_ref().map(|_| resume::read_list(&path));
@@ -364,6 +363,7 @@ impl Engine {
             first_packet_timeout: if has_list { FIRST_PACKET_AFTER_LIST } else { FIRST_PACKET_TIMEOUT },
         };
         let payload_max = open.block_bytes as usize;
+        let mut said = None;
         match work {
             Work::Receive(destined) => {
                 let config = self.receiver_config(open, blocks, chunk_bytes);
@@ -376,9 +376,7 @@ impl Engine {
                 self.run_lane(self.lane_task(handle, *into, arrived, cancelled, open.block_bytes, blocks).run());
             }
             Work::Send { objects, have } => {
-                if let Some(have) = &have {
-                    self.have.insert(lane.0, Arc::clone(have));
-                }
+                said.clone_from(&have);
                 let config = self.sender_config(open, chunk_bytes);
                 let (ready, outgoing) = crossbeam::channel::unbounded();
                 self.open_on_workers(&shared, &events, || OpeningEnd::Send(Box::new(config.clone()), outgoing.clone()))?;
@@ -392,7 +390,7 @@ impl Engine {
         self.blocks_promised += blocks;
         let destination = if let Job::Receive(into) = &open.job { Some(into.destination.clone()) } else { None };
         let (owner, opened) = (open.owner.clone(), Instant::now());
-        self.lanes.insert(lane.0, OpenedLane { cancel: Some(cancel), blocks, shared, owner, destination, opened });
+        self.lanes.insert(lane.0, OpenedLane { cancel: Some(cancel), blocks, shared, owner, destination, have: said, opened });
         tracing::info!("transfer {}: lane {lane} open, {blocks} blocks, {chunk_bytes} bytes a packet", open.transfer_id);
         Ok(())
     }
@@ -431,13 +429,12 @@ impl Engine {
 
     /// Without limits: what was agreed follows with [`ToEngine::LaneRate`], and the receiver says how many blocks it takes.
     fn sender_config(&self, open: &OpenLane, chunk_bytes: u32) -> SenderConfig {
-        let headers =
-            if self.facts.ready.endpoints.iter().any(|endpoint| endpoint.address.is_ipv6()) { IPV6_UDP_BYTES } else { IPV4_UDP_BYTES };
+        let is_ipv6 = self.facts.ready.endpoints.iter().any(|endpoint| endpoint.address.is_ipv6());
         let rate = RateConfig {
             policy: Policy::Fair,
             target_bytes_per_s: u64::MAX,
             minimum_bytes_per_s: 0,
-            packet_bytes: chunk_bytes + (DATA_OVERHEAD_BYTES + headers) as u32,
+            packet_bytes: packet_bytes(chunk_bytes as usize, is_ipv6) as u32,
             seed: open.lane_id,
             initial_rtt_ns: 0,
         };
@@ -489,7 +486,6 @@ impl Engine {
             ended.shared.ended.store(true, Ordering::Release);
             self.blocks_promised -= ended.blocks;
         }
-        self.have.remove(&lane);
         if let Some(state) = &self.facts.state {
             state.forget_list(lane);
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc::UnboundedSender;
 use tradewind_fabric::{BlockBuf, BlockPool};
 use tradewind_netio::{Ecn, Meta, Path};
-use tradewind_proto::block::{BlockTable, TableError};
+use tradewind_proto::block::BlockTable;
 use tradewind_proto::receiver::{DropReason, Receiver, ReceiverEvent};
 use tradewind_proto::sender::SenderEvent;
 use tradewind_wire::BlockId;
@@ -138,7 +138,7 @@ impl Lane {
     }
 
     fn deliver_block(&mut self, now_ns: u64, block: BlockId, buffer: BlockBuf, image_bytes: usize) {
-        match check(&buffer[..image_bytes]) {
+        match BlockTable::verified(&buffer[..image_bytes]) {
             Ok(table) => {
                 if let End::Receiving { handed_over, .. } = &mut self.end {
                     *handed_over += 1;
@@ -261,12 +261,6 @@ impl Lane {
             End::Sending(sending) => sending.sender.is_closed(),
         }
     }
-}
-
-fn check(image: &[u8]) -> Result<BlockTable, TableError> {
-    let table = BlockTable::parse(image)?;
-    table.verify_payload(image)?;
-    Ok(table)
 }
 
 #[cfg(test)]

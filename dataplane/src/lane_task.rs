@@ -123,12 +123,9 @@ impl LaneTask {
         let mut waiting: HashMap<u32, u64> = HashMap::new();
         let end = self.drive(opened, &mut waiting).await;
         self.tell_recent();
-        if let Some(manifest) = self.manifest.take() {
-            // Whoever hears that the transfer has ended finds it there.
-            manifest.finish().await;
-        }
         match end {
             End::Done { files, bytes } => {
+                self.finish_manifest().await;
                 let receipt = now_ns();
                 self.handle.finish(receipt);
                 let elapsed_ms = self.handle.elapsed_ms();
@@ -140,8 +137,16 @@ impl LaneTask {
             End::Failed((code, text, wire)) => {
                 self.handle.close(code, &text, wire);
                 self.clean_up().await;
+                self.finish_manifest().await;
                 FromEngine::LaneFailed(LaneClosed { lane_id: self.handle.lane.0, code, text })
             }
+        }
+    }
+
+    /// Whoever hears that the transfer has ended finds its manifest there.
+    async fn finish_manifest(&mut self) {
+        if let Some(manifest) = self.manifest.take() {
+            manifest.finish().await;
         }
     }
 

@@ -1,7 +1,8 @@
 //! Orders from the control process to a lane's sender, and the sender's word back to it.
 
 use tradewind_ipc::{LaneOrders, LaneReport, Limiter, RatePolicy};
-use tradewind_wire::orders::{KBPS_NONE, limiter, policy};
+use tradewind_proto::rate;
+use tradewind_wire::orders::{KBPS_NONE, policy};
 use tradewind_wire::{LaneId, Orders};
 
 use crate::shared::Heard;
@@ -31,14 +32,13 @@ fn report(lane: LaneId, heard: &Heard, now_ns: u64) -> LaneReport {
     LaneReport {
         lane_id: lane.0,
         orders: heard.obeyed,
-        limiter: match state.limiter {
-            limiter::NETWORK => Some(Limiter::Network),
-            limiter::STORAGE => Some(Limiter::Storage),
-            limiter::TARGET => Some(Limiter::Target),
-            limiter::LEASE => Some(Limiter::Lease),
-            limiter::SOURCE => Some(Limiter::Source),
-            _ => None,
-        },
+        limiter: rate::Limiter::of_code(state.limiter).map(|limiter| match limiter {
+            rate::Limiter::Network => Limiter::Network,
+            rate::Limiter::Storage => Limiter::Storage,
+            rate::Limiter::Target => Limiter::Target,
+            rate::Limiter::Lease => Limiter::Lease,
+            rate::Limiter::Source => Limiter::Source,
+        }),
         rate_kbps: state.rate_kbps,
         sent_kbps: state.sent_kbps,
         wanted_kbps: Some(state.wanted_kbps).filter(|&wanted| wanted != KBPS_NONE),
@@ -72,6 +72,7 @@ impl Reporting {
 #[cfg(test)]
 mod tests {
     use tradewind_wire::State;
+    use tradewind_wire::orders::limiter;
 
     use super::*;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
+use tradewind_client::{CRC_ATTRIBUTE, ERROR_ATTRIBUTE};
 use tradewind_fabric::{BlockBuf, BlockPool, SharedBlock};
 use tradewind_proto::block::{
     ATTRIBUTES_BYTES_MAX, Attributes, BlockWriter, CutError, FileId, FileRecord, attribute_bytes, check_attributes, crc64_nvme,
@@ -15,10 +16,6 @@ use tradewind_storage::{Fetched, FetchedObject, ObjectInfo, StoreError};
 /// How long to wait before looking again whether there is memory, or room at the receiver.
 const ROOM_POLL: Duration = Duration::from_millis(1);
 
-/// Attribute of a withdrawn file: why it could not be read.
-pub(crate) const ERROR_ATTRIBUTE: &str = "error";
-/// Attribute of a file: CRC-64/NVME of the whole object as its store keeps it, base64.
-pub(crate) const CRC_ATTRIBUTE: &str = "crc64nvme";
 /// Longest text of an error that travels, bytes.
 const ERROR_BYTES_MAX: usize = 512;
 
@@ -102,20 +99,22 @@ impl<O: FnMut(u32, SharedBlock) + Send> Packer<O> {
         mut offset: u64,
         chunks: &[bytes::Bytes],
     ) -> Result<(), StoreError> {
-        if state.latest.as_ref().is_none_or(|record| record.file != FileId(object.number)) {
-            if object.size >= self.payload_max as u64 {
-                // A large file starts on a block boundary.
-                self.flush(state).await;
+        let record = match state.latest.take_if(|record| record.file == FileId(object.number)) {
+            Some(record) => record,
+            None => {
+                if object.size >= self.payload_max as u64 {
+                    // A large file starts on a block boundary.
+                    self.flush(state).await;
+                }
+                state.packed.files += 1;
+                record(object, info)
             }
-            state.latest = Some(record(object, info));
-            state.packed.files += 1;
-        }
+        };
         let mut chunks = chunks.iter().filter(|chunk| !chunk.is_empty()).cloned();
         let mut chunk = chunks.next().unwrap_or_default();
         let mut is_first = true;
         while is_first || !chunk.is_empty() {
             is_first = false;
-            let Some(record) = state.latest.clone() else { return Ok(()) };
             let Filling { slot, writer } = self.filling(state).await;
             let Some(room) = writer.room(&record).filter(|&room| room > 0 || chunk.is_empty()) else {
                 self.flush(state).await;
@@ -137,6 +136,7 @@ impl<O: FnMut(u32, SharedBlock) + Send> Packer<O> {
             offset += length as u64;
             state.packed.bytes += length as u64;
         }
+        state.latest = Some(record);
         Ok(())
     }
 

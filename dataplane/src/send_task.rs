@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tradewind_client::Durable;
+use tradewind_client::{Durable, forget_way};
 use tradewind_fabric::clock::now_ns;
 use tradewind_fabric::{BlockPool, SharedBlock};
 use tradewind_ipc::{ErrorCode, FromEngine, LaneClosed, LaneReceipt, LaneTotals, Progress};
@@ -17,7 +17,7 @@ use tradewind_wire::control::close;
 use crate::destination;
 use crate::lane_task::{LaneHandle, PROGRESS_INTERVAL, closed_by_peer};
 use crate::orders::Reporting;
-use crate::pack::{CRC_ATTRIBUTE, ERROR_ATTRIBUTE, Objects, Packed, Packer};
+use crate::pack::{Objects, Packed, Packer};
 use crate::shared::{LaneEvent, LaneShared, Mailbox};
 
 /// How often the sender's figures are looked at.
@@ -206,11 +206,7 @@ pub(crate) async fn copy(
         shared.blocks_complete.fetch_add(1, Ordering::Relaxed);
         let event = match tradewind_proto::block::BlockTable::parse(&image) {
             Ok(mut table) => {
-                for record in &mut table.files {
-                    // They are about the way of a download.
-                    let kept = record.attributes.iter().filter(|(name, _)| !matches!(name.as_str(), ERROR_ATTRIBUTE | CRC_ATTRIBUTE));
-                    record.attributes = kept.cloned().collect();
-                }
+                table.files.iter_mut().for_each(forget_way);
                 LaneEvent::Block { block: tradewind_wire::BlockId(number), image, table, complete_ns: now_ns() }
             }
             Err(error) => LaneEvent::Corrupt { text: format!("a block of our own is damaged: {error}") },

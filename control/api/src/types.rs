@@ -9,7 +9,7 @@ use tradewind_ipc::{Cipher, ErrorCode, FileDone, LaneSecret, XdpStatus};
 use crate::rates::{RateGrant, RateStatus};
 
 /// `POST /v1/transfers`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SubmitRequest {
     /// Where to: `s3://bucket/prefix/`, `file:///absolute/path/` or `STORE:path/`. Ends in `/`: the files keep their names below
@@ -307,6 +307,12 @@ pub struct EngineHealth {
     pub transfers_active: u64,
 }
 
+/// A `u64` of exactly 16 hexadecimal digits.
+fn parse_hex_u64(text: &str) -> Option<u64> {
+    let well_formed = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    well_formed.then(|| u64::from_str_radix(text, 16).ok()).flatten()
+}
+
 mod hex_fingerprint {
     //! 16 bytes as 32 hexadecimal digits.
 
@@ -338,9 +344,7 @@ mod hex_crc {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
         let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
-        let well_formed = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        let value = well_formed.then(|| u64::from_str_radix(&text, 16).ok()).flatten();
-        value.map(Some).ok_or_else(|| D::Error::custom("a checksum is 16 hexadecimal digits"))
+        super::parse_hex_u64(&text).map(Some).ok_or_else(|| D::Error::custom("a checksum is 16 hexadecimal digits"))
     }
 }
 
@@ -356,9 +360,7 @@ mod hex_u64 {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let well_formed = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        let value = well_formed.then(|| u64::from_str_radix(&text, 16).ok()).flatten();
-        value.ok_or_else(|| D::Error::custom("a lane id is 16 hexadecimal digits"))
+        super::parse_hex_u64(&text).ok_or_else(|| D::Error::custom("a lane id is 16 hexadecimal digits"))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tradewind_api::{Client, RateRequest, ResumePolicy, SubmitRequest, TransferState, TransferStatus, exit};
+use tradewind_api::{Client, SubmitRequest, TransferState, TransferStatus, exit};
 
 use crate::connect::{connect, resolve};
 use crate::display::{self, Reporter};
@@ -26,14 +26,8 @@ pub(crate) async fn copy(options: &CopyOptions) -> Result<u8, Failure> {
     let request = SubmitRequest {
         destination: Some(options.destination.clone()),
         source: Some(options.source.clone()),
-        variant: 0,
         overwrite: options.overwrite,
-        resume: ResumePolicy::None,
-        files: None,
-        bytes: None,
-        rate: RateRequest::default(),
-        cipher: tradewind_api::Cipher::default(),
-        chunk_bytes_max: None,
+        ..SubmitRequest::default()
     };
     let address = resolve(&options.server.server).await;
     let submitted = interrupts.unless(submit(&client, address, &request)).await;

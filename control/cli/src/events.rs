@@ -184,15 +184,12 @@ mod tests {
     fn request() -> SubmitRequest {
         SubmitRequest {
             destination: Some("s3://bucket/in/".to_owned()),
-            source: None,
-            variant: 0,
-            overwrite: false,
             files: Some(2),
             bytes: Some(1000),
             rate: RateRequest { target_rate_bps: Some(300_000_000), ..RateRequest::default() },
             cipher: Cipher::Aes256Gcm,
-            chunk_bytes_max: None,
             resume: tradewind_api::ResumePolicy::Attributes,
+            ..SubmitRequest::default()
         }
     }
 

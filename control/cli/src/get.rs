@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::sync::mpsc;
-use tradewind_api::{DurableEntry, LaneOffer, RateRequest, ResumePolicy, SubmitRequest, exit};
+use tradewind_api::{DurableEntry, LaneOffer, ResumePolicy, SubmitRequest, exit};
 use tradewind_client::{Download, DownloadReport, FileEvent, UploadError, fingerprint};
 use tradewind_seal::{KeyRing, SUFFIX};
 use tradewind_storage::{Durable, Journal, LocalStore, ObjectName, Resumption, Store, StoreError, UploaderConfig, resume};
@@ -25,6 +25,7 @@ use crate::options::GetOptions;
 use crate::retry::{self, Cure};
 use crate::seal::{Checked, Unsealing, check_key};
 use crate::send::{IDLE_TIMEOUT, chunk_bytes_max, lane_offer, submit};
+use crate::state::state_folder;
 use crate::units;
 
 /// How long partial files are kept that nobody goes on with.
@@ -61,7 +62,7 @@ pub(crate) async fn get(options: &GetOptions) -> Result<u8, Failure> {
                 left_out.take_over(&missed);
                 break;
             };
-            let Some(cure) = retry::cure(&failure, attempt > 1).filter(|_| attempt <= options.retries) else { return Err(failure) };
+            let Some(cure) = retry::cure(&failure, attempt > 1).filter(|_| attempt <= options.lane.retries) else { return Err(failure) };
             if let Cure::SmallerPackets(bytes) = cure {
                 packet_bytes_max = Some(bytes);
             }
@@ -69,7 +70,7 @@ pub(crate) async fn get(options: &GetOptions) -> Result<u8, Failure> {
             if options.json {
                 events::emit(&events::retry(&failure, attempt, wait, packet_bytes_max));
             } else if !options.quiet {
-                display::note(&format!("{failure}; going on ({attempt} of {})", options.retries));
+                display::note(&format!("{failure}; going on ({attempt} of {})", options.lane.retries));
             }
             let interrupted = |signal| Failure::Interrupted { signal, transfer_id: failure.transfer_id().map(str::to_owned) };
             interrupts.unless(tokio::time::sleep(wait)).await.map_err(interrupted)?;
@@ -123,10 +124,8 @@ impl Place {
 
 /// What earlier downloads of this user left, in `$XDG_STATE_HOME/tradewind` or `~/.local/state/tradewind`.
 fn open_journal() -> Result<Journal, StoreError> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
     let missing = || StoreError::Journal { detail: "neither XDG_STATE_HOME nor HOME is set".to_owned() };
-    let directory = state.ok_or_else(missing)?.join("tradewind");
+    let directory = state_folder().ok_or_else(missing)?;
     std::fs::create_dir_all(&directory).map_err(|error| StoreError::Journal { detail: format!("{}: {error}", directory.display()) })?;
     Journal::open(&directory)
 }
@@ -294,22 +293,8 @@ impl Getting<'_> {
     fn request(&self, chunk_bytes_max: Option<u32>) -> SubmitRequest {
         let options = self.options;
         let resume = if self.place.journal.is_some() { options.resume.for_server(self.attempt) } else { ResumePolicy::None };
-        SubmitRequest {
-            destination: None,
-            source: Some(self.source.to_owned()),
-            variant: 0,
-            overwrite: options.overwrite,
-            resume,
-            files: None,
-            bytes: None,
-            rate: RateRequest {
-                policy: options.policy.for_server(),
-                target_rate_bps: options.rate.map(|rate| rate.bits_per_s()),
-                minimum_rate_bps: None,
-            },
-            cipher: options.cipher.for_server(),
-            chunk_bytes_max,
-        }
+        let (source, overwrite) = (Some(self.source.to_owned()), options.overwrite);
+        SubmitRequest { source, overwrite, resume, chunk_bytes_max, ..options.lane.request() }
     }
 
     /// What earlier downloads left, for this end and, as lines, for the server.

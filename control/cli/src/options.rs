@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use tradewind_api::{Fingerprint, RateChange, RatePolicy, ResumePolicy, ServerAddress};
+use tradewind_api::{Fingerprint, RateChange, ResumePolicy, ServerAddress};
 
 use crate::keep::KeepOptions;
+use crate::lane::{LaneOptions, PolicyOption};
 use crate::lists::ListOptions;
 use crate::proof::{ProofOptions, ReceiptKeyOptions, VerifyReceiptOptions};
 use crate::rate::{BitRate, RateOrNone};
@@ -221,21 +222,11 @@ pub(crate) struct SendOptions {
     /// What of earlier transfers to the same destination is not sent again.
     #[arg(long, value_enum, default_value_t = ResumeOption::Attributes)]
     pub(crate) resume: ResumeOption,
-    /// Behaviour beside other traffic.
-    #[arg(long, value_enum, default_value_t = PolicyOption::Fair)]
-    pub(crate) policy: PolicyOption,
-    /// Never send faster, bits per second: 300M, 1.5G. With --policy fixed, the rate itself. Default: as fast as the path takes.
-    #[arg(long, value_name = "RATE", required_if_eq("policy", "fixed"))]
-    pub(crate) rate: Option<BitRate>,
+    #[command(flatten)]
+    pub(crate) lane: LaneOptions,
     /// Never send slower, even when the network is full, bits per second.
     #[arg(long, value_name = "RATE")]
     pub(crate) min_rate: Option<BitRate>,
-    /// Encryption of the packets.
-    #[arg(long, value_enum, default_value_t = CipherOption::Aes128Gcm)]
-    pub(crate) cipher: CipherOption,
-    /// Start again by itself so often when the way to the server or its engine breaks; files that are durable are not sent again.
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    pub(crate) retries: u32,
     /// Print events as JSON, one a line: started, progress, file_error, retry, done, error; with --dry-run: file, dry_run.
     #[arg(long)]
     pub(crate) json: bool,
@@ -266,18 +257,8 @@ pub(crate) struct GetOptions {
     /// What of earlier downloads into the same directory is not got again.
     #[arg(long, value_enum, default_value_t = ResumeOption::Attributes)]
     pub(crate) resume: ResumeOption,
-    /// Behaviour beside other traffic.
-    #[arg(long, value_enum, default_value_t = PolicyOption::Fair)]
-    pub(crate) policy: PolicyOption,
-    /// Never faster, bits per second: 300M, 1.5G. With --policy fixed, the rate itself. Default: as fast as the path takes.
-    #[arg(long, value_name = "RATE", required_if_eq("policy", "fixed"))]
-    pub(crate) rate: Option<BitRate>,
-    /// Encryption of the packets.
-    #[arg(long, value_enum, default_value_t = CipherOption::Aes128Gcm)]
-    pub(crate) cipher: CipherOption,
-    /// Start again by itself so often when the way to the server or its engine breaks; files that are in place are not got again.
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    pub(crate) retries: u32,
+    #[command(flatten)]
+    pub(crate) lane: LaneOptions,
     /// Print events as JSON, one a line: started, progress, file, unsealed, file_error, retry, done, error.
     #[arg(long)]
     pub(crate) json: bool,
@@ -457,58 +438,14 @@ pub(crate) struct DoctorOptions {
     pub(crate) json: bool,
 }
 
-/// Behaviour beside other traffic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PolicyOption {
-    /// The rate given, whatever the network says.
-    Fixed,
-    /// Adaptive, twice the weight of fair.
-    High,
-    /// Adaptive, shares evenly.
-    Fair,
-    /// Adaptive, yields to everything else.
-    Low,
-}
-
-impl PolicyOption {
-    /// As the server is told.
-    pub(crate) const fn for_server(self) -> RatePolicy {
-        match self {
-            Self::Fixed => RatePolicy::Fixed,
-            Self::High => RatePolicy::High,
-            Self::Fair => RatePolicy::Fair,
-            Self::Low => RatePolicy::Low,
-        }
-    }
-}
-
-/// Encryption of the packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CipherOption {
-    /// AES with 128-bit keys.
-    #[value(name = "aes-128-gcm")]
-    Aes128Gcm,
-    /// AES with 256-bit keys.
-    #[value(name = "aes-256-gcm")]
-    Aes256Gcm,
-}
-
-impl CipherOption {
-    /// As the server is told.
-    pub(crate) const fn for_server(self) -> tradewind_api::Cipher {
-        match self {
-            Self::Aes128Gcm => tradewind_api::Cipher::Aes128Gcm,
-            Self::Aes256Gcm => tradewind_api::Cipher::Aes256Gcm,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
     use clap::error::ErrorKind;
 
     use super::*;
+    use crate::lane::CipherOption;
+    use tradewind_api::RatePolicy;
 
     fn parse(line: &str) -> Result<Options, clap::Error> {
         Options::try_parse_from(std::iter::once("tradewind").chain(line.split_whitespace()))
@@ -532,17 +469,17 @@ mod tests {
         assert_eq!(options.sources, ["a", "b", "dir/"].map(PathBuf::from));
         assert_eq!(options.destination, "s3://bucket/in/");
         assert_eq!(options.server.server.to_string(), "far:1");
-        assert_eq!((options.policy, options.cipher), (PolicyOption::Fair, CipherOption::Aes128Gcm));
-        assert!(options.rate.is_none() && !options.overwrite && !options.json);
+        assert_eq!((options.lane.policy, options.lane.cipher), (PolicyOption::Fair, CipherOption::Aes128Gcm));
+        assert!(options.lane.rate.is_none() && !options.overwrite && !options.json);
         assert_eq!(parse("send s3://bucket/ --server far").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
     }
 
     #[test]
     fn rates_and_policies() {
         let options = send("send a s3://bucket/in/ --server far --policy fixed --rate 1.5G --min-rate 10M --cipher aes-256-gcm");
-        assert_eq!(options.rate.unwrap().bits_per_s(), 1_500_000_000);
+        assert_eq!(options.lane.rate.unwrap().bits_per_s(), 1_500_000_000);
         assert_eq!(options.min_rate.unwrap().bits_per_s(), 10_000_000);
-        assert_eq!(options.cipher, CipherOption::Aes256Gcm);
+        assert_eq!(options.lane.cipher, CipherOption::Aes256Gcm);
         let missing = parse("send a s3://bucket/in/ --server far --policy fixed").unwrap_err();
         assert_eq!(missing.kind(), ErrorKind::MissingRequiredArgument);
         assert_eq!(missing.exit_code(), i32::from(tradewind_api::exit::USAGE));

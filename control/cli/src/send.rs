@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tradewind_api::{Client, DurableEntry, LaneOffer, RatePolicy, RateRequest, SubmitRequest, SubmitResponse, exit};
+use tradewind_api::{Client, DurableEntry, LaneOffer, RatePolicy, SubmitRequest, SubmitResponse, exit};
 use tradewind_client::{Durable, Group, RateOptions, SourceError, Sources, Upload, UploadError, chunk_bytes_for_packets, route_mtu};
 
 use crate::connect::{connect, resolve, tcp_round_trip};
@@ -48,7 +48,7 @@ pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
         attempt.number += 1;
         let result = once(options, &plan, &mut attempt, &mut interrupts).await;
         let Err(failure) = result else { return result };
-        let curable = retry::cure(&failure, attempt.number > 1).filter(|_| attempt.number <= options.retries);
+        let curable = retry::cure(&failure, attempt.number > 1).filter(|_| attempt.number <= options.lane.retries);
         let Some(cure) = curable else { return Err(failure) };
         if let Some((client, id)) = &attempt.begun {
             // Until the server has ended the old transfer, its files may still be held by it.
@@ -61,7 +61,7 @@ pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
         if options.json {
             events::emit(&events::retry(&failure, attempt.number, wait, attempt.packet_bytes_max));
         } else if !options.quiet {
-            display::note(&again(&failure, &attempt, options.retries));
+            display::note(&again(&failure, &attempt, options.lane.retries));
         }
         let interrupted = |signal| Failure::Interrupted { signal, transfer_id: failure.transfer_id().map(str::to_owned) };
         interrupts.unless(tokio::time::sleep(wait)).await.map_err(interrupted)?;
@@ -181,7 +181,7 @@ async fn durable(agreed: &Agreed, compared: bool) -> Result<Durable, Failure> {
 }
 
 fn check_rates(options: &SendOptions) -> Result<(), Failure> {
-    match (options.rate, options.min_rate) {
+    match (options.lane.rate, options.min_rate) {
         (Some(rate), Some(minimum)) if minimum > rate => Err(Failure::Usage {
             detail: format!("--min-rate ({minimum}) is above --rate ({rate})"),
             hint: "give a --min-rate that is at most the --rate".to_owned(),
@@ -191,21 +191,16 @@ fn check_rates(options: &SendOptions) -> Result<(), Failure> {
 }
 
 fn submit_request(options: &SendOptions, totals: Option<(u64, u64)>, attempt: u32, chunk_bytes_max: Option<u32>) -> SubmitRequest {
+    let mut request = options.lane.request();
+    request.rate.minimum_rate_bps = options.min_rate.map(|rate| rate.bits_per_s());
     SubmitRequest {
         destination: Some(options.destination.clone()),
-        source: None,
-        variant: 0,
         overwrite: options.overwrite,
         resume: options.resume.for_server(attempt),
         files: totals.map(|(files, _)| files),
         bytes: totals.map(|(_, bytes)| bytes),
-        rate: RateRequest {
-            policy: options.policy.for_server(),
-            target_rate_bps: options.rate.map(|rate| rate.bits_per_s()),
-            minimum_rate_bps: options.min_rate.map(|rate| rate.bits_per_s()),
-        },
-        cipher: options.cipher.for_server(),
         chunk_bytes_max,
+        ..request
     }
 }
 

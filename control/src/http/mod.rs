@@ -168,33 +168,21 @@ async fn durable(State(app): Shared, Path(id): Path<String>, headers: HeaderMap)
 async fn have(State(app): Shared, Path(id): Path<String>, headers: HeaderMap, body: Body) -> Result<StatusCode, Refusal> {
     let user = app.identify(&headers)?;
     let lane_id = app.supervisor.wants_list(user.access_key.clone(), id.clone()).await?;
-    // Requests for the same transfer must not write the same file.
-    let mut list = HaveList(Some(app.lists.join(format!("{lane_id:016x}-{:016x}.have.ndjson", rand::random::<u64>()))));
-    let path = list.0.clone().unwrap_or_default();
-    save(body, &path).await?;
-    app.supervisor.have(user.access_key, id, path).await?;
-    // It is the engine's now.
-    list.0 = None;
+    let failed = |error: std::io::Error| {
+        let folder = app.lists.display();
+        Problem::new(ErrorCode::Internal, format!("the list cannot be kept in {folder}: {error}"))
+    };
+    // Removed with this request, however that ends, unless the engine takes it over.
+    let list = tempfile::Builder::new().prefix(&format!("{lane_id:016x}-")).suffix(".have.ndjson").tempfile_in(&app.lists);
+    let (file, path) = list.map_err(failed)?.into_parts();
+    save(body, tokio::fs::File::from_std(file), &failed).await?;
+    app.supervisor.have(user.access_key, id, path.to_path_buf()).await?;
+    path.keep().map_err(|error| failed(error.error))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A list that nobody else removes yet: also when the request is cut off.
-struct HaveList(Option<PathBuf>);
-
-impl Drop for HaveList {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            // Fails only if it was never made.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-/// Writes a body to a file.
-async fn save(body: Body, path: &std::path::Path) -> Result<(), Problem> {
-    let failed =
-        |error: std::io::Error| Problem::new(ErrorCode::Internal, format!("the list cannot be kept at {}: {error}", path.display()));
-    let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
+/// Writes a body to a file; `failed` says what went wrong with that.
+async fn save(body: Body, mut file: tokio::fs::File, failed: &impl Fn(std::io::Error) -> Problem) -> Result<(), Problem> {
     let (mut pieces, mut bytes) = (body.into_data_stream(), 0);
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|error| Problem::new(ApiCode::Malformed, format!("the list was cut off: {error}")))?;

@@ -78,16 +78,5 @@ pub(crate) async fn wait_for_engine(client: &Client, starts: u64) -> Health {
 }
 
 pub(crate) fn to(destination: &str) -> SubmitRequest {
-    SubmitRequest {
-        destination: Some(destination.into()),
-        source: None,
-        variant: 0,
-        overwrite: false,
-        files: Some(1),
-        bytes: Some(10),
-        rate: tradewind_api::RateRequest::default(),
-        cipher: tradewind_api::Cipher::Aes128Gcm,
-        chunk_bytes_max: None,
-        resume: tradewind_api::ResumePolicy::None,
-    }
+    SubmitRequest { destination: Some(destination.into()), files: Some(1), bytes: Some(10), ..SubmitRequest::default() }
 }

@@ -3,9 +3,20 @@
 use std::sync::Arc;
 
 use tradewind_fabric::SharedBlock;
-use tradewind_proto::block::{BlockTable, WITHDRAWN};
+use tradewind_proto::block::{BlockTable, FileRecord, WITHDRAWN};
 use tradewind_storage::{FileMeta, Piece, ReadyBlock};
 use tradewind_wire::BlockId;
+
+/// Attribute of a withdrawn file: why the sender gives it up.
+pub const ERROR_ATTRIBUTE: &str = "error";
+/// Attribute of a file that comes out of a store: CRC-64/NVME of the whole as the store keeps it, base64.
+pub const CRC_ATTRIBUTE: &str = "crc64nvme";
+
+/// Takes away the attributes that are about the way of a file and not to be kept of it.
+pub fn forget_way(record: &mut FileRecord) {
+    let kept = record.attributes.iter().filter(|(name, _)| !matches!(name.as_str(), ERROR_ATTRIBUTE | CRC_ATTRIBUTE));
+    record.attributes = kept.cloned().collect();
+}
 
 /// A verified block as the uploader takes it.
 #[must_use]

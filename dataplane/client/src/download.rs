@@ -1,7 +1,6 @@
 //! One download: blocks that arrive become files.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,20 +9,22 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tradewind_fabric::clock::now_ns;
 use tradewind_fabric::{BlockBuf, BlockPool};
-use tradewind_netio::udp::{UdpLink, precise_timers};
-use tradewind_netio::{Ecn, Link, LinkError, Path, Transmit};
+use tradewind_netio::udp::precise_timers;
+use tradewind_netio::{Ecn, LinkError};
 use tradewind_proto::block::{BlockTable, BlockWriter, TableError};
 use tradewind_proto::crypto::{LaneSecret, Provider};
+use tradewind_proto::rate::Limiter;
 use tradewind_proto::receiver::{Receiver, ReceiverConfig, ReceiverEvent};
 use tradewind_storage::{Crc64, Resumption, Store, UploadEvent, Uploader, UploaderConfig};
 use tradewind_wire::control::close;
 use tradewind_wire::{BlockId, LaneId};
 
-use crate::blocks::ready_block;
+use crate::blocks::{CRC_ATTRIBUTE, ERROR_ATTRIBUTE, forget_way, ready_block};
 use crate::error::UploadError;
-use crate::progress::{Progress, share};
-use crate::upload::{LaneOffer, POOL_BYTES_MAX, open_link};
-use crate::worker::{BATCH, LINGER_NS, PROGRESS_INTERVAL_NS, SLEEP_MAX_NS, SLEEP_MIN_NS, local, unspecified};
+use crate::link::{LINGER_NS, SLEEP_MAX_NS, ServerLink, local};
+use crate::progress::{Progress, limiter_name, share};
+use crate::upload::{LaneOffer, POOL_BYTES_MAX};
+use crate::worker::PROGRESS_INTERVAL_NS;
 
 /// Longest sleep while blocks are being written: their credit waits for it.
 const WRITING_SLEEP_NS: u64 = 2_000_000;
@@ -33,11 +34,6 @@ const GOODBYE_NS: u64 = 3_000_000_000;
 const FEEDBACK_DATAGRAM_BYTES: usize = 1_400;
 /// Blocks for packets that come before a block is handed to storage.
 const BLOCKS_SPARE: usize = 4;
-
-/// Attribute of a withdrawn file: why.
-const ERROR_ATTRIBUTE: &str = "error";
-/// Attribute with the checksum that the store keeps of the whole object.
-const CRC_ATTRIBUTE: &str = "crc64nvme";
 
 /// What became of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +115,7 @@ impl Download {
         let pool = BlockPool::new(slots, slot)
             .map_err(|source| UploadError::Local { what: "cannot set up memory for blocks", source: source.into() })?;
         let window = (slots - BLOCKS_SPARE) as u32;
-        let link = open_link(endpoint, usize::from(chunk_bytes))?;
+        let link = ServerLink::open(endpoint, usize::from(chunk_bytes))?;
         let idle_timeout_ns = u64::try_from(self.idle_timeout.as_nanos()).unwrap_or(u64::MAX);
         let mut receiver = Receiver::new(ReceiverConfig {
             lane: LaneId(self.lane.lane_id),
@@ -148,8 +144,7 @@ impl Download {
             durable: 0,
             is_finished: false,
         };
-        let worker =
-            Worker { link, receiver, pool, sink, endpoint, window, cancel: self.cancel, idle_timeout: self.idle_timeout, ignored: 0 };
+        let worker = Worker { link, receiver, pool, sink, window, cancel: self.cancel, idle_timeout: self.idle_timeout, ignored: 0 };
         worker.run(progress)
     }
 }
@@ -173,8 +168,7 @@ struct Sink {
 
 impl Sink {
     fn block(&mut self, block: BlockId, buffer: BlockBuf, image_bytes: usize) -> Result<(), TableError> {
-        let mut table = BlockTable::parse(&buffer[..image_bytes])?;
-        table.verify_payload(&buffer[..image_bytes])?;
+        let mut table = BlockTable::verified(&buffer[..image_bytes])?;
         for record in &mut table.files {
             let attribute = |name: &str| record.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
             if record.is_withdrawn() {
@@ -185,9 +179,7 @@ impl Sink {
             } else if let Some(crc) = attribute(CRC_ATTRIBUTE).and_then(|text| Crc64::from_base64(&text)) {
                 self.expected.insert(record.file.0, crc);
             }
-            // They are about the way here.
-            let kept = record.attributes.iter().filter(|(name, _)| !matches!(name.as_str(), ERROR_ATTRIBUTE | CRC_ATTRIBUTE));
-            record.attributes = kept.cloned().collect();
+            forget_way(record);
         }
         self.blocks += 1;
         self.uploader.block(ready_block(block, buffer.freeze(image_bytes), &table));
@@ -239,11 +231,10 @@ impl Sink {
 }
 
 struct Worker {
-    link: UdpLink,
+    link: ServerLink,
     receiver: Receiver<BlockBuf>,
     pool: BlockPool,
     sink: Sink,
-    endpoint: SocketAddr,
     /// Blocks that may be incomplete or on their way to the disk.
     window: u32,
     cancel: Arc<AtomicBool>,
@@ -318,7 +309,7 @@ impl Worker {
         let each = &mut |meta: &tradewind_netio::Meta, datagram: &mut [u8]| {
             *ignored += u64::from(receiver.handle_datagram(now, datagram, meta.ecn == Ecn::Ce, &mut buffers).is_err());
         };
-        link.receive(now, BATCH, each).map(drop).map_err(local)
+        link.receive(now, each)
     }
 
     /// Hands blocks to storage; code and text if the lane is over.
@@ -334,7 +325,7 @@ impl Worker {
     }
 
     fn ended(&self, code: u16, text: String) -> UploadError {
-        let endpoint = self.endpoint;
+        let endpoint = self.link.endpoint;
         match code {
             close::TIMEOUT if self.receiver.statistics().packets_received == 0 => {
                 UploadError::NoAnswer { endpoint, seconds: self.idle_timeout.as_secs() }
@@ -355,33 +346,13 @@ impl Worker {
 
     /// Sends what is due; `true` when the link had no room for more.
     fn transmit(&mut self, now: u64) -> Result<bool, LinkError> {
-        let path = Path { local: unspecified(self.endpoint), remote: self.endpoint, link: None };
-        let mut full = false;
-        for _ in 0..BATCH {
-            let Self { link, receiver, .. } = self;
-            match link.transmit(&path, FEEDBACK_DATAGRAM_BYTES, |out| receiver.poll_transmit(now, out))? {
-                Transmit::Queued => {}
-                Transmit::Nothing => break,
-                Transmit::Full => {
-                    full = true;
-                    break;
-                }
-            }
-        }
-        self.link.flush()?;
-        Ok(full)
+        let Self { link, receiver, .. } = self;
+        link.transmit(FEEDBACK_DATAGRAM_BYTES, |out| receiver.poll_transmit(now, out))
     }
 
     fn sleep(&mut self, full: bool) -> Result<(), UploadError> {
-        let now = now_ns();
-        let wake_ns = if full { now + SLEEP_MIN_NS * 10 } else { self.receiver.poll_timeout() };
         let is_writing = self.sink.blocks > self.sink.durable || self.receiver.blocks_total().is_some();
-        let longest = if is_writing { WRITING_SLEEP_NS } else { SLEEP_MAX_NS };
-        let wait_ns = wake_ns.saturating_sub(now).min(longest);
-        if wait_ns >= SLEEP_MIN_NS {
-            self.link.wait(Duration::from_nanos(wait_ns)).map_err(local)?;
-        }
-        Ok(())
+        self.link.sleep(full, self.receiver.poll_timeout(), if is_writing { WRITING_SLEEP_NS } else { SLEEP_MAX_NS })
     }
 
     /// Tells the sender that this end gives up.
@@ -407,7 +378,7 @@ impl Worker {
             rtt_ms: state.map_or(0.0, |state| f64::from(state.round_trip_us) / 1e3),
             loss: share(statistics.packets_missing, sent),
             retransmitted_share: share(statistics.duplicate_chunks, statistics.packets_received),
-            limiter: state.map_or("network", |state| limiter_name(state.limiter)),
+            limiter: limiter_name(state.and_then(|state| Limiter::of_code(state.limiter)).unwrap_or_default()),
             elapsed: Duration::from_nanos(elapsed_ns),
         }
     }
@@ -423,17 +394,5 @@ impl Worker {
             packets_ignored: self.ignored,
             ..self.sink.report
         }
-    }
-}
-
-/// As in [`Progress::limiter`].
-fn limiter_name(code: u8) -> &'static str {
-    use tradewind_wire::orders::limiter;
-    match code {
-        limiter::STORAGE => "storage",
-        limiter::TARGET => "target",
-        limiter::LEASE => "lease",
-        limiter::SOURCE => "source",
-        _ => "network",
     }
 }

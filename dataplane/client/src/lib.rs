@@ -9,13 +9,14 @@ mod download;
 mod durable;
 mod error;
 mod keep;
+mod link;
 mod progress;
 mod sealed;
 mod source;
 mod upload;
 mod worker;
 
-pub use blocks::ready_block;
+pub use blocks::{CRC_ATTRIBUTE, ERROR_ATTRIBUTE, forget_way, ready_block};
 pub use download::{Download, DownloadReport, FileEvent};
 pub use durable::Durable;
 pub use error::{SourceError, UploadError};

@@ -7,20 +7,17 @@ use std::thread;
 use std::time::Duration;
 
 use tradewind_fabric::BlockPool;
-use tradewind_netio::udp::{UdpConfig, UdpLink};
 use tradewind_proto::block::BlockWriter;
 use tradewind_proto::crypto::{LaneSecret, Provider};
 use tradewind_proto::rate::{Group, Policy, RateConfig};
 use tradewind_proto::sender::{Sender, SenderConfig};
 use tradewind_wire::LaneId;
-use tradewind_wire::limits::{
-    BLOCK_PAYLOAD_MAX, BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, DATA_OVERHEAD_BYTES, IPV4_UDP_BYTES, IPV6_UDP_BYTES,
-    chunk_bytes_for_mtu,
-};
+use tradewind_wire::limits::{BLOCK_PAYLOAD_MAX, BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, chunk_bytes_for_mtu, packet_bytes};
 
 use crate::Cipher;
 use crate::durable::Durable;
 use crate::error::{SourceError, UploadError};
+use crate::link::ServerLink;
 use crate::progress::{Progress, UploadReport};
 use crate::source::{Reader, Sources, Tally};
 use crate::worker::Worker;
@@ -114,7 +111,7 @@ impl Upload {
         let chunk_bytes = self.lane.check()?;
         let payload_max = self.lane.block_bytes as usize;
         let pool = block_pool(payload_max, self.lane.credit_blocks)?;
-        let link = open_link(endpoint, usize::from(chunk_bytes))?;
+        let link = ServerLink::open(endpoint, usize::from(chunk_bytes))?;
         let config = self.sender_config(chunk_bytes, endpoint);
         let packet_bytes = config.rate.packet_bytes;
         let mut sender = Sender::new(config, tradewind_fabric::clock::now_ns());
@@ -148,20 +145,18 @@ impl Upload {
                 end_of_sources.wake();
             })
             .map_err(|source| UploadError::Local { what: "cannot start the reading thread", source: source.into() })?;
-        let worker =
-            Worker { link, sender, ready, reading: Some(reading), endpoint, found, tally, cancel: self.cancel, payload_max, packet_bytes };
+        let worker = Worker { link, sender, ready, reading: Some(reading), found, tally, cancel: self.cancel, payload_max, packet_bytes };
         let result = worker.run(progress, self.idle_timeout);
         stop.store(true, Ordering::Relaxed);
         result
     }
 
     fn sender_config(&self, chunk_bytes: u16, endpoint: SocketAddr) -> SenderConfig {
-        let headers = if endpoint.is_ipv6() { IPV6_UDP_BYTES } else { IPV4_UDP_BYTES };
         let rate = RateConfig {
             policy: self.rate.policy,
             target_bytes_per_s: self.rate.target_bytes_per_s.unwrap_or(u64::MAX),
             minimum_bytes_per_s: self.rate.minimum_bytes_per_s.unwrap_or(0),
-            packet_bytes: u32::from(chunk_bytes) + (DATA_OVERHEAD_BYTES + headers) as u32,
+            packet_bytes: packet_bytes(usize::from(chunk_bytes), endpoint.is_ipv6()) as u32,
             seed: self.lane.lane_id,
             initial_rtt_ns: self.rate.initial_round_trip.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(0)),
         };
@@ -190,16 +185,4 @@ fn block_pool(payload_max: usize, credit_blocks: u32) -> Result<BlockPool, Uploa
     let slot = BlockWriter::image_bytes_max(payload_max);
     let slots = (credit_blocks as usize + BLOCKS_AHEAD).min(POOL_BYTES_MAX / slot).max(POOL_BLOCKS_MIN);
     BlockPool::new(slots, slot).map_err(|source| UploadError::Local { what: "cannot set up memory for blocks", source: source.into() })
-}
-
-pub(crate) fn open_link(endpoint: SocketAddr, chunk_bytes: usize) -> Result<UdpLink, UploadError> {
-    let any: SocketAddr = if endpoint.is_ipv6() { ([0u16; 8], 0).into() } else { ([0u8; 4], 0).into() };
-    let headers = if endpoint.is_ipv6() { IPV6_UDP_BYTES } else { IPV4_UDP_BYTES };
-    let config = UdpConfig { mtu_bytes: chunk_bytes + DATA_OVERHEAD_BYTES + headers, ..UdpConfig::new(any) };
-    let (link, warnings) =
-        UdpLink::bind(&config).map_err(|source| UploadError::Local { what: "cannot open a UDP socket", source: source.into() })?;
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
-    Ok(link)
 }

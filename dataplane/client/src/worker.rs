@@ -1,6 +1,5 @@
 //! The loop that drives one sender over one link.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,31 +9,23 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, TryRecvError};
 use tradewind_fabric::SharedBlock;
 use tradewind_fabric::clock::now_ns;
-use tradewind_netio::udp::{UdpLink, precise_timers};
-use tradewind_netio::{Link, LinkError, Path, Transmit};
+use tradewind_netio::LinkError;
+use tradewind_netio::udp::precise_timers;
 use tradewind_proto::sender::{Sender, SenderEvent};
 use tradewind_wire::control::close;
 
 use crate::error::UploadError;
+use crate::link::{LINGER_NS, SLEEP_MAX_NS, ServerLink, local};
 use crate::progress::{Progress, UploadReport, limiter_name, share};
 use crate::source::{Found, Tally};
 
-/// Datagrams taken or sent before the other side of the loop gets its turn.
-pub(crate) const BATCH: usize = 64;
 pub(crate) const PROGRESS_INTERVAL_NS: u64 = 200_000_000;
-/// Longest sleep: cancellation is noticed this late.
-pub(crate) const SLEEP_MAX_NS: u64 = 100_000_000;
-/// A wait shorter than this is not worth a system call.
-pub(crate) const SLEEP_MIN_NS: u64 = 20_000;
-/// How long the last CLOSE packets may take to leave.
-pub(crate) const LINGER_NS: u64 = 200_000_000;
 
 pub(crate) struct Worker {
-    pub(crate) link: UdpLink,
+    pub(crate) link: ServerLink,
     pub(crate) sender: Sender<SharedBlock>,
     pub(crate) ready: Receiver<SharedBlock>,
     pub(crate) reading: Option<JoinHandle<()>>,
-    pub(crate) endpoint: SocketAddr,
     pub(crate) found: Arc<Found>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) cancel: Arc<AtomicBool>,
@@ -59,8 +50,7 @@ impl Worker {
         loop {
             let now = now_ns();
             let Self { link, sender, .. } = &mut self;
-            link.receive(now, BATCH, &mut |_, datagram| ignored += u64::from(sender.handle_datagram(now, datagram).is_err()))
-                .map_err(local)?;
+            link.receive(now, &mut |_, datagram| ignored += u64::from(sender.handle_datagram(now, datagram).is_err()))?;
             match self.handle_events(idle_timeout) {
                 Some(End::Done { receipt }) => {
                     let elapsed_ns = now_ns() - started_ns;
@@ -99,7 +89,7 @@ impl Worker {
                 SenderEvent::BlockReceived { image, .. } => drop(image),
                 SenderEvent::Done { receipt } => return Some(End::Done { receipt }),
                 SenderEvent::Closed { code, text } => {
-                    let endpoint = self.endpoint;
+                    let endpoint = self.link.endpoint;
                     let heard = self.sender.statistics().feedback_received > 0;
                     return Some(End::Failed(match code {
                         close::TIMEOUT if !heard => UploadError::NoAnswer { endpoint, seconds: idle_timeout.as_secs() },
@@ -136,32 +126,12 @@ impl Worker {
 
     /// Sends what is due; `true` when the link had no room for more.
     fn transmit(&mut self, now: u64) -> Result<bool, LinkError> {
-        let path = Path { local: unspecified(self.endpoint), remote: self.endpoint, link: None };
-        let capacity = self.sender.datagram_bytes_max();
-        let mut full = false;
-        for _ in 0..BATCH {
-            let Self { link, sender, .. } = self;
-            match link.transmit(&path, capacity, |out| sender.poll_transmit(now, out))? {
-                Transmit::Queued => {}
-                Transmit::Nothing => break,
-                Transmit::Full => {
-                    full = true;
-                    break;
-                }
-            }
-        }
-        self.link.flush()?;
-        Ok(full)
+        let Self { link, sender, .. } = self;
+        link.transmit(sender.datagram_bytes_max(), |out| sender.poll_transmit(now, out))
     }
 
     fn sleep(&mut self, full: bool) -> Result<(), UploadError> {
-        let now = now_ns();
-        let wake_ns = if full { now + SLEEP_MIN_NS * 10 } else { self.sender.poll_timeout(now) };
-        let wait_ns = wake_ns.saturating_sub(now).min(SLEEP_MAX_NS);
-        if wait_ns >= SLEEP_MIN_NS {
-            self.link.wait(Duration::from_nanos(wait_ns)).map_err(local)?;
-        }
-        Ok(())
+        self.link.sleep(full, self.sender.poll_timeout(now_ns()), SLEEP_MAX_NS)
     }
 
     /// Tells the receiver that this end gives up.
@@ -219,12 +189,4 @@ impl Worker {
             statistics,
         }
     }
-}
-
-pub(crate) fn unspecified(endpoint: SocketAddr) -> SocketAddr {
-    if endpoint.is_ipv6() { ([0u16; 8], 0).into() } else { ([0u8; 4], 0).into() }
-}
-
-pub(crate) fn local(error: LinkError) -> UploadError {
-    UploadError::Local { what: "the network link failed", source: error.into() }
 }

@@ -65,6 +65,12 @@ const _: () = {
     assert!(SEGMENT_PACKETS.is_multiple_of(64));
 };
 
+/// Bytes of the largest IP packet of a lane whose chunks have this size.
+#[must_use]
+pub const fn packet_bytes(chunk_bytes: usize, ipv6: bool) -> usize {
+    chunk_bytes + DATA_OVERHEAD_BYTES + if ipv6 { IPV6_UDP_BYTES } else { IPV4_UDP_BYTES }
+}
+
 /// Payload bytes that a DATA packet carries when the whole IP packet has `mtu` bytes.
 #[must_use]
 pub const fn chunk_bytes_for_mtu(mtu: usize, ipv6: bool) -> usize {

@@ -55,6 +55,13 @@ pub struct LocalStore {
     owners: bool,
 }
 
+/// Something of the store, and where it lies.
+struct Found<'k> {
+    dir: OwnedFd,
+    name: &'k [u8],
+    stat: Stat,
+}
+
 impl LocalStore {
     /// Opens the directory, which must exist. Holds it open: renaming it later does not divert what is written.
     ///
@@ -92,26 +99,25 @@ impl LocalStore {
     }
 
     /// Whatever has that name.
-    fn find(&self, key: &ObjectKey) -> Result<Option<Stat>, StoreError> {
+    fn find<'k>(&self, key: &'k ObjectKey) -> Result<Option<Found<'k>>, StoreError> {
         let Some((dir, name)) = parent(self.root.as_fd(), key, false)? else { return Ok(None) };
         match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(stat)),
+            Ok(stat) => Ok(Some(Found { dir, name, stat })),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(failed("look for", key, errno)),
         }
     }
 
     /// The file of that name, if it is one that a listing shows.
-    fn find_object(&self, key: &ObjectKey) -> Result<Option<Stat>, StoreError> {
+    fn find_object<'k>(&self, key: &'k ObjectKey) -> Result<Option<Found<'k>>, StoreError> {
         if key.components().next_back().is_some_and(is_temporary) {
             return Ok(None);
         }
-        Ok(self.find(key)?.filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile))
+        Ok(self.find(key)?.filter(|found| FileType::from_raw_mode(found.stat.st_mode) == FileType::RegularFile))
     }
 
     fn remove(&self, key: &ObjectKey) -> Result<bool, StoreError> {
-        let found = self.find_object(key)?;
-        let Some((_, (dir, name))) = found.zip(parent(self.root.as_fd(), key, false)?) else { return Ok(false) };
+        let Some(Found { dir, name, .. }) = self.find_object(key)? else { return Ok(false) };
         match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
             Ok(()) => rustix::fs::fsync(&dir).map(|()| true).map_err(|errno| failed("make durable the directory of", key, errno)),
             Err(Errno::NOENT) => Ok(false),
@@ -157,11 +163,10 @@ impl LocalStore {
 
     /// The file of that name, if it has this size, time and contents.
     fn same(&self, key: &ObjectKey, meta: &ObjectMeta, crc: Crc64) -> Result<Option<StoredObject>, StoreError> {
-        let is_alike = |stat: &Stat| u64::try_from(stat.st_size) == Ok(meta.size) && mtime_ns(stat) == Some(meta.mtime_ns);
-        if self.find_object(key)?.filter(is_alike).is_none() {
-            return Ok(None);
-        }
-        let Some(fd) = self.open_object(key)? else { return Ok(None) };
+        let is_alike =
+            |Found { stat, .. }: &Found<'_>| u64::try_from(stat.st_size) == Ok(meta.size) && mtime_ns(stat) == Some(meta.mtime_ns);
+        let Some(found) = self.find_object(key)?.filter(is_alike) else { return Ok(None) };
+        let Some(fd) = found.open(key)? else { return Ok(None) };
         let is_same = contents_crc(&fd).map_err(|errno| failed("compare", key, errno))? == crc;
         Ok(is_same.then_some(StoredObject { etag: None, crc, verified_by_store: false, version_id: None }))
     }

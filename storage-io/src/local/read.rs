@@ -1,14 +1,14 @@
 //! Reading files of a directory.
 
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::walk::{failed, parent};
-use super::{LocalStore, attributes, mtime_ns};
-use crate::checksum::Crc64;
+use super::walk::failed;
+use super::{Found, LocalStore, attributes, mtime_ns};
+use crate::checksum::{Crc64, RunningCrc64};
 use crate::error::StoreError;
 use crate::store::{Attributes, ObjectInfo, ObjectKey, ObjectRange};
 
@@ -44,22 +44,28 @@ impl LocalStore {
 
     /// What is known of the file of that name; of one that cannot be opened, no attributes.
     pub(super) fn look(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, StoreError> {
-        let Some(stat) = self.find_object(key)? else { return Ok(None) };
-        let attributes = match self.open_object(key) {
+        let Some(found) = self.find_object(key)? else { return Ok(None) };
+        let attributes = match found.open(key) {
             Ok(Some(fd)) => attributes::read(&fd),
             Ok(None) | Err(_) => Attributes::default(),
         };
-        Ok(Some(ObjectInfo { attributes, ..info(&stat) }))
+        Ok(Some(ObjectInfo { attributes, ..info(&found.stat) }))
     }
 
     /// Opens the file of that name for reading, if it is one that a listing shows.
-    pub(super) fn open_object(&self, key: &ObjectKey) -> Result<Option<OwnedFd>, StoreError> {
-        let found = self.find_object(key)?;
-        let Some((_, (dir, name))) = found.zip(parent(self.root.as_fd(), key, false)?) else { return Ok(None) };
+    fn open_object(&self, key: &ObjectKey) -> Result<Option<OwnedFd>, StoreError> {
+        self.find_object(key)?.map_or(Ok(None), |found| found.open(key))
+    }
+}
+
+impl Found<'_> {
+    /// Opens it for reading; `None` if it has gone meanwhile.
+    pub(super) fn open(&self, key: &ObjectKey) -> Result<Option<OwnedFd>, StoreError> {
+        let Self { dir, name, .. } = self;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         // A time of last access that was restored stays; only owners may ask for that.
-        let opened = match rustix::fs::openat(&dir, name, flags | OFlags::NOATIME, Mode::empty()) {
-            Err(Errno::PERM) => rustix::fs::openat(&dir, name, flags, Mode::empty()),
+        let opened = match rustix::fs::openat(dir, *name, flags | OFlags::NOATIME, Mode::empty()) {
+            Err(Errno::PERM) => rustix::fs::openat(dir, *name, flags, Mode::empty()),
             opened => opened,
         };
         match opened {
@@ -78,12 +84,12 @@ pub(super) fn info(stat: &Stat) -> ObjectInfo {
 
 /// CRC-64/NVME of a file's contents.
 pub(super) fn contents_crc(fd: &OwnedFd) -> Result<Crc64, Errno> {
-    let (mut crc, mut offset, mut buffer) = (Crc64::default(), 0, vec![0; READ_BYTES]);
+    let (mut crc, mut offset, mut buffer) = (RunningCrc64::default(), 0, vec![0; READ_BYTES]);
     loop {
         match rustix::io::pread(fd, &mut buffer, offset) {
-            Ok(0) => return Ok(crc),
+            Ok(0) => return Ok(crc.finish()),
             Ok(read) => {
-                crc = crc.append(Crc64::of(&buffer[..read]), read as u64);
+                crc.update(&buffer[..read]);
                 offset += read as u64;
             }
             Err(Errno::INTR) => {}

@@ -13,6 +13,7 @@ use tradewind_seal::{KdfParameters, KeyRing, MasterKey, Passphrase, SealError, r
 use crate::display;
 use crate::failure::Failure;
 use crate::interrupt::Interrupts;
+use crate::state::state_folder;
 
 const PASSPHRASE_VARIABLE: &str = "TRADEWIND_PASSPHRASE";
 /// A passphrase with its line end, bytes: what a terminal takes as one line. A wrong name of a file must not fill the memory.
@@ -132,11 +133,9 @@ fn key_of(path: &Path) -> Result<MasterKey, Failure> {
 
 /// `$XDG_STATE_HOME/tradewind/seal-salt`, or `~/.local/state/tradewind/seal-salt`.
 fn salt_path() -> Result<PathBuf, Failure> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
-    let state =
-        state.ok_or_else(|| key_failure("no place for the salt of the passphrase", "set HOME or XDG_STATE_HOME, or use --key-file"))?;
-    Ok(state.join("tradewind/seal-salt"))
+    let state = state_folder()
+        .ok_or_else(|| key_failure("no place for the salt of the passphrase", "set HOME or XDG_STATE_HOME, or use --key-file"))?;
+    Ok(state.join("seal-salt"))
 }
 
 /// The first line without its end, however it ends.

@@ -79,6 +79,16 @@ impl BlockTable {
         Ok(Self { payload_bytes: payload as u32, files, extents })
     }
 
+    /// [`BlockTable::parse`] and [`BlockTable::verify_payload`].
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn verified(image: &[u8]) -> Result<Self, TableError> {
+        let table = Self::parse(image)?;
+        table.verify_payload(image)?;
+        Ok(table)
+    }
+
     /// Recomputes every extent's checksum over the image's payload.
     ///
     /// # Errors

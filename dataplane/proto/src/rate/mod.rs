@@ -20,6 +20,7 @@ mod cruise;
 mod delay;
 mod group;
 mod hold;
+mod limiter;
 mod limits;
 mod loss;
 mod orders;
@@ -36,6 +37,7 @@ use cruise::{Response, Round};
 use delay::BaseDelay;
 pub use group::Group;
 use hold::Hold;
+pub use limiter::Limiter;
 use limits::Limits;
 use loss::LossLevel;
 pub use orders::RateOrders;
@@ -116,22 +118,6 @@ pub struct Admission {
     pub packets: u32,
     /// Train that they belong to.
     pub train: u8,
-}
-
-/// What bounds the rate at present.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Limiter {
-    /// The path.
-    #[default]
-    Network,
-    /// The receiver's storage.
-    Storage,
-    /// The user's target.
-    Target,
-    /// The lane's share of the aggregate cap.
-    Lease,
-    /// There is not enough to send.
-    Source,
 }
 
 /// What the controller is doing.

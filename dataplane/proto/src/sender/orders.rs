@@ -1,6 +1,6 @@
 //! Orders from the receiver's side, and what the sender says of itself in return.
 
-use tradewind_wire::orders::{KBPS_NONE, Orders, State, limiter, policy};
+use tradewind_wire::orders::{KBPS_NONE, Orders, State, policy};
 
 use super::{MS, Sender};
 use crate::rate::{Group, Limiter, Policy, RateController, RateOrders};
@@ -176,13 +176,7 @@ impl<B: AsRef<[u8]>> Sender<B> {
             sent_kbps: kbps(self.standing.sent_bytes_per_s),
             wanted_kbps: wanted.map_or(KBPS_NONE, kbps),
             orders: self.standing.number,
-            limiter: match limiter {
-                Limiter::Network => limiter::NETWORK,
-                Limiter::Storage => limiter::STORAGE,
-                Limiter::Target => limiter::TARGET,
-                Limiter::Lease => limiter::LEASE,
-                Limiter::Source => limiter::SOURCE,
-            },
+            limiter: limiter.code(),
         }
     }
 
