@@ -169,11 +169,14 @@ pub struct TopologyOptions {
     /// A second path between client and server, for what must not mix with what is measured; see [`Topology::start_management_emulator`].
     /// Default false.
     pub management: bool,
+    /// The ends are joined by one veth pair as the kernel makes it (its offloads left on, super-packets cross), with nothing between: no
+    /// emulator can run. Default false.
+    pub direct: bool,
 }
 
 impl Default for TopologyOptions {
     fn default() -> Self {
-        Self { mtu_bytes: 1500, ipv6: false, management: false }
+        Self { mtu_bytes: 1500, ipv6: false, management: false, direct: false }
     }
 }
 
@@ -218,9 +221,23 @@ impl Topology {
             self.set_sysctls(namespace, options)?;
             self.ip(namespace, "link set lo up")?;
         }
+        if options.direct {
+            return self.join_ends(options);
+        }
         self.set_up_path(&DATA_PATH, options)?;
         if options.management {
             self.set_up_path(&MANAGEMENT_PATH, options)?;
+        }
+        Ok(())
+    }
+
+    fn join_ends(&self, options: &TopologyOptions) -> Result<(), TopologyError> {
+        let (mtu, name) = (options.mtu_bytes, END_INTERFACE);
+        let peer = format!("peer name {name} mtu {mtu} netns {}", self.name(Namespace::Server));
+        self.ip(Namespace::Client, &format!("link add {name} mtu {mtu} type veth {peer}"))?;
+        for (end, own) in [(Namespace::Client, CLIENT_ADDRESS), (Namespace::Server, SERVER_ADDRESS)] {
+            self.ip(end, &format!("addr add {own}/24 dev {name}"))?;
+            self.ip(end, &format!("link set {name} up"))?;
         }
         Ok(())
     }

@@ -185,7 +185,7 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
         return Ok(report);
     }
     let (started, limit) = (Instant::now(), Duration::from_secs_f64(arguments.minutes * 60.0));
-    let options = TestbedOptions { mtu_bytes: MTU_BYTES, management: true, in_memory: true };
+    let options = TestbedOptions { mtu_bytes: MTU_BYTES, management: true, in_memory: true, ..TestbedOptions::default() };
     let mut testbed = Testbed::without_link("twcells", &options, interrupt)?;
     let xdp = ["auto", "driver", "generic", "off"].into_iter().find(|&mode| mode == arguments.xdp).unwrap_or("auto");
     let server = Server::start_local(&testbed, &ServerOptions { xdp, ..ServerOptions::default() })?;

@@ -92,11 +92,13 @@ pub struct TestbedOptions {
     pub management: bool,
     /// The folder lies in memory (`/dev/shm`), so that no disk limits what is measured. Default false.
     pub in_memory: bool,
+    /// Client and server are joined by a plain veth pair: nothing can be played. Default false.
+    pub direct: bool,
 }
 
 impl Default for TestbedOptions {
     fn default() -> Self {
-        Self { mtu_bytes: 1500, management: false, in_memory: false }
+        Self { mtu_bytes: 1500, management: false, in_memory: false, direct: false }
     }
 }
 
@@ -125,8 +127,8 @@ impl Testbed {
         let parent = if options.in_memory && memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         remove_old_folders(&parent, prefix);
         let folder = tempfile::Builder::new().prefix(&format!("{prefix}-{}-", std::process::id())).tempdir_in(parent)?;
-        let (mtu_bytes, management) = (options.mtu_bytes, options.management);
-        let topology = Topology::create(prefix, &TopologyOptions { mtu_bytes, management, ..TopologyOptions::default() })?;
+        let TestbedOptions { mtu_bytes, management, direct, .. } = *options;
+        let topology = Topology::create(prefix, &TopologyOptions { mtu_bytes, management, direct, ..TopologyOptions::default() })?;
         let interrupt = interrupt.clone();
         Ok(Self { topology, programs, folder, interrupt, management, emulator: None, management_emulator: None })
     }
