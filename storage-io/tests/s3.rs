@@ -122,6 +122,25 @@ async fn throttling_is_waited_out_and_counted() {
 }
 
 #[tokio::test]
+async fn a_store_far_away_is_asked_for_more_at_once_and_one_that_refuses_for_less() {
+    let sources: Vec<_> = (0..3000).map(|number| source(&format!("f{number}"), 100)).collect();
+    let far = |delay_ms, at_once| {
+        move |op, _: &str, _| if op == Op::Put { Fault::Far(delay_ms, at_once) } else { Fault::Pass }
+    };
+    let front = Front::start(true, far(100, usize::MAX)).await;
+    let outcome = upload(front.store(Dialect::Aws), config(""), &sources).await;
+    assert_done(&outcome, &sources);
+    assert!(front.most_waiting() > 100, "{} at once, 32 in the beginning", front.most_waiting());
+
+    let front = Front::start(true, far(10, 20)).await;
+    let outcome = upload(front.store(Dialect::Aws), config(""), &sources).await;
+    assert_done(&outcome, &sources);
+    let throttled = outcome.stats.throttled;
+    // Nothing but a limit keeps it from being asked for 256 at once; at 32 at once a third would be refused.
+    assert!(throttled > 0 && throttled < 600, "{throttled} of 3000 refused");
+}
+
+#[tokio::test]
 async fn throttling_without_end_fails_and_aborts() {
     let faults = |op, _: &str, _| if op == Op::Part { Fault::Refuse(503, "SlowDown") } else { Fault::Pass };
     let front = Front::start(true, faults).await;

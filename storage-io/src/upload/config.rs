@@ -35,10 +35,14 @@ pub struct UploaderConfig {
     /// Bytes of blocks this upload may hold at once, as the engine's credits allow it: a file whose parts are larger is refused
     /// at its first block instead of stalling. Default unlimited.
     pub pool_bytes: u64,
-    /// Parts (and objects above 1 MiB) on their way at once, at least 1. Default 8.
+    /// Parts (and objects above 1 MiB) on their way at once in the beginning, at least 1. Default 8.
     pub parts_in_flight: u32,
-    /// Objects up to 1 MiB on their way at once, at least 1: they are bound by round trips. Default 32.
+    /// The same at most, where more make the store faster. Default 64.
+    pub parts_in_flight_max: u32,
+    /// Objects up to 1 MiB on their way at once in the beginning, at least 1: they are bound by round trips. Default 32.
     pub small_in_flight: u32,
+    /// The same at most, where more make the store faster. Default 256.
+    pub small_in_flight_max: u32,
     /// Retries and deadlines of every request.
     pub retry: RetryPolicy,
     /// How long cleaning up after a failure may take, milliseconds. Default 15,000.
@@ -113,7 +117,9 @@ impl Default for UploaderConfig {
             part_bytes: None,
             pool_bytes: u64::MAX,
             parts_in_flight: 8,
+            parts_in_flight_max: 64,
             small_in_flight: 32,
+            small_in_flight_max: 256,
             retry: RetryPolicy::default(),
             cleanup_ms: 15_000,
         }

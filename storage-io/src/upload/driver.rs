@@ -11,6 +11,7 @@ use tokio::time::{MissedTickBehavior, timeout};
 
 use super::assembly::{Assembly, Job, Milestone, again};
 use super::block::FileMeta;
+use super::concurrency::{Bounds, Concurrency};
 use super::stats::{DrainMeter, UploadStats};
 use super::{Command, UploadEvent, UploaderConfig};
 use crate::error::{StoreError, UploadError};
@@ -62,6 +63,8 @@ struct Driver {
     journal: Option<Scope>,
     /// Small objects stored at once.
     batch_max: usize,
+    parts: Concurrency,
+    small: Concurrency,
     synced: bool,
 }
 
@@ -86,6 +89,13 @@ pub(super) async fn run(
     };
     let assembly = Assembly::new(config.clone(), store.limits(), open, by_attributes);
     let batch_max = store.batch_objects_max();
+    let bounds = |first: u32, most: u32| {
+        let (first, most) = (first.max(1) as usize, most.max(first).max(1) as usize);
+        // Files of this machine gain nothing by more of them at once.
+        Concurrency::new(if batch_max > 1 { Bounds { least: first, first, most: first } } else { Bounds { least: first.min(2), first, most } })
+    };
+    let parts = bounds(config.parts_in_flight, config.parts_in_flight_max);
+    let small = bounds(config.small_in_flight, config.small_in_flight_max);
     let mut driver = Driver {
         store,
         config,
@@ -99,6 +109,8 @@ pub(super) async fn run(
         meter: DrainMeter::new(),
         journal,
         batch_max,
+        parts,
+        small,
         synced: false,
     };
     let mut announced = false;
@@ -163,9 +175,9 @@ impl Driver {
     fn start_jobs(&mut self) {
         let limits = [
             (Kind::Control, CONTROL_IN_FLIGHT_MAX),
-            (Kind::Part, self.config.parts_in_flight.max(1) as usize),
+            (Kind::Part, self.parts.limit()),
             // Batches gain by being large: two, so that one is written while the other is made durable.
-            (Kind::Small, if self.batch_max > 1 { BATCHES_IN_FLIGHT } else { self.config.small_in_flight.max(1) as usize }),
+            (Kind::Small, if self.batch_max > 1 { BATCHES_IN_FLIGHT } else { self.small.limit() }),
         ];
         for (kind, limit) in limits {
             let room = limit.saturating_sub(self.count(kind));
@@ -284,6 +296,7 @@ impl Driver {
             }
         };
         let kind = self.running.remove(&id).map(|(kind, _)| kind);
+        self.adapt(kind, &result);
         let outcome = match result {
             // Its upload is being aborted, so its parts may find it gone.
             Err(error) if self.assembly.is_withdrawn(file) => {
@@ -320,6 +333,21 @@ impl Driver {
             Outcome::Aborted => {}
         }
         Ok(())
+    }
+
+    /// An answer may change how many requests are on their way.
+    fn adapt(&mut self, kind: Option<Kind>, result: &Result<Outcome, StoreError>) {
+        let throttled = self.stats.throttled.load(Relaxed);
+        match (kind, result) {
+            (Some(Kind::Part), Ok(outcome)) => {
+                let bytes = if let Outcome::Part(receipt) = outcome { receipt.len } else { 0 };
+                self.parts.answered(Instant::now(), bytes, !self.assembly.jobs.parts.is_empty(), throttled);
+            }
+            (Some(Kind::Small), Ok(Outcome::Stored(_))) => {
+                self.small.answered(Instant::now(), 1, !self.assembly.jobs.small.is_empty(), throttled);
+            }
+            _ => {}
+        }
     }
 
     /// An object is complete; `is_put`: by a put, whose bytes are counted here; those of parts were when they were stored.

@@ -8,6 +8,7 @@
 
 mod assembly;
 mod block;
+mod concurrency;
 mod config;
 mod driver;
 mod stats;

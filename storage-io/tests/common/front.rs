@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub(crate) enum Fault {
     FlipBit,
     /// Never answered.
     Stall,
+    /// Served after so many milliseconds, and refused with SlowDown where more than so many wait already.
+    Far(u64, usize),
 }
 
 /// A request that was seen.
@@ -74,6 +77,8 @@ struct Shared {
     faults: Box<Faults>,
     verifies: bool,
     seen: Mutex<Vec<Seen>>,
+    waiting: AtomicUsize,
+    most_waiting: AtomicUsize,
     ended: Mutex<HashSet<String>>,
 }
 
@@ -105,6 +110,8 @@ impl Front {
             faults: Box::new(faults),
             verifies,
             seen: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            most_waiting: AtomicUsize::new(0),
             ended: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -144,6 +151,11 @@ impl Front {
     pub(crate) fn open_uploads(&self) -> Vec<String> {
         let names = self.root.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.starts_with(".upload-") || name.starts_with(".upload_id-")).collect()
+    }
+
+    /// Requests with [`Fault::Far`] at once, at most.
+    pub(crate) fn most_waiting(&self) -> usize {
+        self.shared.most_waiting.load(Relaxed)
     }
 
     pub(crate) fn seen(&self, op: Op) -> Vec<Seen> {
@@ -201,6 +213,14 @@ impl Shared {
         let answer = match fault {
             Fault::Stall => std::future::pending::<Result<_, Infallible>>().await.unwrap_or_else(|never| match never {}),
             Fault::Refuse(status, code) => refusal(status, code),
+            Fault::Far(delay_ms, at_once) => {
+                let waiting = self.waiting.fetch_add(1, Relaxed) + 1;
+                self.most_waiting.fetch_max(waiting, Relaxed);
+                tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+                let answer = if waiting > at_once { refusal(503, "SlowDown") } else { self.answer(op, head, data, id.as_deref()).await };
+                self.waiting.fetch_sub(1, Relaxed);
+                answer
+            }
             Fault::ErrorInBody => refusal(200, "InternalError"),
             _ => self.answer(op, head, flip(data, fault == Fault::FlipBit), id.as_deref()).await,
         };
