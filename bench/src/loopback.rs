@@ -41,7 +41,7 @@ impl Loopback {
         let rest_port = free_port(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())?;
         let data_port = free_port(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok())?;
         fs::create_dir(folder.path().join("local"))?;
-        let data = format!("listen = \"127.0.0.1:{data_port}\"\nxdp = \"off\"");
+        let data = format!("listen = \"127.0.0.1:{data_port}\"\nxdp = \"off\"\ncopy_from = [\"127.0.0.0/8\"]");
         let text = configuration(folder.path(), &format!("127.0.0.1:{rest_port}"), &data);
         let config = folder.path().join("tradewindd.toml");
         fs::write(&config, text)?;
@@ -50,11 +50,12 @@ impl Loopback {
         Ok(loopback)
     }
 
-    /// Starts tradewindd, after it was killed.
+    /// Starts tradewindd, after it was killed; one that runs is ended first.
     ///
     /// # Errors
     /// When it does not come up.
     pub fn start_server(&mut self) -> Result<()> {
+        self.server = None;
         self.starts += 1;
         let mut command = Command::new(self.programs.ours("tradewindd"));
         command.arg("--config").arg(&self.config);
@@ -73,6 +74,12 @@ impl Loopback {
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Address of the REST interface.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.rest_port)
     }
 
     /// Process id of tradewindd.
@@ -99,7 +106,7 @@ impl Loopback {
     #[must_use]
     pub fn tradewind(&self) -> Command {
         let mut command = Command::new(self.programs.ours("tradewind"));
-        as_user(&mut command, self.folder.path(), &format!("127.0.0.1:{}", self.rest_port));
+        as_user(&mut command, self.folder.path(), &self.address());
         command
     }
 

@@ -1,6 +1,7 @@
 //! Speaking with the control process: one owner of the lanes; `select` only receives, a plain function applies.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -12,8 +13,9 @@ use tradewind_client::Durable;
 use tradewind_fabric::BlockPool;
 use tradewind_ipc::{
     Cipher, DataEndpoint, Destination, ErrorCode, FromEngine, IpcError, Job, LaneAccepted, LaneClosed, LaneReceipt, OpenLane, Ready,
-    StageLatency, Stats, ToEngine,
+    ToEngine,
 };
+use tradewind_netio::Path;
 use tradewind_proto::block::BlockWriter;
 use tradewind_proto::crypto::{CipherSuite, LaneSecret, Provider};
 use tradewind_proto::rate::{Policy, RateConfig};
@@ -25,6 +27,7 @@ use tradewind_wire::{Group, LaneId};
 
 use crate::browse::Browser;
 use crate::destination;
+use crate::figures;
 use crate::lane_task::{LaneHandle, LaneTask};
 use crate::opening::{Destined, Rival, Work, supersede};
 use crate::options::Options;
@@ -32,7 +35,6 @@ use crate::orders;
 use crate::resume::{self, State};
 use crate::send_task::{self, BLOCKS_AHEAD, SendTask};
 use crate::shared::{Command, LaneEvent, LaneOpening, LaneShared, Mailbox, OpeningEnd};
-use crate::statistics::{Stage, WorkerStatistics};
 use crate::topology::{Opened, Workers};
 use crate::verify::Verifier;
 
@@ -264,7 +266,7 @@ impl Engine {
                 self.workers.mailboxes.iter().for_each(Mailbox::ring);
             }
             ToEngine::Drain => self.draining = true,
-            ToEngine::StatsRequest => self.tell(FromEngine::Stats(self.stats())),
+            ToEngine::StatsRequest => self.tell(FromEngine::Stats(figures::of(&self.workers, &self.pool, self.lanes.len() as u32))),
         }
     }
 
@@ -297,6 +299,9 @@ impl Engine {
             let text = format!("packets of at most {} bytes of payload are below the least, {CHUNK_BYTES_MIN}", open.chunk_bytes);
             return self.refuse(lane, ErrorCode::Unsupported, text);
         }
+        if let Some(text) = open.call.and_then(|server| self.cannot_call(server, open.chunk_bytes as usize)) {
+            return self.refuse(lane, ErrorCode::Unsupported, text);
+        }
         self.opening.insert(lane, None);
         let (actions, state) = (self.actions.clone(), self.facts.state.clone());
         let rivals: Vec<Rival> = match state {
@@ -308,6 +313,21 @@ impl Engine {
             let work = Work::prepare(&open, state).await;
             let _ = actions.send(Action::StoreChecked(open, Box::new(work)));
         });
+    }
+
+    /// Why another server cannot be called, if so.
+    fn cannot_call(&self, server: SocketAddr, chunk_bytes: usize) -> Option<String> {
+        let is_reachable = |endpoint: &DataEndpoint| endpoint.address.is_ipv4() == server.is_ipv4();
+        let most = self.facts.chunk_bytes;
+        if chunk_bytes == 0 || chunk_bytes > most {
+            Some(format!("packets with {chunk_bytes} bytes of payload do not fit the interface of this engine, which takes {most}"))
+        } else if self.workers.mailboxes.len() > 1 {
+            Some("copies from other servers need an engine with one worker (engine.workers = 1)".to_owned())
+        } else if self.facts.ready.endpoints.iter().any(is_reachable) {
+            None
+        } else {
+            Some(format!("{server} and the address that this engine listens at are not both IPv4 or IPv6"))
+        }
     }
 
     /// Lanes of the same user into the same destination.
@@ -361,13 +381,14 @@ impl Engine {
             mailboxes: if matches!(work, Work::Copy { .. }) { Vec::new() } else { self.workers.mailboxes.clone() },
             to_control: self.to_control.clone(),
             first_packet_timeout: if has_list { FIRST_PACKET_AFTER_LIST } else { FIRST_PACKET_TIMEOUT },
+            called: open.call,
         };
         let payload_max = open.block_bytes as usize;
         let mut said = None;
         match work {
             Work::Receive(destined) => {
                 let config = self.receiver_config(open, blocks, chunk_bytes);
-                self.open_on_workers(&shared, &events, || OpeningEnd::Receive(config.clone()))?;
+                self.open_on_workers(&shared, &events, open.call, || OpeningEnd::Receive(config.clone()))?;
                 self.run_lane(self.lane_task(handle, *destined, arrived, cancelled, open.block_bytes, blocks).run());
             }
             Work::Copy { objects, into } => {
@@ -379,7 +400,7 @@ impl Engine {
                 said.clone_from(&have);
                 let config = self.sender_config(open, chunk_bytes);
                 let (ready, outgoing) = crossbeam::channel::unbounded();
-                self.open_on_workers(&shared, &events, || OpeningEnd::Send(Box::new(config.clone()), outgoing.clone()))?;
+                self.open_on_workers(&shared, &events, None, || OpeningEnd::Send(Box::new(config.clone()), outgoing.clone()))?;
                 let window = (blocks as u32).saturating_sub(BLOCKS_AHEAD).max(BLOCKS_AHEAD);
                 let (pool, block_bytes) = (self.pool.clone(), payload_max);
                 self.run_lane(
@@ -400,13 +421,16 @@ impl Engine {
         &self,
         shared: &Arc<LaneShared>,
         events: &mpsc::UnboundedSender<LaneEvent>,
+        call: Option<SocketAddr>,
         end: impl Fn() -> OpeningEnd,
     ) -> Result<(), String> {
         if let Some(steering) = &self.workers.steering {
             steering.add_lane(end().lane().0, None).map_err(|error| error.to_string())?;
         }
+        let path = |remote| self.facts.ready.endpoints.first().map(|own| Path { local: own.address, remote, link: None });
+        let call = call.and_then(path);
         for mailbox in &self.workers.mailboxes {
-            let opening = LaneOpening { end: end(), shared: Arc::clone(shared), events: events.clone() };
+            let opening = LaneOpening { end: end(), shared: Arc::clone(shared), events: events.clone(), call };
             if !mailbox.send(Command::Open(Box::new(opening))) {
                 return Err("a worker does not take commands; the engine is overloaded".to_owned());
             }
@@ -519,52 +543,6 @@ impl Engine {
         }
         tokio::task::block_in_place(|| self.workers.stop());
     }
-
-    fn stats(&self) -> Stats {
-        let mut stats = Stats {
-            lanes_open: self.lanes.len() as u32,
-            pool_bytes_used: ((self.pool.capacity() - self.pool.available()) * self.pool.slot_bytes()) as u64,
-            ..Stats::default()
-        };
-        (stats.cpu_user_seconds, stats.cpu_system_seconds) = cpu_seconds();
-        let mut count = |name: String, value: u64| *stats.counters.entry(name).or_default() += value;
-        for worker in &self.workers.statistics {
-            count("packets_authentic".to_owned(), worker.authentic.get());
-            for (name, value) in WorkerStatistics::DROPS.iter().zip(worker.drops()) {
-                count(format!("packets_dropped_{name}"), value);
-            }
-            let (xdp, kernel) = worker.links();
-            for (by, link) in [("afxdp", xdp), ("kernel", kernel)] {
-                count(format!("{by}_received"), link.received);
-                count(format!("{by}_sent"), link.sent);
-                count(format!("{by}_receive_dropped"), link.receive_dropped);
-                count(format!("{by}_send_failed"), link.send_failed);
-                count(format!("{by}_malformed"), link.malformed);
-            }
-        }
-        if let Some(counters) = self.workers.steering.as_ref().and_then(|steering| steering.counters().ok()) {
-            for (name, value) in counters.iter() {
-                count(format!("steer_{name}"), value);
-            }
-        }
-        for worker in &self.workers.statistics {
-            for stage in Stage::ALL {
-                stats.latencies.push(worker.latency(stage).drain(|histogram| {
-                    let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
-                    StageLatency {
-                        stage: stage.name().to_owned(),
-                        count: histogram.len(),
-                        p50_us: at(0.5),
-                        p90_us: at(0.9),
-                        p99_us: at(0.99),
-                        p999_us: at(0.999),
-                        max_us: histogram.max() as f64 / 1000.0,
-                    }
-                }));
-            }
-        }
-        stats
-    }
 }
 
 const fn suite(cipher: Cipher) -> CipherSuite {
@@ -572,14 +550,4 @@ const fn suite(cipher: Cipher) -> CipherSuite {
         Cipher::Aes128Gcm => CipherSuite::Aes128Gcm,
         Cipher::Aes256Gcm => CipherSuite::Aes256Gcm,
     }
-}
-
-/// User and system time of this process, seconds, to the kernel's tick (proc(5), `/proc/[pid]/stat` fields 14 and 15).
-fn cpu_seconds() -> (f64, f64) {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The second field, the name, may hold blanks, so count from its closing parenthesis.
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let ticks = rustix::param::clock_ticks_per_second() as f64;
-    let seconds = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0) / ticks;
-    (seconds(11), seconds(12))
 }

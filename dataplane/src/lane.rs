@@ -24,7 +24,7 @@ pub(crate) struct Lane {
     shared: Arc<LaneShared>,
     events: UnboundedSender<LaneEvent>,
     path: Option<Path>,
-    /// When the last authentic packet came, nanoseconds.
+    /// When the last authentic packet came, nanoseconds; 0: none yet.
     heard_ns: u64,
     /// The control side has been told of the end.
     reported: bool,
@@ -56,21 +56,25 @@ pub(crate) enum Taken {
 }
 
 impl Lane {
-    pub(crate) fn new(opening: LaneOpening) -> Self {
-        Self {
+    pub(crate) fn new(now_ns: u64, opening: LaneOpening) -> Self {
+        let mut lane = Self {
             end: match opening.end {
                 OpeningEnd::Receive(config) => End::Receiving { receiver: Box::new(Receiver::new(config)), handed_over: 0 },
                 OpeningEnd::Send(config, blocks) => End::Sending(Box::new(Sending::new(*config, blocks))),
             },
             shared: opening.shared,
             events: opening.events,
-            path: None,
+            path: opening.call,
             heard_ns: 0,
             reported: false,
             timer_ns: u64::MAX,
             orders: 0,
             group: 0,
+        };
+        if let (End::Receiving { receiver, .. }, Some(_)) = (&mut lane.end, &lane.path) {
+            receiver.call(now_ns);
         }
+        lane
     }
 
     /// Open, session: authenticates a datagram and puts its chunk into a block.
@@ -81,7 +85,7 @@ impl Lane {
         };
         match arrival {
             Ok(arrival) => {
-                if self.path.is_none() {
+                if self.heard_ns == 0 {
                     if !self.shared.claim(now_ns) {
                         return Taken::Elsewhere;
                     }
@@ -293,7 +297,7 @@ mod tests {
             blocks_allowed: 1,
             idle_timeout_ns: IDLE_NS,
         };
-        Lane::new(LaneOpening { end: OpeningEnd::Receive(config), shared: Arc::default(), events: unbounded_channel().0 })
+        Lane::new(0, LaneOpening { end: OpeningEnd::Receive(config), shared: Arc::default(), events: unbounded_channel().0, call: None })
     }
 
     /// Packets as a client sends them, in the order of their numbers.

@@ -1,13 +1,14 @@
 //! A lane on the control side: blocks from its worker go to the uploader, confirmations go back as credit.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tradewind_client::ready_block;
+use tradewind_client::{forget_way, ready_block};
 use tradewind_fabric::clock::now_ns;
 use tradewind_ipc::{ErrorCode, FileDone, FromEngine, LaneClosed, LaneReceipt, LaneTotals, Progress};
 use tradewind_storage::{UploadEvent, Uploader};
@@ -36,6 +37,8 @@ pub(crate) struct LaneHandle {
     pub(crate) to_control: mpsc::UnboundedSender<FromEngine>,
     /// How long its client may take to its first packet.
     pub(crate) first_packet_timeout: Duration,
+    /// Another server's engine that is called, in the place of a client.
+    pub(crate) called: Option<SocketAddr>,
 }
 
 impl LaneHandle {
@@ -61,7 +64,9 @@ impl LaneHandle {
             return None;
         }
         let rejected = self.shared.packets_rejected.load(Ordering::Relaxed);
-        let (code, text) = if rejected > 0 {
+        let (code, text) = if let (0, Some(server)) = (rejected, self.called) {
+            (ErrorCode::IdleTimeout, format!("no packet came from the server at {server}: is UDP between the two servers blocked?"))
+        } else if rejected > 0 {
             (ErrorCode::WrongKey, format!("{rejected} packets came, none of them authenticates: the client holds another secret"))
         } else {
             (ErrorCode::IdleTimeout, "no packet of the client arrived: is UDP to the data port blocked on the way?".to_owned())
@@ -198,7 +203,10 @@ impl LaneTask {
 
     fn on_arrival(&mut self, event: LaneEvent, waiting: &mut HashMap<u32, u64>) -> Option<End> {
         match event {
-            LaneEvent::Block { block, image, table, complete_ns } => {
+            LaneEvent::Block { block, image, mut table, complete_ns } => {
+                if self.handle.called.is_some() {
+                    table.files.iter_mut().for_each(forget_way);
+                }
                 waiting.insert(block.0, complete_ns);
                 self.uploader.block(ready_block(block, image, &table));
                 None

@@ -7,6 +7,7 @@
 mod browse;
 pub mod control;
 mod destination;
+mod figures;
 mod lane;
 mod lane_task;
 pub mod link;

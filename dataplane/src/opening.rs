@@ -1,5 +1,6 @@
 //! What has to be found out and prepared before a lane is opened.
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use tradewind_storage::{FetchConfig, PoolNeed, Store, StoreError, UploaderConfig
 use crate::destination;
 use crate::manifest::Manifest;
 use crate::pack::Objects;
-use crate::resume::{Prepared, State};
+use crate::resume::{self, Prepared, State};
 use crate::send_task::BLOCKS_AHEAD;
 use crate::shared::LaneShared;
 
@@ -59,8 +60,12 @@ impl Work {
                 Self::Send { objects: objects(source, wanted).await?, have }
             }
             Job::Copy { source, into } => {
-                let objects = objects(source, None).await?;
-                Self::Copy { objects, into: Box::new(destined(open, into, state).await?) }
+                let mut into = destined(open, into, state).await?;
+                // What is durable is not read again.
+                let list = into.prepared.as_mut().and_then(|prepared| prepared.list.take()).and_then(|list| list.path);
+                let have = list.map(|path| already(&path)).transpose()?;
+                let objects = objects(source, have.as_ref().map(wanted)).await?;
+                Self::Copy { objects, into: Box::new(into) }
             }
         })
     }
@@ -83,6 +88,16 @@ impl Work {
             Self::Send { .. } | Self::Copy { .. } => None,
         }
     }
+}
+
+/// What a list names.
+fn already(path: &Path) -> Result<Arc<OnceLock<Durable>>, StoreError> {
+    let failed = |error: std::io::Error| StoreError::Journal { detail: format!("{}: {error}", path.display()) };
+    let durable = resume::read_list(path).map_err(failed)?;
+    let have = Arc::new(OnceLock::new());
+    // It was empty.
+    let _ = have.set(durable);
+    Ok(have)
 }
 
 /// What the client lacks, by what it has said until it spoke on the lane.

@@ -25,7 +25,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// How long a worker may take to hear that a lane is to be closed.
 const CLOSE_GRACE: Duration = Duration::from_millis(200);
 /// How long the client's word on what it has may take once it has spoken.
-const HAVE_TIMEOUT: Duration = Duration::from_secs(60);
+const HAVE_TIMEOUT: Duration = Duration::from_secs(240);
 /// Blocks that may wait for the worker beside those on their way: fetching goes on while the network is at work.
 pub(crate) const BLOCKS_AHEAD: u32 = 16;
 

@@ -8,6 +8,7 @@ use crossbeam::queue::ArrayQueue;
 use tradewind_fabric::SharedBlock;
 use tradewind_fabric::wake::Waker;
 use tradewind_ipc::ErrorCode;
+use tradewind_netio::Path;
 use tradewind_proto::block::BlockTable;
 use tradewind_proto::receiver::ReceiverConfig;
 use tradewind_proto::sender::SenderConfig;
@@ -48,6 +49,8 @@ pub struct LaneOpening {
     pub shared: Arc<LaneShared>,
     /// Where blocks and news of the lane go.
     pub events: tokio::sync::mpsc::UnboundedSender<LaneEvent>,
+    /// Speak first, this way; only where there is one worker, for two that speak would use the same packet numbers.
+    pub call: Option<Path>,
 }
 
 /// An end of a lane that is to be opened.

@@ -132,7 +132,7 @@ impl<L: Link> Worker<L> {
             let id = match command {
                 Command::Open(opening) => {
                     let id = opening.end.lane().0;
-                    self.lanes.insert(id, Lane::new(*opening));
+                    self.lanes.insert(id, Lane::new(now, *opening));
                     id
                 }
                 Command::Finish { lane: LaneId(id), receipt } => {

@@ -124,9 +124,7 @@ async fn throttling_is_waited_out_and_counted() {
 #[tokio::test]
 async fn a_store_far_away_is_asked_for_more_at_once_and_one_that_refuses_for_less() {
     let sources: Vec<_> = (0..3000).map(|number| source(&format!("f{number}"), 100)).collect();
-    let far = |delay_ms, at_once| {
-        move |op, _: &str, _| if op == Op::Put { Fault::Far(delay_ms, at_once) } else { Fault::Pass }
-    };
+    let far = |delay_ms, at_once| move |op, _: &str, _| if op == Op::Put { Fault::Far(delay_ms, at_once) } else { Fault::Pass };
     let front = Front::start(true, far(100, usize::MAX)).await;
     let outcome = upload(front.store(Dialect::Aws), config(""), &sources).await;
     assert_done(&outcome, &sources);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use tradewind_netem::topology::{END_INTERFACE, SERVER_ADDRESS};
+use tradewind_netem::topology::{CLIENT_ADDRESS, END_INTERFACE, SERVER_ADDRESS};
 
 use super::{Store, Testbed};
 use crate::process::{Background, children, tree_cpu_s};
@@ -68,11 +68,36 @@ secret_key = "{secret}"
         Self::start_with(testbed, "", options)
     }
 
+    /// Starts one in the client's namespace, with a local store (`local:`, the folder `far/local` of the testbed), by kernel UDP.
+    ///
+    /// # Errors
+    /// When it does not come up; the message holds the end of its log.
+    pub fn start_far(testbed: &Testbed) -> Result<Self> {
+        let folder = testbed.path("far");
+        std::fs::create_dir_all(folder.join("local"))?;
+        let config = folder.join("tradewindd.toml");
+        let data = format!("listen = \"{CLIENT_ADDRESS}:33001\"\nxdp = \"off\"");
+        std::fs::write(&config, configuration(&folder, &format!("{CLIENT_ADDRESS}:{REST_PORT}"), &data))?;
+        let mut command = testbed.client(&testbed.programs.ours("tradewindd"));
+        command.arg("--config").arg(&config);
+        let mut process = Background::start(&mut command, &folder.join("tradewindd.log"))?;
+        let is_up = || {
+            let mut curl = testbed.client(Path::new("curl"));
+            curl.args(["--silent", "--insecure", "--max-time", "2", &format!("https://{CLIENT_ADDRESS}:{REST_PORT}/healthz")]);
+            curl.output().is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("\"ok\""))
+        };
+        process.wait_until(&testbed.interrupt, START_DEADLINE, is_up).context("tradewindd did not start at the client")?;
+        Ok(Self { process })
+    }
+
     fn start_with(testbed: &Testbed, further_stores: &str, options: &ServerOptions) -> Result<Self> {
         let config = testbed.path("tradewindd.toml");
         let local = testbed.path("local");
         std::fs::create_dir_all(&local)?;
-        let data = format!("listen = \"{SERVER_ADDRESS}:33001\"\ninterface = \"{END_INTERFACE}\"\nxdp = \"{}\"", options.xdp);
+        let data = format!(
+            "listen = \"{SERVER_ADDRESS}:33001\"\ninterface = \"{END_INTERFACE}\"\nxdp = \"{}\"\ncopy_from = [\"10.77.0.0/16\"]",
+            options.xdp
+        );
         let text =
             configuration(testbed.folder.path(), &format!("0.0.0.0:{REST_PORT}"), &data) + further_stores + "\n" + options.more + "\n";
         std::fs::write(&config, text)?;

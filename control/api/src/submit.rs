@@ -42,10 +42,14 @@ pub fn parse_submit(body: &[u8]) -> Result<Submission, Problem> {
     }
     if let Some(destination) = destination.as_ref().filter(|destination| destination.names_one_file())
         && source.is_none()
+        && request.from.is_none()
         && request.files != Some(1)
     {
         let detail = format!("'{destination}' names one file, but the number of files is not given as 1");
         return Err(Problem::new(ApiCode::Invalid, detail).with_hint("end the destination with '/' to put several files below it"));
+    }
+    if request.from.is_some() && (destination.is_none() || source.is_some()) {
+        return Err(Problem::new(ApiCode::Invalid, "files that come from another server need a destination here, and no source here"));
     }
     if request.files == Some(0) {
         return Err(Problem::new(ApiCode::Invalid, "a transfer of no files"));
@@ -89,6 +93,22 @@ mod tests {
         assert!(parse_submit(&body).is_ok());
         body.push(b' ');
         assert_eq!(parse_submit(&body).unwrap_err().code, ApiCode::BodyTooLarge.into());
+    }
+
+    #[test]
+    fn files_from_another_server_go_to_a_destination_only() {
+        let secret = tradewind_ipc::LaneSecret::new([7; 32]);
+        let address = "192.0.2.1:33001".parse().unwrap();
+        let from = Some(crate::RemoteLane { lane_id: 5, secret, address, block_bytes: 1 << 20, chunk_bytes: 1400 });
+        let with = |destination: Option<&str>, source: Option<&str>| {
+            let (destination, source) = (destination.map(str::to_owned), source.map(str::to_owned));
+            serde_json::to_vec(&SubmitRequest { destination, source, from: from.clone(), ..SubmitRequest::default() }).unwrap()
+        };
+        let parsed = parse_submit(&with(Some("s3://bucket/one-file"), None)).unwrap();
+        assert_eq!(parsed.request.from, from, "also to one name: the other server knows how many there are");
+        for (destination, source) in [(None, Some("s3://bucket/in/")), (Some("s3://bucket/out/"), Some("s3://bucket/in/")), (None, None)] {
+            assert_eq!(parse_submit(&with(destination, source)).unwrap_err().code, ApiCode::Invalid.into());
+        }
     }
 
     #[test]

@@ -42,6 +42,10 @@ pub struct SubmitRequest {
     /// with. 0: their bytes. Default 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub variant: u64,
+    /// Where the files come from, if not from the client: a lane on which another server is about to send, as that server offered it to the
+    /// client. Only with a destination and without a source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<RemoteLane>,
     /// Payload bytes of a DATA packet at most, because the client's path takes no more. Default: what fits the MTU of the server's interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk_bytes_max: Option<u32>,
@@ -152,6 +156,23 @@ pub struct LaneOffer {
     pub cipher: Cipher,
     /// How fast to begin; orders on the lane may change it at any time.
     pub rate: RateGrant,
+}
+
+/// A lane of another server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoteLane {
+    /// [`LaneOffer::lane_id`] there.
+    #[serde(with = "hex_u64")]
+    pub lane_id: u64,
+    /// [`LaneOffer::secret`] there.
+    pub secret: LaneSecret,
+    /// Where its engine takes packets.
+    pub address: SocketAddr,
+    /// [`LaneOffer::block_bytes`] there.
+    pub block_bytes: u32,
+    /// [`LaneOffer::chunk_bytes`] there.
+    pub chunk_bytes: u32,
 }
 
 impl LaneOffer {

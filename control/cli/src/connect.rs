@@ -11,23 +11,43 @@ use tradewind_api::{Client, Credentials, KnownServers, SecretText, ServerAddress
 
 use crate::display;
 use crate::failure::Failure;
-use crate::options::{IdentityOptions, ServerOptions};
+use crate::options::{CopyOptions, IdentityOptions, ServerOptions};
 
 const SECRET_VARIABLE: &str = "TRADEWIND_SECRET";
+const TO_SECRET_VARIABLE: &str = "TRADEWIND_TO_SECRET";
 const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// A client with credentials, its server's key pinned. `quiet` leaves out the line that tells of a server met for the first time.
 pub(crate) async fn connect(options: &ServerOptions, quiet: bool) -> Result<Client, Failure> {
-    let credentials = credentials(&options.identity)?
-        .ok_or_else(|| Failure::Credentials { detail: format!("no access key was given for {}", options.server) })?;
-    let trusted = establish_trust(&options.server, &trust(&options.identity)?).await?;
+    connect_with(&options.server, &options.identity, SECRET_VARIABLE, quiet).await
+}
+
+async fn connect_with(server: &ServerAddress, identity: &IdentityOptions, variable: &str, quiet: bool) -> Result<Client, Failure> {
+    let credentials = credentials_by(identity, variable)?
+        .ok_or_else(|| Failure::Credentials { detail: format!("no access key was given for {server}") })?;
+    let trusted = establish_trust(server, &trust(identity)?).await?;
     if trusted.first_use && !quiet {
         display::note(&format!(
-            "{} is met for the first time; remembering its key {}. Compare it with `tradewindd --fingerprint` on the server.",
-            options.server, trusted.fingerprint
+            "{server} is met for the first time; remembering its key {}. Compare it with `tradewindd --fingerprint` on the server.",
+            trusted.fingerprint
         ));
     }
-    Ok(Client::new(options.server.clone(), trusted.fingerprint, Some(credentials))?)
+    Ok(Client::new(server.clone(), trusted.fingerprint, Some(credentials))?)
+}
+
+/// The same for the server that takes what is copied, with the other server's credentials where it has none of its own.
+pub(crate) async fn connect_to(server: &ServerAddress, options: &CopyOptions, quiet: bool) -> Result<Client, Failure> {
+    let (own, to) = (&options.server.identity, &options.to);
+    let has_own = to.access_key.is_some() || to.secret_file.is_some();
+    let identity = IdentityOptions {
+        access_key: to.access_key.clone().or_else(|| own.access_key.clone()),
+        secret_file: if has_own { to.secret_file.clone() } else { own.secret_file.clone() },
+        fingerprint: to.fingerprint,
+        strict: own.strict && to.fingerprint.is_none(),
+    };
+    let own_secret = std::env::var(TO_SECRET_VARIABLE).is_ok_and(|secret| !secret.is_empty());
+    let variable = if own_secret { TO_SECRET_VARIABLE } else { SECRET_VARIABLE };
+    connect_with(server, &identity, variable, quiet).await
 }
 
 /// Whom to trust.
@@ -41,12 +61,16 @@ pub(crate) fn trust(identity: &IdentityOptions) -> Result<Trust, Failure> {
 
 /// The credentials given, if any.
 pub(crate) fn credentials(identity: &IdentityOptions) -> Result<Option<Credentials>, Failure> {
+    credentials_by(identity, SECRET_VARIABLE)
+}
+
+fn credentials_by(identity: &IdentityOptions, variable: &str) -> Result<Option<Credentials>, Failure> {
     let Some(access_key) = identity.access_key.clone().filter(|key| !key.is_empty()) else {
         return Ok(None);
     };
     let secret = match &identity.secret_file {
         Some(path) => read_secret(path)?,
-        None => std::env::var(SECRET_VARIABLE)
+        None => std::env::var(variable)
             .ok()
             .filter(|secret| !secret.is_empty())
             .ok_or_else(|| Failure::Credentials { detail: format!("no secret was given for the access key '{access_key}'") })?,

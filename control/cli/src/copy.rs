@@ -1,87 +1,302 @@
-//! `tradewind copy`: objects from store to store, by the server alone.
+//! `tradewind copy`: objects from store to store, inside one server or from one server to another; nothing of them passes this machine.
 
-use std::time::Duration;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tradewind_api::{Client, SubmitRequest, TransferState, TransferStatus, exit};
+use tradewind_api::{
+    Client, ErrorCode, LaneOffer, Outcome, RatePolicy, RateRequest, RemoteLane, ResumePolicy, ServerAddress, SubmitRequest, SubmitResponse,
+    TransferState, TransferStatus, exit,
+};
+use tradewind_client::chunk_bytes_for_packets;
 
-use crate::connect::{connect, resolve};
+use crate::connect::{connect, connect_to, resolve};
 use crate::display::{self, Reporter};
 use crate::events;
 use crate::failure::Failure;
 use crate::follow::{failed, tell_server};
 use crate::interrupt::Interrupts;
+use crate::lane::PolicyOption;
 use crate::options::CopyOptions;
+use crate::retry::{self, Cure};
 use crate::send::submit;
 use crate::units;
 
-/// How often the server is asked how far it is.
+/// How often servers are asked how far they are.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// When one of two servers has ended its side well, the other one has so long for its own.
+const OTHER_SIDE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The same where it has failed: the other one may know why.
+const OTHER_CAUSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Bytes of an IP packet between servers: what any path of the Internet takes, as far as anybody knows.
+const PACKET_BYTES: usize = 1500;
+
+/// A transfer at a server that takes part.
+struct Side {
+    client: Client,
+    id: String,
+    /// Which server, for people, where there are two.
+    name: Option<String>,
+}
+
+/// The transfer that stores, and that which sends where that is another one.
+struct Sides {
+    storing: Side,
+    sending: Option<Side>,
+}
 
 /// Runs the command.
 pub(crate) async fn copy(options: &CopyOptions) -> Result<u8, Failure> {
     let mut interrupts = Interrupts::new()?;
-    let quiet = options.quiet || options.json;
-    let client = connect(&options.server, quiet).await?;
-    let request = SubmitRequest {
-        destination: Some(options.destination.clone()),
-        source: Some(options.source.clone()),
-        overwrite: options.overwrite,
-        ..SubmitRequest::default()
+    let mut attempt = 1;
+    loop {
+        let failure = match copy_once(options, attempt, &mut interrupts).await {
+            Ok(code) => return Ok(code),
+            Err(failure) => failure,
+        };
+        let Some(cure @ Cure::Again) = retry::cure(&failure, attempt > 1).filter(|_| attempt <= options.retries) else {
+            return Err(failure);
+        };
+        let wait = retry::wait(cure, attempt);
+        if options.json {
+            events::emit(&events::retry(&failure, attempt, wait, None));
+        } else if !options.quiet {
+            display::note(&format!("{failure}; going on ({attempt} of {})", options.retries));
+        }
+        let interrupted = |signal| Failure::Interrupted { signal, transfer_id: failure.transfer_id().map(str::to_owned) };
+        interrupts.unless(tokio::time::sleep(wait)).await.map_err(interrupted)?;
+        attempt += 1;
+    }
+}
+
+async fn copy_once(options: &CopyOptions, attempt: u32, interrupts: &mut Interrupts) -> Result<u8, Failure> {
+    let beginning = async {
+        match &options.to.server {
+            Some(to) => between(options, attempt, to).await,
+            None => within(options, attempt).await,
+        }
     };
-    let address = resolve(&options.server.server).await;
-    let submitted = interrupts.unless(submit(&client, address, &request)).await;
-    let ((answer, _), _) = submitted.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
-    let id = answer.transfer_id;
+    let sides = interrupts.unless(beginning).await.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
+    let id = sides.storing.id.clone();
     if options.json {
-        events::emit(&json!({ "event": "started", "transfer_id": id, "source": options.source, "destination": options.destination }));
+        let sending = sides.sending.as_ref().map(|side| &side.id);
+        events::emit(&json!({
+            "event": "started", "transfer_id": id, "source": options.source, "destination": options.destination,
+            "sending_transfer_id": sending,
+        }));
     }
     let mut reporter = Reporter::new(options.json, options.quiet, 0);
-    let ended = match interrupts.unless(follow(&client, &id, options, &mut reporter)).await {
-        Ok(ended) => ended?,
+    let ended = match interrupts.unless(follow(&sides, options, &mut reporter)).await {
+        Ok(ended) => ended,
         Err(signal) => {
-            tell_server(&client, &id).await;
+            sides.cancel().await;
             return Err(Failure::Interrupted { signal, transfer_id: Some(id) });
         }
     };
     reporter.clear();
-    match (ended.state, ended.outcome) {
-        (TransferState::Failed | TransferState::Cancelled, Some(outcome)) => Err(failed(id, outcome)),
-        _ => {
-            let (files, bytes) = (ended.totals.files_durable, ended.totals.bytes_durable);
-            let elapsed = Duration::from_millis(ended.elapsed_ms);
-            if options.json {
-                events::emit(&json!({
-                    "event": "done", "transfer_id": id, "files": files, "bytes": bytes, "elapsed_s": elapsed.as_secs_f64(),
-                    "goodput_bps": units::goodput_bps(bytes, elapsed),
-                }));
-            }
-            let rate = units::rate(units::goodput_bps(bytes, elapsed));
-            let objects = if files == 1 { "object" } else { "objects" };
-            reporter.finished(&format!("{files} {objects} copied, {} in {} ({rate})", units::bytes(bytes), units::duration(elapsed)));
-            match ended.first_failure {
-                Some(first) => Err(Failure::NotGot { files: ended.files_failed, first }),
-                None => Ok(exit::OK),
-            }
+    let Ended { stored, left_out } = match ended {
+        Ok(ended) => ended,
+        Err(failure) => {
+            sides.cancel().await;
+            return Err(failure);
+        }
+    };
+    let (files, bytes) = (stored.totals.files_durable, stored.totals.bytes_durable);
+    let elapsed = Duration::from_millis(stored.elapsed_ms);
+    if options.json {
+        events::emit(&json!({
+            "event": "done", "transfer_id": id, "files": files, "bytes": bytes, "elapsed_s": elapsed.as_secs_f64(),
+            "goodput_bps": units::goodput_bps(bytes, elapsed),
+        }));
+    }
+    let rate = units::rate(units::goodput_bps(bytes, elapsed));
+    let objects = if files == 1 { "object" } else { "objects" };
+    reporter.finished(&format!("{files} {objects} copied, {} in {} ({rate})", units::bytes(bytes), units::duration(elapsed)));
+    match left_out {
+        (files, Some(first)) => Err(Failure::NotGot { files, first }),
+        _ => Ok(exit::OK),
+    }
+}
+
+/// Begins a copy from store to store of one server.
+async fn within(options: &CopyOptions, attempt: u32) -> Result<Sides, Failure> {
+    let client = connect(&options.server, options.quiet || options.json).await?;
+    let request = SubmitRequest { source: Some(options.source.clone()), ..storing(options, attempt) };
+    let ((answer, _), _) = submit(&client, resolve(&options.server.server).await, &request).await?;
+    Ok(Sides { storing: Side { client, id: answer.transfer_id, name: None }, sending: None })
+}
+
+/// What the server is asked that stores.
+fn storing(options: &CopyOptions, attempt: u32) -> SubmitRequest {
+    SubmitRequest {
+        destination: Some(options.destination.clone()),
+        overwrite: options.overwrite,
+        resume: options.resume.for_server(attempt),
+        ..SubmitRequest::default()
+    }
+}
+
+/// Begins a copy from one server to another: the first opens a lane as for a download, the second is told of it in the place of files of ours,
+/// and what the second has already goes to the first.
+async fn between(options: &CopyOptions, attempt: u32, to: &ServerAddress) -> Result<Sides, Failure> {
+    let quiet = options.quiet || options.json;
+    let (source, sink) = (connect(&options.server, quiet).await?, connect_to(to, options, quiet).await?);
+    let address = resolve(&options.server.server).await;
+    let chunk_bytes_max = address.and_then(|address| chunk_bytes_for_packets(PACKET_BYTES, address.ip()));
+    let rate = RateRequest {
+        policy: options.to.policy.map_or(RatePolicy::Fair, PolicyOption::for_server),
+        target_rate_bps: options.to.rate.map(|rate| rate.bits_per_s()),
+        minimum_rate_bps: None,
+    };
+    let resume = options.resume.for_server(attempt);
+    let request = SubmitRequest { source: Some(options.source.clone()), resume, rate, chunk_bytes_max, ..SubmitRequest::default() };
+    let ((answer, server), _) = submit(&source, address, &request).await?;
+    let sending = Side { client: source, id: answer.transfer_id.clone(), name: Some(options.server.server.to_string()) };
+    match join(storing(options, attempt), to, &sending, &sink, (&answer, server)).await {
+        Ok(stored) => {
+            Ok(Sides { storing: Side { client: sink, id: stored.transfer_id, name: Some(to.to_string()) }, sending: Some(sending) })
+        }
+        Err(failure) => {
+            tell_server(&sending.client, &sending.id).await;
+            Err(failure)
         }
     }
 }
 
-/// The server's account once it has ended.
-async fn follow(client: &Client, id: &str, options: &CopyOptions, reporter: &mut Reporter) -> Result<TransferStatus, Failure> {
+/// Tells the server that stores of the lane of the one that sends.
+async fn join(
+    storing: SubmitRequest,
+    to: &ServerAddress,
+    sending: &Side,
+    sink: &Client,
+    (offered, server): (&SubmitResponse, IpAddr),
+) -> Result<SubmitResponse, Failure> {
+    let lane = offered.lanes.first().and_then(|lane| remote(lane, server));
+    let from = lane.ok_or_else(|| Failure::Usage {
+        detail: format!("{} offers no address to get the objects from", sending.name.as_deref().unwrap_or("the server")),
+        hint: "its release may be another one than that of this command".to_owned(),
+    })?;
+    let request = SubmitRequest { from: Some(from), ..storing };
+    let ((answer, _), _) = submit(sink, resolve(to).await, &request).await?;
+    if request.resume == ResumePolicy::Attributes {
+        let mut lines = Vec::new();
+        let mut add = |entry| {
+            // Writing to memory does not fail.
+            let _ = serde_json::to_writer(&mut lines, &entry);
+            lines.push(b'\n');
+        };
+        let told = match sink.durable(&answer.transfer_id, &mut add).await {
+            Ok(()) => sending.client.have(&sending.id, lines).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = told {
+            tell_server(sink, &answer.transfer_id).await;
+            return Err(error.into());
+        }
+    }
+    Ok(answer)
+}
+
+fn remote(lane: &LaneOffer, server: IpAddr) -> Option<RemoteLane> {
+    let address = lane.socket_addresses(server).first().copied()?;
+    Some(RemoteLane {
+        lane_id: lane.lane_id,
+        secret: lane.secret.clone(),
+        address,
+        block_bytes: lane.block_bytes,
+        chunk_bytes: lane.chunk_bytes,
+    })
+}
+
+/// A copy that went through.
+struct Ended {
+    stored: TransferStatus,
+    /// Objects that could not be read, and why the first.
+    left_out: (u64, Option<String>),
+}
+
+/// Follows all sides until they have ended.
+async fn follow(sides: &Sides, options: &CopyOptions, reporter: &mut Reporter) -> Result<Ended, Failure> {
+    let mut first_end = None;
     loop {
-        match client.status(id).await {
-            Ok(status) if status.state.is_final() => return Ok(status),
-            Ok(status) if options.json => {
+        let stored = sides.storing.status(reporter).await?;
+        let sent = match &sides.sending {
+            Some(side) => side.status(reporter).await?,
+            None => stored.clone(),
+        };
+        let ended = [&stored, &sent].map(|status| status.as_ref().is_some_and(|status| status.state.is_final()));
+        let failure = || {
+            let sending = sides.sending.as_ref().zip(sent.as_ref());
+            let failures = [Some(&sides.storing).zip(stored.as_ref()), sending];
+            first_cause(failures.into_iter().flatten().filter_map(|(side, status)| side.failure(status)))
+        };
+        match (&stored, ended) {
+            (Some(stored), [true, true]) => {
+                if let Some(failure) = failure() {
+                    return Err(failure);
+                }
+                let left_out = sent.map_or((0, None), |sent| (sent.files_failed, sent.first_failure));
+                return Ok(Ended { stored: stored.clone(), left_out });
+            }
+            (_, [true, false] | [false, true]) => {
+                let since: &Instant = first_end.get_or_insert_with(Instant::now);
+                let failure = failure();
+                if since.elapsed() > if failure.is_some() { OTHER_CAUSE_TIMEOUT } else { OTHER_SIDE_TIMEOUT } {
+                    return Err(failure.unwrap_or_else(|| Failure::Local {
+                        what: "the copy has ended at one of the servers and not at the other",
+                        detail: "the same command again copies what is missing".to_owned(),
+                    }));
+                }
+            }
+            (Some(stored), _) if options.json => {
                 events::emit(&json!({
-                    "event": "progress", "elapsed_s": status.elapsed_ms as f64 / 1e3, "bytes_durable": status.totals.bytes_durable,
-                    "files_durable": status.totals.files_durable,
+                    "event": "progress", "elapsed_s": stored.elapsed_ms as f64 / 1e3, "bytes_durable": stored.totals.bytes_durable,
+                    "files_durable": stored.totals.files_durable,
                 }));
             }
-            Ok(_) => {}
-            Err(error) if error.is_retryable() => reporter.note(&display::printable(&error.to_string())),
-            Err(error) => return Err(error.into()),
+            _ => {}
         }
         tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Of what both sides say, what is not just that the other one has gone.
+fn first_cause(failures: impl Iterator<Item = Failure>) -> Option<Failure> {
+    let is_consequence = |failure: &Failure| {
+        matches!(failure, Failure::Transfer { code: ErrorCode::PeerGone | ErrorCode::IdleTimeout | ErrorCode::Cancelled, .. })
+    };
+    let (consequences, causes): (Vec<_>, Vec<_>) = failures.partition(is_consequence);
+    causes.into_iter().chain(consequences).next()
+}
+
+impl Sides {
+    async fn cancel(&self) {
+        for side in self.sending.iter().chain([&self.storing]) {
+            tell_server(&side.client, &side.id).await;
+        }
+    }
+}
+
+impl Side {
+    /// The server's account; `None` when it could not be asked just now.
+    async fn status(&self, reporter: &mut Reporter) -> Result<Option<TransferStatus>, Failure> {
+        match self.client.status(&self.id).await {
+            Ok(status) => Ok(Some(status)),
+            Err(error) if error.is_retryable() => {
+                reporter.note(&display::printable(&error.to_string()));
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Why this side failed, if it did.
+    fn failure(&self, status: &TransferStatus) -> Option<Failure> {
+        let outcome = status.outcome.clone().filter(|_| matches!(status.state, TransferState::Failed | TransferState::Cancelled))?;
+        let detail = match &self.name {
+            Some(name) => format!("{name}: {}", outcome.detail),
+            None => outcome.detail,
+        };
+        Some(failed(self.id.clone(), Outcome { detail, ..outcome }))
     }
 }

@@ -278,15 +278,47 @@ pub(crate) struct CopyOptions {
     pub(crate) destination: String,
     #[command(flatten)]
     pub(crate) server: ServerOptions,
+    #[command(flatten)]
+    pub(crate) to: ToOptions,
     /// Replace objects that exist.
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// What is taken for copied already.
+    #[arg(long, value_enum, default_value_t = ResumeOption::Attributes)]
+    pub(crate) resume: ResumeOption,
+    /// Start again by itself so often when an engine or the way between the servers breaks; what is durable is not copied again.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) retries: u32,
     /// Print events as JSON, one a line: started, progress, done, error.
     #[arg(long)]
     pub(crate) json: bool,
     /// Print nothing but errors (and JSON events, if asked for).
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+/// Another server that takes what is copied.
+#[derive(Debug, Args)]
+pub(crate) struct ToOptions {
+    /// Server of DEST, if it is another one than that of SRC: the data goes from the one to the other and not through here. That server has to allow
+    /// it (`data.copy_from`).
+    #[arg(id = "to", long, value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname)]
+    pub(crate) server: Option<ServerAddress>,
+    /// Access key there. Default: the same.
+    #[arg(id = "to_access_key", long, value_name = "KEY", env = "TRADEWIND_TO_ACCESS_KEY", hide_env_values = true)]
+    pub(crate) access_key: Option<String>,
+    /// File whose first line is the secret there. Without it, TRADEWIND_TO_SECRET is used, or the same secret.
+    #[arg(id = "to_secret_file", long, requires = "to", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// Accept only the server whose key has this fingerprint.
+    #[arg(id = "to_fingerprint", long, requires = "to", value_name = "SHA256:…")]
+    pub(crate) fingerprint: Option<Fingerprint>,
+    /// Behaviour beside other traffic on the way there. Default: fair.
+    #[arg(long, value_enum, requires = "to")]
+    pub(crate) policy: Option<PolicyOption>,
+    /// Never faster on the way there, bits per second: 300M, 1.5G. With --policy fixed, the rate itself.
+    #[arg(long, value_name = "RATE", requires = "to", required_if_eq("policy", "fixed"))]
+    pub(crate) rate: Option<BitRate>,
 }
 
 /// What is taken for durable already.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Browse, Browsed, ErrorCode, LaneSecret, SecretText, Verified, Verify};
 
 /// Version of this set of messages. Both processes come from one release, so the rule is plain: equal or refused.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 
 /// Orders in one message: they fit a frame ([`crate::FRAME_BYTES_MAX`]) with room to spare.
 pub const LANE_ORDERS_MAX: usize = 512;
@@ -247,6 +247,8 @@ pub struct OpenLane {
     pub credit_blocks: u32,
     /// What it is for.
     pub job: Job,
+    /// Of a lane that takes files: another server's engine, which has the same lane and sends on it once it is spoken to.
+    pub call: Option<SocketAddr>,
 }
 
 /// What a lane is for.

@@ -17,6 +17,7 @@ fn open_lane() -> ToEngine {
         block_bytes: 1 << 20,
         chunk_bytes: 0,
         credit_blocks: 64,
+        call: Some(([192, 0, 2, 1], 33001).into()),
         job: Job::Receive(Receive {
             destination: Destination {
                 store: Store::S3(S3Store {

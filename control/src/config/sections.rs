@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize, Serializer};
 use tradewind_ipc::{Dialect, RatePolicy, SecretText};
 
@@ -77,12 +78,15 @@ pub struct DataSection {
     pub xdp: XdpChoice,
     /// Address that clients are told to send data to, where it is not the one they reach the REST interface at.
     pub public_ip: Option<IpAddr>,
+    /// Networks of other servers that users may copy from (`tradewind copy --to`). The engine speaks to addresses that a user names, so nothing
+    /// that is not listed here is spoken to. Default: none.
+    pub copy_from: Vec<IpNet>,
 }
 
 impl Default for DataSection {
     fn default() -> Self {
         let listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 33001);
-        Self { listen, interface: None, xdp: XdpChoice::Auto, public_ip: None }
+        Self { listen, interface: None, xdp: XdpChoice::Auto, public_ip: None, copy_from: Vec::new() }
     }
 }
 

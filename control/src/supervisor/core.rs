@@ -7,8 +7,8 @@ use rand::Rng as _;
 use tokio::sync::oneshot;
 use tradewind_api::limits::LIST_MAX;
 use tradewind_api::{
-    ApiCode, EngineHealth, ErrorCode, Health, HealthState, LaneOffer, OfferedEndpoint, Problem, RateChange, RateGrant, Submission,
-    SubmitResponse, TransferLimits, TransferList, TransferState, TransferStatus,
+    ApiCode, EngineHealth, ErrorCode, Health, HealthState, LaneOffer, OfferedEndpoint, Problem, RateChange, RateGrant, RemoteLane,
+    Submission, SubmitResponse, TransferLimits, TransferList, TransferState, TransferStatus,
 };
 use tradewind_ipc::{
     BrowseQuestion, FromEngine, LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneGroup, LaneOrders, LaneRate, LaneReport, LaneSecret,
@@ -213,23 +213,35 @@ impl Core {
             return Err((reply, Problem::new(ApiCode::TooManyTransfers, detail)));
         }
         let mut random = rand::rng();
-        let lane_id = std::iter::repeat_with(|| random.next_u64()).find(|id| *id != 0 && !self.by_lane.contains_key(id)).unwrap_or(1);
+        let from = submission.request.from.as_ref();
+        if let Some(problem) = from.and_then(|lane| self.cannot_take(lane)) {
+            return Err((reply, problem));
+        }
+        let own = || std::iter::repeat_with(|| rand::rng().next_u64()).find(|id| *id != 0 && !self.by_lane.contains_key(id)).unwrap_or(1);
+        let lane_id = from.map_or_else(own, |lane| lane.lane_id);
         // A copy sends nothing; lanes to a client do not share their way with those from it.
         let host = if matches!(places, Places::Upload(_)) { Some(caller.host) } else { None };
-        if let Some(store) = places.store_over_the_network()
+        // The server that sends shares its rate out.
+        if let Some(store) = places.store_over_the_network().filter(|_| from.is_none())
             && let Err(problem) = self.rates.ask(now, lane_id, &caller.owner, store, host, submission.request.rate)
         {
             return Err((reply, problem));
         }
-        let mut secret = [0; 32];
-        random.fill_bytes(&mut secret);
-        let secret = LaneSecret::new(secret);
+        let own = || {
+            let mut secret = [0; 32];
+            rand::rng().fill_bytes(&mut secret);
+            LaneSecret::new(secret)
+        };
+        let secret = from.map_or_else(own, |lane| lane.secret.clone());
+        let block_bytes = from.map_or(self.block_bytes, |lane| lane.block_bytes);
+        let chunk_bytes = from.map(|lane| lane.chunk_bytes).or(submission.request.chunk_bytes_max).unwrap_or(0);
+        let call = from.map(|lane| lane.address);
         let id = format!("{:016x}{:016x}", random.next_u64(), random.next_u64());
         let offer = LaneOffer {
             lane_id,
             secret: secret.clone(),
             endpoints,
-            block_bytes: self.block_bytes,
+            block_bytes,
             chunk_bytes: 0,
             credit_blocks: self.credit_blocks,
             cipher: submission.request.cipher,
@@ -241,15 +253,32 @@ impl Core {
             lane_id,
             secret,
             cipher: submission.request.cipher,
-            block_bytes: self.block_bytes,
-            chunk_bytes: submission.request.chunk_bytes_max.unwrap_or(0),
+            block_bytes,
+            chunk_bytes,
             credit_blocks: self.credit_blocks,
             job: places.job(&submission.request),
+            call,
         }))));
         let waiting = Waiting { reply, offer, deadline: now + ANSWER_TIMEOUT };
         self.by_lane.insert(lane_id, id.clone());
         self.transfers.insert(id, Transfer::new(caller.owner, lane_id, submission.request, waiting, now));
         Ok(())
+    }
+
+    /// Why files cannot be taken from another server's lane, if so.
+    fn cannot_take(&self, lane: &RemoteLane) -> Option<Problem> {
+        let server = lane.address;
+        if !self.data.copy_from.iter().any(|network| network.contains(&server.ip())) {
+            let detail = format!("this server does not take files from the server at {server}");
+            return Some(
+                Problem::new(ApiCode::Invalid, detail).with_hint("its operator allows that with data.copy_from in tradewindd.toml"),
+            );
+        }
+        let is_free = lane.lane_id != 0 && !self.by_lane.contains_key(&lane.lane_id);
+        (!is_free).then(|| {
+            Problem::new(ApiCode::Invalid, "the lane to be taken over is in use here")
+                .with_hint("copy between two servers, or without --to")
+        })
     }
 
     /// The engine, if it can be asked for something new.

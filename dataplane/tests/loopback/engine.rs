@@ -75,6 +75,7 @@ impl Engine {
             chunk_bytes: 0,
             credit_blocks: 0,
             job,
+            call: None,
         };
         self.send(ToEngine::OpenLane(Box::new(open))).await;
         loop {

@@ -92,7 +92,11 @@ pub(super) async fn run(
     let bounds = |first: u32, most: u32| {
         let (first, most) = (first.max(1) as usize, most.max(first).max(1) as usize);
         // Files of this machine gain nothing by more of them at once.
-        Concurrency::new(if batch_max > 1 { Bounds { least: first, first, most: first } } else { Bounds { least: first.min(2), first, most } })
+        Concurrency::new(if batch_max > 1 {
+            Bounds { least: first, first, most: first }
+        } else {
+            Bounds { least: first.min(2), first, most }
+        })
     };
     let parts = bounds(config.parts_in_flight, config.parts_in_flight_max);
     let small = bounds(config.small_in_flight, config.small_in_flight_max);
