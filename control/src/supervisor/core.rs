@@ -11,13 +11,13 @@ use tradewind_api::{
     Submission, SubmitResponse, TransferLimits, TransferList, TransferState, TransferStatus,
 };
 use tradewind_ipc::{
-    BrowseQuestion, FromEngine, LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneGroup, LaneOrders, LaneRate, LaneReport, LaneSecret,
-    Limiter, OpenLane, Ready, Store, ToEngine,
+    BrowseQuestion, FromEngine, LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneReport, LaneSecret, Limiter, OpenLane, Ready, Store,
+    ToEngine,
 };
 
 use super::browse::{Browsing, Reply};
 use super::engine::is_ready;
-use super::rates::Rates;
+use super::rates::{Rates, lane_rate};
 use super::transfer::{Transfer, Waiting};
 use super::verify::Verifying;
 use super::{Caller, Command, EngineEvent};
@@ -582,21 +582,6 @@ impl Core {
             effects.push(Effect::KillEngine);
         }
     }
-}
-
-/// What the client of an upload is told in its answer, for the engine's sender.
-fn lane_rate(lane_id: u64, grant: &RateGrant) -> LaneRate {
-    let kbps = |bps: u64| u32::try_from(bps / 1000).unwrap_or(u32::MAX);
-    let orders = LaneOrders {
-        lane_id,
-        number: 0,
-        policy: grant.policy,
-        target_kbps: grant.target_rate_bps.map(kbps),
-        minimum_kbps: grant.minimum_rate_bps.map_or(0, kbps),
-        lease_kbps: grant.lease_rate_bps.map(kbps),
-    };
-    let group = grant.group.map(|group| LaneGroup { lane_id, number: 0, share_kbps: kbps(group.share_rate_bps), lanes: group.lanes });
-    LaneRate { orders, group }
 }
 
 #[cfg(test)]

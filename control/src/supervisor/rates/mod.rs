@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tradewind_api::{ApiCode, GroupShare, Problem, RateGrant, RateRequest};
-use tradewind_ipc::{LaneGroup, LaneOrders, LaneReport};
+use tradewind_ipc::{LaneGroup, LaneOrders, LaneRate, LaneReport};
 
 use self::demand::Demand;
 use self::fill::{Want, scaled, shares};
@@ -340,6 +340,21 @@ fn to_wire(kbps: u64) -> u32 {
 /// Kbit/s of bit/s, rounded down.
 const fn kbps(bps: u64) -> u64 {
     bps / 1000
+}
+
+/// What the client of an upload is told in its answer, for the engine's sender.
+pub(super) fn lane_rate(lane_id: u64, grant: &RateGrant) -> LaneRate {
+    let kbps = |bps: u64| u32::try_from(bps / 1000).unwrap_or(u32::MAX);
+    let orders = LaneOrders {
+        lane_id,
+        number: 0,
+        policy: grant.policy,
+        target_kbps: grant.target_rate_bps.map(kbps),
+        minimum_kbps: grant.minimum_rate_bps.map_or(0, kbps),
+        lease_kbps: grant.lease_rate_bps.map(kbps),
+    };
+    let group = grant.group.map(|group| LaneGroup { lane_id, number: 0, share_kbps: kbps(group.share_rate_bps), lanes: group.lanes });
+    LaneRate { orders, group }
 }
 
 #[cfg(test)]
