@@ -10,12 +10,14 @@
 
 #![forbid(unsafe_code)]
 
+mod azure;
 mod checksum;
 mod error;
 mod fetch;
 mod journal;
 mod list;
 mod local;
+mod metadata;
 pub mod name;
 mod plan;
 mod retry;
@@ -23,6 +25,7 @@ mod s3;
 mod store;
 mod upload;
 
+pub use azure::{AzureConfig, AzureCredentials, AzureStore};
 pub use checksum::{Crc64, RunningCrc64};
 pub use error::{StoreError, UploadError};
 pub use fetch::{FetchConfig, Fetched, FetchedObject, Wanted, fetch};

@@ -14,13 +14,13 @@ use crate::store::Body;
 /// The chunks of a [`Body`] one after the other. The size is exact, so the request has a Content-Length and no chunked coding;
 /// the chunks go to hyper as they are, which hands them to the socket with `writev`.
 #[derive(Debug)]
-pub(super) struct Chunks {
+pub(crate) struct Chunks {
     left: VecDeque<Bytes>,
     bytes: u64,
 }
 
 impl Chunks {
-    fn new(body: &Body) -> Self {
+    pub(crate) fn new(body: &Body) -> Self {
         Self { left: body.chunks().iter().filter(|chunk| !chunk.is_empty()).cloned().collect(), bytes: body.len() }
     }
 }

@@ -5,7 +5,7 @@
 //! checksums, payload signing, chunked trailers that old servers refuse, stalled-stream protection that kills a
 //! back-pressured upload, retries below ours.
 
-mod body;
+pub(crate) mod body;
 mod config;
 mod errors;
 mod list;
@@ -13,7 +13,6 @@ mod probe;
 mod read;
 mod upload;
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,13 +26,13 @@ use aws_sdk_s3::config::{BehaviorVersion, Region, RequestChecksumCalculation, Re
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType};
 use tokio::sync::OnceCell;
-use tradewind_integrity::time;
 
 pub use config::{Credentials, Dialect, S3Config};
 
 use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::list::{Depth, Listing};
+use crate::metadata::{TOKEN, described, metadata, text_key, token_text};
 use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Store, StoredObject, Upload};
 use errors::Asked;
 use upload::S3Upload;
@@ -50,14 +49,8 @@ pub(crate) const LIMITS: Limits = Limits {
     object_bytes_max: 10_000 * 5 * 1024 * MIB,
 };
 
-/// Longest key, bytes (User Guide, "Naming Amazon S3 objects").
-const KEY_BYTES_MAX: usize = 1024;
-
 /// How long setting up a connection may take. An answer's deadline is set by the retry policy.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Metadata name of an object's token, see [`ObjectMeta::token`].
-const TOKEN: &str = "tradewind-upload";
 
 /// A bucket.
 #[derive(Clone, Debug)]
@@ -347,16 +340,6 @@ fn stored(found: Found, crc: Crc64) -> StoredObject {
     StoredObject { etag: found.info.etag, crc, verified_by_store, version_id: found.version_id }
 }
 
-/// What an object's metadata says of the file that was stored.
-fn described(metadata: Option<&HashMap<String, String>>) -> ObjectInfo {
-    let mtime_ns = metadata.and_then(|metadata| time::parse(metadata.get("mtime")?));
-    let mode = metadata.and_then(|metadata| parse_mode(metadata.get("mode")?));
-    let others = metadata.into_iter().flatten().filter(|(name, _)| !matches!(name.as_str(), "mtime" | "mode" | TOKEN));
-    let mut attributes: Vec<(String, String)> = others.map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
-    attributes.sort_unstable();
-    ObjectInfo { size: 0, etag: None, crc: None, modified_ns: None, mtime_ns, mode, attributes: attributes.into() }
-}
-
 /// The store's checksum covers the whole object only when it says so or says nothing (single puts).
 fn full_object_crc(kind: Option<&ChecksumType>, text: Option<&str>) -> Option<Crc64> {
     if kind == Some(&ChecksumType::Composite) { None } else { text.and_then(Crc64::from_base64) }
@@ -373,37 +356,8 @@ fn check_answer(key: &str, answer: Option<&str>, ours: Crc64) -> Result<(), Stor
     }
 }
 
-fn text_key(key: &ObjectKey) -> Result<String, StoreError> {
-    let refuse = |reason| StoreError::InvalidName { name: key.to_string(), reason };
-    let text = std::str::from_utf8(key.as_bytes()).map_err(|_| refuse("object stores take only UTF-8 names"))?;
-    if text.len() > KEY_BYTES_MAX { Err(refuse("object stores take at most 1024 bytes")) } else { Ok(text.to_owned()) }
-}
-
-/// User metadata: time and mode as rclone and s3fs read them, and the token.
-fn metadata(meta: &ObjectMeta) -> HashMap<String, String> {
-    let mtime = time::decimal(meta.mtime_ns);
-    let mut pairs: HashMap<String, String> = meta.attributes.iter().cloned().collect();
-    pairs.extend([("mtime".to_owned(), mtime), (TOKEN.to_owned(), token_text(meta.token))]);
-    if meta.mode != 0 {
-        // With the zero s3fs reads it as octal too; rclone does so anyway.
-        pairs.insert("mode".to_owned(), format!("0{:o}", 0o100_000 | (meta.mode & 0o777)));
-    }
-    pairs
-}
-
-/// Permissions as rclone and this program write them, octal, or as s3fs does: `33188`, decimal. Five decimal digits that begin a regular file's
-/// mode are s3fs's, for in octal such a file's mode has six.
-fn parse_mode(text: &str) -> Option<u32> {
-    let decimal = text.parse::<u32>().ok().filter(|mode| !text.starts_with('0') && (0o100_000..=0o107_777).contains(mode));
-    decimal.or_else(|| u32::from_str_radix(text, 8).ok()).map(|mode| mode & 0o777)
-}
-
 fn nanoseconds(time: Option<&DateTime>) -> Option<i64> {
     time.and_then(|time| i64::try_from(time.as_nanos()).ok())
-}
-
-fn token_text(token: u128) -> String {
-    format!("{token:032x}")
 }
 
 fn bare(etag: &str) -> String {
@@ -417,33 +371,6 @@ fn signed(bytes: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn metadata_as_rclone_reads_it() {
-        let attributes = [("mtime", "0"), ("uid", "7")].map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        let meta = ObjectMeta { size: 1, mtime_ns: 1_700_000_000_000_000_005, mode: 0o104_755, overwrite: false, token: 255, attributes };
-        let pairs = metadata(&meta);
-        assert_eq!(pairs["uid"], "7");
-        assert_eq!(described(Some(&pairs)).attributes[..], [("uid".to_owned(), "7".to_owned())], "one's own names are not taken over");
-        assert_eq!(pairs["mtime"], "1700000000.000000005");
-        assert_eq!(pairs["mode"], "0100755");
-        assert_eq!(pairs[TOKEN], "000000000000000000000000000000ff");
-        assert_eq!(metadata(&ObjectMeta { mtime_ns: -1, mode: 0, ..meta })["mtime"], "-1");
-        assert_eq!(described(Some(&pairs)).mtime_ns, Some(meta.mtime_ns));
-        for (text, mode) in [("0100644", 0o644), ("100644", 0o644), ("33188", 0o644), ("33261", 0o755), ("644", 0o644), ("104755", 0o755)] {
-            assert_eq!(parse_mode(text), Some(mode), "{text}");
-        }
-        for wrong in ["", "x", "-1", "0o644", "99999999999"] {
-            assert_eq!(parse_mode(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn keys_must_be_text_of_a_length_that_stores_take() {
-        assert!(text_key(&ObjectKey::new(&[b'k'; KEY_BYTES_MAX]).unwrap()).is_ok());
-        assert!(text_key(&ObjectKey::new(&[b'k'; KEY_BYTES_MAX + 1]).unwrap()).is_err());
-        assert!(text_key(&ObjectKey::new(b"\xff").unwrap()).is_err());
-    }
 
     #[test]
     fn an_answer_with_another_checksum_is_not_believed() {

@@ -1,0 +1,262 @@
+//! Requests to the Blob service: addresses, signatures, answers (Azure Storage REST API, "Authorize with Shared Key").
+
+use std::fmt;
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, Response, StatusCode};
+use tokio::sync::Mutex;
+use zeroize::Zeroizing;
+
+use super::config::{AzureConfig, AzureCredentials};
+use super::errors::{self, Asked};
+use crate::error::StoreError;
+use crate::s3::body::Chunks;
+use crate::store::Body;
+
+/// Of the REST API; CRC-64 since 2019-02-02.
+const API_VERSION: &str = "2021-12-02";
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// Where a machine of Azure asks for its identity's tokens ("Azure Instance Metadata Service").
+const IDENTITY_URL: &str = "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fstorage.azure.com%2F";
+/// A token is asked for again so long before it expires.
+const TOKEN_MARGIN: Duration = Duration::from_secs(300);
+
+/// Everything but what RFC 3986 calls unreserved, and '/'.
+const PATH: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+const QUERY: AsciiSet = PATH.add(b'/');
+
+/// What a request is signed with.
+enum Auth {
+    Key(hmac::Key),
+    Sas(Zeroizing<String>),
+    Identity { url: String, token: Mutex<Option<(Zeroizing<String>, Instant)>> },
+}
+
+/// A container and the connections to it.
+pub(super) struct Client {
+    http: reqwest::Client,
+    /// Of the containers, without a slash at its end.
+    base: String,
+    account: String,
+    container: String,
+    pub(super) place: String,
+    auth: Auth,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Client").field(&self.place).finish()
+    }
+}
+
+/// A request before it is signed.
+pub(super) struct Request<'a> {
+    pub(super) asked: Asked<'a>,
+    pub(super) method: Method,
+    /// `None`: the container itself.
+    pub(super) key: Option<&'a str>,
+    /// Sorted by name.
+    pub(super) query: Vec<(&'static str, String)>,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Option<Body>,
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn new(asked: Asked<'a>, method: Method, key: Option<&'a str>) -> Self {
+        Self { asked, method, key, query: Vec::new(), headers: HeaderMap::new(), body: None }
+    }
+
+    pub(super) fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.query.push((name, value.into()));
+        self
+    }
+
+    /// A value that is no header's is left out: metadata is checked before.
+    pub(super) fn header(mut self, name: &str, value: &str) -> Self {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
+            self.headers.insert(name, value);
+        }
+        self
+    }
+
+    pub(super) fn body(mut self, body: &Body) -> Self {
+        self.body = Some(body.clone());
+        self
+    }
+}
+
+impl Client {
+    pub(super) fn new(config: &AzureConfig) -> Result<Self, StoreError> {
+        let unusable = |error: reqwest::Error| StoreError::Configuration { detail: format!("no HTTP client can be made: {error}") };
+        // Fails only where another one was chosen before, which is as well.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let http = reqwest::Client::builder().connect_timeout(CONNECT_DEADLINE).no_proxy().build().map_err(unusable)?;
+        let auth = match &config.credentials {
+            AzureCredentials::Key(key) => Auth::Key(hmac::Key::new(hmac::HMAC_SHA256, key)),
+            AzureCredentials::Sas(sas) => Auth::Sas(sas.clone()),
+            AzureCredentials::ManagedIdentity { client_id } => {
+                let chosen = client_id.as_ref().map_or(String::new(), |id| format!("&client_id={}", utf8_percent_encode(id, &QUERY)));
+                Auth::Identity { url: format!("{IDENTITY_URL}{chosen}"), token: Mutex::new(None) }
+            }
+        };
+        Ok(Self {
+            http,
+            base: config.base()?,
+            account: config.account.clone(),
+            container: config.container.clone(),
+            place: config.place(),
+            auth,
+        })
+    }
+
+    /// Sends a request and returns a successful answer.
+    pub(super) async fn send(&self, request: Request<'_>) -> Result<Response, StoreError> {
+        let asked = request.asked;
+        let built = self.build(request).await?;
+        let answer = self.http.execute(built).await.map_err(|error| asked.broken(&error))?;
+        if answer.status().is_success() { Ok(answer) } else { Err(asked.refused(answer).await) }
+    }
+
+    async fn build(&self, request: Request<'_>) -> Result<reqwest::Request, StoreError> {
+        let Request { asked, method, key, query, mut headers, body } = request;
+        let mut url = format!("{}/{}", self.base, utf8_percent_encode(&self.container, &PATH));
+        if let Some(key) = key {
+            url.push('/');
+            url.extend(utf8_percent_encode(key, &PATH));
+        }
+        // What the service calls the resource is the path as it is sent.
+        let path = url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| rest[at..].to_owned())).unwrap_or_default();
+        let mut pairs: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, &QUERY))).collect();
+        let put = |headers: &mut HeaderMap, name: &'static str, value: String| {
+            HeaderValue::try_from(value).map(|value| headers.insert(name, value)).map_err(|_| asked.unmade("a header is not text"))
+        };
+        let length = body.as_ref().map_or(0, Body::len);
+        put(&mut headers, "x-ms-version", API_VERSION.to_owned())?;
+        put(&mut headers, "x-ms-date", httpdate::fmt_http_date(SystemTime::now()))?;
+        match &self.auth {
+            Auth::Key(key) => {
+                let text = string_to_sign(&method, &headers, length, &self.account, &path, &query);
+                let signature = BASE64_STANDARD.encode(hmac::sign(key, text.as_bytes()));
+                put(&mut headers, "authorization", format!("SharedKey {}:{signature}", self.account))?;
+            }
+            Auth::Sas(sas) => pairs.push(sas.to_string()),
+            Auth::Identity { url, token } => {
+                let token = self.token(url, token, asked).await?;
+                put(&mut headers, "authorization", format!("Bearer {}", *token))?;
+            }
+        }
+        if !pairs.is_empty() {
+            url = format!("{url}?{}", pairs.join("&"));
+        }
+        let mut builder = self.http.request(method.clone(), url).headers(headers);
+        if let Some(body) = body {
+            builder = builder.header(CONTENT_LENGTH, length).body(reqwest::Body::wrap(Chunks::new(&body)));
+        } else if method == Method::PUT {
+            builder = builder.header(CONTENT_LENGTH, 0);
+        }
+        builder.build().map_err(|error| asked.unmade(&errors::plain(&error)))
+    }
+
+    /// A token of the machine's identity, from memory while it is good.
+    async fn token(
+        &self,
+        url: &str,
+        known: &Mutex<Option<(Zeroizing<String>, Instant)>>,
+        asked: Asked<'_>,
+    ) -> Result<Zeroizing<String>, StoreError> {
+        #[derive(serde::Deserialize)]
+        struct Answer {
+            access_token: String,
+            expires_in: serde_json::Value,
+        }
+        let mut known = known.lock().await;
+        if let Some((token, _)) = known.as_ref().filter(|(_, until)| Instant::now() < *until) {
+            return Ok(token.clone());
+        }
+        let no_identity = |detail: String| StoreError::BadCredentials { place: self.place.clone(), detail };
+        let answer = self.http.get(url).header("Metadata", "true").timeout(CONNECT_DEADLINE).send().await;
+        let answer = answer.map_err(|error| {
+            no_identity(format!("neither a key nor a signature was given, and this machine has no identity: {}", errors::plain(&error)))
+        })?;
+        if answer.status() != StatusCode::OK {
+            return Err(no_identity(format!("the machine's identity gives no token: HTTP {}", answer.status().as_u16())));
+        }
+        let answer: Answer = answer.json().await.map_err(|error| asked.broken(&error))?;
+        // Some write the number as text.
+        let seconds = answer.expires_in.as_u64().or_else(|| answer.expires_in.as_str()?.parse().ok()).unwrap_or(0);
+        let token = Zeroizing::new(answer.access_token);
+        *known = Some((token.clone(), Instant::now() + Duration::from_secs(seconds).saturating_sub(TOKEN_MARGIN)));
+        Ok(token)
+    }
+}
+
+/// What is signed with the account's key.
+fn string_to_sign(
+    method: &Method,
+    headers: &HeaderMap,
+    length: u64,
+    account: &str,
+    path: &str,
+    query: &[(&'static str, String)],
+) -> String {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let length = if length == 0 { String::new() } else { length.to_string() };
+    let mut text = format!(
+        "{method}\n{}\n{}\n{length}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n",
+        header("content-encoding"),
+        header("content-language"),
+        header("content-md5"),
+        header("content-type"),
+        // The date is in x-ms-date.
+        "",
+        header("if-modified-since"),
+        header("if-match"),
+        header("if-none-match"),
+        header("if-unmodified-since"),
+        header("range"),
+    );
+    let mut own: Vec<(&str, &str)> = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.to_str().unwrap_or_default()))
+        .filter(|(name, _)| name.starts_with("x-ms-"))
+        .collect();
+    own.sort_unstable();
+    for (name, value) in own {
+        text.push_str(&format!("{name}:{}\n", value.trim()));
+    }
+    text.push_str(&format!("/{account}{path}"));
+    let mut query: Vec<_> = query.iter().collect();
+    query.sort_unstable();
+    for (name, value) in query {
+        text.push_str(&format!("\n{name}:{value}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of "Authorize with Shared Key" in the REST API's documentation, with our headers.
+    #[test]
+    fn what_is_signed_is_what_the_service_documents() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("x-ms-version", "2015-02-21"), ("x-ms-date", "Fri, 26 Jun 2015 23:39:12 GMT"), ("range", "bytes=0-9")] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let query = [("restype", "container".to_owned()), ("comp", "list".to_owned()), ("prefix", "ä b".to_owned())];
+        let text = string_to_sign(&Method::GET, &headers, 0, "myaccount", "/mycontainer", &query);
+        assert_eq!(
+            text,
+            "GET\n\n\n\n\n\n\n\n\n\n\nbytes=0-9\nx-ms-date:Fri, 26 Jun 2015 23:39:12 GMT\nx-ms-version:2015-02-21\n\
+             /myaccount/mycontainer\ncomp:list\nprefix:ä b\nrestype:container"
+        );
+        let text = string_to_sign(&Method::PUT, &HeaderMap::new(), 11, "a", "/a/c/k%20x", &[]);
+        assert_eq!(text, "PUT\n\n\n11\n\n\n\n\n\n\n\n\n/a/a/c/k%20x");
+    }
+}

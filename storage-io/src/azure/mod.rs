@@ -1,0 +1,375 @@
+//! Azure Blob Storage: block blobs of a container, by the REST API itself (ADR 0019 says why by no crate).
+//!
+//! The service's CRC-64 is the one that was computed at the source (polynomial 0x9A6C9329AC4BC9B5, CRC-64/NVME; its bytes are sent lowest first), so
+//! the chain from the source to the store has no gap here either. It keeps none of whole blobs: that is kept as metadata.
+
+mod client;
+mod config;
+mod errors;
+mod list;
+mod upload;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use reqwest::header::HeaderMap;
+use reqwest::{Method, Response};
+use tradewind_integrity::time;
+
+use crate::checksum::Crc64;
+use crate::error::StoreError;
+use crate::list::{Depth, Listing};
+use crate::metadata::{TOKEN, described, metadata, text_key, token_text};
+use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Store, StoredObject, Upload};
+use client::{Client, Request};
+use errors::Asked;
+use upload::BlockUpload;
+
+pub use config::{AzureConfig, AzureCredentials};
+
+const MIB: u64 = 1 << 20;
+
+/// Limits of block blobs since version 2019-12-12 ("Scalability and performance targets for Blob Storage").
+const LIMITS: Limits = Limits {
+    part_bytes_min: 1,
+    part_bytes_max: 4000 * MIB,
+    part_bytes_default: 16 * MIB,
+    parts_max: 50_000,
+    object_bytes_max: 50_000 * 4000 * MIB,
+};
+
+/// Metadata name of the whole object's CRC-64/NVME, base64.
+const CRC: &str = "tradewind-crc64nvme";
+const CRC_HEADER: &str = "x-ms-content-crc64";
+const META_HEADER: &str = "x-ms-meta-";
+/// Last component of the key that a check names. No object of that name ever comes to be.
+const PROBE: &str = ".tradewind-probe";
+
+/// A container.
+#[derive(Clone, Debug)]
+pub struct AzureStore(Arc<Container>);
+
+#[derive(Debug)]
+struct Container {
+    client: Client,
+    /// Whether the service has told a checksum that it computed: then it refuses what differs.
+    verifies: OnceLock<bool>,
+}
+
+impl AzureStore {
+    /// Prepares a client; sends nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Configuration`] when the description is not usable.
+    pub fn open(config: &AzureConfig) -> Result<Self, StoreError> {
+        Ok(Self(Arc::new(Container { client: Client::new(config)?, verifies: OnceLock::new() })))
+    }
+}
+
+struct Found {
+    info: ObjectInfo,
+    token: Option<String>,
+    version_id: Option<String>,
+}
+
+impl Found {
+    fn is_ours(&self, meta: &ObjectMeta, crc: Option<Crc64>) -> bool {
+        let same = self.info.size == meta.size && self.token.as_deref() == Some(&token_text(meta.token));
+        same && crc.is_none_or(|crc| self.info.crc.is_none_or(|theirs| theirs == crc))
+    }
+}
+
+impl Container {
+    fn asked<'a>(&'a self, action: &'static str, object: &'a str, bytes: u64) -> Asked<'a> {
+        Asked { place: &self.client.place, action, object, bytes }
+    }
+
+    fn request<'a>(&'a self, action: &'static str, method: Method, key: &'a str, bytes: u64) -> Request<'a> {
+        Request::new(self.asked(action, key, bytes), method, Some(key))
+    }
+
+    async fn look(&self, key: &str) -> Result<Option<Found>, StoreError> {
+        match self.client.send(self.request("look for a blob", Method::HEAD, key, 0)).await {
+            Ok(answer) => Ok(Some(found(answer.headers(), None))),
+            Err(StoreError::ObjectGone { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks before writing. `Ok(Some)` means that an earlier try of ours has stored the object already.
+    async fn make_way(&self, key: &str, meta: &ObjectMeta, crc: Option<Crc64>) -> Result<Option<StoredObject>, StoreError> {
+        if meta.overwrite {
+            return Ok(None);
+        }
+        match self.look(key).await? {
+            None => Ok(None),
+            Some(found) if found.is_ours(meta, crc) => Ok(Some(stored(found, crc.unwrap_or_default()))),
+            Some(_) => Err(StoreError::DestinationExists { object: key.to_owned() }),
+        }
+    }
+
+    /// After a refusal that our own earlier, unacknowledged try would also explain: is the object there, and ours?
+    async fn settle(&self, key: &str, meta: &ObjectMeta, crc: Crc64, error: StoreError) -> Result<StoredObject, StoreError> {
+        if !matches!(error, StoreError::DestinationExists { .. } | StoreError::UploadGone { .. }) {
+            return Err(error);
+        }
+        match self.look(key).await {
+            Ok(Some(found)) if found.is_ours(meta, Some(crc)) => Ok(stored(found, crc)),
+            Err(looking) if looking.is_retryable() => Err(looking),
+            _ => Err(error),
+        }
+    }
+
+    /// If the service says what it computed, it must be ours; notes that it says so.
+    fn compare(&self, key: &str, answer: &Response, ours: Crc64) -> Result<(), StoreError> {
+        let told = answer.headers().get(CRC_HEADER).and_then(|text| text.to_str().ok());
+        self.verifies.get_or_init(|| told.is_some());
+        match told {
+            Some(text) if text != crc_text(ours) => {
+                let detail = format!("the store computed {text}, we sent {}", crc_text(ours));
+                Err(StoreError::ChecksumMismatch { object: key.to_owned(), detail })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn stored(&self, answer: &Response, crc: Crc64) -> StoredObject {
+        let header = |name: &str| text_of(answer.headers(), name);
+        let verified_by_store = self.verifies.get() == Some(&true);
+        StoredObject { etag: header("etag").map(bare), crc, verified_by_store, version_id: header("x-ms-version-id").map(str::to_owned) }
+    }
+}
+
+/// A request that writes an object: its metadata, and the condition that nothing is replaced.
+fn writing<'a>(mut request: Request<'a>, meta: &ObjectMeta, crc: Crc64) -> Request<'a> {
+    let mut pairs = metadata(meta);
+    // As rclone writes it to this platform.
+    pairs.insert("mtime".to_owned(), time::rfc3339(meta.mtime_ns));
+    pairs.insert(CRC.to_owned(), crc.to_base64());
+    for (name, value) in pairs {
+        request = request.header(&format!("{META_HEADER}{}", identifier(&name)), &value);
+    }
+    if meta.overwrite { request } else { request.header("if-none-match", "*") }
+}
+
+#[async_trait]
+impl Store for AzureStore {
+    fn place(&self) -> String {
+        self.0.client.place.clone()
+    }
+
+    fn takes_only_text(&self) -> bool {
+        true
+    }
+
+    fn limits(&self) -> Limits {
+        LIMITS
+    }
+
+    /// Writes under a condition that no blob can meet: who may not write is told so before that is looked at.
+    async fn check(&self, prefix: &str) -> Result<(), StoreError> {
+        let key = format!("{prefix}{PROBE}");
+        let request = self.0.request("put a blob", Method::PUT, &key, 0).header("x-ms-blob-type", "BlockBlob");
+        match self.0.client.send(request.header("if-match", "\"0x0\"").body(&Body::default())).await {
+            Err(StoreError::DestinationExists { .. }) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => {
+                let detail = "it writes in spite of a condition that is not met".to_owned();
+                self.delete(&ObjectKey::new(key.as_bytes())?).await?;
+                Err(StoreError::NotSupported { place: self.place(), action: "write under a condition", detail })
+            }
+        }
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, StoreError> {
+        Ok(self.0.look(&text_key(key)?).await?.map(|found| found.info))
+    }
+
+    async fn read(&self, key: &ObjectKey, range: Range<u64>, expected: Option<&ObjectInfo>) -> Result<ObjectRange, StoreError> {
+        let key = text_key(key)?;
+        let changed = |what| StoreError::ObjectChanged { object: key.clone(), what };
+        let mut request = self.0.request("read a blob", Method::GET, &key, 0);
+        request = request.header("x-ms-range", &format!("bytes={}-{}", range.start, range.end - 1));
+        if let Some(etag) = expected.and_then(|expected| expected.etag.as_ref()) {
+            request = request.header("if-match", &format!("\"{etag}\""));
+        }
+        let mut answer = match self.0.client.send(request).await {
+            Ok(answer) => answer,
+            Err(StoreError::DestinationExists { .. }) => return Err(changed("its entity tag")),
+            Err(StoreError::Rejected { code, .. }) if code == "InvalidRange" || code == "HTTP 416" => {
+                return Err(changed("it ends early"));
+            }
+            Err(error) => return Err(error),
+        };
+        let info = found(answer.headers(), text_of(answer.headers(), "content-range")).info;
+        if expected.is_some_and(|expected| !expected.is_same(&info)) {
+            return Err(changed("its size, time or entity tag"));
+        }
+        let broken = |what: &str| StoreError::Unavailable { place: self.place(), detail: format!("while {key} was read: {what}") };
+        let (mut bytes, mut left) = (Vec::new(), range.end - range.start);
+        loop {
+            match answer.chunk().await {
+                Ok(Some(chunk)) if chunk.len() as u64 <= left => {
+                    left -= chunk.len() as u64;
+                    bytes.push(chunk);
+                }
+                Ok(Some(_)) => return Err(broken("more bytes than were asked for")),
+                Ok(None) if left == 0 => return Ok(ObjectRange { info, bytes }),
+                Ok(None) if info.size < range.end => return Err(changed("it ends early")),
+                Ok(None) => return Err(broken("the answer ended early")),
+                Err(error) => return Err(broken(&errors::plain(&error))),
+            }
+        }
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&[u8]>, limit: usize, depth: Depth) -> Result<Listing, StoreError> {
+        self.0.list(prefix, after, limit, depth).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<bool, StoreError> {
+        let key = text_key(key)?;
+        match self.0.client.send(self.0.request("delete a blob", Method::DELETE, &key, 0)).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::ObjectGone { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError> {
+        let (key, crc) = (text_key(key)?, body.crc());
+        if let Some(done) = self.0.make_way(&key, &meta, Some(crc)).await? {
+            return Ok(done);
+        }
+        let request = self.0.request("put a blob", Method::PUT, &key, body.len());
+        let request = request.header("x-ms-blob-type", "BlockBlob").header(CRC_HEADER, &crc_text(crc)).body(&body);
+        match self.0.client.send(writing(request, &meta, crc)).await {
+            Ok(answer) => {
+                self.0.compare(&key, &answer, crc)?;
+                Ok(self.0.stored(&answer, crc))
+            }
+            Err(error) => self.0.settle(&key, &meta, crc, error).await,
+        }
+    }
+
+    async fn begin(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Arc<dyn Upload>, StoreError> {
+        let key = text_key(key)?;
+        self.0.make_way(&key, &meta, None).await?;
+        Ok(Arc::new(BlockUpload { container: Arc::clone(&self.0), key, id: rand::random(), meta }))
+    }
+
+    async fn reopen(&self, key: &ObjectKey, meta: ObjectMeta, handle: &str) -> Result<Arc<dyn Upload>, StoreError> {
+        let key = text_key(key)?;
+        let id = u128::from_str_radix(handle, 16).map_err(|_| StoreError::UploadGone { object: key.clone() })?;
+        Ok(Arc::new(BlockUpload { container: Arc::clone(&self.0), key, id, meta }))
+    }
+
+    async fn find_own(&self, key: &ObjectKey, meta: ObjectMeta, crc: Crc64) -> Result<Option<StoredObject>, StoreError> {
+        let found = self.0.look(&text_key(key)?).await?;
+        Ok(found.filter(|found| found.is_ours(&meta, Some(crc))).map(|found| stored(found, crc)))
+    }
+}
+
+fn stored(found: Found, crc: Crc64) -> StoredObject {
+    StoredObject { etag: found.info.etag, crc, verified_by_store: false, version_id: found.version_id }
+}
+
+/// What the headers of an answer say of a blob; `range`: Content-Range, where only some of it is in the answer.
+fn found(headers: &HeaderMap, range: Option<&str>) -> Found {
+    let pairs: HashMap<String, String> = headers
+        .iter()
+        .filter_map(|(name, value)| Some((name.as_str().strip_prefix(META_HEADER)?, value.to_str().ok()?)))
+        .map(|(name, value)| (plain_name(name), value.to_owned()))
+        .collect();
+    let whole = range.and_then(|range| range.rsplit_once('/')?.1.parse().ok());
+    let length = || text_of(headers, "content-length").and_then(|text| text.parse().ok());
+    let described = described(Some(&pairs));
+    let attributes = described.attributes.iter().filter(|(name, _)| name != CRC).cloned().collect();
+    let info = ObjectInfo {
+        size: whole.or_else(length).unwrap_or(0),
+        etag: text_of(headers, "etag").map(bare),
+        crc: pairs.get(CRC).and_then(|text| Crc64::from_base64(text)),
+        modified_ns: text_of(headers, "last-modified").and_then(date_ns),
+        attributes,
+        ..described
+    };
+    Found { info, token: pairs.get(TOKEN).cloned(), version_id: text_of(headers, "x-ms-version-id").map(str::to_owned) }
+}
+
+fn text_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn bare(etag: &str) -> String {
+    etag.trim_start_matches("W/").trim_matches('"').to_owned()
+}
+
+/// An HTTP date, nanoseconds since 1970-01-01 UTC.
+fn date_ns(text: &str) -> Option<i64> {
+    let since = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_nanos()).ok()
+}
+
+/// A checksum as the service writes it: its bytes, lowest first, in base64.
+fn crc_text(crc: Crc64) -> String {
+    BASE64_STANDARD.encode(crc.0.to_le_bytes())
+}
+
+/// A metadata name as the service takes it, an identifier: `-`, `.`, a digit at the beginning and an `_` that would look like one of these become
+/// `_xHH_`.
+fn identifier(name: &str) -> String {
+    let mut written = String::with_capacity(name.len());
+    for (at, c) in name.char_indices() {
+        let plain = c.is_ascii_alphabetic() || (at > 0 && c.is_ascii_digit()) || (c == '_' && !name[at + 1..].starts_with('x'));
+        if plain { written.push(c) } else { written.push_str(&format!("_x{:02x}_", u32::from(c))) }
+    }
+    written
+}
+
+/// The reverse.
+fn plain_name(name: &str) -> String {
+    let (mut read, mut rest) = (String::with_capacity(name.len()), name);
+    while let Some(at) = rest.find("_x") {
+        let code = rest.get(at + 2..at + 5).and_then(|text| text.strip_suffix('_'));
+        let c = code.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(u8::is_ascii_graphic);
+        read.push_str(&rest[..at]);
+        rest = if let Some(c) = c {
+            read.push(char::from(c));
+            &rest[at + 5..]
+        } else {
+            read.push_str("_x");
+            &rest[at + 2..]
+        };
+    }
+    read + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_names_come_back() {
+        for name in ["mtime", "tradewind-upload", "user.a_b", "1st", "_x2d_", "a_x", "a__b", "xattr-b32.mfxgi"] {
+            let written = identifier(name);
+            assert!(written.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'), "{written}");
+            assert!(!written.starts_with(|c: char| c.is_ascii_digit()), "{written}");
+            assert_eq!(plain_name(&written), name, "{written}");
+        }
+        // What others wrote stays as it is.
+        for name in ["hdi_isfolder", "a_xy", "_x", "a_x2", "a_xzz_"] {
+            assert_eq!(plain_name(name), name);
+        }
+    }
+
+    /// "123456789" has the check value 0xAE8B14860A799888 (catalogue of parametrised CRC algorithms, CRC-64/NVME).
+    #[test]
+    fn checksums_are_written_lowest_byte_first() {
+        assert_eq!(Crc64::of(b"123456789").0, 0xae8b_1486_0a79_9888);
+        assert_eq!(BASE64_STANDARD.decode(crc_text(Crc64::of(b"123456789"))).unwrap(), 0xae8b_1486_0a79_9888_u64.to_le_bytes());
+    }
+}
