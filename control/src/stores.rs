@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use tradewind_api::{ApiCode, DestinationName, DestinationUrl, ErrorCode, Problem, ResumePolicy, Submission, SubmitRequest};
-use tradewind_ipc::{Destination, Job, Receive, S3Store, Store};
+use tradewind_api::{ApiCode, BucketScheme, DestinationName, DestinationUrl, ErrorCode, Problem, ResumePolicy, Submission, SubmitRequest};
+use tradewind_ipc::{AzureStore, Destination, Job, Receive, S3Store, Store};
 
 use crate::auth::Identified;
-use crate::config::{S3Config, StoreConfig};
+use crate::config::StoreConfig;
 
 /// A place in a configured store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +86,9 @@ fn is_below(destination: &Destination, source: &Destination) -> bool {
         match &at.store {
             Store::Local { root } => format!("{}/{name}", root.display()),
             Store::S3(store) => format!("{} {}/{name}", store.endpoint.as_deref().unwrap_or_default(), store.bucket),
+            Store::Azure(store) => {
+                format!("{} {} {}/{name}", store.endpoint.as_deref().unwrap_or_default(), store.account, store.container)
+            }
         }
     };
     let (to, from) = (place(destination), place(source));
@@ -102,18 +105,15 @@ pub fn resolve(stores: &BTreeMap<String, StoreConfig>, user: &Identified, destin
     let allowed = |name: &str| user.stores.as_ref().is_none_or(|own| own.iter().any(|store| store == name));
     let mut visible = stores.iter().filter(|(name, _)| allowed(name));
     match destination {
-        DestinationUrl::S3 { bucket, name } => {
-            let fits = |config: &S3Config| config.buckets.iter().any(|b| b == bucket || b == "*");
-            let mut fitting = visible.filter_map(|(store, config)| match config {
-                StoreConfig::S3(config) if fits(config) => Some((store, config)),
-                _ => None,
-            });
-            let (first, config) = fitting.next().ok_or_else(|| unknown(format!("no S3 store with bucket '{bucket}'")))?;
+        DestinationUrl::Bucket { scheme, bucket, name } => {
+            let mut fitting = visible.filter(|(_, config)| scheme_of(config) == Some(*scheme) && allows(config, bucket));
+            let none = || unknown(format!("no store for {}:// with bucket '{bucket}'", scheme.as_str()));
+            let (first, config) = fitting.next().ok_or_else(none)?;
             if let Some((second, _)) = fitting.next() {
                 let detail = format!("bucket '{bucket}' can be in store '{first}' or in store '{second}'");
                 return Err(Problem::new(ApiCode::Invalid, detail).with_hint(format!("write {first}:{bucket}/… or {second}:{bucket}/…")));
             }
-            Ok(resolved(first, in_bucket(config, bucket.clone(), name.clone())))
+            in_bucket(config, bucket.clone(), name.clone()).map(|destination| resolved(first, destination)).ok_or_else(none)
         }
         DestinationUrl::File { path, into } => {
             let path = Path::new(path);
@@ -130,13 +130,14 @@ pub fn resolve(stores: &BTreeMap<String, StoreConfig>, user: &Identified, destin
         DestinationUrl::Named { store, path, into } => match visible.find(|(name, _)| *name == store) {
             None => Err(unknown(format!("no store named '{store}'"))),
             Some((_, StoreConfig::Local { root })) => Ok(resolved(store, in_directory(root, path, *into)?)),
-            Some((_, StoreConfig::S3(config))) => {
+            Some((_, config)) => {
                 let split = DestinationUrl::bucket_and_name(path, *into);
                 let (bucket, name) = split.map_err(|e| Problem::new(ErrorCode::DestinationInvalid, e.to_string()))?;
-                if !config.buckets.iter().any(|b| *b == bucket || b == "*") {
-                    return Err(unknown(format!("store '{store}' has no bucket '{bucket}'")));
+                let none = unknown(format!("store '{store}' has no bucket '{bucket}'"));
+                if !allows(config, &bucket) {
+                    return Err(none);
                 }
-                Ok(resolved(store, in_bucket(config, bucket, name)))
+                in_bucket(config, bucket, name).map(|destination| resolved(store, destination)).ok_or(none)
             }
         },
     }
@@ -146,18 +147,48 @@ fn unknown(detail: String) -> Problem {
     Problem::new(ApiCode::StoreUnknown, detail)
 }
 
-fn in_bucket(config: &S3Config, bucket: String, name: DestinationName) -> Destination {
-    let store = Store::S3(S3Store {
-        endpoint: config.endpoint.clone(),
-        region: config.region.clone(),
-        bucket,
-        access_key: config.access_key.clone(),
-        secret_key: config.secret_key.clone(),
-        session_token: config.session_token.clone(),
-        path_style: config.path_style,
-        dialect: config.dialect,
-    });
-    Destination { store, name }
+/// What URLs of a store begin with, if it has buckets.
+const fn scheme_of(config: &StoreConfig) -> Option<BucketScheme> {
+    match config {
+        StoreConfig::S3(_) => Some(BucketScheme::S3),
+        StoreConfig::Azure(_) => Some(BucketScheme::Azure),
+        StoreConfig::Local { .. } => None,
+    }
+}
+
+/// Whether the configuration lets a store's bucket be used.
+fn allows(config: &StoreConfig, bucket: &str) -> bool {
+    let among = |buckets: &[String]| buckets.iter().any(|known| known == bucket || known == "*");
+    match config {
+        StoreConfig::S3(config) => among(&config.buckets),
+        StoreConfig::Azure(config) => among(&config.containers),
+        StoreConfig::Local { .. } => false,
+    }
+}
+
+/// `None` for a store without buckets.
+fn in_bucket(config: &StoreConfig, bucket: String, name: DestinationName) -> Option<Destination> {
+    let store = match config {
+        StoreConfig::S3(config) => Store::S3(S3Store {
+            endpoint: config.endpoint.clone(),
+            region: config.region.clone(),
+            bucket,
+            access_key: config.access_key.clone(),
+            secret_key: config.secret_key.clone(),
+            session_token: config.session_token.clone(),
+            path_style: config.path_style,
+            dialect: config.dialect,
+        }),
+        StoreConfig::Azure(config) => Store::Azure(AzureStore {
+            account: config.account.clone(),
+            endpoint: config.endpoint.clone(),
+            container: bucket,
+            account_key: config.account_key.clone(),
+            sas: config.sas.clone(),
+        }),
+        StoreConfig::Local { .. } => return None,
+    };
+    Some(Destination { store, name })
 }
 
 fn in_directory(root: &Path, relative: &str, into: bool) -> Result<Destination, Problem> {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tradewind_ipc::{Destination, DestinationName, Dialect as IpcDialect, ErrorCode, Store as IpcStore};
 use tradewind_storage::{
-    Credentials, Dialect, LocalStore, ObjectName, RetryPolicy, S3Config, S3Store, Store, StoreError, UploadError, check_destination,
+    AzureConfig, AzureCredentials, AzureStore, Credentials, Dialect, LocalStore, ObjectName, RetryPolicy, S3Config, S3Store, Store,
+    StoreError, UploadError, check_destination,
 };
 
 /// Opens the store and finds out whether it takes objects.
@@ -42,6 +43,15 @@ pub(crate) fn open_store(store: &IpcStore) -> Result<Arc<dyn Store>, StoreError>
                 credentials,
             };
             Arc::new(S3Store::open(&config)?)
+        }
+        IpcStore::Azure(azure) => {
+            let credentials = match (&azure.account_key, &azure.sas) {
+                (Some(key), _) => AzureCredentials::key(key.expose())?,
+                (None, Some(sas)) => AzureCredentials::sas(sas.expose()),
+                (None, None) => AzureCredentials::from_env()?,
+            };
+            let (account, container, endpoint) = (azure.account.clone(), azure.container.clone(), azure.endpoint.clone());
+            Arc::new(AzureStore::open(&AzureConfig { account, container, endpoint, credentials })?)
         }
     })
 }

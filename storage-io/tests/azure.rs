@@ -159,8 +159,11 @@ async fn many_pages(store: &Arc<AzureStore>) {
     let mut sorted = names.clone();
     sorted.sort_unstable();
     for limit in [1000, 7] {
-        let listed: Vec<String> =
-            pages(&**store, "many/", limit, Depth::All).await.iter().map(|entry| String::from_utf8(entry.key().to_vec()).unwrap()).collect();
+        let listed: Vec<String> = pages(&**store, "many/", limit, Depth::All)
+            .await
+            .iter()
+            .map(|entry| String::from_utf8(entry.key().to_vec()).unwrap())
+            .collect();
         assert_eq!(listed, sorted, "pages of {limit}");
     }
 }

@@ -9,9 +9,11 @@ use crate::limits::{BUCKET_BYTES, DESTINATION_BYTES_MAX, OBJECT_KEY_BYTES_MAX, P
 /// A destination, split. Text is taken literally: nothing is percent-decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DestinationUrl {
-    /// `s3://bucket/key`: any configured S3 store that allows the bucket.
-    S3 {
-        /// Bucket.
+    /// `s3://bucket/key` or `az://container/key`: any configured store of the kind that allows the bucket or container.
+    Bucket {
+        /// What kind of store.
+        scheme: BucketScheme,
+        /// Bucket or container.
         bucket: String,
         /// Prefix or key.
         name: DestinationName,
@@ -23,7 +25,7 @@ pub enum DestinationUrl {
         /// The text ended in a slash: files keep their names below it.
         into: bool,
     },
-    /// `STORE:path`: a configured store by name. For an S3 store the path's first component is the bucket.
+    /// `STORE:path`: a configured store by name. For one with buckets the path's first component is the bucket.
     Named {
         /// Name of the store.
         store: String,
@@ -34,11 +36,33 @@ pub enum DestinationUrl {
     },
 }
 
+/// Kinds of stores that have buckets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BucketScheme {
+    /// `s3://`: S3 and what speaks like it.
+    S3,
+    /// `az://`: Azure Blob Storage, whose buckets are called containers.
+    Azure,
+}
+
+impl BucketScheme {
+    const ALL: [Self; 2] = [Self::S3, Self::Azure];
+
+    /// As in URLs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::Azure => "az",
+        }
+    }
+}
+
 /// A destination that breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DestinationError {
     /// No known form.
-    #[error("'{0}' is not a destination: expected s3://BUCKET/PREFIX/, file:///PATH/ or STORE:PATH/")]
+    #[error("'{0}' is not a destination: expected s3://BUCKET/PREFIX/, az://CONTAINER/PREFIX/, file:///PATH/ or STORE:PATH/")]
     Form(String),
     /// Too long.
     #[error("the destination's {what} has {bytes} bytes, {limit} are allowed")]
@@ -74,9 +98,11 @@ impl DestinationUrl {
         if text.chars().any(char::is_control) {
             return Err(DestinationError::Control);
         }
-        if let Some(rest) = text.strip_prefix("s3://") {
-            let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
-            return Ok(Self::S3 { bucket: check_bucket(bucket)?.to_owned(), name: object_name(key)? });
+        for scheme in BucketScheme::ALL {
+            if let Some(rest) = text.strip_prefix(scheme.as_str()).and_then(|rest| rest.strip_prefix("://")) {
+                let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+                return Ok(Self::Bucket { scheme, bucket: check_bucket(bucket)?.to_owned(), name: object_name(key)? });
+            }
         }
         if let Some(path) = text.strip_prefix("file://") {
             let relative = path.strip_prefix('/').ok_or_else(|| DestinationError::Form(text.to_owned()))?;
@@ -110,7 +136,7 @@ impl DestinationUrl {
     #[must_use]
     pub fn names_one_file(&self) -> bool {
         match self {
-            Self::S3 { name, .. } => matches!(name, DestinationName::Exact(_)),
+            Self::Bucket { name, .. } => matches!(name, DestinationName::Exact(_)),
             Self::File { into, .. } | Self::Named { into, .. } => !into,
         }
     }
@@ -120,7 +146,9 @@ impl fmt::Display for DestinationUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let slash = |into: &bool, path: &str| if *into && !path.is_empty() && path != "/" { "/" } else { "" };
         match self {
-            Self::S3 { bucket, name: DestinationName::Into(key) | DestinationName::Exact(key) } => write!(f, "s3://{bucket}/{key}"),
+            Self::Bucket { scheme, bucket, name: DestinationName::Into(key) | DestinationName::Exact(key) } => {
+                write!(f, "{}://{bucket}/{key}", scheme.as_str())
+            }
             Self::File { path, into } => write!(f, "file://{path}{}", slash(into, path)),
             Self::Named { store, path, into } => write!(f, "{store}:{path}{}", slash(into, path)),
         }
@@ -202,7 +230,7 @@ mod tests {
     use super::*;
 
     fn s3(bucket: &str, name: DestinationName) -> DestinationUrl {
-        DestinationUrl::S3 { bucket: bucket.into(), name }
+        DestinationUrl::Bucket { scheme: BucketScheme::S3, bucket: bucket.into(), name }
     }
 
     #[test]
@@ -210,6 +238,7 @@ mod tests {
         use DestinationName::{Exact, Into};
         let named = |path: &str, into| DestinationUrl::Named { store: "archive".into(), path: path.into(), into };
         for (text, expected) in [
+            ("az://files/a/", DestinationUrl::Bucket { scheme: BucketScheme::Azure, bucket: "files".into(), name: Into("a/".into()) }),
             ("s3://bucket", s3("bucket", Into(String::new()))),
             ("s3://bucket/", s3("bucket", Into(String::new()))),
             ("s3://bucket/a/b/", s3("bucket", Into("a/b/".into()))),
@@ -284,7 +313,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn what_parses_prints_as_what_parses_to_the_same(text in "(s3://|file://|ab:)[a-c./]{0,12}") {
+        fn what_parses_prints_as_what_parses_to_the_same(text in "(s3://|az://|file://|ab:)[a-c./]{0,12}") {
             if let Ok(url) = DestinationUrl::parse(&text) {
                 proptest::prop_assert_eq!(DestinationUrl::parse(&url.to_string()), Ok(url));
                 proptest::prop_assert!(!text.contains("/../") && !text.ends_with("/.."));

@@ -38,7 +38,7 @@ mod types;
 
 pub use address::{AddressError, DEFAULT_PORT, ServerAddress};
 pub use client::{Client, ClientError, Credentials};
-pub use destination::{DestinationError, DestinationUrl, check_relative_name, is_store_name};
+pub use destination::{BucketScheme, DestinationError, DestinationUrl, check_relative_name, is_store_name};
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use known::{KnownServers, KnownServersError, Trust, TrustError, Trusted, establish_trust};
 pub use objects::{ListQuery, ObjectQuery, Removed, folder_url};

@@ -234,7 +234,7 @@ fn check_removal(url: &str, options: &RmOptions) -> Result<(), Failure> {
     let usage = |detail: String, hint: &str| Err(Failure::Usage { detail, hint: hint.to_owned() });
     let parsed = parse(url)?;
     let everything = match &parsed {
-        DestinationUrl::S3 { name: DestinationName::Into(prefix), .. } => prefix.is_empty(),
+        DestinationUrl::Bucket { name: DestinationName::Into(prefix), .. } => prefix.is_empty(),
         DestinationUrl::Named { path, .. } => path.is_empty(),
         _ => false,
     };

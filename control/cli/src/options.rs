@@ -65,6 +65,7 @@ on a copy, is the way back; whoever loses the passphrase or the key file loses t
 
 Destinations:
   s3://BUCKET/PREFIX/   any S3 store of the server that allows the bucket
+  az://CONTAINER/PREFIX/ any Azure store of the server that allows the container
   file:///PATH/         a directory that the server offers
   STORE:PATH/           a store by its name in the server's configuration
 
@@ -109,6 +110,7 @@ Examples:
 const URLS: &str = "\
 URLs are those of `tradewind send`, and you may list and remove where you may send to:
   s3://BUCKET/PREFIX/   any S3 store of the server that allows the bucket
+  az://CONTAINER/PREFIX/ any Azure store of the server that allows the container
   file:///PATH/         a directory that the server offers
   STORE:PATH/           a store by its name in the server's configuration
 With '/' at its end a URL is a folder; without, an object, and for ls all that begins with it.";

@@ -35,7 +35,7 @@ pub use code::{ErrorCode, exit};
 pub use error::IpcError;
 pub use frame::{FRAME_BYTES_MAX, FrameDecoder, encode_frame};
 pub use message::{
-    Cipher, DataEndpoint, Destination, DestinationName, Dialect, DurableList, DurableSummary, FileDone, FromEngine, Hello, Job,
+    AzureStore, Cipher, DataEndpoint, Destination, DestinationName, Dialect, DurableList, DurableSummary, FileDone, FromEngine, Hello, Job,
     LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneGroup, LaneOrders, LaneRate, LaneReceipt, LaneReport, LaneTotals, Limiter, OpenLane,
     PROTOCOL_VERSION, Progress, RatePolicy, Ready, Receive, Role, S3Store, StageLatency, Stats, Store, ToEngine, XdpMode, XdpStatus,
 };

@@ -342,6 +342,25 @@ pub enum Store {
     },
     /// A bucket behind an S3 API.
     S3(S3Store),
+    /// A container of Azure Blob Storage.
+    Azure(AzureStore),
+}
+
+/// A container of Azure Blob Storage and how to reach it. Without key and signature the engine's environment is used, and what that does not hold
+/// the identity of its machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AzureStore {
+    /// Storage account.
+    pub account: String,
+    /// URL below which containers lie; `None` for Azure itself.
+    pub endpoint: Option<String>,
+    /// Container.
+    pub container: String,
+    /// The account's key, base64.
+    pub account_key: Option<SecretText>,
+    /// A shared access signature.
+    pub sas: Option<SecretText>,
 }
 
 /// A bucket and how to reach it.

@@ -9,7 +9,7 @@ use tradewind_ipc::SecretText;
 use super::caps;
 use super::load::{Reader, Severity, Written};
 use super::sections::{StoreKind, StoreSection, UserSection};
-use super::{Config, S3Config, StoreConfig, User};
+use super::{AzureConfig, Config, S3Config, StoreConfig, User};
 
 const SECRET_BYTES_MIN: usize = 12;
 const SECRET_FILE_BYTES_MAX: u64 = 4096;
@@ -130,19 +130,18 @@ fn user(section: &UserSection, line: usize, written: &Written, reader: &mut Read
 }
 
 fn store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Option<StoreConfig> {
-    if !is_store_name(name) || name == "s3" || name == "file" {
-        reader.error(line, format!("stores.{name}: a store's name is 2 to 64 letters, digits, '-' and '_', and not s3 or file"));
+    if !is_store_name(name) || matches!(name, "s3" | "az" | "file") {
+        reader.error(line, format!("stores.{name}: a store's name is 2 to 64 letters, digits, '-' and '_', and not s3, az or file"));
     }
     match section.kind {
         StoreKind::Local => local_store(name, section, line, reader),
         StoreKind::S3 => s3_store(name, section, line, reader),
+        StoreKind::Azure => azure_store(name, section, line, reader),
     }
 }
 
 fn local_store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Option<StoreConfig> {
-    let s3_only = section.endpoint.is_some() || section.region.is_some() || section.buckets.is_some() || section.access_key.is_some();
-    let s3_only = s3_only || section.secret_key.is_some() || section.secret_key_file.is_some() || section.secret_key_env.is_some();
-    if s3_only || section.session_token.is_some() || section.path_style.is_some() || section.dialect.is_some() {
+    if section.endpoint.is_some() || section.has_s3() || section.has_azure() {
         reader.error(line, format!("stores.{name}: a local store has only 'kind' and 'root'"));
     }
     let Some(root) = &section.root else {
@@ -159,12 +158,10 @@ fn local_store(name: &str, section: &StoreSection, line: Option<usize>, reader: 
 }
 
 fn s3_store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Option<StoreConfig> {
-    if section.root.is_some() {
-        reader.error(line, format!("stores.{name}: 'root' is for local stores"));
+    if section.root.is_some() || section.has_azure() {
+        reader.error(line, format!("stores.{name}: an S3 store has no 'root', which is for local stores, and nothing that is for Azure"));
     }
-    if let Some(endpoint) = section.endpoint.as_ref().filter(|e| !e.starts_with("https://") && !e.starts_with("http://")) {
-        reader.error(line, format!("stores.{name}.endpoint '{endpoint}' does not begin with https:// or http://"));
-    }
+    check_endpoint(name, section, line, reader);
     if section.endpoint.is_none() && section.region.is_none() {
         reader.error(line, format!("stores.{name}: give 'region' for AWS, or 'endpoint' for another server"));
     }
@@ -188,6 +185,40 @@ fn s3_store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mu
         path_style: section.path_style.unwrap_or(section.endpoint.is_some()),
         dialect: section.dialect.unwrap_or_default(),
     }))
+}
+
+fn check_endpoint(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) {
+    if let Some(endpoint) = section.endpoint.as_ref().filter(|e| !e.starts_with("https://") && !e.starts_with("http://")) {
+        reader.error(line, format!("stores.{name}.endpoint '{endpoint}' does not begin with https:// or http://"));
+    }
+}
+
+fn azure_store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Option<StoreConfig> {
+    if section.root.is_some() || section.has_s3() {
+        reader.error(
+            line,
+            format!("stores.{name}: an Azure store has 'account', 'containers', 'endpoint' and a key or signature, nothing else"),
+        );
+    }
+    check_endpoint(name, section, line, reader);
+    let account = section.account.clone().unwrap_or_default();
+    if account.is_empty() || !account.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
+        reader.error(line, format!("stores.{name}: an Azure store needs 'account', lower-case letters and digits"));
+    }
+    let containers = section.containers.clone().unwrap_or_default();
+    if containers.is_empty() {
+        reader.error(line, format!("stores.{name}: list the containers that may be written to in 'containers' ([\"*\"] for all)"));
+    }
+    let what = format!("stores.{name}.account_key");
+    let (file, env) = (section.account_key_file.as_deref(), section.account_key_env.as_deref());
+    let account_key = secret(&what, section.account_key.as_ref(), file, env, line.unwrap_or(1), reader).ok()?;
+    let what = format!("stores.{name}.sas");
+    let (file, env) = (section.sas_file.as_deref(), section.sas_env.as_deref());
+    let sas = secret(&what, section.sas.as_ref(), file, env, line.unwrap_or(1), reader).ok()?;
+    if account_key.is_some() && sas.is_some() {
+        reader.error(line, format!("stores.{name}: give account_key or sas, not both"));
+    }
+    Some(StoreConfig::Azure(AzureConfig { account, endpoint: section.endpoint.clone(), containers, account_key, sas }))
 }
 
 /// The secret from the one of three places that is given; `Ok(None)` if none is, `Err` after a problem was reported.

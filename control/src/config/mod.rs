@@ -79,6 +79,8 @@ pub struct User {
 pub enum StoreConfig {
     /// Buckets behind an S3 API.
     S3(S3Config),
+    /// Containers of an Azure storage account.
+    Azure(AzureConfig),
     /// A directory of this machine.
     Local {
         /// Absolute path; nothing outside is written.
@@ -105,4 +107,20 @@ pub struct S3Config {
     pub path_style: bool,
     /// What this server can do.
     pub dialect: Dialect,
+}
+
+/// Containers of an Azure storage account. Without key and signature the engine's environment is used, and what that does not hold the identity
+/// of its machine.
+#[derive(Debug, Clone)]
+pub struct AzureConfig {
+    /// Storage account.
+    pub account: String,
+    /// URL below which containers lie; `None` for Azure itself.
+    pub endpoint: Option<String>,
+    /// Containers that may be written to; `*` stands for all.
+    pub containers: Vec<String>,
+    /// The account's key, base64.
+    pub account_key: Option<SecretText>,
+    /// A shared access signature.
+    pub sas: Option<SecretText>,
 }

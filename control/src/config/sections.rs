@@ -196,6 +196,7 @@ pub(super) struct UserSection {
 #[serde(rename_all = "snake_case")]
 pub(super) enum StoreKind {
     S3,
+    Azure,
     Local,
 }
 
@@ -226,6 +227,38 @@ pub(super) struct StoreSection {
     pub(super) path_style: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) dialect: Option<Dialect>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) account: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) containers: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "redacted")]
+    pub(super) account_key: Option<SecretText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) account_key_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) account_key_env: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "redacted")]
+    pub(super) sas: Option<SecretText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sas_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sas_env: Option<String>,
+}
+
+impl StoreSection {
+    /// Whether it says something that only S3 stores have.
+    pub(super) const fn has_s3(&self) -> bool {
+        let secret = self.secret_key.is_some() || self.secret_key_file.is_some() || self.secret_key_env.is_some();
+        let place = self.region.is_some() || self.buckets.is_some() || self.path_style.is_some() || self.dialect.is_some();
+        secret || place || self.access_key.is_some() || self.session_token.is_some()
+    }
+
+    /// Whether it says something that only Azure stores have.
+    pub(super) const fn has_azure(&self) -> bool {
+        let key = self.account_key.is_some() || self.account_key_file.is_some() || self.account_key_env.is_some();
+        let sas = self.sas.is_some() || self.sas_file.is_some() || self.sas_env.is_some();
+        key || sas || self.account.is_some() || self.containers.is_some()
+    }
 }
 
 #[expect(clippy::ref_option, reason = "the signature that serde asks for")]

@@ -22,7 +22,8 @@ use crate::store::Body;
 const API_VERSION: &str = "2021-12-02";
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Where a machine of Azure asks for its identity's tokens ("Azure Instance Metadata Service").
-const IDENTITY_URL: &str = "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fstorage.azure.com%2F";
+const IDENTITY_URL: &str =
+    "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fstorage.azure.com%2F";
 /// A token is asked for again so long before it expires.
 const TOKEN_MARGIN: Duration = Duration::from_secs(300);
 

@@ -136,7 +136,9 @@ mod tests {
         };
         assert_eq!(config("acct", None).base().unwrap(), "https://acct.blob.core.windows.net");
         assert_eq!(config("acct", Some("http://127.0.0.1:1/acct/")).base().unwrap(), "http://127.0.0.1:1/acct");
-        assert!(config("Acct", None).base().is_err() && config("a/b", None).base().is_err() && config("acct", Some("ftp://x")).base().is_err());
+        assert!(
+            config("Acct", None).base().is_err() && config("a/b", None).base().is_err() && config("acct", Some("ftp://x")).base().is_err()
+        );
         let place = config("acct", Some("https://user:password@host/acct")).place();
         assert!(!place.contains("password") && place.contains("host/acct"), "{place}");
     }

@@ -89,7 +89,7 @@ fn place_of(destination: &DestinationUrl) -> (String, String) {
         place.truncate(folder);
     }
     let store = match destination {
-        DestinationUrl::S3 { bucket, .. } => format!("s3://{bucket}"),
+        DestinationUrl::Bucket { scheme, bucket, .. } => format!("{}://{bucket}", scheme.as_str()),
         DestinationUrl::File { .. } => "file:".to_owned(),
         DestinationUrl::Named { store, .. } => format!("{store}:"),
     };
