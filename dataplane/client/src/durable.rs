@@ -68,7 +68,7 @@ impl Durable {
             return None;
         }
         // A source that cannot be looked at is found out when it is opened.
-        let (size, mtime_ns) = source::size_and_time(&source.path).ok()?;
+        let (size, mtime_ns) = source::size_and_time(source).ok()?;
         let size = sent(size)?;
         self.files.contains(&fingerprint(&source.name, size, mtime_ns)).then_some(size)
     }

@@ -1,10 +1,10 @@
 //! Reading sources and cutting them into blocks.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tradewind_storage::RunningCrc64;
 use crate::durable::Durable;
 use crate::error::SourceError;
 use crate::keep::{Keep, KeepError, SourceNote};
+use crate::origin::Origin;
 use crate::sealed::{SealedFile, Sealing};
 
 /// Bytes read at once to compare contents.
@@ -29,6 +30,32 @@ pub struct Source {
     pub path: PathBuf,
     /// Relative name at the destination, components separated by `/`.
     pub name: Vec<u8>,
+    /// What of it is sent.
+    pub kind: SourceKind,
+}
+
+/// What is sent of a source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceKind {
+    /// The contents of the regular file that the path leads to.
+    #[default]
+    File,
+    /// The path is a symbolic link, and the bytes of its target are the contents.
+    Link,
+}
+
+impl Source {
+    /// A regular file, or a symbolic link that is followed to one.
+    #[must_use]
+    pub const fn file(path: PathBuf, name: Vec<u8>) -> Self {
+        Self { path, name, kind: SourceKind::File }
+    }
+
+    /// A symbolic link itself.
+    #[must_use]
+    pub const fn link(path: PathBuf, name: Vec<u8>) -> Self {
+        Self { path, name, kind: SourceKind::Link }
+    }
 }
 
 /// Files to be sent, in order, as they are found: sending begins before the last one is known.
@@ -80,7 +107,7 @@ impl Sources {
     /// # Errors
     /// [`SourceError`] of the first source that is not a readable file.
     pub fn of(files: Vec<Source>) -> Result<Self, SourceError> {
-        let bytes = files.iter().try_fold(0u64, |sum, source| Ok::<_, SourceError>(sum.saturating_add(size_and_time(&source.path)?.0)))?;
+        let bytes = files.iter().try_fold(0u64, |sum, source| Ok::<_, SourceError>(sum.saturating_add(size_and_time(source)?.0)))?;
         let found = Arc::new(Found { files: AtomicU64::new(files.len() as u64), bytes: AtomicU64::new(bytes) });
         Ok(Self::new(files.into_iter(), found))
     }
@@ -94,7 +121,7 @@ impl std::fmt::Debug for Sources {
 
 /// An opened source whose size and times are known.
 pub(crate) struct Opened {
-    file: File,
+    origin: Origin,
     path: PathBuf,
     record: FileRecord,
     metadata: Metadata,
@@ -160,35 +187,29 @@ fn open(number: u32, source: &Source, sealing: Option<&Sealing>) -> Result<Opene
         name: String::from_utf8_lossy(&source.name).into_owned(),
         reason: reason.to_string(),
     })?;
-    // Without O_NONBLOCK the open of a FIFO would wait for a writer.
-    let file = File::options()
-        .read(true)
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32 | rustix::fs::OFlags::NOCTTY.bits() as i32)
-        .open(&source.path)
-        .map_err(read)?;
-    let metadata = file.metadata().map_err(read)?;
-    if !metadata.is_file() {
-        return Err(SourceError::NotAFile { path: source.path.clone() });
-    }
-    let sealed = sealing.map(|sealing| sealing.file(&source.name, metadata.len(), mtime_ns(&metadata))).transpose();
+    let (origin, metadata) = Origin::open(source)?;
+    let plain_bytes = origin.size(&metadata);
+    let sealed = sealing.map(|sealing| sealing.file(&source.name, plain_bytes, mtime_ns(&metadata))).transpose();
     let sealed = sealed.map_err(|error| read(io::Error::other(error)))?;
     let record = FileRecord {
         file: FileId(number),
         path: source.name.clone(),
-        size: sealed.as_ref().map_or(metadata.len(), SealedFile::size),
+        size: sealed.as_ref().map_or(plain_bytes, SealedFile::size),
         mtime_ns: mtime_ns(&metadata),
-        mode: metadata.mode() & 0o7777,
+        mode: origin.mode(&metadata),
         attributes: sealed.as_ref().map_or_else(Attributes::default, SealedFile::attributes),
     };
-    // Only advice: the kernel reads ahead further.
-    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-    Ok(Opened { file, path: source.path.clone(), record, metadata, sealed })
+    Ok(Opened { origin, path: source.path.clone(), record, metadata, sealed })
 }
 
 /// Size and modification time of a source by its path, without opening it.
-pub(crate) fn size_and_time(path: &Path) -> Result<(u64, i64), SourceError> {
-    let metadata = std::fs::metadata(path).map_err(|source| SourceError::Read { path: path.to_owned(), source })?;
-    if metadata.is_file() { Ok((metadata.len(), mtime_ns(&metadata))) } else { Err(SourceError::NotAFile { path: path.to_owned() }) }
+pub(crate) fn size_and_time(source: &Source) -> Result<(u64, i64), SourceError> {
+    let (metadata, fits) = match source.kind {
+        SourceKind::File => (std::fs::metadata(&source.path), Metadata::is_file as fn(&Metadata) -> bool),
+        SourceKind::Link => (std::fs::symlink_metadata(&source.path), Metadata::is_symlink as _),
+    };
+    let metadata = metadata.map_err(|error| SourceError::Read { path: source.path.clone(), source: error })?;
+    if fits(&metadata) { Ok((metadata.len(), mtime_ns(&metadata))) } else { Err(SourceError::NotAFile { path: source.path.clone() }) }
 }
 
 fn mtime_ns(metadata: &Metadata) -> i64 {
@@ -207,8 +228,8 @@ impl Opened {
     /// Makes exactly `into.len()` bytes of what is sent, from `offset` on.
     fn contents(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         match &self.sealed {
-            Some(sealed) => sealed.read(&self.file, offset, into),
-            None => self.file.read_exact_at(into, offset),
+            Some(sealed) => sealed.read(&self.origin, offset, into),
+            None => self.origin.read_exact_at(into, offset),
         }
     }
 
@@ -225,7 +246,7 @@ impl Opened {
     fn keep(&mut self, keep: &Keep, stop: &AtomicBool, on_note: &mut dyn FnMut(SourceNote)) -> Result<(), ReadError> {
         let mut contents = |offset, into: &mut [u8]| self.contents(offset, into);
         let (sent, size) = (Arc::clone(&self.record.attributes), self.record.size);
-        let kept = keep.read(&self.file, &self.metadata, &sent, size, &mut contents, stop);
+        let kept = self.origin.keeping(keep).read(self.origin.itself(), &self.metadata, &sent, size, &mut contents, stop);
         let (attributes, notes) = kept.map_err(|error| match error {
             KeepError::Stopped => ReadError::Stopped,
             KeepError::Short => self.changed(format!("it ended before {} bytes", self.record.size)).into(),
@@ -240,7 +261,7 @@ impl Opened {
 
     /// Whether the file is still what it was when it was opened.
     fn check_unchanged(&self) -> Result<(), SourceError> {
-        let metadata = self.file.metadata().map_err(|source| SourceError::Read { path: self.path.clone(), source })?;
+        let metadata = self.origin.itself().metadata().map_err(|source| SourceError::Read { path: self.path.clone(), source })?;
         if metadata.len() != self.metadata.len() {
             return Err(self.changed(format!("its size went from {} to {} bytes", self.metadata.len(), metadata.len())));
         }

@@ -1,6 +1,8 @@
 //! What is read of sources, and how it is cut.
 
+use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 
 use tradewind_proto::block::{BlockTable, fingerprint};
 
@@ -45,7 +47,7 @@ fn shapes(blocks: &[SharedBlock]) -> Vec<Vec<(u32, u64, u32)>> {
 fn write(directory: &Path, name: &str, bytes: usize) -> Source {
     let path = directory.join(name);
     File::create(&path).unwrap().write_all(&vec![b'x'; bytes]).unwrap();
-    Source { path, name: name.into() }
+    Source::file(path, name.into())
 }
 
 #[test]
@@ -90,7 +92,7 @@ fn what_is_durable_is_not_read_again() {
     let directory = tempfile::tempdir().unwrap();
     let sources = [("a", 10), ("large", 65_536 * 3 + 5), ("b", 20)].map(|(name, bytes)| write(directory.path(), name, bytes));
     let print = |source: &Source| {
-        let (size, time) = size_and_time(&source.path).unwrap();
+        let (size, time) = size_and_time(source).unwrap();
         fingerprint(&source.name, size, time)
     };
     let mut durable = Durable::default();
@@ -117,7 +119,7 @@ fn sealed_sources_are_sent_and_resumed_by_their_sealed_names_and_sizes() {
     let directory = tempfile::tempdir().unwrap();
     let sources = [("a.sealed", 10), ("large.sealed", 65_536 * 3 + 5)].map(|(name, bytes)| write(directory.path(), name, bytes));
     let size = |source: &Source| sealed_size(std::fs::metadata(&source.path).unwrap().len()).unwrap();
-    let print = |source: &Source| fingerprint(&source.name, size(source), size_and_time(&source.path).unwrap().1);
+    let print = |source: &Source| fingerprint(&source.name, size(source), size_and_time(source).unwrap().1);
     let read = |durable: &Durable| {
         let (blocks, out) = crossbeam::channel::unbounded();
         let (mut reader, told, tally) = reader(blocks, durable.clone());
@@ -155,7 +157,7 @@ fn what_is_durable_is_compared_where_that_is_wanted() {
     let directory = tempfile::tempdir().unwrap();
     let sources = [("same", 10), ("other", 20), ("large", 65_536 * 3 + 5)].map(|(name, bytes)| write(directory.path(), name, bytes));
     let print = |source: &Source| {
-        let (size, time) = size_and_time(&source.path).unwrap();
+        let (size, time) = size_and_time(source).unwrap();
         fingerprint(&source.name, size, time)
     };
     let crc = |bytes: usize| Some(crc64_nvme(&vec![b'x'; bytes]));
@@ -186,10 +188,10 @@ fn odd_sources_are_left_out_by_name_and_the_rest_goes_on() {
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0).unwrap();
     let sources = [
         good[0].clone(),
-        Source { path: directory.path().join("missing"), name: b"m".to_vec() },
-        Source { path: directory.path().to_owned(), name: b"d".to_vec() },
-        Source { path: good[0].path.clone(), name: b"../f".to_vec() },
-        Source { path: fifo, name: b"fifo".to_vec() },
+        Source::file(directory.path().join("missing"), b"m".to_vec()),
+        Source::file(directory.path().to_owned(), b"d".to_vec()),
+        Source::file(good[0].path.clone(), b"../f".to_vec()),
+        Source::file(fifo, b"fifo".to_vec()),
         good[1].clone(),
     ];
     let (blocks, problems, tally) = read_with(&sources, Durable::default());
@@ -222,10 +224,40 @@ fn a_file_that_changes_while_it_is_read_is_noticed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("f");
     std::fs::write(&path, vec![1; 100]).unwrap();
-    let source = Source { path: path.clone(), name: b"f".to_vec() };
+    let source = Source::file(path.clone(), b"f".to_vec());
     let opened = open(0, &source, None).unwrap();
     opened.check_unchanged().unwrap();
     std::fs::write(&path, vec![1; 90]).unwrap();
     assert!(matches!(opened.check_unchanged(), Err(SourceError::Changed { .. })));
     assert!(matches!(opened.read(50, &mut [0; 50]), Err(SourceError::Changed { .. })));
+}
+
+#[test]
+fn a_link_is_sent_as_what_it_points_to_and_not_again_while_it_is_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, file) = (directory.path().join("link"), write(directory.path(), "f", 3));
+    let target = b"nowhere/\xff";
+    std::os::unix::fs::symlink(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(target), &path).unwrap();
+    let source = Source::link(path.clone(), b"link.rclonelink".to_vec());
+    let keep = Keep { checksums: vec![tradewind_integrity::Checksum::Md5], times: true, owner: true, xattrs: true, acls: true };
+    let (blocks, out) = crossbeam::channel::unbounded();
+    let (reader, told, _) = reader(blocks, Durable::default());
+    reader.run(Sources::of(vec![source.clone()]).unwrap().keeping(keep, |note| panic!("{note:?}")));
+    let block = out.recv().unwrap();
+    let table = BlockTable::parse(&block).unwrap();
+    table.verify_payload(&block).unwrap();
+    let (record, itself) = (&table.files[0], std::fs::symlink_metadata(&path).unwrap());
+    assert_eq!((&block[..9], record.size, record.mode, record.mtime_ns), (&target[..], 9, 0o644, mtime_ns(&itself)));
+    assert!(record.attributes.iter().any(|(name, _)| name == "md5chksum") && told.is_empty());
+    let mut durable = Durable::default();
+    durable.add_file(fingerprint(&record.path, record.size, record.mtime_ns), None);
+    let (blocks, problems, tally) = read_with(std::slice::from_ref(&source), durable.clone());
+    assert_eq!((blocks.len(), problems.len(), tally.files_kept.load(Ordering::Relaxed)), (0, 0, 1));
+    // Another link, and none any more.
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+    assert_eq!(shapes(&read_with(std::slice::from_ref(&source), durable.clone()).0), [vec![(0, 0, 9)]]);
+    std::fs::rename(&file.path, &path).unwrap();
+    let (blocks, problems, _) = read_with(&[source], durable);
+    assert!(blocks.is_empty() && matches!(problems[..], [SourceError::Changed { .. }]), "{problems:?}");
 }
