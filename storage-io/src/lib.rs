@@ -13,6 +13,7 @@
 mod checksum;
 mod error;
 mod fetch;
+mod holes;
 mod journal;
 mod list;
 mod local;
@@ -26,6 +27,7 @@ mod upload;
 pub use checksum::{Crc64, RunningCrc64};
 pub use error::{StoreError, UploadError};
 pub use fetch::{FetchConfig, Fetched, FetchedObject, Wanted, fetch};
+pub use holes::{HOLE_BYTES_MIN, SPARSE_ATTRIBUTE, are_zeros, is_marked_sparse, may_have_holes, sparse_attribute};
 pub use journal::{Durable, Journal, Resumption, Scope, resume};
 pub use list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};
 pub use local::LocalStore;

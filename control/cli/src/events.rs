@@ -78,12 +78,13 @@ pub(crate) fn done(
         "event": "done",
         "transfer_id": transfer_id,
         "bytes": report.bytes,
+        "bytes_holes": report.bytes_holes,
         "files": report.files,
         "files_kept": report.files_kept,
         "bytes_kept": report.bytes_kept,
         "files_failed": files_failed,
         "elapsed_s": report.elapsed.as_secs_f64(),
-        "goodput_bps": goodput_bps(report.bytes, report.elapsed),
+        "goodput_bps": goodput_bps(report.bytes - report.bytes_holes, report.elapsed),
         "packets_sent": report.packets_sent,
         "data_packets_sent": report.data_packets_sent,
         "retransmitted_share": report.retransmitted_share,
@@ -195,7 +196,8 @@ mod tests {
 
     fn report() -> UploadReport {
         UploadReport {
-            bytes: 1_000_000,
+            bytes: 1_500_000,
+            bytes_holes: 500_000,
             files: 2,
             files_kept: 1,
             bytes_kept: 5,

@@ -3,9 +3,12 @@
 use std::borrow::Cow;
 use std::fs::{File, Metadata};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, SeekFrom};
+use rustix::io::Errno;
+use tradewind_storage::{HOLE_BYTES_MIN, may_have_holes};
 
 use crate::error::SourceError;
 use crate::keep::Keep;
@@ -80,6 +83,36 @@ impl Origin {
             Self::File(_) => Cow::Borrowed(keep),
             Self::Link { .. } => Cow::Owned(Keep { xattrs: false, acls: false, ..keep.clone() }),
         }
+    }
+
+    /// Whether it has holes that are worth not sending.
+    pub(crate) fn is_sparse(&self, metadata: &Metadata) -> bool {
+        let Self::File(file) = self else { return false };
+        may_have_holes(metadata.len(), metadata.blocks())
+            && rustix::fs::seek(file, SeekFrom::Hole(0)).is_ok_and(|first| first < metadata.len())
+    }
+
+    /// How far data reaches from the start of a range on, or a hole that is worth it, and whether it is that. Where the file system does not
+    /// know, all is data.
+    pub(crate) fn segment(&self, range: &Range<u64>) -> (u64, bool) {
+        let Self::File(file) = self else { return (range.end, false) };
+        let data_from = |offset| match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+            Ok(data) => Some(data.min(range.end)),
+            Err(Errno::NXIO) => Some(range.end),
+            Err(_) => None,
+        };
+        let mut at = range.start;
+        while at < range.end {
+            let Some(data) = data_from(at) else { break };
+            if data - at >= HOLE_BYTES_MIN {
+                return if at == range.start { (data, true) } else { (at, false) };
+            }
+            match rustix::fs::seek(file, SeekFrom::Hole(data)) {
+                Ok(hole) if hole > at => at = hole,
+                _ => break,
+            }
+        }
+        (range.end, false)
     }
 
     /// Fills `into` with the contents from `offset` on.

@@ -31,8 +31,10 @@ pub struct Progress {
 /// A finished upload.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UploadReport {
-    /// Bytes that were sent.
+    /// Bytes of files that were sent.
     pub bytes: u64,
+    /// Of these, bytes in holes, of which only the place was sent.
+    pub bytes_holes: u64,
     /// Files that were sent, in whole or what was missing of them.
     pub files: u64,
     /// Files that were durable already, from an earlier transfer.

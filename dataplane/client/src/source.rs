@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use crossbeam::channel::Sender;
 use tradewind_fabric::{BlockBuf, BlockPool, SharedBlock};
-use tradewind_proto::block::{Attributes, BlockWriter, FileId, FileRecord, check_path, crc64_nvme};
-use tradewind_storage::RunningCrc64;
+use tradewind_proto::block::{BlockWriter, CutError, FileId, FileRecord, check_path, crc64_nvme};
+use tradewind_storage::{RunningCrc64, sparse_attribute};
 
 use crate::durable::Durable;
 use crate::error::SourceError;
@@ -127,6 +127,8 @@ pub(crate) struct Opened {
     metadata: Metadata,
     /// What is sent, if not the source itself.
     sealed: Option<SealedFile>,
+    /// There are holes in it.
+    is_sparse: bool,
 }
 
 /// Reads blocks on a thread of its own.
@@ -156,6 +158,8 @@ pub(crate) struct Tally {
     pub(crate) files_failed: AtomicU64,
     /// Bytes of files given up that were not read.
     pub(crate) bytes_failed: AtomicU64,
+    /// Bytes of holes, which are among those read though nobody had to.
+    pub(crate) bytes_holes: AtomicU64,
 }
 
 /// The receiving side of the channel has gone, or the transfer was stopped: not an error of a source.
@@ -191,15 +195,17 @@ fn open(number: u32, source: &Source, sealing: Option<&Sealing>) -> Result<Opene
     let plain_bytes = origin.size(&metadata);
     let sealed = sealing.map(|sealing| sealing.file(&source.name, plain_bytes, mtime_ns(&metadata))).transpose();
     let sealed = sealed.map_err(|error| read(io::Error::other(error)))?;
+    let is_sparse = sealed.is_none() && origin.is_sparse(&metadata);
+    let holes = || is_sparse.then(sparse_attribute).into_iter().collect();
     let record = FileRecord {
         file: FileId(number),
         path: source.name.clone(),
         size: sealed.as_ref().map_or(plain_bytes, SealedFile::size),
         mtime_ns: mtime_ns(&metadata),
         mode: origin.mode(&metadata),
-        attributes: sealed.as_ref().map_or_else(Attributes::default, SealedFile::attributes),
+        attributes: sealed.as_ref().map_or_else(holes, SealedFile::attributes),
     };
-    Ok(Opened { origin, path: source.path.clone(), record, metadata, sealed })
+    Ok(Opened { origin, path: source.path.clone(), record, metadata, sealed, is_sparse })
 }
 
 /// Size and modification time of a source by its path, without opening it.
@@ -395,13 +401,42 @@ impl Reader {
         for range in ranges {
             let mut offset = range.start;
             loop {
-                let Filling { slot, writer } = self.filling(filling)?;
-                let in_range = range.end - offset;
-                let Some(room) = writer.room(record).filter(|&room| room > 0 || in_range == 0) else {
-                    self.flush(filling)?;
-                    continue;
-                };
-                let length = in_range.min(room as u64);
+                let rest = offset..range.end;
+                let (end, is_hole) = if opened.is_sparse { opened.origin.segment(&rest) } else { (rest.end, false) };
+                offset += self.add_extent(opened, offset..end, is_hole, filling, left)?;
+                if offset == range.end {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds as much of a segment as one block takes, and tells how much that is.
+    fn add_extent(
+        &self,
+        opened: &Opened,
+        segment: Range<u64>,
+        is_hole: bool,
+        filling: &mut Option<Filling>,
+        left: &mut u64,
+    ) -> Result<u64, ReadError> {
+        let (record, offset, wanted) = (&opened.record, segment.start, segment.end - segment.start);
+        let changed = |error: CutError| opened.changed(error.to_string());
+        loop {
+            let Filling { slot, writer } = self.filling(filling)?;
+            if is_hole {
+                if *left == wanted {
+                    opened.check_unchanged()?;
+                }
+                let added = writer.add_hole(record, offset, wanted).map_err(changed)?;
+                if added > 0 {
+                    *left -= added;
+                    self.tally.bytes_holes.fetch_add(added, Ordering::Relaxed);
+                    return Ok(added);
+                }
+            } else if let Some(room) = writer.window_room(record, offset).filter(|&room| room > 0 || wanted == 0) {
+                let length = wanted.min(room as u64);
                 let at = writer.payload_bytes();
                 let into = &mut slot[at..at + length as usize];
                 opened.read(offset, into)?;
@@ -410,15 +445,12 @@ impl Reader {
                     // Before the last extent leaves: the receiver completes the file with it.
                     opened.check_unchanged()?;
                 }
-                writer.add(record, offset, length as u32, crc).map_err(|error| opened.changed(error.to_string()))?;
+                writer.add(record, offset, length as u32, crc).map_err(changed)?;
                 *left -= length;
-                offset += length;
-                if offset == range.end {
-                    break;
-                }
+                return Ok(length);
             }
+            self.flush(filling)?;
         }
-        Ok(())
     }
 
     /// Tells the receiver to drop what it has of a file.

@@ -23,6 +23,7 @@ use rustix::io::Errno;
 
 use crate::checksum::Crc64;
 use crate::error::StoreError;
+use crate::holes::is_marked_sparse;
 use crate::list::{Depth, Listing};
 use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Part, PartReceipt, Store, StoredObject, Upload};
 use read::contents_crc;
@@ -303,12 +304,15 @@ struct Partial {
 }
 
 impl Partial {
-    /// Takes the room that is needed, so that a full disk is found before the transfer and not at its end.
+    /// Takes the room that is needed, so that a full disk is found before the transfer and not at its end; none for a file with holes.
     fn reserve(&self) -> Result<(), StoreError> {
         let size = self.meta.size;
         rustix::fs::ftruncate(self.target.fd(), 0).map_err(|errno| failed("empty", &self.key, errno))?;
         if size == 0 {
             return Ok(());
+        }
+        if is_marked_sparse(&self.meta.attributes) {
+            return rustix::fs::ftruncate(self.target.fd(), size).map_err(|errno| failed("size", &self.key, errno));
         }
         match rustix::fs::fallocate(self.target.fd(), FallocateFlags::empty(), 0, size) {
             Ok(()) => Ok(()),
@@ -533,6 +537,47 @@ mod tests {
         second.publish().unwrap();
         assert_eq!(std::fs::read(root.path().join("d/f")).unwrap(), [0u8; 10]);
         assert!(matches!(store.create(&key, meta.clone()), Err(StoreError::DestinationExists { .. })));
+    }
+
+    /// On the disk that is built on: tmpfs counts blocks in its own way.
+    #[tokio::test]
+    async fn holes_take_no_room_and_nothing_of_an_earlier_transfer_stays_in_them() {
+        use std::os::unix::fs::MetadataExt as _;
+        const HALF: usize = 1 << 20;
+        let root = tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap();
+        let store = LocalStore::open(root.path()).unwrap();
+        let key = ObjectKey::new(b"f").unwrap();
+        let attributes: crate::store::Attributes = [crate::holes::sparse_attribute()].into();
+        let size = 3 * HALF as u64;
+        let meta = ObjectMeta { size, mtime_ns: 5, mode: 0, overwrite: false, token: 0, attributes: Arc::clone(&attributes) };
+        let data = bytes::Bytes::from(vec![7; HALF]);
+        let zeros = || crate::holes::chunks(HALF as u64);
+        let part = |number, chunks: Vec<bytes::Bytes>| {
+            let crc = Crc64::of(&chunks.concat());
+            Part { number, offset: u64::from(number - 1) * HALF as u64, body: Body::new(chunks, crc) }
+        };
+        let upload = store.begin(&key, meta.clone()).await.unwrap();
+        upload.keep();
+        let handle = upload.handle();
+        upload.put_part(part(2, vec![data.clone()])).await.unwrap();
+        drop(upload);
+        let upload = store.reopen(&key, meta, &handle).await.unwrap();
+        let mut receipts = vec![upload.put_part(part(1, vec![data.clone()])).await.unwrap()];
+        for number in [2, 3] {
+            receipts.push(upload.put_part(part(number, zeros().collect())).await.unwrap());
+        }
+        upload.complete(&receipts, Crc64::default()).await.unwrap();
+        let path = root.path().join("f");
+        let expected = [vec![7; HALF], vec![0; 2 * HALF]].concat();
+        assert!(std::fs::read(&path).unwrap() == expected);
+        let blocks = std::fs::metadata(&path).unwrap().blocks();
+        if blocks * 512 >= size {
+            println!("SKIP: no holes in this file system");
+            return;
+        }
+        assert!(blocks * 512 < HALF as u64 + 65_536, "{blocks} blocks");
+        let told = store.head(&key).await.unwrap().unwrap().attributes;
+        assert_eq!(told, attributes, "whoever reads it is told");
     }
 
     #[test]

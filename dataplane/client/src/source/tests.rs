@@ -261,3 +261,56 @@ fn a_link_is_sent_as_what_it_points_to_and_not_again_while_it_is_the_same() {
     let (blocks, problems, _) = read_with(&[source], durable);
     assert!(blocks.is_empty() && matches!(problems[..], [SourceError::Changed { .. }]), "{problems:?}");
 }
+
+#[test]
+fn holes_are_told_and_not_read_and_what_is_durable_of_them_is_not_told_again() {
+    use std::os::unix::fs::FileExt as _;
+    const G: u64 = 65_536;
+    // On the disk that is built on: not every tmpfs tells where data is.
+    let directory = tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap();
+    let path = directory.path().join("sparse");
+    let file = File::create(&path).unwrap();
+    file.set_len(64 * G + 5).unwrap();
+    file.write_all_at(&[1; 100], 10 * G).unwrap();
+    // Too short a hole, and data over the edge of a window.
+    file.write_all_at(&[2; 4096], 10 * G + 16_384).unwrap();
+    file.write_all_at(&vec![3; G as usize], 20 * G + 8192).unwrap();
+    file.sync_all().unwrap();
+    let source = Source::file(path.clone(), b"sparse".to_vec());
+    if !open(0, &source, None).unwrap().is_sparse {
+        println!("SKIP: no holes in this file system");
+        return;
+    }
+    let expected = std::fs::read(&path).unwrap();
+    let rebuilt = |blocks: &[SharedBlock]| {
+        let (mut bytes, mut sent) = (vec![9; expected.len()], 0);
+        for block in blocks {
+            let table = BlockTable::verified(block).unwrap();
+            sent += u64::from(table.payload_bytes);
+            for extent in &table.extents {
+                let (to, length, from) = (extent.file_offset as usize, extent.length as usize, extent.payload_offset as usize);
+                let into = &mut bytes[to..to + length];
+                if extent.is_hole { into.fill(0) } else { into.copy_from_slice(&block[from..from + length]) }
+            }
+            let windows: std::collections::BTreeSet<u64> =
+                table.extents.iter().filter(|extent| !extent.is_hole).map(|extent| extent.file_offset / G).collect();
+            assert!(windows.len() <= 1, "{windows:?}");
+        }
+        (bytes, sent)
+    };
+    let (blocks, problems, tally) = read_with(std::slice::from_ref(&source), Durable::default());
+    assert!(problems.is_empty(), "{problems:?}");
+    let (bytes, sent) = rebuilt(&blocks);
+    assert!(bytes == expected);
+    assert!(sent < 3 * G, "{sent} bytes sent");
+    assert_eq!((tally.bytes.load(Ordering::Relaxed), tally.bytes_holes.load(Ordering::Relaxed)), (64 * G + 5, 64 * G + 5 - sent));
+    let (size, time) = size_and_time(&source).unwrap();
+    let mut durable = Durable::default();
+    durable.add_part(fingerprint(b"sparse", size, time), 0..G * 20, None);
+    let (blocks, _, tally) = read_with(std::slice::from_ref(&source), durable);
+    let (bytes, sent) = rebuilt(&blocks);
+    assert!(bytes[20 * G as usize..] == expected[20 * G as usize..] && bytes[..20 * G as usize].iter().all(|&byte| byte == 9));
+    assert!(sent < 2 * G && tally.bytes_kept.load(Ordering::Relaxed) == 20 * G);
+    let marks = BlockTable::parse(&blocks[0]).unwrap().files[0].attributes.clone();
+    assert!(tradewind_storage::is_marked_sparse(&marks), "{marks:?}");
+}
