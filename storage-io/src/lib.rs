@@ -39,4 +39,4 @@ pub use store::{
     Attributes, Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Part, PartReceipt, Store, StoredObject, Upload,
     check_destination,
 };
-pub use upload::{FileMeta, ObjectName, Piece, ReadyBlock, StatsSnapshot, UploadEvent, UploadStats, Uploader, UploaderConfig};
+pub use upload::{FileMeta, ObjectName, Piece, ReadyBlock, Sample, StatsSnapshot, UploadEvent, UploadStats, Uploader, UploaderConfig};

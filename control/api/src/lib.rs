@@ -52,5 +52,6 @@ pub use tradewind_ipc::{
 };
 pub use types::{
     DurableEntry, DurableSummary, EngineHealth, FileStatus, Health, HealthState, LaneOffer, OfferedEndpoint, Outcome, RatePolicy,
-    RateRequest, ResumePolicy, SubmitRequest, SubmitResponse, Totals, TransferLimits, TransferList, TransferState, TransferStatus,
+    RateRequest, ResumePolicy, SampleEntry, SubmitRequest, SubmitResponse, Totals, TransferLimits, TransferList, TransferState,
+    TransferStatus,
 };

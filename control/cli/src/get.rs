@@ -342,7 +342,7 @@ impl Getting<'_> {
             let path = if matches!(name, ObjectName::Exact(_)) { source_name } else { path };
             let file = fingerprint(path, *size, *mtime_ns);
             let entry = match durable {
-                Durable::File { .. } => DurableEntry::File { file, crc64: None },
+                Durable::File { .. } => DurableEntry::File { file, crc64: None, samples: Vec::new() },
                 Durable::Part { offset, length, .. } => DurableEntry::Part { file, offset: *offset, length: *length, crc64: None },
             };
             serde_json::to_writer(&mut lines, &entry).map_err(|error| StoreError::Journal { detail: error.to_string() })?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use tradewind_api::{Fingerprint, RateChange, ResumePolicy, ServerAddress};
+use tradewind_client::Compare;
 
 use crate::keep::KeepOptions;
 use crate::lane::{LaneOptions, PolicyOption};
@@ -306,6 +307,9 @@ pub(crate) enum ResumeOption {
     None,
     /// Files and parts of files whose size and modification time are those of the source now.
     Attributes,
+    /// The same, if samples of their contents are too, compared by CRC-64: files up to 4 MiB as a whole; of larger ones the beginning, the end and up
+    /// to six blocks evenly between; of what is not complete yet up to eight of its parts likewise. For `get`, as `attributes`.
+    Sparse,
     /// The same, if their contents are too: sources are read and compared by CRC-64. For `get`, as `attributes`.
     Full,
 }
@@ -315,7 +319,16 @@ impl ResumeOption {
     pub(crate) const fn for_server(self, attempt: u32) -> ResumePolicy {
         match self {
             Self::None if attempt == 1 => ResumePolicy::None,
-            Self::None | Self::Attributes | Self::Full => ResumePolicy::Attributes,
+            Self::None | Self::Attributes | Self::Sparse | Self::Full => ResumePolicy::Attributes,
+        }
+    }
+
+    /// How much of the sources is compared.
+    pub(crate) const fn compare(self) -> Compare {
+        match self {
+            Self::None | Self::Attributes => Compare::Attributes,
+            Self::Sparse => Compare::Samples,
+            Self::Full => Compare::All,
         }
     }
 }

@@ -19,7 +19,7 @@ mod worker;
 
 pub use blocks::{CRC_ATTRIBUTE, ERROR_ATTRIBUTE, forget_way, ready_block};
 pub use download::{Download, DownloadReport, FileEvent};
-pub use durable::Durable;
+pub use durable::{Compare, Durable};
 pub use error::{SourceError, UploadError};
 pub use keep::{Keep, SourceNote};
 pub use progress::{Progress, UploadReport};

@@ -41,6 +41,8 @@ pub struct UploadReport {
     pub files_kept: u64,
     /// Bytes that were durable already, also of files of which the rest was sent.
     pub bytes_kept: u64,
+    /// Bytes of sources that were read to compare them with what is durable.
+    pub bytes_compared: u64,
     /// Files that were left out because they could not be read or changed meanwhile.
     pub files_failed: u64,
     /// From the first packet to the receiver's word that everything is durable.

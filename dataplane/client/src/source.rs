@@ -14,7 +14,7 @@ use tradewind_fabric::{BlockBuf, BlockPool, SharedBlock};
 use tradewind_proto::block::{BlockWriter, CutError, FileId, FileRecord, check_path, crc64_nvme};
 use tradewind_storage::{RunningCrc64, sparse_attribute};
 
-use crate::durable::Durable;
+use crate::durable::{Durable, ToCompare};
 use crate::error::SourceError;
 use crate::keep::{Keep, KeepError, SourceNote};
 use crate::origin::Origin;
@@ -158,6 +158,8 @@ pub(crate) struct Tally {
     pub(crate) files_failed: AtomicU64,
     /// Bytes of files given up that were not read.
     pub(crate) bytes_failed: AtomicU64,
+    /// Bytes read to compare them with what is durable.
+    pub(crate) bytes_compared: AtomicU64,
     /// Bytes of holes, which are among those read though nobody had to.
     pub(crate) bytes_holes: AtomicU64,
 }
@@ -366,8 +368,7 @@ impl Reader {
 
     /// Compares what is durable of a file with its contents, if that is wanted; `true` if all of it is the same.
     fn is_durable(&self, opened: &Opened) -> Result<bool, ReadError> {
-        let Some(ranges) = self.durable.to_compare(&opened.record) else { return Ok(false) };
-        let whole = ranges.iter().any(|(range, _)| *range == (0..opened.record.size));
+        let Some(ToCompare { ranges, is_whole }) = self.durable.to_compare(&opened.record) else { return Ok(false) };
         let mut buffer = vec![0; COMPARE_BYTES];
         for (range, expected) in ranges {
             let (mut digest, mut at) = (RunningCrc64::default(), range.start);
@@ -380,16 +381,17 @@ impl Reader {
                 digest.update(into);
                 at += into.len() as u64;
             }
+            self.tally.bytes_compared.fetch_add(at - range.start, Ordering::Relaxed);
             match expected {
                 Some(expected) if expected == digest.finish().0 => {}
-                _ if whole => return Ok(false),
+                _ if is_whole => return Ok(false),
                 _ => {
                     let what = "size and time are those of what is durable of it, but its contents are not; send it with --resume none";
                     return Err(opened.changed(what.to_owned()).into());
                 }
             }
         }
-        Ok(whole)
+        Ok(is_whole)
     }
 
     /// A large file starts on a block boundary and fills whole blocks; small ones share. `left` counts the bytes down.

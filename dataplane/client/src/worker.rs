@@ -174,6 +174,7 @@ impl Worker {
         let statistics = self.sender.statistics();
         UploadReport {
             bytes: self.tally.bytes.load(Relaxed),
+            bytes_compared: self.tally.bytes_compared.load(Relaxed),
             bytes_holes: self.tally.bytes_holes.load(Relaxed),
             files: self.tally.files.load(Relaxed),
             files_kept: self.tally.files_kept.load(Relaxed),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::block::{FileMeta, Piece, ReadyBlock};
 use super::config::{ObjectName, UploaderConfig};
+use super::samples::{Sample, is_sampled};
 use crate::checksum::Crc64;
 use crate::error::{StoreError, UploadError};
 use crate::holes;
@@ -110,6 +111,8 @@ struct File {
     in_flight: HashMap<u32, Vec<u32>>,
     cut: HashSet<u32>,
     receipts: BTreeMap<u32, PartReceipt>,
+    /// Of some parts, one run of bytes.
+    samples: BTreeMap<u32, Sample>,
     arrived: u64,
     /// What an earlier transfer began and this one does not go on with.
     stale: Option<Arc<dyn Upload>>,
@@ -281,6 +284,7 @@ impl Assembly {
             in_flight: HashMap::new(),
             cut: HashSet::new(),
             receipts: BTreeMap::new(),
+            samples: BTreeMap::new(),
             arrived: 0,
             stale,
             row: rand::random(),
@@ -290,6 +294,11 @@ impl Assembly {
             file.begun = true;
             file.arrived = receipts.iter().map(|receipt| receipt.len).sum();
             file.cut = receipts.iter().map(|receipt| receipt.number).collect();
+            // Of what runs these were made is not known any more.
+            let whole = |PartReceipt { number, len, crc, .. }: &PartReceipt| {
+                (*number, Sample { offset: u64::from(number - 1) * file.plan.part_bytes(), length: *len, crc: *crc })
+            };
+            file.samples = receipts.iter().filter(|receipt| is_sampled(&file.plan, receipt.number)).map(whole).collect();
             file.receipts = receipts.into_iter().map(|receipt| (receipt.number, receipt)).collect();
             self.adopted.push((meta.file, upload));
             self.files.insert(meta.file, file);
@@ -380,6 +389,11 @@ impl Assembly {
         let Some(full) = file.filling.remove(&number) else { return Ok(()) };
         file.cut.insert(number);
         file.in_flight.insert(number, full.blocks);
+        if is_sampled(&file.plan, number) {
+            // The last run of the last part: where files grow and end.
+            let run = if number == file.plan.count() { full.runs.last_key_value() } else { full.runs.first_key_value() };
+            file.samples.extend(run.map(|(&offset, (run, crc))| (number, Sample { offset, length: run.len(), crc: *crc })));
+        }
         let mut crc = Crc64::default();
         let mut chunks = Vec::with_capacity(full.runs.len());
         for (run, run_crc) in full.runs.into_values() {
@@ -422,9 +436,11 @@ impl Assembly {
 
     /// The same once it is complete.
     pub(super) fn done_object(&self, id: u32, object: &StoredObject) -> Option<DoneObject> {
-        let File { meta, key, .. } = self.files.get(&id)?;
-        let FileMeta { size, mtime_ns, .. } = *meta;
-        Some(DoneObject { key: key.clone(), size, mtime_ns, variant: self.config.variant, etag: object.etag.clone(), crc: object.crc })
+        let File { meta, key, samples, .. } = self.files.get(&id)?;
+        let (FileMeta { size, mtime_ns, .. }, variant) = (meta, self.config.variant);
+        let (size, mtime_ns) = (*size, *mtime_ns);
+        let samples = samples.values().copied().collect();
+        Some(DoneObject { key: key.clone(), size, mtime_ns, variant, etag: object.etag.clone(), crc: object.crc, samples })
     }
 
     /// Whether the sender has given this file up.

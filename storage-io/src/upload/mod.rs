@@ -10,6 +10,7 @@ mod assembly;
 mod block;
 mod config;
 mod driver;
+mod samples;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 
 pub use block::{FileMeta, Piece, ReadyBlock};
 pub use config::{ObjectName, UploaderConfig};
+pub use samples::Sample;
 pub use stats::{StatsSnapshot, UploadStats};
 
 use crate::checksum::Crc64;

@@ -249,7 +249,7 @@ impl Unsealing {
             Some(there) if there.len() == plain_bytes && self.is_same_time(&there) => {
                 self.note_link(&plain);
                 let file = fingerprint(path, size, mtime_ns(&there));
-                serde_json::to_writer(&mut *lines, &DurableEntry::File { file, crc64: None })
+                serde_json::to_writer(&mut *lines, &DurableEntry::File { file, crc64: None, samples: Vec::new() })
                     .map_err(|error| Failure::Local { what: "cannot write JSON", detail: error.to_string() })?;
                 lines.push(b'\n');
             }

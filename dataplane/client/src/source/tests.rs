@@ -7,6 +7,7 @@ use std::path::Path;
 use tradewind_proto::block::{BlockTable, fingerprint};
 
 use super::*;
+use crate::durable::Compare;
 
 /// A reader, what it tells of files that it leaves out, and what it counts.
 fn reader(blocks: Sender<SharedBlock>, durable: Durable) -> (Reader, crossbeam::channel::Receiver<SourceError>, Arc<Tally>) {
@@ -96,7 +97,7 @@ fn what_is_durable_is_not_read_again() {
         fingerprint(&source.name, size, time)
     };
     let mut durable = Durable::default();
-    durable.add_file(print(&sources[0]), None);
+    durable.add_file(print(&sources[0]), None, std::iter::empty());
     durable.add_part(print(&sources[1]), 65_536..131_072, None);
     let (blocks, _, tally) = read_with(&sources, durable.clone());
     assert_eq!(shapes(&blocks), [vec![(1, 0, 65_536)], vec![(1, 131_072, 65_536)], vec![(1, 196_608, 5), (2, 0, 20)]]);
@@ -145,7 +146,7 @@ fn sealed_sources_are_sent_and_resumed_by_their_sealed_names_and_sizes() {
     Unsealer::from_reader(&mut reader, &KeyRing::new().with_key(key())).unwrap().unseal(&mut reader, &mut plain).unwrap();
     assert!(plain == vec![b'x'; 65_536 * 3 + 5] && kept == 0);
     let mut durable = Durable::default();
-    durable.add_file(print(&sources[0]), None);
+    durable.add_file(print(&sources[0]), None, std::iter::empty());
     durable.add_part(print(&sources[1]), 65_536..131_072, None);
     let (rest, kept) = read(&durable);
     assert_eq!(kept, size(&sources[0]) + 65_536);
@@ -162,9 +163,9 @@ fn what_is_durable_is_compared_where_that_is_wanted() {
     };
     let crc = |bytes: usize| Some(crc64_nvme(&vec![b'x'; bytes]));
     let durable = |large: Option<u64>| {
-        let mut durable = Durable::compared();
-        durable.add_file(print(&sources[0]), crc(10));
-        durable.add_file(print(&sources[1]), crc(21));
+        let mut durable = Durable::compared(Compare::All);
+        durable.add_file(print(&sources[0]), crc(10), std::iter::empty());
+        durable.add_file(print(&sources[1]), crc(21), std::iter::empty());
         durable.add_part(print(&sources[2]), 65_536..131_072, large);
         durable
     };
@@ -178,6 +179,24 @@ fn what_is_durable_is_compared_where_that_is_wanted() {
         assert_eq!(shapes(&blocks), [vec![(1, 0, 20)]]);
         assert!(matches!(&problems[..], [SourceError::Changed { what, .. }] if what.contains("--resume none")), "{problems:?}");
     }
+}
+
+#[test]
+fn samples_are_read_and_nothing_between_them() {
+    const SIZE: usize = 5 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let source = write(directory.path(), "large", SIZE);
+    let (size, time) = size_and_time(&source).unwrap();
+    let crc = |bytes: usize| Some(crc64_nvme(&vec![b'x'; bytes]));
+    let compared = |samples: [(Range<u64>, Option<u64>); 2]| {
+        let mut durable = Durable::compared(Compare::Samples);
+        durable.add_file(fingerprint(b"large", size, time), Some(1), samples.into_iter());
+        let (blocks, problems, tally) = read_with(std::slice::from_ref(&source), durable);
+        assert!(problems.is_empty(), "{problems:?}");
+        (blocks.is_empty(), tally.bytes_compared.load(Ordering::Relaxed))
+    };
+    assert_eq!(compared([(0..65_536, crc(65_536)), (size - 10..size, crc(10))]), (true, 65_546), "though the checksum of all is another");
+    assert_eq!(compared([(0..65_536, crc(65_536)), (size - 10..size, crc(11))]), (false, 65_546));
 }
 
 #[test]
@@ -250,7 +269,7 @@ fn a_link_is_sent_as_what_it_points_to_and_not_again_while_it_is_the_same() {
     assert_eq!((&block[..9], record.size, record.mode, record.mtime_ns), (&target[..], 9, 0o644, mtime_ns(&itself)));
     assert!(record.attributes.iter().any(|(name, _)| name == "md5chksum") && told.is_empty());
     let mut durable = Durable::default();
-    durable.add_file(fingerprint(&record.path, record.size, record.mtime_ns), None);
+    durable.add_file(fingerprint(&record.path, record.size, record.mtime_ns), None, std::iter::empty());
     let (blocks, problems, tally) = read_with(std::slice::from_ref(&source), durable.clone());
     assert_eq!((blocks.len(), problems.len(), tally.files_kept.load(Ordering::Relaxed)), (0, 0, 1));
     // Another link, and none any more.
