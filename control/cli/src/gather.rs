@@ -12,10 +12,12 @@ use tradewind_client::{Found, Source, SourceError, SourceNote, Sources};
 
 use crate::events;
 use crate::failure::Failure;
-use crate::sources::{Plan, Walked};
+use crate::sources::{Plan, Walked, walk_with};
 
 /// Files found ahead of the reader.
 const FOUND_AHEAD: usize = 4096;
+/// Threads that walk. They wait for the file system, or for the reader, rather than compute.
+const WALK_THREADS: usize = 8;
 /// How long the walk is waited for, so that small trees are announced with their totals.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// Files after which it is not waited for any more.
@@ -116,25 +118,25 @@ impl Gathering {
     pub(crate) fn start(plan: &Arc<Plan>, left_out: &Arc<LeftOut>, notes: &Notes) -> Result<Self, Failure> {
         let (out, files) = sync_channel(FOUND_AHEAD);
         let (found, ended) = (Arc::new(Found::default()), Arc::new(AtomicBool::new(false)));
-        let (walk, left_out, notes) = (plan.walk(), Arc::clone(left_out), notes.clone());
+        let (plan, left_out, notes) = (Arc::clone(plan), Arc::clone(left_out), notes.clone());
         let (counted, at_end) = (Arc::clone(&found), Arc::clone(&ended));
         let walking = move || {
-            for walked in walk {
+            let is_wanted = AtomicBool::new(true);
+            walk_with(&plan, WALK_THREADS, &|walked| {
                 match walked {
                     Walked::File { source, bytes } => {
                         counted.files.fetch_add(1, Relaxed);
                         counted.bytes.fetch_add(bytes, Relaxed);
                         // The transfer has ended before the walk.
-                        if out.send(source).is_err() {
-                            return;
-                        }
+                        is_wanted.fetch_and(out.send(source).is_ok(), Relaxed);
                     }
                     Walked::Skipped(why) => left_out.skip(why, &notes),
                     Walked::Unselected => drop(left_out.unselected.fetch_add(1, Relaxed)),
                     Walked::Failed(error) => left_out.fail(error, &notes),
                 }
-            }
-            at_end.store(true, Relaxed);
+                is_wanted.load(Relaxed)
+            });
+            at_end.store(is_wanted.into_inner(), Relaxed);
         };
         thread::Builder::new()
             .name("source-walk".to_owned())

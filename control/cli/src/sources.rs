@@ -1,24 +1,27 @@
 //! From arguments to files and their names at the destination, one after the other as they are found. See `tradewind send --help` for the
 //! rules.
 
+mod parallel;
+mod walk;
+
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, FileType, Metadata};
-use std::io;
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use tradewind_api::limits::{DESTINATION_BYTES_MAX, PATH_COMPONENT_BYTES_MAX};
 use tradewind_api::{DestinationUrl, ErrorCode, exit};
-use tradewind_client::{Fingerprint, Source, SourceError, SourceKind, fingerprint};
+use tradewind_client::{Source, SourceError};
 
 use crate::failure::Failure;
 use crate::links;
 use crate::lists::{self, ListOptions};
 use crate::seal::SealPlan;
 use crate::select::Selection;
+pub(crate) use parallel::walk_with;
+pub(crate) use walk::Walk;
 
 /// A file or directory that is to be sent.
 #[derive(Debug, Clone)]
@@ -141,8 +144,7 @@ impl Plan {
 
     /// Walks everything, depth first, in the order of names.
     pub(crate) fn walk(self: &Arc<Self>) -> Walk {
-        let seen = self.may_clash.then(HashSet::new);
-        Walk { plan: Arc::clone(self), next_root: 0, open: Vec::new(), current: None, seen }
+        Walk::new(Arc::clone(self))
     }
 }
 
@@ -194,163 +196,6 @@ fn join(prefix: &[u8], name: &OsStr) -> Vec<u8> {
     joined
 }
 
-/// A directory that is yet to be read.
-struct Open {
-    path: PathBuf,
-    /// What stands before the names of its contents.
-    prefix: Vec<u8>,
-    /// Device and inode of it and of all above it, where links are followed: a link to one of them leads in a circle.
-    above: Vec<(u64, u64)>,
-}
-
-/// A directory that is being gone through.
-struct Current {
-    directory: Open,
-    names: std::vec::IntoIter<OsString>,
-    inside: Vec<Open>,
-}
-
-/// Walks the sources of a [`Plan`]. Holds the names of one directory at a time.
-pub(crate) struct Walk {
-    plan: Arc<Plan>,
-    next_root: usize,
-    open: Vec<Open>,
-    current: Option<Current>,
-    /// Names given so far, where two sources may get the same.
-    seen: Option<HashSet<Fingerprint>>,
-}
-
-impl Iterator for Walk {
-    type Item = Walked;
-
-    fn next(&mut self) -> Option<Walked> {
-        let walked = self.step()?;
-        Some(match &self.plan.seal {
-            Some(seal) => seal.sealed(walked),
-            None => walked,
-        })
-    }
-}
-
-impl Walk {
-    /// What is found next, by its own name.
-    fn step(&mut self) -> Option<Walked> {
-        loop {
-            if let Some(current) = &mut self.current {
-                let Some(name) = current.names.next() else {
-                    self.open.extend(self.current.take()?.inside.into_iter().rev());
-                    continue;
-                };
-                match self.entry(&name) {
-                    Some(walked) => return Some(walked),
-                    None => continue,
-                }
-            }
-            if let Some(directory) = self.open.pop() {
-                match enter(&directory.path) {
-                    Ok(names) => self.current = Some(Current { directory, names: names.into_iter(), inside: Vec::new() }),
-                    Err(source) => return Some(Walked::Failed(SourceError::Read { path: directory.path, source })),
-                }
-                continue;
-            }
-            let root = self.plan.roots.get(self.next_root)?.clone();
-            self.next_root += 1;
-            match root.metadata() {
-                Ok(metadata) if root.is_link => return Some(self.found(Source::link(root.path, root.name), &metadata)),
-                Ok(metadata) if metadata.is_dir() => {
-                    let above = if self.plan.selection.follows_links() { vec![identity(&metadata)] } else { Vec::new() };
-                    self.open.push(Open { path: root.path, prefix: root.name, above });
-                }
-                Ok(metadata) => return Some(self.found(Source::file(root.path, root.name), &metadata)),
-                Err(error) => return Some(Walked::Failed(error)),
-            }
-        }
-    }
-}
-
-/// The names in a directory, sorted.
-fn enter(directory: &Path) -> io::Result<Vec<OsString>> {
-    let mut names = fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
-    names.sort_unstable();
-    Ok(names)
-}
-
-impl Walk {
-    /// An entry of the current directory; `None` for a directory, which is kept for later.
-    fn entry(&mut self, name: &OsStr) -> Option<Walked> {
-        let current = self.current.as_mut()?;
-        let selection = &self.plan.selection;
-        let path = current.directory.path.join(name);
-        let name = join(&current.directory.prefix, name);
-        let itself = match fs::symlink_metadata(&path) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Some(skipped(&path, "it vanished while the directory was read"));
-            }
-            Err(source) => return Some(Walked::Failed(SourceError::Read { path, source })),
-        };
-        let metadata = match itself.is_symlink() {
-            true if selection.copies_links() => return Some(self.link(path, &name, &itself)),
-            true if !selection.follows_links() => return Some(skipped(&path, kind_name(itself.file_type()))),
-            true => match fs::metadata(&path) {
-                Ok(metadata) => metadata,
-                Err(error) => return Some(skipped(&path, &format!("a symbolic link that leads nowhere: {error}"))),
-            },
-            false => itself,
-        };
-        if metadata.is_file() {
-            return Some(self.found(Source::file(path, name), &metadata));
-        }
-        if !metadata.is_dir() {
-            return Some(skipped(&path, kind_name(metadata.file_type())));
-        }
-        if current.directory.above.contains(&identity(&metadata)) {
-            return Some(skipped(&path, "a symbolic link to a directory that it is in"));
-        }
-        if selection.enters(&name) {
-            let mut above = current.directory.above.clone();
-            if selection.follows_links() {
-                above.push(identity(&metadata));
-            }
-            current.inside.push(Open { path, prefix: name, above });
-        }
-        None
-    }
-
-    /// A link of this name that is sent itself.
-    fn link(&mut self, path: PathBuf, name: &[u8], itself: &Metadata) -> Walked {
-        let (beside, name) = (links::suffixed(&path), [name, links::SUFFIX].concat());
-        if fs::symlink_metadata(&beside).is_ok_and(|beside| !beside.is_symlink()) {
-            let (name, reason) = (String::from_utf8_lossy(&name).into_owned(), format!("{} has this name already", beside.display()));
-            return Walked::Failed(SourceError::Name { path, name, reason });
-        }
-        self.found(Source::link(path, name), itself)
-    }
-
-    fn found(&mut self, source: Source, metadata: &Metadata) -> Walked {
-        // Patterns are written for the names that links have here.
-        let (checked, selected) = match source.kind {
-            SourceKind::File => (check_file(&source.path, &source.name, metadata), source.name.as_slice()),
-            SourceKind::Link => (check_name(&source.path, &source.name), links::link_name(&source.name).unwrap_or(&source.name)),
-        };
-        if !self.plan.selection.takes(selected, metadata) {
-            return Walked::Unselected;
-        }
-        if let Err(error) = checked {
-            return Walked::Failed(error);
-        }
-        if self.seen.as_mut().is_some_and(|seen| !seen.insert(fingerprint(&source.name, 0, 0))) {
-            let (path, name) = (source.path, String::from_utf8_lossy(&source.name).into_owned());
-            return Walked::Failed(SourceError::Name { path, name, reason: "another source has this name already".to_owned() });
-        }
-        Walked::File { source, bytes: metadata.len() }
-    }
-}
-
-fn skipped(path: &Path, why: &str) -> Walked {
-    Walked::Skipped(format!("skipped {} ({why})", path.display()))
-}
-
 /// What can be said against a file without opening it.
 fn check_file(path: &Path, name: &[u8], metadata: &Metadata) -> Result<(), SourceError> {
     if !metadata.is_file() {
@@ -359,10 +204,6 @@ fn check_file(path: &Path, name: &[u8], metadata: &Metadata) -> Result<(), Sourc
     check_name(path, name)?;
     rustix::fs::access(path, rustix::fs::Access::READ_OK)
         .map_err(|source| SourceError::Read { path: path.to_owned(), source: source.into() })
-}
-
-fn identity(metadata: &Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
 }
 
 /// Limits that hold for every store; what else a store does not like it says itself.
@@ -377,20 +218,6 @@ pub(crate) fn check_name(path: &Path, name: &[u8]) -> Result<(), SourceError> {
         return Ok(());
     };
     Err(SourceError::Name { path: path.to_owned(), name: String::from_utf8_lossy(name).into_owned(), reason })
-}
-
-fn kind_name(kind: FileType) -> &'static str {
-    if kind.is_symlink() {
-        "a symbolic link; --symlinks copy sends it, --symlinks follow what it points to"
-    } else if kind.is_fifo() {
-        "a pipe"
-    } else if kind.is_socket() {
-        "a socket"
-    } else if kind.is_block_device() || kind.is_char_device() {
-        "a device"
-    } else {
-        "no regular file"
-    }
 }
 
 const _: () = assert!(ErrorCode::SourceUnreadable.exit_code() == exit::SOURCE);

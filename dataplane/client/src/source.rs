@@ -32,6 +32,9 @@ pub struct Source {
     pub name: Vec<u8>,
     /// What of it is sent.
     pub kind: SourceKind,
+    /// Size, bytes, and modification time, nanoseconds since 1970, if somebody looked a moment ago: a file that is durable need not be looked at
+    /// again.
+    pub seen: Option<(u64, i64)>,
 }
 
 /// What is sent of a source.
@@ -48,13 +51,19 @@ impl Source {
     /// A regular file, or a symbolic link that is followed to one.
     #[must_use]
     pub const fn file(path: PathBuf, name: Vec<u8>) -> Self {
-        Self { path, name, kind: SourceKind::File }
+        Self { path, name, kind: SourceKind::File, seen: None }
     }
 
     /// A symbolic link itself.
     #[must_use]
     pub const fn link(path: PathBuf, name: Vec<u8>) -> Self {
-        Self { path, name, kind: SourceKind::Link }
+        Self { path, name, kind: SourceKind::Link, seen: None }
+    }
+
+    /// The same, and this is what was just seen of it.
+    #[must_use]
+    pub fn seen(self, metadata: &Metadata) -> Self {
+        Self { seen: Some((metadata.len(), mtime_ns(metadata))), ..self }
     }
 }
 
@@ -212,6 +221,9 @@ fn open(number: u32, source: &Source, sealing: Option<&Sealing>) -> Result<Opene
 
 /// Size and modification time of a source by its path, without opening it.
 pub(crate) fn size_and_time(source: &Source) -> Result<(u64, i64), SourceError> {
+    if let Some(seen) = source.seen {
+        return Ok(seen);
+    }
     let (metadata, fits) = match source.kind {
         SourceKind::File => (std::fs::metadata(&source.path), Metadata::is_file as fn(&Metadata) -> bool),
         SourceKind::Link => (std::fs::symlink_metadata(&source.path), Metadata::is_symlink as _),

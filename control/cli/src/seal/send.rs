@@ -66,7 +66,7 @@ impl SealPlan {
 
     /// What was found, as it will be at the destination.
     pub(crate) fn sealed(&self, walked: Walked) -> Walked {
-        let Walked::File { source: Source { path, name, kind }, bytes } = walked else { return walked };
+        let Walked::File { source: Source { path, name, kind, seen }, bytes } = walked else { return walked };
         let sealed = match self.names.name(&name) {
             Ok(sealed) => check_name(&path, &sealed).map(|()| sealed.into_owned()),
             Err(error) => {
@@ -75,7 +75,7 @@ impl SealPlan {
             }
         };
         match sealed {
-            Ok(name) => Walked::File { source: Source { path, name, kind }, bytes: sealed_size(bytes).unwrap_or(bytes) },
+            Ok(name) => Walked::File { source: Source { path, name, kind, seen }, bytes: sealed_size(bytes).unwrap_or(bytes) },
             Err(error) => Walked::Failed(error),
         }
     }

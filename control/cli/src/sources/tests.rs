@@ -2,6 +2,8 @@
 
 use std::os::unix::ffi::OsStringExt;
 
+use tradewind_client::SourceKind;
+
 use super::*;
 use crate::select::tests::options;
 use crate::select::{SelectOptions, Symlinks};
@@ -226,4 +228,45 @@ fn links_are_sent_themselves_when_asked_for() {
     // What a link to a directory leads to, where a slash asks for that; a link under a name of its own.
     assert_eq!(collect(&[root.join("d/other/")], "s3://bucket/", copy(&[])).unwrap().names(), ["b"]);
     assert_eq!(collect(&[root.join("d/other")], "s3://bucket/exactly", copy(&[])).unwrap().names(), ["exactly"]);
+}
+
+/// As many threads as names find what one does, and each name once.
+#[test]
+fn several_threads_find_what_one_finds() {
+    let tree = tree();
+    let root = tree.path();
+    for name in 0..1000 {
+        fs::write(root.join(format!("d/a/{name:04}")), "x").unwrap();
+        fs::create_dir_all(root.join(format!("e/{}/{}", name % 7, name % 50))).unwrap();
+        fs::write(root.join(format!("e/{}/{}/{name}.tmp", name % 7, name % 50)), "x").unwrap();
+    }
+    std::os::unix::fs::symlink("../../e", root.join("d/a/other")).unwrap();
+    std::os::unix::fs::symlink("..", root.join("e/up")).unwrap();
+    for (symlinks, exclude) in [(Symlinks::Follow, &[][..]), (Symlinks::Skip, &["*.tmp"]), (Symlinks::Copy, &["3/"])] {
+        let plan = || {
+            let selection = Selection::new(&SelectOptions { symlinks, ..options(exclude, &[]) }).unwrap();
+            Plan::new(&[root.join("d"), root.join("e"), root.join("one")], &ListOptions::default(), "s3://bucket/", selection).unwrap()
+        };
+        let told = |walked: &Walked| match walked {
+            Walked::File { source, bytes } => format!("{} {bytes}", str::from_utf8(&source.name).unwrap()),
+            other => format!("{other:?}"),
+        };
+        let mut expected: Vec<String> = Arc::new(plan()).walk().map(|walked| told(&walked)).collect();
+        assert!(expected.len() > 1000);
+        expected.sort_unstable();
+        for threads in [1, 2, 8] {
+            let found = std::sync::Mutex::new(Vec::new());
+            walk_with(&Arc::new(plan()), threads, &|walked| {
+                found.lock().unwrap().push(told(&walked));
+                true
+            });
+            let mut found = found.into_inner().unwrap();
+            found.sort_unstable();
+            assert_eq!(found, expected, "{threads} threads, {symlinks:?}");
+        }
+        // Whoever has enough is not told of the rest.
+        let left = std::sync::atomic::AtomicI64::new(10);
+        walk_with(&Arc::new(plan()), 4, &|_| left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) > 1);
+        assert!(left.into_inner() > -4, "at most one more for each other thread");
+    }
 }

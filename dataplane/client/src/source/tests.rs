@@ -11,7 +11,7 @@ use crate::durable::Compare;
 
 /// A reader, what it tells of files that it leaves out, and what it counts.
 fn reader(blocks: Sender<SharedBlock>, durable: Durable) -> (Reader, crossbeam::channel::Receiver<SourceError>, Arc<Tally>) {
-    let pool = BlockPool::new(64, BlockWriter::image_bytes_max(65_536)).unwrap();
+    let pool = BlockPool::new(128, BlockWriter::image_bytes_max(65_536)).unwrap();
     let (problems, told) = crossbeam::channel::unbounded();
     let tally = Arc::new(Tally::default());
     let reader = Reader {
