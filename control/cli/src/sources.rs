@@ -20,7 +20,7 @@ use crate::links;
 use crate::lists::{self, ListOptions};
 use crate::seal::SealPlan;
 use crate::select::Selection;
-pub(crate) use parallel::walk_with;
+pub(crate) use parallel::{NAMES_AT_ONCE, walk_with};
 pub(crate) use walk::Walk;
 
 /// A file or directory that is to be sent.

@@ -8,7 +8,7 @@ use super::walk::{Finder, Looked, Open, enter};
 use super::{Plan, Walked};
 
 /// Names of one directory that one thread looks at, one after the other; those of a larger directory are shared out.
-const NAMES_AT_ONCE: usize = 256;
+pub(crate) const NAMES_AT_ONCE: usize = 256;
 
 /// Something to be done.
 enum Task {
@@ -37,14 +37,18 @@ struct Walkers<'a, E> {
     each: &'a E,
 }
 
-/// Walks everything on so many threads, this one among them, and tells each thing that is found, until `each` returns `false`. Files of a directory
-/// come in the order of their names (256 at a time), directories in any order. Two sources that may get the same name are walked by one
+/// Walks everything on so many threads, this one among them, and tells what is found, at most [`NAMES_AT_ONCE`] things at once, until `each`
+/// returns `false`. Files of a directory come in the order of their names (as many at a time), directories in any order. Two sources that may get the same name are walked by one
 /// thread, for the first keeps it. If no more threads can be started, fewer do.
-pub(crate) fn walk_with(plan: &Arc<Plan>, threads: usize, each: &(impl Fn(Walked) -> bool + Sync)) {
+pub(crate) fn walk_with(plan: &Arc<Plan>, threads: usize, each: &(impl Fn(Vec<Walked>) -> bool + Sync)) {
     if plan.may_clash || threads < 2 {
-        // Ends early like the others.
-        let _ = plan.walk().all(each);
-        return;
+        let mut walk = plan.walk();
+        loop {
+            let some: Vec<Walked> = walk.by_ref().take(NAMES_AT_ONCE).collect();
+            if some.is_empty() || !each(some) {
+                return;
+            }
+        }
     }
     let tasks = (0..plan.roots.len()).rev().map(Task::Root).collect();
     let queue = Mutex::new(Queue { tasks, ..Queue::default() });
@@ -60,7 +64,7 @@ pub(crate) fn walk_with(plan: &Arc<Plan>, threads: usize, each: &(impl Fn(Walked
     });
 }
 
-impl<E: Fn(Walked) -> bool + Sync> Walkers<'_, E> {
+impl<E: Fn(Vec<Walked>) -> bool + Sync> Walkers<'_, E> {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,8 +72,9 @@ impl<E: Fn(Walked) -> bool + Sync> Walkers<'_, E> {
     fn run(&self) {
         while let Some(task) = self.next() {
             // In the order in which they are to be done.
-            let mut more = Vec::new();
-            let goes_on = self.work(task, &mut more);
+            let (mut more, mut found) = (Vec::new(), Vec::new());
+            self.work(task, &mut more, &mut found);
+            let goes_on = found.is_empty() || (self.each)(found);
             let mut queue = self.queue();
             queue.busy -= 1;
             queue.is_over |= !goes_on;
@@ -97,33 +102,32 @@ impl<E: Fn(Walked) -> bool + Sync> Walkers<'_, E> {
         }
     }
 
-    /// `false` if nobody wants more.
-    fn work(&self, task: Task, more: &mut Vec<Task>) -> bool {
+    fn work(&self, task: Task, more: &mut Vec<Task>, found: &mut Vec<Walked>) {
+        let mut take = |looked, more: &mut Vec<Task>| match looked {
+            Looked::Found(walked) => found.push(walked),
+            Looked::Directory(directory) => more.push(Task::Directory(directory)),
+            Looked::Nothing => {}
+        };
         match task {
-            Task::Root(number) => self.finder.plan.roots.get(number).is_none_or(|root| self.take(self.finder.root(root), more)),
+            Task::Root(number) => {
+                if let Some(root) = self.finder.plan.roots.get(number) {
+                    take(self.finder.root(root), more);
+                }
+            }
             Task::Directory(directory) => match enter(&directory.path) {
                 Ok(names) => {
                     let (directory, mut names) = (Arc::new(directory), names.into_iter());
                     loop {
                         let some: Vec<OsString> = names.by_ref().take(NAMES_AT_ONCE).collect();
                         if some.is_empty() {
-                            return true;
+                            break;
                         }
                         more.push(Task::Names(Arc::clone(&directory), some));
                     }
                 }
-                Err(error) => (self.each)(Walked::Failed(error)),
+                Err(error) => take(Looked::Found(Walked::Failed(error)), more),
             },
-            Task::Names(directory, names) => names.iter().all(|name| self.take(self.finder.entry(&directory, name), more)),
+            Task::Names(directory, names) => names.iter().for_each(|name| take(self.finder.entry(&directory, name), more)),
         }
-    }
-
-    fn take(&self, looked: Looked, more: &mut Vec<Task>) -> bool {
-        match looked {
-            Looked::Found(walked) => return (self.each)(walked),
-            Looked::Directory(directory) => more.push(Task::Directory(directory)),
-            Looked::Nothing => {}
-        }
-        true
     }
 }
