@@ -115,9 +115,9 @@ impl<O: FnMut(u32, SharedBlock) + Send> Packer<O> {
             for (bytes, is_hole) in segments(offset, chunks) {
                 let length = bytes.len() as u64;
                 if is_hole {
-                    self.hole(state, &record, offset, length).await?
+                    self.hole(state, &record, offset, length).await?;
                 } else {
-                    self.data(state, &record, offset, &[bytes]).await?
+                    self.data(state, &record, offset, &[bytes]).await?;
                 }
                 offset += length;
             }

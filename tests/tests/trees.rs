@@ -166,7 +166,8 @@ fn holes(path: &std::path::Path) -> Result<u64> {
 /// Beside the programs: not every file system for temporary files has holes.
 #[test]
 fn holes_are_not_sent_and_are_holes_again() -> Result<()> {
-    let world = Loopback::start(&std::env::current_exe()?.parent().expect("a folder").to_owned(), &Interrupt::default())?;
+    let program = std::env::current_exe()?;
+    let world = Loopback::start(program.parent().expect("a folder"), &Interrupt::default())?;
     let source = world.path("source");
     fs::create_dir(&source)?;
     let path = source.join("disk.img");

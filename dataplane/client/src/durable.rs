@@ -25,6 +25,9 @@ pub enum Compare {
     All,
 }
 
+/// A range of a file and its CRC-64/NVME, if that is known.
+type Known = (Range<u64>, Option<u64>);
+
 /// What earlier transfers to the same destination have left there.
 #[derive(Clone, Debug, Default)]
 pub struct Durable {
@@ -35,14 +38,14 @@ pub struct Durable {
     /// CRC-64/NVME of whole files, and of ranges by where they begin, if contents are to be compared.
     checksums: HashMap<(Fingerprint, Option<u64>), u64>,
     /// Ranges of whole files and their CRC-64/NVME, if these are to be compared.
-    samples: HashMap<Fingerprint, Vec<(Range<u64>, Option<u64>)>>,
+    samples: HashMap<Fingerprint, Vec<Known>>,
 }
 
 /// What of a source has to have the checksums that are known.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ToCompare {
     /// Ranges and their CRC-64/NVME; without one a range is not the same.
-    pub(crate) ranges: Vec<(Range<u64>, Option<u64>)>,
+    pub(crate) ranges: Vec<Known>,
     /// The file is durable as a whole if they have.
     pub(crate) is_whole: bool,
 }
@@ -203,7 +206,7 @@ mod tests {
             durable.add_file(of(large), Some(8), samples());
             durable.add_file(of(large + 1), Some(9), [].into_iter());
             durable.add_file(of(large + 2), None, samples());
-            durable.add_file(of(large - 1 << 1), Some(6), [(0..u64::MAX, Some(1))].into_iter());
+            durable.add_file(of(2 * large), Some(6), [(0..u64::MAX, Some(1))].into_iter());
             (0..100).for_each(|part| durable.add_part(of(1000), part * 10..part * 10 + 10, Some(part)));
             durable
         };
@@ -213,7 +216,7 @@ mod tests {
         assert_eq!(durable.to_compare(&record(large)), Some(ToCompare { ranges: samples().collect(), is_whole: true }));
         assert_eq!(durable.to_compare(&record(large + 1)), whole(large + 1, 9));
         assert_eq!(durable.to_compare(&record(large + 2)), None, "nothing to compare with");
-        assert_eq!(durable.to_compare(&record(large - 1 << 1)), whole(large - 1 << 1, 6), "a sample that is none");
+        assert_eq!(durable.to_compare(&record(2 * large)), whole(2 * large, 6), "a sample that is none");
         let parts = durable.to_compare(&record(1000)).unwrap();
         let starts: Vec<u64> = parts.ranges.iter().map(|(range, _)| range.start).collect();
         assert_eq!((starts, parts.is_whole), (vec![0, 140, 280, 420, 560, 700, 840, 990], false));
