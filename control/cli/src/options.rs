@@ -52,6 +52,7 @@ that is itself a SRC is followed. --symlinks copy sends all links themselves: NA
 file NAME.rclonelink whose contents are what it points to, as rclone does with --links
 (LINK/ still means what is in that directory). Empty directories are not sent. A file that cannot be
 read, or changes while it is read, is left out; the rest is sent, and the exit code is 7.
+Holes of sparse files (from 1 MiB on) are not sent, unless with --seal, and are holes again.
 
 What was interrupted goes on where it stopped when the same files are sent to the same
 destination again, by whomever; files that are durable and have not changed are not sent.
