@@ -101,12 +101,14 @@ pub struct Hostile {
     pub files: u64,
     /// Of these, those whose names are not UTF-8.
     pub not_utf8: u64,
-    /// What is no regular file.
-    pub special: u64,
+    /// Symbolic links.
+    pub links: u64,
+    /// Files more that following them finds.
+    pub followed: u64,
 }
 
 /// Names with line feeds, leading dashes, dots, spaces, quotes, 255 bytes, bytes that are no UTF-8, cases that clash elsewhere, deep
-/// nesting; empty files, holes, hard links; a pipe, a socket, links that lead nowhere and in circles.
+/// nesting; empty files, holes, hard links; a pipe, a socket, links to files and directories, that lead nowhere and in circles.
 ///
 /// # Errors
 /// When the disk is full.
@@ -166,9 +168,18 @@ pub fn hostile(root: &Path, random: &mut Random) -> Result<Hostile> {
     made.files += 4;
     nix::unistd::mkfifo(&root.join("pipe"), Mode::S_IRWXU)?;
     drop(std::os::unix::net::UnixListener::bind(root.join("socket"))?);
-    std::os::unix::fs::symlink("nowhere", root.join("dangling"))?;
-    std::os::unix::fs::symlink(".", root.join("circle"))?;
-    made.special = 4;
+    let links: [(&[u8], &[u8]); 6] = [
+        (b"nowhere", b"dangling"),
+        (b".", b"circle"),
+        (b"plain", b"link"),
+        (b"../holes", b"-d/link to\nholes"),
+        (b"deeper", b"directory\xff"),
+        (b"..\xfe\n", b"D/odd"),
+    ];
+    for (target, name) in links {
+        std::os::unix::fs::symlink(OsStr::from_bytes(target), root.join(OsStr::from_bytes(name)))?;
+    }
+    (made.links, made.followed) = (links.len() as u64, 3);
     Ok(made)
 }
 
@@ -188,6 +199,26 @@ pub fn files(root: &Path) -> Result<BTreeMap<OsString, PathBuf>> {
                 let path = entry.path();
                 let name = path.strip_prefix(root)?.as_os_str().as_bytes().to_vec();
                 found.insert(OsString::from_vec(name), path);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// All symbolic links below a directory, by their paths from there, and their targets.
+///
+/// # Errors
+/// When a directory cannot be read.
+pub fn links(root: &Path) -> Result<BTreeMap<OsString, OsString>> {
+    let (mut found, mut open) = (BTreeMap::new(), vec![root.to_owned()]);
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(&directory).with_context(|| directory.display().to_string())? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                open.push(entry.path());
+            } else if entry.file_type()?.is_symlink() {
+                let name = entry.path().strip_prefix(root)?.as_os_str().to_owned();
+                found.insert(name, fs::read_link(entry.path())?.into_os_string());
             }
         }
     }

@@ -207,7 +207,7 @@ mod tests {
     use tradewind_api::ProblemCode;
 
     fn s3(buckets: &[&str]) -> StoreConfig {
-        StoreConfig::S3(S3Config {
+        StoreConfig::S3(crate::config::S3Config {
             endpoint: Some("http://127.0.0.1:1".into()),
             region: "r".into(),
             buckets: buckets.iter().map(|&b| b.to_owned()).collect(),
@@ -219,6 +219,11 @@ mod tests {
         })
     }
 
+    fn azure(containers: &[&str]) -> StoreConfig {
+        let containers = containers.iter().map(|&name| name.to_owned()).collect();
+        StoreConfig::Azure(crate::config::AzureConfig { account: "acct".into(), endpoint: None, containers, account_key: None, sas: None })
+    }
+
     fn outcome(user_stores: Option<&[&str]>, destination: &str) -> Result<String, ProblemCode> {
         let local = |root: &str| StoreConfig::Local { root: root.into() };
         let stores = BTreeMap::from([
@@ -226,6 +231,7 @@ mod tests {
             ("two".to_owned(), s3(&["beta", "both"])),
             ("data".to_owned(), local("/data")),
             ("inner".to_owned(), local("/data/inner")),
+            ("cloud".to_owned(), azure(&["alpha"])),
         ]);
         let stores_of_user = user_stores.map(|names| names.iter().map(|&n| n.to_owned()).collect());
         let user = Identified { access_key: "u".into(), stores: stores_of_user };
@@ -233,6 +239,7 @@ mod tests {
         let place = match found.store {
             Store::Local { root } => root.display().to_string(),
             Store::S3(store) => store.bucket,
+            Store::Azure(store) => format!("{}/{}", store.account, store.container),
         };
         Ok(match found.name {
             DestinationName::Into(prefix) => format!("{place} into {prefix}"),
@@ -251,6 +258,8 @@ mod tests {
             ("file:///data/", "/data into "),
             ("file:///data/inner/x", "/data/inner as x"),
             ("inner:x/", "/data/inner into x/"),
+            ("az://alpha/in/", "acct/alpha into in/"),
+            ("cloud:alpha/key", "acct/alpha as key"),
         ] {
             assert_eq!(outcome(None, destination).as_deref(), Ok(expected), "{destination}");
         }
@@ -279,7 +288,7 @@ mod tests {
     #[test]
     fn refuses_what_is_not_configured_not_allowed_or_not_clear() {
         let unknown = ProblemCode::from(ApiCode::StoreUnknown);
-        for destination in ["s3://gamma/", "two:alpha/", "nowhere:x", "file:///etc/passwd", "file:///database/x"] {
+        for destination in ["s3://gamma/", "az://beta/", "cloud:beta/", "two:alpha/", "nowhere:x", "file:///etc/passwd", "file:///database/x"] {
             assert_eq!(outcome(None, destination), Err(unknown.clone()), "{destination}");
         }
         assert_eq!(outcome(Some(&["two"]), "s3://alpha/"), Err(unknown.clone()));

@@ -90,7 +90,7 @@ impl Manifest {
 
     /// A file that was durable before.
     pub(crate) fn already(&self, durable: &Durable) {
-        if let Durable::File { path, size, mtime_ns, key, crc, etag } = durable {
+        if let Durable::File { path, size, mtime_ns, key, crc, etag, .. } = durable {
             let etag = etag.clone();
             let mut line = ManifestLine { etag, already: true, ..line(path, key.as_bytes(), *size, *mtime_ns) };
             line.set_crc64(crc.0);
@@ -186,7 +186,7 @@ mod tests {
 
     fn durable(name: &[u8]) -> Durable {
         let key = ObjectKey::new(&[b"in/", name].concat()).unwrap();
-        Durable::File { path: name.to_vec(), size: 3, mtime_ns: 5, key, crc: Crc64::of(b"abc"), etag: None }
+        Durable::File { path: name.to_vec(), size: 3, mtime_ns: 5, key, crc: Crc64::of(b"abc"), etag: None, samples: Vec::new() }
     }
 
     fn done(name: &str) -> UploadEvent {

@@ -5,13 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use tradewind_client::{CRC_ATTRIBUTE, ERROR_ATTRIBUTE};
 use tradewind_fabric::{BlockBuf, BlockPool, SharedBlock};
 use tradewind_proto::block::{
     ATTRIBUTES_BYTES_MAX, Attributes, BlockWriter, CutError, FileId, FileRecord, attribute_bytes, check_attributes, crc64_nvme,
 };
-use tradewind_storage::{Fetched, FetchedObject, ObjectInfo, StoreError};
+use tradewind_storage::{Fetched, FetchedObject, HOLE_BYTES_MIN, ObjectInfo, StoreError, are_zeros, is_marked_sparse};
 
 /// How long to wait before looking again whether there is memory, or room at the receiver.
 const ROOM_POLL: Duration = Duration::from_millis(1);
@@ -97,7 +98,7 @@ impl<O: FnMut(u32, SharedBlock) + Send> Packer<O> {
         object: &FetchedObject,
         info: &ObjectInfo,
         mut offset: u64,
-        chunks: &[bytes::Bytes],
+        chunks: &[Bytes],
     ) -> Result<(), StoreError> {
         let record = match state.latest.take_if(|record| record.file == FileId(object.number)) {
             Some(record) => record,
@@ -110,13 +111,44 @@ impl<O: FnMut(u32, SharedBlock) + Send> Packer<O> {
                 record(object, info)
             }
         };
+        if is_marked_sparse(&info.attributes) {
+            for (bytes, is_hole) in segments(offset, chunks) {
+                let length = bytes.len() as u64;
+                if is_hole {
+                    self.hole(state, &record, offset, length).await?;
+                } else {
+                    self.data(state, &record, offset, &[bytes]).await?;
+                }
+                offset += length;
+            }
+        } else {
+            self.data(state, &record, offset, chunks).await?;
+        }
+        state.latest = Some(record);
+        Ok(())
+    }
+
+    /// Tells of zeros instead of sending them.
+    async fn hole(&mut self, state: &mut State, record: &FileRecord, mut offset: u64, mut left: u64) -> Result<(), StoreError> {
+        while left > 0 {
+            let added = self.filling(state).await.writer.add_hole(record, offset, left).map_err(|error| unpackable(record, &error))?;
+            if added == 0 {
+                self.flush(state).await;
+            }
+            (offset, left) = (offset + added, left - added);
+            state.packed.bytes += added;
+        }
+        Ok(())
+    }
+
+    async fn data(&mut self, state: &mut State, record: &FileRecord, mut offset: u64, chunks: &[Bytes]) -> Result<(), StoreError> {
         let mut chunks = chunks.iter().filter(|chunk| !chunk.is_empty()).cloned();
         let mut chunk = chunks.next().unwrap_or_default();
         let mut is_first = true;
         while is_first || !chunk.is_empty() {
             is_first = false;
             let Filling { slot, writer } = self.filling(state).await;
-            let Some(room) = writer.room(&record).filter(|&room| room > 0 || chunk.is_empty()) else {
+            let Some(room) = writer.window_room(record, offset).filter(|&room| room > 0 || chunk.is_empty()) else {
                 self.flush(state).await;
                 is_first = true;
                 continue;
@@ -132,11 +164,10 @@ impl<O: FnMut(u32, SharedBlock) + Send> Packer<O> {
                 }
             }
             let crc = crc64_nvme(&slot[at..at + length]);
-            writer.add(&record, offset, length as u32, crc).map_err(|error| unpackable(&record, &error))?;
+            writer.add(record, offset, length as u32, crc).map_err(|error| unpackable(record, &error))?;
             offset += length as u64;
             state.packed.bytes += length as u64;
         }
-        state.latest = Some(record);
         Ok(())
     }
 
@@ -186,6 +217,29 @@ impl<O: FnMut(u32, SharedBlock) + Send> Packer<O> {
         (self.out)(state.packed.blocks, full.slot.freeze(image_bytes));
         state.packed.blocks += 1;
     }
+}
+
+/// Cuts what was read of a sparse file, from `offset` on, where long runs of zeros begin and end, and tells which are such.
+fn segments(mut offset: u64, chunks: &[Bytes]) -> Vec<(Bytes, bool)> {
+    let mut rest = match chunks {
+        [one] => one.clone(),
+        several => several.concat().into(),
+    };
+    let mut segments: Vec<(Bytes, bool)> = Vec::new();
+    let (mut open, mut length, mut is_hole) = (rest.clone(), 0, false);
+    while !rest.is_empty() {
+        let next = rest.split_to(usize::try_from(HOLE_BYTES_MIN - offset % HOLE_BYTES_MIN).unwrap_or(usize::MAX).min(rest.len()));
+        let is_zeros = next.len() as u64 == HOLE_BYTES_MIN && are_zeros(&next);
+        if length > 0 && is_zeros != is_hole {
+            segments.push((open.split_to(length), is_hole));
+            length = 0;
+        }
+        (offset, length, is_hole) = (offset + next.len() as u64, length + next.len(), is_zeros);
+    }
+    if length > 0 || segments.is_empty() {
+        segments.push((open, is_hole));
+    }
+    segments
 }
 
 fn unpackable(record: &FileRecord, error: &CutError) -> StoreError {
@@ -295,6 +349,44 @@ mod tests {
         assert_eq!((packed.files, packed.bytes, packed.unwanted, packed.blocks), (4, 10 + large + 5, 1, 3));
         assert_eq!(records[0].attributes[..], [("uid".to_owned(), "7".to_owned())], "only what a record can carry");
         assert_eq!((records[0].mtime_ns, records[0].mode), (5, 0o640));
+    }
+
+    #[tokio::test]
+    async fn zeros_of_a_file_with_holes_are_told_and_not_sent() {
+        const G: usize = HOLE_BYTES_MIN as usize;
+        let size = 40 * G as u64;
+        let mut bytes = vec![0; 5 * G];
+        bytes[10] = 1;
+        bytes[3 * G] = 1;
+        let marked = ObjectInfo { attributes: [tradewind_storage::sparse_attribute()].into(), ..info(size) };
+        let fetched = |info: &ObjectInfo| {
+            let several = [Bytes::from(bytes[..1000].to_vec()), Bytes::from(bytes[1000..].to_vec())];
+            let later = vec![Bytes::from(vec![0; 2 * G])];
+            vec![
+                Fetched::Bytes { object: object(0, size), info: info.clone(), offset: 0, bytes: several.into() },
+                Fetched::Bytes { object: object(0, size), info: info.clone(), offset: 5 * G as u64, bytes: later },
+            ]
+        };
+        let pool = BlockPool::new(64, BlockWriter::image_bytes_max(PAYLOAD)).unwrap();
+        for (info, payload, holes) in [(marked, 2 * G, 5 * G), (info(size), 7 * G, 0)] {
+            let blocks = Arc::new(Mutex::new(Vec::new()));
+            let taken = Arc::clone(&blocks);
+            let out = move |_, block: SharedBlock| taken.lock().unwrap().push(block);
+            let packer = Packer { pool: pool.clone(), payload_max: PAYLOAD, out, has_room: Box::new(|_| true) };
+            let packed = packer.run(Box::pin(futures_util::stream::iter(fetched(&info).into_iter().map(Ok)))).await.unwrap();
+            assert_eq!(packed.bytes, 7 * G as u64);
+            let (mut sent, mut told, mut at) = (0, 0, 0);
+            for image in blocks.lock().unwrap().iter() {
+                let table = BlockTable::verified(image).unwrap();
+                sent += table.payload_bytes as usize;
+                for extent in &table.extents {
+                    assert_eq!(extent.file_offset, at, "in order and without gaps");
+                    at += u64::from(extent.length);
+                    told += if extent.is_hole { extent.length as usize } else { 0 };
+                }
+            }
+            assert_eq!((sent, told, at), (payload, holes, 7 * G as u64));
+        }
     }
 
     #[tokio::test]

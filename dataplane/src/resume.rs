@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tradewind_ipc::{DurableList, DurableSummary};
 use tradewind_proto::block::fingerprint;
-use tradewind_storage::{Durable, Journal, Resumption, RetryPolicy, Scope, Store, StoreError, UploaderConfig, resume};
+use tradewind_storage::{Durable, Journal, Resumption, RetryPolicy, Sample, Scope, Store, StoreError, UploaderConfig, resume};
 
 use crate::manifest::{self, Manifest};
 
@@ -141,10 +141,15 @@ impl State {
 /// A line as `tradewind_api::DurableEntry` reads it.
 fn write_line(out: &mut impl Write, summary: &mut DurableSummary, durable: &Durable) -> io::Result<()> {
     match durable {
-        Durable::File { path, size, mtime_ns, crc, .. } => {
+        Durable::File { path, size, mtime_ns, crc, samples, .. } => {
             summary.files += 1;
             summary.files_bytes += size;
-            writeln!(out, r#"{{"file":"{}","crc64":"{:016x}"}}"#, hex(path, *size, *mtime_ns), crc.0)
+            write!(out, r#"{{"file":"{}","crc64":"{:016x}""#, hex(path, *size, *mtime_ns), crc.0)?;
+            for (number, Sample { offset, length, crc }) in samples.iter().enumerate() {
+                let before = if number == 0 { r#","samples":["# } else { "," };
+                write!(out, r#"{before}{{"offset":{offset},"length":{length},"crc64":"{:016x}"}}"#, crc.0)?;
+            }
+            writeln!(out, "{}", if samples.is_empty() { "}" } else { "]}" })
         }
         Durable::Part { path, size, mtime_ns, offset, length, crc } => {
             summary.parts += 1;
@@ -173,7 +178,7 @@ pub(crate) fn read_list(path: &Path) -> io::Result<tradewind_client::Durable> {
         let file = u128::from_str_radix(&line.file, 16).map_err(io::Error::other)?.to_be_bytes();
         match (line.offset, line.length) {
             (Some(offset), Some(length)) => durable.add_part(file, offset..offset.saturating_add(length), None),
-            _ => durable.add_file(file, None),
+            _ => durable.add_file(file, None, std::iter::empty()),
         }
     }
     Ok(durable)

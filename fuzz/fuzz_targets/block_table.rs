@@ -21,7 +21,7 @@ fn with_footer(body: &[u8], payload: usize) -> Vec<u8> {
     image.extend(((body.len() - payload) as u32).to_be_bytes());
     let crc = crc64_nvme(&image[payload..]);
     image.extend(crc.to_be_bytes());
-    image.extend(1_u32.to_be_bytes());
+    image.extend(3_u32.to_be_bytes());
     image.extend(b"TWBK");
     image
 }
@@ -33,7 +33,7 @@ fn check(image: &[u8]) {
         let record = table.record(extent.file).expect("every extent has its file's record");
         assert!(extent.file_offset + u64::from(extent.length) <= record.size, "an extent ends in its file");
         assert_eq!(u64::from(extent.payload_offset), payload, "extents lie one behind the other");
-        payload += u64::from(extent.length);
+        payload += u64::from(extent.payload_bytes());
     }
     assert_eq!(payload, u64::from(table.payload_bytes));
     for file in &table.files {

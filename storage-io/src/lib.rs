@@ -14,6 +14,7 @@ mod azure;
 mod checksum;
 mod error;
 mod fetch;
+mod holes;
 mod journal;
 mod list;
 mod local;
@@ -29,6 +30,7 @@ pub use azure::{AzureConfig, AzureCredentials, AzureStore};
 pub use checksum::{Crc64, RunningCrc64};
 pub use error::{StoreError, UploadError};
 pub use fetch::{FetchConfig, Fetched, FetchedObject, Wanted, fetch};
+pub use holes::{HOLE_BYTES_MIN, SPARSE_ATTRIBUTE, are_zeros, is_marked_sparse, may_have_holes, sparse_attribute};
 pub use journal::{Durable, Journal, Resumption, Scope, resume};
 pub use list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};
 pub use local::LocalStore;
@@ -40,4 +42,4 @@ pub use store::{
     Attributes, Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Part, PartReceipt, Store, StoredObject, Upload,
     check_destination,
 };
-pub use upload::{FileMeta, ObjectName, Piece, ReadyBlock, StatsSnapshot, UploadEvent, UploadStats, Uploader, UploaderConfig};
+pub use upload::{FileMeta, ObjectName, Piece, ReadyBlock, Sample, StatsSnapshot, UploadEvent, UploadStats, Uploader, UploaderConfig};

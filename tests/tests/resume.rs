@@ -1,6 +1,7 @@
 //! Transfers that are interrupted and go on, through the real processes. `cargo xtask bench kill-resume` does the same a hundred times.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -119,5 +120,54 @@ fn contents_are_compared_where_that_is_wanted() -> Result<()> {
     let done = event(&sent, "done").expect("done");
     assert_eq!((done["files"].as_u64(), done["files_kept"].as_u64(), done["bytes"].as_u64()), (Some(1), Some(1), Some(2 << 20)), "{done}");
     assert_eq!(tree::same(&source, &world.path("local/in"))?, 2);
+    Ok(())
+}
+
+/// `--resume sparse`: a change where samples are is found, one where none are is not, and what is the same is not read as a whole.
+#[test]
+fn samples_are_compared_where_that_is_wanted() -> Result<()> {
+    const SIZE: u64 = 100 << 20;
+    let world = Loopback::start(&std::env::temp_dir(), &Interrupt::default())?;
+    let source = world.path("source");
+    fs::create_dir(&source)?;
+    let large = source.join("large");
+    let mut random = Random::new(13);
+    random.write(&large, SIZE)?;
+    random.write(&source.join("small"), 1 << 20)?;
+    let send = |further: &[&str]| {
+        let from = format!("{}/", source.display());
+        world.run(&[&["send", "--json"], further, &[&from, "local:in/"]].concat())
+    };
+    let done = |sent: &tradewind_bench::process::Finished| -> [u64; 3] {
+        let done = event(sent, "done").expect("no event 'done'");
+        ["files", "files_kept", "bytes_compared"].map(|name| done[name].as_u64().expect(name))
+    };
+    send(&[])?.success("the first time")?;
+    let sent = send(&["--resume", "sparse"])?;
+    sent.success("unchanged")?;
+    let [files, kept, compared] = done(&sent);
+    println!("unchanged: {compared} of {} bytes compared", SIZE + (1 << 20));
+    assert_eq!((files, kept), (0, 2));
+    assert!(compared > 4 << 20 && compared <= 33 << 20, "{compared}");
+    let change = |at: u64| -> Result<()> {
+        let file = fs::File::options().write(true).open(&large)?;
+        let dated = file.metadata()?.modified()?;
+        file.write_all_at(b"changed", at)?;
+        Ok(file.set_modified(dated)?)
+    };
+    // Not in the first 4 MiB of any of eight parts, whatever the size of blocks up to that.
+    change(SIZE / 14 + (1 << 20))?;
+    let sent = send(&["--resume", "sparse"])?;
+    sent.success("changed between samples")?;
+    assert_eq!(done(&sent)[..2], [0, 2], "samples do not tell");
+    for at in [0, SIZE - 7] {
+        change(at)?;
+        let sent = send(&["--resume", "sparse", "--overwrite"])?;
+        sent.success("changed in a sample")?;
+        assert_eq!(done(&sent)[..2], [1, 1], "changed at {at}");
+        assert_eq!(tree::same(&source, &world.path("local/in"))?, 2);
+        // As it was, for the other end.
+        send(&["--resume", "full", "--overwrite"])?.success("the same by contents")?;
+    }
     Ok(())
 }

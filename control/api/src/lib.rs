@@ -52,6 +52,6 @@ pub use tradewind_ipc::{
 };
 pub use types::{
     DurableEntry, DurableSummary, EngineHealth, FileStatus, Health, HealthState, LaneOffer, OfferedEndpoint, Outcome, RatePolicy,
-    RateRequest, RemoteLane, ResumePolicy, SubmitRequest, SubmitResponse, Totals, TransferLimits, TransferList, TransferState,
+    RateRequest, RemoteLane, ResumePolicy, SampleEntry, SubmitRequest, SubmitResponse, Totals, TransferLimits, TransferList, TransferState,
     TransferStatus,
 };

@@ -102,7 +102,7 @@ pub use tradewind_ipc::DurableSummary;
 
 /// A line of `GET /v1/transfers/{id}/durable` (`application/x-ndjson`). Files are named by the first half of SHA-256 over size,
 /// modification time (nanoseconds since 1970; both 8 bytes, big-endian) and the name below the destination, 32 hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum DurableEntry {
     /// Bytes of a file that is not whole.
@@ -126,7 +126,22 @@ pub enum DurableEntry {
         /// CRC-64/NVME of its contents, 16 hexadecimal digits, where it is told.
         #[serde(default, with = "hex_crc", skip_serializing_if = "Option::is_none")]
         crc64: Option<u64>,
+        /// Ranges of a large file whose checksums are known.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        samples: Vec<SampleEntry>,
     },
+}
+
+/// A range of a file and its checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleEntry {
+    /// Where it begins.
+    pub offset: u64,
+    /// How many bytes.
+    pub length: u64,
+    /// CRC-64/NVME of them, 16 hexadecimal digits.
+    #[serde(default, with = "hex_crc", skip_serializing_if = "Option::is_none")]
+    pub crc64: Option<u64>,
 }
 
 /// Bounds that the server enforces on a transfer.
@@ -394,8 +409,15 @@ mod tests {
         let file = [0xab; 16];
         let hex = "ab".repeat(16);
         for (entry, line) in [
-            (DurableEntry::File { file, crc64: None }, format!(r#"{{"file":"{hex}"}}"#)),
-            (DurableEntry::File { file, crc64: Some(10) }, format!(r#"{{"file":"{hex}","crc64":"000000000000000a"}}"#)),
+            (DurableEntry::File { file, crc64: None, samples: Vec::new() }, format!(r#"{{"file":"{hex}"}}"#)),
+            (
+                DurableEntry::File { file, crc64: Some(10), samples: Vec::new() },
+                format!(r#"{{"file":"{hex}","crc64":"000000000000000a"}}"#),
+            ),
+            (
+                DurableEntry::File { file, crc64: None, samples: vec![SampleEntry { offset: 5, length: 7, crc64: Some(9) }] },
+                format!(r#"{{"file":"{hex}","samples":[{{"offset":5,"length":7,"crc64":"0000000000000009"}}]}}"#),
+            ),
             (DurableEntry::Part { file, offset: 5, length: 7, crc64: None }, format!(r#"{{"file":"{hex}","offset":5,"length":7}}"#)),
         ] {
             assert_eq!(serde_json::to_string(&entry).unwrap(), line);

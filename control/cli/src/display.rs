@@ -199,12 +199,16 @@ fn summary(report: &UploadReport, server: Option<&TransferStatus>) -> String {
         (0, bytes) => format!("{} were there already; ", units::bytes(bytes)),
         (files, _) => format!("{} there already; ", units::count(files, "file was", "files were")),
     };
+    let holes = match report.bytes_holes {
+        0 => String::new(),
+        bytes => format!(", {} of it in holes", units::bytes(bytes)),
+    };
     format!(
-        "{kept}sent {} ({}) in {}: {}; loss {}, sent again {}, RTT {:.1} ms{way}",
+        "{kept}sent {} ({}{holes}) in {}: {}; loss {}, sent again {}, RTT {:.1} ms{way}",
         units::count(report.files, "file", "files"),
         units::bytes(report.bytes),
         units::duration(report.elapsed),
-        units::rate(units::goodput_bps(report.bytes, report.elapsed)),
+        units::rate(units::goodput_bps(report.bytes - report.bytes_holes, report.elapsed)),
         units::percent(report.loss),
         units::percent(report.retransmitted_share),
         report.rtt_ms,

@@ -12,10 +12,12 @@ use tradewind_client::{Found, Source, SourceError, SourceNote, Sources};
 
 use crate::events;
 use crate::failure::Failure;
-use crate::sources::{Plan, Walked};
+use crate::sources::{NAMES_AT_ONCE, Plan, Walked, walk_with};
 
-/// Files found ahead of the reader.
+/// Files found ahead of the reader, beside what each walking thread holds ([`NAMES_AT_ONCE`]).
 const FOUND_AHEAD: usize = 4096;
+/// Threads that walk. They wait for the file system, or for the reader, rather than compute.
+const WALK_THREADS: usize = 8;
 /// How long the walk is waited for, so that small trees are announced with their totals.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// Files after which it is not waited for any more.
@@ -91,7 +93,8 @@ impl LeftOut {
 
 /// A walk under way.
 pub(crate) struct Gathering {
-    files: Receiver<Source>,
+    /// Some at a time: a file of its own would cost a change of threads.
+    files: Receiver<Vec<Source>>,
     found: Arc<Found>,
     ended: Arc<AtomicBool>,
 }
@@ -114,27 +117,33 @@ impl Gathering {
     /// # Errors
     /// [`Failure::Local`] when no thread can be started.
     pub(crate) fn start(plan: &Arc<Plan>, left_out: &Arc<LeftOut>, notes: &Notes) -> Result<Self, Failure> {
-        let (out, files) = sync_channel(FOUND_AHEAD);
+        let (out, files) = sync_channel(FOUND_AHEAD / NAMES_AT_ONCE);
         let (found, ended) = (Arc::new(Found::default()), Arc::new(AtomicBool::new(false)));
-        let (walk, left_out, notes) = (plan.walk(), Arc::clone(left_out), notes.clone());
+        let (plan, left_out, notes) = (Arc::clone(plan), Arc::clone(left_out), notes.clone());
         let (counted, at_end) = (Arc::clone(&found), Arc::clone(&ended));
         let walking = move || {
-            for walked in walk {
-                match walked {
-                    Walked::File { source, bytes } => {
-                        counted.files.fetch_add(1, Relaxed);
-                        counted.bytes.fetch_add(bytes, Relaxed);
-                        // The transfer has ended before the walk.
-                        if out.send(source).is_err() {
-                            return;
+            let is_wanted = AtomicBool::new(true);
+            walk_with(&plan, WALK_THREADS, &|found| {
+                let mut files = Vec::with_capacity(found.len());
+                for walked in found {
+                    match walked {
+                        Walked::File { source, bytes } => {
+                            counted.files.fetch_add(1, Relaxed);
+                            counted.bytes.fetch_add(bytes, Relaxed);
+                            files.push(source);
                         }
+                        Walked::Skipped(why) => left_out.skip(why, &notes),
+                        Walked::Unselected => drop(left_out.unselected.fetch_add(1, Relaxed)),
+                        Walked::Failed(error) => left_out.fail(error, &notes),
                     }
-                    Walked::Skipped(why) => left_out.skip(why, &notes),
-                    Walked::Unselected => drop(left_out.unselected.fetch_add(1, Relaxed)),
-                    Walked::Failed(error) => left_out.fail(error, &notes),
                 }
-            }
-            at_end.store(true, Relaxed);
+                if !files.is_empty() && out.send(files).is_err() {
+                    // The transfer has ended before the walk.
+                    is_wanted.store(false, Relaxed);
+                }
+                is_wanted.load(Relaxed)
+            });
+            at_end.store(is_wanted.into_inner(), Relaxed);
         };
         thread::Builder::new()
             .name("source-walk".to_owned())
@@ -150,7 +159,7 @@ impl Gathering {
         let is_complete = loop {
             let patience = if first.is_empty() || to_the_end { PATIENCE } else { PATIENCE.saturating_sub(started.elapsed()) };
             match files.recv_timeout(patience) {
-                Ok(source) => first.push(source),
+                Ok(some) => first.extend(some),
                 Err(RecvTimeoutError::Disconnected) => break ended.load(Relaxed),
                 Err(RecvTimeoutError::Timeout) if first.is_empty() || to_the_end => {}
                 Err(RecvTimeoutError::Timeout) => break false,
@@ -162,7 +171,7 @@ impl Gathering {
         let bytes = found.bytes.load(Relaxed);
         let totals = is_complete.then_some((first.len() as u64, bytes));
         let is_empty = first.is_empty();
-        Head { sources: Sources::new(first.into_iter().chain(files), found), totals, bytes, is_empty }
+        Head { sources: Sources::new(first.into_iter().chain(files.into_iter().flatten()), found), totals, bytes, is_empty }
     }
 }
 
@@ -191,14 +200,14 @@ mod tests {
         let head = Gathering::start(&plan(root.path()), &left_out, &Notes::Quiet).unwrap().head(false);
         assert_eq!((head.totals, head.bytes, head.is_empty), (Some((10, 70)), 70, false));
         assert_eq!(left_out.unselected.load(Relaxed), 1);
-        for name in 0..HEAD_FILES + FOUND_AHEAD + 10 {
+        for name in 0..HEAD_FILES + 2 * FOUND_AHEAD + 10 {
             fs::write(root.path().join(format!("n{name}")), []).unwrap();
         }
         let head = Gathering::start(&plan(root.path()), &Arc::default(), &Notes::Quiet).unwrap().head(false);
         assert_eq!(head.totals, None, "memory is bounded, so the walk cannot have ended");
         drop(head);
         let head = Gathering::start(&plan(root.path()), &Arc::default(), &Notes::Quiet).unwrap().head(true);
-        assert_eq!(head.totals, Some(((HEAD_FILES + FOUND_AHEAD + 20) as u64, 70)));
+        assert_eq!(head.totals, Some(((HEAD_FILES + 2 * FOUND_AHEAD + 20) as u64, 70)));
     }
 
     #[test]

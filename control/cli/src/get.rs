@@ -21,6 +21,7 @@ use crate::events;
 use crate::failure::Failure;
 use crate::follow::{Driven, drive, ended_on_server, explain, failed, last_word, outcome, tell_server};
 use crate::interrupt::Interrupts;
+use crate::links::{Links, link_name};
 use crate::options::GetOptions;
 use crate::retry::{self, Cure};
 use crate::seal::{Checked, Unsealing, check_key};
@@ -76,6 +77,9 @@ pub(crate) async fn get(options: &GetOptions) -> Result<u8, Failure> {
             interrupts.unless(tokio::time::sleep(wait)).await.map_err(interrupted)?;
         }
     }
+    if let Some(links) = place.links.clone() {
+        left_out.add_links(links, options, &mut interrupts).await?;
+    }
     left_out.failure().map_or(Ok(exit::OK), Err)
 }
 
@@ -88,6 +92,8 @@ struct Place {
     /// What the one file is called in the end.
     exact: Option<String>,
     journal: Option<Journal>,
+    /// With --links: files that become links in the end.
+    links: Option<Arc<Links>>,
 }
 
 impl Place {
@@ -117,7 +123,8 @@ impl Place {
                 let store = if options.preserve_owner { store.restoring_owners() } else { store };
                 let journal =
                     open_journal().inspect_err(|error| display::note(&format!("{error}; an interrupted download will start over"))).ok();
-                Ok(Self { store: Arc::new(store), root, name, exact, journal })
+                let links = options.links.then(|| Links::new(&root, exact.clone(), options.overwrite, options.preserve_owner));
+                Ok(Self { store: Arc::new(store), root, name, exact, journal, links: links.map(Arc::new) })
             })
     }
 }
@@ -162,6 +169,23 @@ impl LeftOut {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.0 += 1;
         known.1.get_or_insert_with(|| format!("{}: {reason}", String::from_utf8_lossy(path)));
+    }
+
+    /// Makes links of the files that were got as such, and adds those that cannot be.
+    async fn add_links(&self, links: Arc<Links>, options: &GetOptions, interrupts: &mut Interrupts) -> Result<(), Failure> {
+        let json = options.json;
+        let made = interrupts.unless(tokio::task::spawn_blocking(move || links.make(json))).await;
+        let made = made.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })?;
+        for (path, reason) in made.map_err(|error| Failure::Local { what: "the linking thread failed", detail: error.to_string() })? {
+            self.add(&path, &reason);
+            let path = String::from_utf8_lossy(&path);
+            if json {
+                events::emit(&json!({ "event": "file_error", "path": path, "message": reason }));
+            } else if !options.quiet {
+                display::note(&format!("{path}: {reason}"));
+            }
+        }
+        Ok(())
     }
 
     fn take_over(&self, other: &Self) {
@@ -310,11 +334,15 @@ impl Getting<'_> {
         let source_name = last_part(self.source).as_bytes();
         let mut each = |durable: &Durable| {
             let (Durable::File { path, size, mtime_ns, .. } | Durable::Part { path, size, mtime_ns, .. }) = durable;
+            if self.options.links && link_name(path).is_some() {
+                // Is got once more, so that all of them are known in the end.
+                return Ok(());
+            }
             // The server knows the one file by its own name.
             let path = if matches!(name, ObjectName::Exact(_)) { source_name } else { path };
             let file = fingerprint(path, *size, *mtime_ns);
             let entry = match durable {
-                Durable::File { .. } => DurableEntry::File { file, crc64: None },
+                Durable::File { .. } => DurableEntry::File { file, crc64: None, samples: Vec::new() },
                 Durable::Part { offset, length, .. } => DurableEntry::Part { file, offset: *offset, length: *length, crc64: None },
             };
             serde_json::to_writer(&mut lines, &entry).map_err(|error| StoreError::Journal { detail: error.to_string() })?;
@@ -353,7 +381,7 @@ impl Getting<'_> {
         remarks: mpsc::UnboundedSender<String>,
         complete: Option<std::sync::mpsc::Sender<Vec<u8>>>,
     ) -> Box<dyn FnMut(FileEvent) + Send> {
-        let (left_out, json) = (Arc::clone(self.left_out), self.options.json);
+        let (left_out, links, json) = (Arc::clone(self.left_out), self.place.links.clone(), self.options.json);
         Box::new(move |event| match event {
             FileEvent::Stored { path, size, crc64, verified } => {
                 if json {
@@ -361,6 +389,9 @@ impl Getting<'_> {
                     events::emit(
                         &json!({ "event": "file", "path": path, "size": size, "crc64nvme": format!("{crc64:016x}"), "verified": verified }),
                     );
+                }
+                if let Some(links) = &links {
+                    links.note(&path);
                 }
                 if let Some(complete) = &complete {
                     // Its other end lives as long as there is something to unseal.
@@ -403,6 +434,7 @@ impl Getting<'_> {
             overwrite: self.options.overwrite,
             json,
             on_failed,
+            links: self.place.links.clone(),
             stop: AtomicBool::new(false),
             state: Mutex::default(),
         }))

@@ -31,6 +31,7 @@ mod get;
 mod interrupt;
 mod keep;
 mod lane;
+mod links;
 mod lists;
 mod objects;
 mod options;

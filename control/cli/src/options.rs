@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use tradewind_api::{Fingerprint, RateChange, ResumePolicy, ServerAddress};
+use tradewind_client::Compare;
 
 use crate::keep::KeepOptions;
 use crate::lane::{LaneOptions, PolicyOption};
@@ -47,8 +48,11 @@ is called below DEST; --src-base DIR names sources by their paths from DIR on.
 
 Special files (sockets, devices, pipes) inside directories are skipped with a note,
 and so are symbolic links, unless --symlinks follow sends what they point to; a link
-that is itself a SRC is followed. Empty directories are not sent. A file that cannot be
+that is itself a SRC is followed. --symlinks copy sends all links themselves: NAME as a
+file NAME.rclonelink whose contents are what it points to, as rclone does with --links
+(LINK/ still means what is in that directory). Empty directories are not sent. A file that cannot be
 read, or changes while it is read, is left out; the rest is sent, and the exit code is 7.
+Holes of sparse files (from 1 MiB on) are not sent, unless with --seal, and are holes again.
 
 What was interrupted goes on where it stopped when the same files are sent to the same
 destination again, by whomever; files that are durable and have not changed are not sent.
@@ -87,6 +91,11 @@ sent. An object that cannot be read is left out; the rest is got, and the exit c
 
 What was interrupted goes on where it stopped when the same objects are got into the same
 directory again; until it is whole, a file is called .NAME.tradewind-partial.
+
+--links makes each NAME.rclonelink that was got the symbolic link NAME, as rclone does, when
+all files are there. One that is absolute, leaves DEST, or has '..' behind a name stays a file and is
+named, as is one whose name something else has (--overwrite replaces links, never files); exit
+code 7. Links are got again by the same command.
 
 --unseal decrypts what was sent with --seal or made by `tradewind seal`: FILE.sealed becomes FILE
 as soon as it is complete, and is not got again by the same command. The passphrase or key is
@@ -253,6 +262,9 @@ pub(crate) struct GetOptions {
     /// Replace files that exist.
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// Make each NAME.rclonelink that is got the symbolic link NAME, unless it leads out of DEST.
+    #[arg(long)]
+    pub(crate) links: bool,
     /// Give files the numeric owner and group that were kept with `send --preserve owner`. Takes root.
     #[arg(long)]
     pub(crate) preserve_owner: bool,
@@ -261,7 +273,7 @@ pub(crate) struct GetOptions {
     pub(crate) resume: ResumeOption,
     #[command(flatten)]
     pub(crate) lane: LaneOptions,
-    /// Print events as JSON, one a line: started, progress, file, unsealed, file_error, retry, done, error.
+    /// Print events as JSON, one a line: started, progress, file, unsealed, link, file_error, retry, done, error.
     #[arg(long)]
     pub(crate) json: bool,
     /// Print nothing but errors (and JSON events, if asked for).
@@ -330,6 +342,9 @@ pub(crate) enum ResumeOption {
     None,
     /// Files and parts of files whose size and modification time are those of the source now.
     Attributes,
+    /// The same, if samples of their contents are too, compared by CRC-64: files up to 4 MiB as a whole; of larger ones the beginning, the end and up
+    /// to six blocks evenly between; of what is not complete yet up to eight of its parts likewise. For `get`, as `attributes`.
+    Sparse,
     /// The same, if their contents are too: sources are read and compared by CRC-64. For `get`, as `attributes`.
     Full,
 }
@@ -339,7 +354,16 @@ impl ResumeOption {
     pub(crate) const fn for_server(self, attempt: u32) -> ResumePolicy {
         match self {
             Self::None if attempt == 1 => ResumePolicy::None,
-            Self::None | Self::Attributes | Self::Full => ResumePolicy::Attributes,
+            Self::None | Self::Attributes | Self::Sparse | Self::Full => ResumePolicy::Attributes,
+        }
+    }
+
+    /// How much of the sources is compared.
+    pub(crate) const fn compare(self) -> Compare {
+        match self {
+            Self::None | Self::Attributes => Compare::Attributes,
+            Self::Sparse => Compare::Samples,
+            Self::Full => Compare::All,
         }
     }
 }

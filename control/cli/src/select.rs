@@ -27,18 +27,20 @@ pub(crate) struct SelectOptions {
     /// Only files last modified before this.
     #[arg(long, value_name = "AGE|TIME", value_parser = ValueParser::new(point_in_time))]
     pub(crate) older_than: Option<SystemTime>,
-    /// What to do with symbolic links inside directories.
+    /// What to do with symbolic links.
     #[arg(long, value_enum, default_value_t = Symlinks::Skip)]
     pub(crate) symlinks: Symlinks,
 }
 
-/// Symbolic links inside directories.
+/// What becomes of symbolic links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Symlinks {
-    /// Leave them out, with a note.
+    /// Leave out those inside directories, with a note.
     Skip,
     /// Send what they point to, under their own names.
     Follow,
+    /// Send the links themselves: NAME as a file NAME.rclonelink that holds what it points to. `tradewind get --links` makes links of them again.
+    Copy,
 }
 
 fn point_in_time(text: &str) -> Result<SystemTime, String> {
@@ -76,6 +78,11 @@ impl Selection {
 
     pub(crate) fn follows_links(&self) -> bool {
         self.symlinks == Symlinks::Follow
+    }
+
+    /// Whether links are sent themselves.
+    pub(crate) fn copies_links(&self) -> bool {
+        self.symlinks == Symlinks::Copy
     }
 
     /// Whether something in a directory of this name at the destination may be sent.

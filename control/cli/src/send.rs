@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tradewind_api::{Client, DurableEntry, LaneOffer, RatePolicy, SubmitRequest, SubmitResponse, exit};
-use tradewind_client::{Durable, Group, RateOptions, SourceError, Sources, Upload, UploadError, chunk_bytes_for_packets, route_mtu};
+use tradewind_api::{Client, DurableEntry, LaneOffer, RatePolicy, SampleEntry, SubmitRequest, SubmitResponse, exit};
+use tradewind_client::{
+    Compare, Durable, Group, RateOptions, SourceError, Sources, Upload, UploadError, chunk_bytes_for_packets, route_mtu,
+};
 
 use crate::connect::{connect, resolve, tcp_round_trip};
 use crate::display::{self, Reporter};
@@ -18,7 +20,7 @@ use crate::failure::Failure;
 use crate::follow::{Driven, drive, ended_on_server, explain, failed, last_word, tell_server};
 use crate::gather::{Gathering, LeftOut, Notes};
 use crate::interrupt::Interrupts;
-use crate::options::{ResumeOption, SendOptions};
+use crate::options::SendOptions;
 use crate::retry::{self, Cure};
 use crate::seal::SealPlan;
 use crate::select::Selection;
@@ -108,12 +110,7 @@ async fn once(options: &SendOptions, plan: &Arc<Plan>, attempt: &mut Attempt, in
     let id = agreed.answer.transfer_id.as_str();
     attempt.begun = Some((agreed.client.clone(), id.to_owned()));
     let interrupted = |signal| Failure::Interrupted { signal, transfer_id: Some(id.to_owned()) };
-    let durable = match interrupts
-        .unless(durable(&agreed, options.resume == ResumeOption::Full))
-        .await
-        .map_err(interrupted)
-        .and_then(|result| result)
-    {
+    let durable = match interrupts.unless(durable(&agreed, options.resume.compare())).await.map_err(interrupted).and_then(|result| result) {
         Ok(durable) => durable,
         Err(failure) => {
             // Its lane would hold what it took over until the server gives it up.
@@ -166,14 +163,17 @@ async fn once(options: &SendOptions, plan: &Arc<Plan>, attempt: &mut Attempt, in
 }
 
 /// What the destination has already.
-async fn durable(agreed: &Agreed, compared: bool) -> Result<Durable, Failure> {
-    let mut durable = if compared { Durable::compared() } else { Durable::default() };
+async fn durable(agreed: &Agreed, compare: Compare) -> Result<Durable, Failure> {
+    let mut durable = Durable::compared(compare);
     let Some(summary) = agreed.answer.durable else { return Ok(durable) };
     if summary.files == 0 && summary.parts == 0 {
         return Ok(durable);
     }
     let mut add = |entry| match entry {
-        DurableEntry::File { file, crc64 } => durable.add_file(file, crc64),
+        DurableEntry::File { file, crc64, samples } => {
+            let range = |sample: SampleEntry| (sample.offset..sample.offset.saturating_add(sample.length), sample.crc64);
+            durable.add_file(file, crc64, samples.into_iter().map(range));
+        }
         DurableEntry::Part { file, offset, length, crc64 } => durable.add_part(file, offset..offset.saturating_add(length), crc64),
     };
     agreed.client.durable(&agreed.answer.transfer_id, &mut add).await?;

@@ -1,23 +1,27 @@
 //! From arguments to files and their names at the destination, one after the other as they are found. See `tradewind send --help` for the
 //! rules.
 
+mod parallel;
+mod walk;
+
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, FileType, Metadata};
-use std::io;
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use tradewind_api::limits::{DESTINATION_BYTES_MAX, PATH_COMPONENT_BYTES_MAX};
 use tradewind_api::{DestinationUrl, ErrorCode, exit};
-use tradewind_client::{Fingerprint, Source, SourceError, fingerprint};
+use tradewind_client::{Source, SourceError};
 
 use crate::failure::Failure;
+use crate::links;
 use crate::lists::{self, ListOptions};
 use crate::seal::SealPlan;
 use crate::select::Selection;
+pub(crate) use parallel::{NAMES_AT_ONCE, walk_with};
+pub(crate) use walk::Walk;
 
 /// A file or directory that is to be sent.
 #[derive(Debug, Clone)]
@@ -25,6 +29,8 @@ struct Root {
     path: PathBuf,
     /// A file's name at the destination; what stands before the names of a directory's contents, empty for "contents only".
     name: Vec<u8>,
+    /// A symbolic link that is sent itself.
+    is_link: bool,
 }
 
 /// What is to be sent, as the user says it.
@@ -76,7 +82,7 @@ impl Plan {
             }
         }
         for list in &lists.file_pair_list {
-            roots.extend(lists::read_pairs(list)?.into_iter().map(|(path, name)| Root { path, name }));
+            roots.extend(lists::read_pairs(list)?.into_iter().map(|(path, name)| Root { path, name, is_link: false }));
         }
         if roots.is_empty() {
             return Err(Failure::Usage {
@@ -86,8 +92,14 @@ impl Plan {
         }
         let names_one_file = url.names_one_file();
         let (mut names, mut directories) = (HashSet::new(), 0);
+        for root in &mut roots {
+            root.is_link = selection.copies_links() && fs::symlink_metadata(&root.path).is_ok_and(|itself| itself.is_symlink());
+            if root.is_link {
+                root.name.extend_from_slice(links::SUFFIX);
+            }
+        }
         for root in &roots {
-            let metadata = fs::metadata(&root.path).map_err(|source| SourceError::Read { path: root.path.clone(), source })?;
+            let metadata = root.metadata()?;
             if names_one_file && (metadata.is_dir() || roots.len() > 1) {
                 let what = if metadata.is_dir() { "a directory" } else { "several files" };
                 return Err(Failure::Usage {
@@ -98,6 +110,8 @@ impl Plan {
             if metadata.is_dir() {
                 directories += 1;
                 fs::read_dir(&root.path).map_err(|source| Failure::Walk { path: root.path.clone(), source })?;
+            } else if root.is_link {
+                check_name(&root.path, &root.name)?;
             } else {
                 check_file(&root.path, &root.name, &metadata)?;
             }
@@ -130,8 +144,7 @@ impl Plan {
 
     /// Walks everything, depth first, in the order of names.
     pub(crate) fn walk(self: &Arc<Self>) -> Walk {
-        let seen = self.may_clash.then(HashSet::new);
-        Walk { plan: Arc::clone(self), next_root: 0, open: Vec::new(), current: None, seen }
+        Walk::new(Arc::clone(self))
     }
 }
 
@@ -145,7 +158,12 @@ impl Root {
             None if matches!(last, b"" | b"." | b"..") && !path.is_file() => Vec::new(),
             None => path.file_name().map(|name| name.as_bytes().to_vec()).unwrap_or_default(),
         };
-        Ok(Self { path, name })
+        Ok(Self { path, name, is_link: false })
+    }
+
+    fn metadata(&self) -> Result<Metadata, SourceError> {
+        let metadata = if self.is_link { fs::symlink_metadata(&self.path) } else { fs::metadata(&self.path) };
+        metadata.map_err(|source| SourceError::Read { path: self.path.clone(), source })
     }
 }
 
@@ -178,146 +196,6 @@ fn join(prefix: &[u8], name: &OsStr) -> Vec<u8> {
     joined
 }
 
-/// A directory that is yet to be read.
-struct Open {
-    path: PathBuf,
-    /// What stands before the names of its contents.
-    prefix: Vec<u8>,
-    /// Device and inode of it and of all above it, where links are followed: a link to one of them leads in a circle.
-    above: Vec<(u64, u64)>,
-}
-
-/// A directory that is being gone through.
-struct Current {
-    directory: Open,
-    names: std::vec::IntoIter<OsString>,
-    inside: Vec<Open>,
-}
-
-/// Walks the sources of a [`Plan`]. Holds the names of one directory at a time.
-pub(crate) struct Walk {
-    plan: Arc<Plan>,
-    next_root: usize,
-    open: Vec<Open>,
-    current: Option<Current>,
-    /// Names given so far, where two sources may get the same.
-    seen: Option<HashSet<Fingerprint>>,
-}
-
-impl Iterator for Walk {
-    type Item = Walked;
-
-    fn next(&mut self) -> Option<Walked> {
-        let walked = self.step()?;
-        Some(match &self.plan.seal {
-            Some(seal) => seal.sealed(walked),
-            None => walked,
-        })
-    }
-}
-
-impl Walk {
-    /// What is found next, by its own name.
-    fn step(&mut self) -> Option<Walked> {
-        loop {
-            if let Some(current) = &mut self.current {
-                let Some(name) = current.names.next() else {
-                    self.open.extend(self.current.take()?.inside.into_iter().rev());
-                    continue;
-                };
-                match self.entry(&name) {
-                    Some(walked) => return Some(walked),
-                    None => continue,
-                }
-            }
-            if let Some(directory) = self.open.pop() {
-                match enter(&directory.path) {
-                    Ok(names) => self.current = Some(Current { directory, names: names.into_iter(), inside: Vec::new() }),
-                    Err(source) => return Some(Walked::Failed(SourceError::Read { path: directory.path, source })),
-                }
-                continue;
-            }
-            let root = self.plan.roots.get(self.next_root)?.clone();
-            self.next_root += 1;
-            match fs::metadata(&root.path) {
-                Ok(metadata) if metadata.is_dir() => {
-                    let above = if self.plan.selection.follows_links() { vec![identity(&metadata)] } else { Vec::new() };
-                    self.open.push(Open { path: root.path, prefix: root.name, above });
-                }
-                Ok(metadata) => return Some(self.file(root.path, root.name, &metadata)),
-                Err(source) => return Some(Walked::Failed(SourceError::Read { path: root.path, source })),
-            }
-        }
-    }
-}
-
-/// The names in a directory, sorted.
-fn enter(directory: &Path) -> io::Result<Vec<OsString>> {
-    let mut names = fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
-    names.sort_unstable();
-    Ok(names)
-}
-
-impl Walk {
-    /// An entry of the current directory; `None` for a directory, which is kept for later.
-    fn entry(&mut self, name: &OsStr) -> Option<Walked> {
-        let current = self.current.as_mut()?;
-        let selection = &self.plan.selection;
-        let path = current.directory.path.join(name);
-        let name = join(&current.directory.prefix, name);
-        let itself = match fs::symlink_metadata(&path) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Some(skipped(&path, "it vanished while the directory was read"));
-            }
-            Err(source) => return Some(Walked::Failed(SourceError::Read { path, source })),
-        };
-        let metadata = match itself.is_symlink() {
-            true if !selection.follows_links() => return Some(skipped(&path, kind_name(itself.file_type()))),
-            true => match fs::metadata(&path) {
-                Ok(metadata) => metadata,
-                Err(error) => return Some(skipped(&path, &format!("a symbolic link that leads nowhere: {error}"))),
-            },
-            false => itself,
-        };
-        if metadata.is_file() {
-            return Some(self.file(path, name, &metadata));
-        }
-        if !metadata.is_dir() {
-            return Some(skipped(&path, kind_name(metadata.file_type())));
-        }
-        if current.directory.above.contains(&identity(&metadata)) {
-            return Some(skipped(&path, "a symbolic link to a directory that it is in"));
-        }
-        if selection.enters(&name) {
-            let mut above = current.directory.above.clone();
-            if selection.follows_links() {
-                above.push(identity(&metadata));
-            }
-            current.inside.push(Open { path, prefix: name, above });
-        }
-        None
-    }
-
-    fn file(&mut self, path: PathBuf, name: Vec<u8>, metadata: &Metadata) -> Walked {
-        if !self.plan.selection.takes(&name, metadata) {
-            return Walked::Unselected;
-        }
-        if let Err(error) = check_file(&path, &name, metadata) {
-            return Walked::Failed(error);
-        }
-        if self.seen.as_mut().is_some_and(|seen| !seen.insert(fingerprint(&name, 0, 0))) {
-            let name = String::from_utf8_lossy(&name).into_owned();
-            return Walked::Failed(SourceError::Name { path, name, reason: "another source has this name already".to_owned() });
-        }
-        Walked::File { source: Source { path, name }, bytes: metadata.len() }
-    }
-}
-
-fn skipped(path: &Path, why: &str) -> Walked {
-    Walked::Skipped(format!("skipped {} ({why})", path.display()))
-}
-
 /// What can be said against a file without opening it.
 fn check_file(path: &Path, name: &[u8], metadata: &Metadata) -> Result<(), SourceError> {
     if !metadata.is_file() {
@@ -326,10 +204,6 @@ fn check_file(path: &Path, name: &[u8], metadata: &Metadata) -> Result<(), Sourc
     check_name(path, name)?;
     rustix::fs::access(path, rustix::fs::Access::READ_OK)
         .map_err(|source| SourceError::Read { path: path.to_owned(), source: source.into() })
-}
-
-fn identity(metadata: &Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
 }
 
 /// Limits that hold for every store; what else a store does not like it says itself.
@@ -346,224 +220,7 @@ pub(crate) fn check_name(path: &Path, name: &[u8]) -> Result<(), SourceError> {
     Err(SourceError::Name { path: path.to_owned(), name: String::from_utf8_lossy(name).into_owned(), reason })
 }
 
-fn kind_name(kind: FileType) -> &'static str {
-    if kind.is_symlink() {
-        "a symbolic link; --symlinks follow sends what it points to"
-    } else if kind.is_fifo() {
-        "a pipe"
-    } else if kind.is_socket() {
-        "a socket"
-    } else if kind.is_block_device() || kind.is_char_device() {
-        "a device"
-    } else {
-        "no regular file"
-    }
-}
-
 const _: () = assert!(ErrorCode::SourceUnreadable.exit_code() == exit::SOURCE);
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::ffi::OsStringExt;
-
-    use super::*;
-    use crate::select::tests::options;
-    use crate::select::{SelectOptions, Symlinks};
-
-    /// All that was found.
-    #[derive(Debug, Default)]
-    struct Collected {
-        sources: Vec<Source>,
-        bytes: u64,
-        skipped: Vec<String>,
-        unselected: u64,
-        failed: Vec<SourceError>,
-    }
-
-    impl Collected {
-        fn names(&self) -> Vec<&str> {
-            self.sources.iter().map(|source| str::from_utf8(&source.name).unwrap()).collect()
-        }
-    }
-
-    fn walked(plan: Plan) -> Collected {
-        let mut collected = Collected::default();
-        for walked in Arc::new(plan).walk() {
-            match walked {
-                Walked::File { source, bytes } => {
-                    collected.sources.push(source);
-                    collected.bytes += bytes;
-                }
-                Walked::Skipped(why) => collected.skipped.push(why),
-                Walked::Unselected => collected.unselected += 1,
-                Walked::Failed(error) => collected.failed.push(error),
-            }
-        }
-        collected
-    }
-
-    fn collect(arguments: &[PathBuf], destination: &str, selection: Selection) -> Result<Collected, Failure> {
-        Plan::new(arguments, &ListOptions::default(), destination, selection).map(walked)
-    }
-
-    fn everything() -> Selection {
-        Selection::new(&options(&[], &[])).unwrap()
-    }
-
-    fn tree() -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for (name, bytes) in [("one", 1), ("d/b", 10), ("d/a/x", 100), ("d/c", 1000), ("e/b", 5)] {
-            let path = root.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, vec![0; bytes]).unwrap();
-        }
-        root
-    }
-
-    fn names(root: &Path, arguments: &[&str], destination: &str) -> Result<Vec<String>, Failure> {
-        let arguments: Vec<PathBuf> = arguments.iter().map(|name| PathBuf::from(format!("{}/{name}", root.display()))).collect();
-        let collected = collect(&arguments, destination, everything())?;
-        Ok(collected.sources.into_iter().map(|source| String::from_utf8(source.name).unwrap()).collect())
-    }
-
-    #[test]
-    fn naming_rules() {
-        let tree = tree();
-        let root = tree.path();
-        for (arguments, destination, expected) in [
-            (&["one"][..], "s3://bucket/in/", &["one"][..]),
-            (&["one"], "s3://bucket/in/exactly", &["exactly"]),
-            (&["one"], "s3://bucket", &["one"]),
-            (&["d"], "s3://bucket/in/", &["d/b", "d/c", "d/a/x"]),
-            (&["d/"], "s3://bucket/in/", &["b", "c", "a/x"]),
-            (&["d/."], "file:///data/", &["b", "c", "a/x"]),
-            (&["d/a/.."], "store:", &["b", "c", "a/x"]),
-            (&["one", "d", "e/b"], "store:in/", &["one", "d/b", "d/c", "d/a/x", "b"]),
-        ] {
-            assert_eq!(names(root, arguments, destination).unwrap(), expected, "{arguments:?} {destination}");
-        }
-    }
-
-    #[test]
-    fn one_name_is_for_one_file() {
-        let tree = tree();
-        for arguments in [&["d"][..], &["d/"], &["one", "e/b"]] {
-            let error = names(tree.path(), arguments, "s3://bucket/name").unwrap_err();
-            assert_eq!(error.exit_code(), exit::USAGE, "{error}");
-            assert!(error.hint().unwrap().contains("s3://bucket/name/"), "{error:?}");
-        }
-    }
-
-    #[test]
-    fn two_files_of_one_name_are_refused() {
-        let tree = tree();
-        for arguments in [&["d/b", "e/b"][..], &["one", "one"]] {
-            let error = names(tree.path(), arguments, "s3://bucket/").unwrap_err();
-            assert_eq!(error.exit_code(), exit::USAGE, "{error}");
-        }
-        assert!(names(tree.path(), &["d", "e"], "s3://bucket/").is_ok());
-        // What is inside directories is only seen on the way: the first keeps the name.
-        let contents = ["d/", "e/"].map(|name| PathBuf::from(format!("{}/{name}", tree.path().display())));
-        let collected = collect(&contents, "s3://bucket/", everything()).unwrap();
-        assert_eq!((collected.names(), collected.failed.len()), (vec!["b", "c", "a/x"], 1));
-        assert!(matches!(&collected.failed[0], SourceError::Name { path, .. } if path.ends_with("e/b")));
-    }
-
-    #[test]
-    fn sources_that_cannot_be_read_end_with_their_exit_code() {
-        let tree = tree();
-        for argument in ["missing", "one/"] {
-            let error = names(tree.path(), &[argument], "s3://bucket/").unwrap_err();
-            assert_eq!(error.exit_code(), exit::SOURCE, "{argument}: {error}");
-        }
-        assert_eq!(names(tree.path(), &["one"], "nowhere").unwrap_err().exit_code(), exit::USAGE);
-    }
-
-    #[test]
-    fn links_and_special_files_are_skipped_and_named() {
-        let tree = tree();
-        let root = tree.path();
-        std::os::unix::fs::symlink("b", root.join("d/link")).unwrap();
-        std::os::unix::fs::symlink("..", root.join("d/up")).unwrap();
-        let _socket = std::os::unix::net::UnixListener::bind(root.join("d/socket")).unwrap();
-        let collected = collect(&[root.join("d")], "s3://bucket/", everything()).unwrap();
-        assert_eq!((collected.sources.len(), collected.bytes), (3, 1110));
-        assert_eq!(collected.skipped.len(), 3, "{:?}", collected.skipped);
-        assert!(collected.skipped.iter().any(|note| note.contains("d/socket (a socket)")));
-        // Named on the command line, a link is followed and keeps its own name.
-        assert_eq!(names(root, &["d/link"], "s3://bucket/").unwrap(), ["link"]);
-        assert_eq!(collect(&[root.join("d/socket")], "s3://bucket/", everything()).unwrap_err().exit_code(), exit::SOURCE);
-    }
-
-    #[test]
-    fn lists_name_sources_and_pairs_name_both_ends() {
-        let tree = tree();
-        let root = tree.path();
-        let list = root.join("list");
-        fs::write(&list, format!("{0}/one\r\n\n{0}/d\n", root.display())).unwrap();
-        let with = |lists: ListOptions, arguments: &[PathBuf]| {
-            let plan = Plan::new(arguments, &lists, "s3://bucket/in/", everything())?;
-            Ok::<_, Failure>(walked(plan).names().into_iter().map(str::to_owned).collect::<Vec<_>>())
-        };
-        let of_list = ListOptions { file_list: vec![list.clone()], ..ListOptions::default() };
-        assert_eq!(with(of_list.clone(), &[]).unwrap(), ["one", "d/b", "d/c", "d/a/x"]);
-        let from_base = ListOptions { src_base: Some(root.to_owned()), ..of_list };
-        assert_eq!(with(from_base.clone(), &[root.join("e/b")]).unwrap(), ["e/b", "one", "d/b", "d/c", "d/a/x"]);
-        for outside in ["/etc/hostname".into(), root.join("d/../one")] {
-            assert_eq!(with(from_base.clone(), &[outside]).unwrap_err().exit_code(), exit::USAGE);
-        }
-        // Names end in NUL where one holds a line feed.
-        fs::write(root.join("a\nb"), "x").unwrap();
-        fs::write(&list, format!("{0}/a\nb\0{0}/one\0", root.display())).unwrap();
-        assert_eq!(with(ListOptions { file_list: vec![list.clone()], ..ListOptions::default() }, &[]).unwrap(), ["a\nb", "one"]);
-        fs::write(&list, format!("{0}/one\nx/renamed\n{0}/d/b\nx/b\n", root.display())).unwrap();
-        let pairs = ListOptions { file_pair_list: vec![list.clone()], ..ListOptions::default() };
-        assert_eq!(with(pairs.clone(), &[]).unwrap(), ["x/renamed", "x/b"]);
-        fs::write(&list, format!("{}/one\n", root.display())).unwrap();
-        assert_eq!(with(pairs, &[]).unwrap_err().exit_code(), exit::USAGE);
-        assert_eq!(with(ListOptions::default(), &[]).unwrap_err().exit_code(), exit::USAGE);
-        let missing = ListOptions { file_list: vec![root.join("missing")], ..ListOptions::default() };
-        assert_eq!(with(missing, &[]).unwrap_err().exit_code(), exit::SOURCE);
-    }
-
-    #[test]
-    fn names_are_bytes() {
-        let root = tempfile::tempdir().unwrap();
-        let odd = std::ffi::OsString::from_vec(b"caf\xe9 \n".to_vec());
-        fs::write(root.path().join(&odd), "x").unwrap();
-        let mut directory = root.path().as_os_str().to_owned();
-        directory.push("/");
-        let collected = collect(&[directory.into()], "s3://bucket/", everything()).unwrap();
-        assert_eq!(collected.sources[0].name, b"caf\xe9 \n");
-    }
-
-    #[test]
-    fn links_are_followed_when_asked_for_and_not_in_circles() {
-        let tree = tree();
-        let root = tree.path();
-        std::os::unix::fs::symlink("b", root.join("d/link")).unwrap();
-        std::os::unix::fs::symlink("../e", root.join("d/other")).unwrap();
-        std::os::unix::fs::symlink("..", root.join("d/a/up")).unwrap();
-        std::os::unix::fs::symlink("../d", root.join("e/back")).unwrap();
-        std::os::unix::fs::symlink("nowhere", root.join("d/dangling")).unwrap();
-        let follow = Selection::new(&SelectOptions { symlinks: Symlinks::Follow, ..options(&[], &[]) }).unwrap();
-        let collected = collect(&[root.join("d")], "s3://bucket/", follow).unwrap();
-        assert_eq!(collected.names(), ["d/b", "d/c", "d/link", "d/a/x", "d/other/b"]);
-        assert_eq!(collected.bytes, 10 + 1_000 + 10 + 100 + 5);
-        let notes = collected.skipped.join("\n");
-        assert_eq!(collected.skipped.len(), 3, "{notes}");
-        assert!(notes.contains("d/a/up (a symbolic link to a directory that it is in)"), "{notes}");
-        assert!(notes.contains("d/other/back (a symbolic link to a directory that it is in)"), "{notes}");
-        assert!(notes.contains("d/dangling (a symbolic link that leads nowhere"), "{notes}");
-    }
-
-    #[test]
-    fn a_selection_holds_for_directories_and_for_files_named() {
-        let tree = tree();
-        let root = tree.path();
-        let without = || Selection::new(&options(&["a/", "one", "/e/b"], &[])).unwrap();
-        let arguments = ["d", "one", "e"].map(|name| root.join(name));
-        let collected = collect(&arguments, "s3://bucket/", without()).unwrap();
-        assert_eq!((collected.names(), collected.bytes, collected.unselected), (vec!["d/b", "d/c"], 1_010, 2));
-    }
-}
+mod tests;

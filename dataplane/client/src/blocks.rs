@@ -43,6 +43,7 @@ pub fn ready_block(block: BlockId, image: SharedBlock, table: &BlockTable) -> Re
             len: extent.length,
             data_offset: extent.payload_offset,
             crc64: extent.crc64_nvme,
+            is_hole: extent.is_hole,
         })
         .collect();
     ReadyBlock { id: block.0, data: image, files, pieces }

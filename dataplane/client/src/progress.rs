@@ -31,14 +31,18 @@ pub struct Progress {
 /// A finished upload.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UploadReport {
-    /// Bytes that were sent.
+    /// Bytes of files that were sent.
     pub bytes: u64,
+    /// Of these, bytes in holes, of which only the place was sent.
+    pub bytes_holes: u64,
     /// Files that were sent, in whole or what was missing of them.
     pub files: u64,
     /// Files that were durable already, from an earlier transfer.
     pub files_kept: u64,
     /// Bytes that were durable already, also of files of which the rest was sent.
     pub bytes_kept: u64,
+    /// Bytes of sources that were read to compare them with what is durable.
+    pub bytes_compared: u64,
     /// Files that were left out because they could not be read or changed meanwhile.
     pub files_failed: u64,
     /// From the first packet to the receiver's word that everything is durable.

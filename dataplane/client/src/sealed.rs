@@ -2,15 +2,15 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tradewind_proto::block::Attributes;
 use tradewind_seal::{Header, MasterKey, SUFFIX, SealError, Sealer, identity};
+
+use crate::origin::Origin;
 
 /// Attribute of a sealed file: its header in Base64, so that a key can be checked without reading the object.
 pub const SEALED_ATTRIBUTE: &str = "tradewind-sealed";
@@ -103,7 +103,7 @@ impl SealedFile {
     }
 
     /// Fills `into` with its bytes at `offset`, made of those of `plain`. Whole frames are sealed where they are to be.
-    pub(crate) fn read(&self, plain: &File, offset: u64, into: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn read(&self, plain: &Origin, offset: u64, into: &mut [u8]) -> io::Result<()> {
         let mut sealer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let sealed = sealer.read_at(offset, into, &mut |offset, into| plain.read_exact_at(into, offset));
         sealed.map_err(|error| match error {
@@ -149,12 +149,13 @@ mod tests {
         check_attributes(&file.attributes()).unwrap();
         let header = header_of_attribute(&file.attributes()[0].1).unwrap();
         assert_eq!((header.key_id(), header.sealed_size()), (master.id(), file.size()));
+        let plain = Origin::File(plain.into_file());
         for piece in [usize::try_from(file.size()).unwrap(), 65_536, 1000] {
             let mut sealed = vec![0; usize::try_from(file.size()).unwrap()];
             // From behind: nothing depends on the order.
             for start in (0..sealed.len()).step_by(piece).rev() {
                 let end = sealed.len().min(start + piece);
-                file.read(plain.as_file(), start as u64, &mut sealed[start..end]).unwrap();
+                file.read(&plain, start as u64, &mut sealed[start..end]).unwrap();
             }
             let (mut reader, mut unsealed) = (sealed.as_slice(), Vec::new());
             let unsealer = Unsealer::from_reader(&mut reader, &ring).unwrap();

@@ -1,22 +1,23 @@
 //! Reading sources and cutting them into blocks.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
 use tradewind_fabric::{BlockBuf, BlockPool, SharedBlock};
-use tradewind_proto::block::{Attributes, BlockWriter, FileId, FileRecord, check_path, crc64_nvme};
-use tradewind_storage::RunningCrc64;
+use tradewind_proto::block::{BlockWriter, CutError, FileId, FileRecord, check_path, crc64_nvme};
+use tradewind_storage::{RunningCrc64, sparse_attribute};
 
-use crate::durable::Durable;
+use crate::durable::{Durable, ToCompare};
 use crate::error::SourceError;
 use crate::keep::{Keep, KeepError, SourceNote};
+use crate::origin::Origin;
 use crate::sealed::{SealedFile, Sealing};
 
 /// Bytes read at once to compare contents.
@@ -29,6 +30,41 @@ pub struct Source {
     pub path: PathBuf,
     /// Relative name at the destination, components separated by `/`.
     pub name: Vec<u8>,
+    /// What of it is sent.
+    pub kind: SourceKind,
+    /// Size, bytes, and modification time, nanoseconds since 1970, if somebody looked a moment ago: a file that is durable need not be looked at
+    /// again.
+    pub seen: Option<(u64, i64)>,
+}
+
+/// What is sent of a source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceKind {
+    /// The contents of the regular file that the path leads to.
+    #[default]
+    File,
+    /// The path is a symbolic link, and the bytes of its target are the contents.
+    Link,
+}
+
+impl Source {
+    /// A regular file, or a symbolic link that is followed to one.
+    #[must_use]
+    pub const fn file(path: PathBuf, name: Vec<u8>) -> Self {
+        Self { path, name, kind: SourceKind::File, seen: None }
+    }
+
+    /// A symbolic link itself.
+    #[must_use]
+    pub const fn link(path: PathBuf, name: Vec<u8>) -> Self {
+        Self { path, name, kind: SourceKind::Link, seen: None }
+    }
+
+    /// The same, and this is what was just seen of it.
+    #[must_use]
+    pub fn seen(self, metadata: &Metadata) -> Self {
+        Self { seen: Some((metadata.len(), mtime_ns(metadata))), ..self }
+    }
 }
 
 /// Files to be sent, in order, as they are found: sending begins before the last one is known.
@@ -80,7 +116,7 @@ impl Sources {
     /// # Errors
     /// [`SourceError`] of the first source that is not a readable file.
     pub fn of(files: Vec<Source>) -> Result<Self, SourceError> {
-        let bytes = files.iter().try_fold(0u64, |sum, source| Ok::<_, SourceError>(sum.saturating_add(size_and_time(&source.path)?.0)))?;
+        let bytes = files.iter().try_fold(0u64, |sum, source| Ok::<_, SourceError>(sum.saturating_add(size_and_time(source)?.0)))?;
         let found = Arc::new(Found { files: AtomicU64::new(files.len() as u64), bytes: AtomicU64::new(bytes) });
         Ok(Self::new(files.into_iter(), found))
     }
@@ -94,12 +130,14 @@ impl std::fmt::Debug for Sources {
 
 /// An opened source whose size and times are known.
 pub(crate) struct Opened {
-    file: File,
+    origin: Origin,
     path: PathBuf,
     record: FileRecord,
     metadata: Metadata,
     /// What is sent, if not the source itself.
     sealed: Option<SealedFile>,
+    /// There are holes in it.
+    is_sparse: bool,
 }
 
 /// Reads blocks on a thread of its own.
@@ -129,6 +167,10 @@ pub(crate) struct Tally {
     pub(crate) files_failed: AtomicU64,
     /// Bytes of files given up that were not read.
     pub(crate) bytes_failed: AtomicU64,
+    /// Bytes read to compare them with what is durable.
+    pub(crate) bytes_compared: AtomicU64,
+    /// Bytes of holes, which are among those read though nobody had to.
+    pub(crate) bytes_holes: AtomicU64,
 }
 
 /// The receiving side of the channel has gone, or the transfer was stopped: not an error of a source.
@@ -160,35 +202,34 @@ fn open(number: u32, source: &Source, sealing: Option<&Sealing>) -> Result<Opene
         name: String::from_utf8_lossy(&source.name).into_owned(),
         reason: reason.to_string(),
     })?;
-    // Without O_NONBLOCK the open of a FIFO would wait for a writer.
-    let file = File::options()
-        .read(true)
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32 | rustix::fs::OFlags::NOCTTY.bits() as i32)
-        .open(&source.path)
-        .map_err(read)?;
-    let metadata = file.metadata().map_err(read)?;
-    if !metadata.is_file() {
-        return Err(SourceError::NotAFile { path: source.path.clone() });
-    }
-    let sealed = sealing.map(|sealing| sealing.file(&source.name, metadata.len(), mtime_ns(&metadata))).transpose();
+    let (origin, metadata) = Origin::open(source)?;
+    let plain_bytes = origin.size(&metadata);
+    let sealed = sealing.map(|sealing| sealing.file(&source.name, plain_bytes, mtime_ns(&metadata))).transpose();
     let sealed = sealed.map_err(|error| read(io::Error::other(error)))?;
+    let is_sparse = sealed.is_none() && origin.is_sparse(&metadata);
+    let holes = || is_sparse.then(sparse_attribute).into_iter().collect();
     let record = FileRecord {
         file: FileId(number),
         path: source.name.clone(),
-        size: sealed.as_ref().map_or(metadata.len(), SealedFile::size),
+        size: sealed.as_ref().map_or(plain_bytes, SealedFile::size),
         mtime_ns: mtime_ns(&metadata),
-        mode: metadata.mode() & 0o7777,
-        attributes: sealed.as_ref().map_or_else(Attributes::default, SealedFile::attributes),
+        mode: origin.mode(&metadata),
+        attributes: sealed.as_ref().map_or_else(holes, SealedFile::attributes),
     };
-    // Only advice: the kernel reads ahead further.
-    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-    Ok(Opened { file, path: source.path.clone(), record, metadata, sealed })
+    Ok(Opened { origin, path: source.path.clone(), record, metadata, sealed, is_sparse })
 }
 
 /// Size and modification time of a source by its path, without opening it.
-pub(crate) fn size_and_time(path: &Path) -> Result<(u64, i64), SourceError> {
-    let metadata = std::fs::metadata(path).map_err(|source| SourceError::Read { path: path.to_owned(), source })?;
-    if metadata.is_file() { Ok((metadata.len(), mtime_ns(&metadata))) } else { Err(SourceError::NotAFile { path: path.to_owned() }) }
+pub(crate) fn size_and_time(source: &Source) -> Result<(u64, i64), SourceError> {
+    if let Some(seen) = source.seen {
+        return Ok(seen);
+    }
+    let (metadata, fits) = match source.kind {
+        SourceKind::File => (std::fs::metadata(&source.path), Metadata::is_file as fn(&Metadata) -> bool),
+        SourceKind::Link => (std::fs::symlink_metadata(&source.path), Metadata::is_symlink as _),
+    };
+    let metadata = metadata.map_err(|error| SourceError::Read { path: source.path.clone(), source: error })?;
+    if fits(&metadata) { Ok((metadata.len(), mtime_ns(&metadata))) } else { Err(SourceError::NotAFile { path: source.path.clone() }) }
 }
 
 fn mtime_ns(metadata: &Metadata) -> i64 {
@@ -207,8 +248,8 @@ impl Opened {
     /// Makes exactly `into.len()` bytes of what is sent, from `offset` on.
     fn contents(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         match &self.sealed {
-            Some(sealed) => sealed.read(&self.file, offset, into),
-            None => self.file.read_exact_at(into, offset),
+            Some(sealed) => sealed.read(&self.origin, offset, into),
+            None => self.origin.read_exact_at(into, offset),
         }
     }
 
@@ -225,7 +266,7 @@ impl Opened {
     fn keep(&mut self, keep: &Keep, stop: &AtomicBool, on_note: &mut dyn FnMut(SourceNote)) -> Result<(), ReadError> {
         let mut contents = |offset, into: &mut [u8]| self.contents(offset, into);
         let (sent, size) = (Arc::clone(&self.record.attributes), self.record.size);
-        let kept = keep.read(&self.file, &self.metadata, &sent, size, &mut contents, stop);
+        let kept = self.origin.keeping(keep).read(self.origin.itself(), &self.metadata, &sent, size, &mut contents, stop);
         let (attributes, notes) = kept.map_err(|error| match error {
             KeepError::Stopped => ReadError::Stopped,
             KeepError::Short => self.changed(format!("it ended before {} bytes", self.record.size)).into(),
@@ -240,7 +281,7 @@ impl Opened {
 
     /// Whether the file is still what it was when it was opened.
     fn check_unchanged(&self) -> Result<(), SourceError> {
-        let metadata = self.file.metadata().map_err(|source| SourceError::Read { path: self.path.clone(), source })?;
+        let metadata = self.origin.itself().metadata().map_err(|source| SourceError::Read { path: self.path.clone(), source })?;
         if metadata.len() != self.metadata.len() {
             return Err(self.changed(format!("its size went from {} to {} bytes", self.metadata.len(), metadata.len())));
         }
@@ -339,8 +380,7 @@ impl Reader {
 
     /// Compares what is durable of a file with its contents, if that is wanted; `true` if all of it is the same.
     fn is_durable(&self, opened: &Opened) -> Result<bool, ReadError> {
-        let Some(ranges) = self.durable.to_compare(&opened.record) else { return Ok(false) };
-        let whole = ranges.iter().any(|(range, _)| *range == (0..opened.record.size));
+        let Some(ToCompare { ranges, is_whole }) = self.durable.to_compare(&opened.record) else { return Ok(false) };
         let mut buffer = vec![0; COMPARE_BYTES];
         for (range, expected) in ranges {
             let (mut digest, mut at) = (RunningCrc64::default(), range.start);
@@ -353,16 +393,17 @@ impl Reader {
                 digest.update(into);
                 at += into.len() as u64;
             }
+            self.tally.bytes_compared.fetch_add(at - range.start, Ordering::Relaxed);
             match expected {
                 Some(expected) if expected == digest.finish().0 => {}
-                _ if whole => return Ok(false),
+                _ if is_whole => return Ok(false),
                 _ => {
                     let what = "size and time are those of what is durable of it, but its contents are not; send it with --resume none";
                     return Err(opened.changed(what.to_owned()).into());
                 }
             }
         }
-        Ok(whole)
+        Ok(is_whole)
     }
 
     /// A large file starts on a block boundary and fills whole blocks; small ones share. `left` counts the bytes down.
@@ -374,13 +415,42 @@ impl Reader {
         for range in ranges {
             let mut offset = range.start;
             loop {
-                let Filling { slot, writer } = self.filling(filling)?;
-                let in_range = range.end - offset;
-                let Some(room) = writer.room(record).filter(|&room| room > 0 || in_range == 0) else {
-                    self.flush(filling)?;
-                    continue;
-                };
-                let length = in_range.min(room as u64);
+                let rest = offset..range.end;
+                let (end, is_hole) = if opened.is_sparse { opened.origin.segment(&rest) } else { (rest.end, false) };
+                offset += self.add_extent(opened, offset..end, is_hole, filling, left)?;
+                if offset == range.end {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds as much of a segment as one block takes, and tells how much that is.
+    fn add_extent(
+        &self,
+        opened: &Opened,
+        segment: Range<u64>,
+        is_hole: bool,
+        filling: &mut Option<Filling>,
+        left: &mut u64,
+    ) -> Result<u64, ReadError> {
+        let (record, offset, wanted) = (&opened.record, segment.start, segment.end - segment.start);
+        let changed = |error: CutError| opened.changed(error.to_string());
+        loop {
+            let Filling { slot, writer } = self.filling(filling)?;
+            if is_hole {
+                if *left == wanted {
+                    opened.check_unchanged()?;
+                }
+                let added = writer.add_hole(record, offset, wanted).map_err(changed)?;
+                if added > 0 {
+                    *left -= added;
+                    self.tally.bytes_holes.fetch_add(added, Ordering::Relaxed);
+                    return Ok(added);
+                }
+            } else if let Some(room) = writer.window_room(record, offset).filter(|&room| room > 0 || wanted == 0) {
+                let length = wanted.min(room as u64);
                 let at = writer.payload_bytes();
                 let into = &mut slot[at..at + length as usize];
                 opened.read(offset, into)?;
@@ -389,15 +459,12 @@ impl Reader {
                     // Before the last extent leaves: the receiver completes the file with it.
                     opened.check_unchanged()?;
                 }
-                writer.add(record, offset, length as u32, crc).map_err(|error| opened.changed(error.to_string()))?;
+                writer.add(record, offset, length as u32, crc).map_err(changed)?;
                 *left -= length;
-                offset += length;
-                if offset == range.end {
-                    break;
-                }
+                return Ok(length);
             }
+            self.flush(filling)?;
         }
-        Ok(())
     }
 
     /// Tells the receiver to drop what it has of a file.

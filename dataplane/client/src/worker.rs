@@ -155,7 +155,7 @@ impl Worker {
         let durable = u64::from(statistics.blocks_durable) * self.payload_max as u64;
         let (found, tally) = (&self.found, &self.tally);
         // Of what is to be sent in this attempt, as far as it is known.
-        let kept = tally.bytes_kept.load(Relaxed) + tally.bytes_failed.load(Relaxed);
+        let kept = tally.bytes_kept.load(Relaxed) + tally.bytes_failed.load(Relaxed) + tally.bytes_holes.load(Relaxed);
         let bytes_total = found.bytes.load(Relaxed).saturating_sub(kept);
         Progress {
             bytes_total,
@@ -174,6 +174,8 @@ impl Worker {
         let statistics = self.sender.statistics();
         UploadReport {
             bytes: self.tally.bytes.load(Relaxed),
+            bytes_compared: self.tally.bytes_compared.load(Relaxed),
+            bytes_holes: self.tally.bytes_holes.load(Relaxed),
             files: self.tally.files.load(Relaxed),
             files_kept: self.tally.files_kept.load(Relaxed),
             bytes_kept: self.tally.bytes_kept.load(Relaxed),

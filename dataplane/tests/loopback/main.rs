@@ -39,7 +39,7 @@ async fn one_file(engine: &mut Engine, from: &Path, to: &Path, contents: &[u8]) 
     let path = from.join("f");
     std::fs::write(&path, contents).unwrap();
     let offer = engine.open_lane(to, DestinationName::Exact("f".to_owned()), Cipher::Aes128Gcm).await.unwrap();
-    upload(offer, vec![Source { path, name: b"f".to_vec() }])
+    upload(offer, vec![Source::file(path, b"f".to_vec())])
 }
 
 async fn run(upload: Upload) -> Result<UploadReport, UploadError> {
@@ -64,7 +64,7 @@ async fn files_arrive_bit_exact_with_their_times_and_modes() {
         let path = from.path().join(name.replace('/', "-"));
         std::fs::write(&path, bytes(count)).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-        sources.push(Source { path, name: name.into() });
+        sources.push(Source::file(path, name.into()));
     }
     let mut engine = Engine::start().await;
     for cipher in [Cipher::Aes128Gcm, Cipher::Aes256Gcm] {
@@ -135,7 +135,7 @@ async fn a_cancelled_or_changed_source_leaves_nothing_half() {
     let mut engine = Engine::start().await;
     for change in [false, true] {
         let offer = engine.open_lane(to.path(), DestinationName::Exact("f".to_owned()), Cipher::Aes128Gcm).await.unwrap();
-        let mut upload = upload(offer, vec![Source { path: path.clone(), name: b"f".to_vec() }]);
+        let mut upload = upload(offer, vec![Source::file(path.clone(), b"f".to_vec())]);
         upload.rate.target_bytes_per_s = Some(20_000_000);
         let cancel = Arc::clone(&upload.cancel);
         let path = path.clone();

@@ -44,6 +44,8 @@ pub const CHUNK_BYTES_MAX: usize = 65_000;
 pub const CHUNKS_PER_BLOCK_MAX: usize = (BLOCK_PAYLOAD_MAX + BLOCK_TABLE_MAX).div_ceil(CHUNK_BYTES_MIN);
 /// Extents a block may have.
 pub const EXTENTS_PER_BLOCK_MAX: usize = 65_535;
+/// Bytes of holes that a block may tell of: what a small block can make a store write.
+pub const HOLE_BYTES_PER_BLOCK_MAX: u64 = 256 << 20;
 /// Longest path of a file, bytes.
 pub const PATH_BYTES_MAX: usize = 4096;
 /// Blocks that a lane may have open, whatever its credits say.
@@ -60,6 +62,7 @@ pub const FEEDBACK_SEGMENTS_MAX: usize = 8;
 const _: () = {
     assert!(CHUNKS_PER_BLOCK_MAX <= u16::MAX as usize);
     assert!(CHUNK_BYTES_MAX + DATA_OVERHEAD_BYTES <= DATAGRAM_BYTES_MAX);
+    assert!(HOLE_BYTES_PER_BLOCK_MAX >= BLOCK_PAYLOAD_MAX as u64 && HOLE_BYTES_PER_BLOCK_MAX < 1 << 31);
     assert!(BLOCK_TABLE_MAX > 2 * PATH_BYTES_MAX);
     assert!(SEGMENTS_OPEN_MAX <= 1 << 15, "the 16-bit floor in DATA must be unambiguous");
     assert!(SEGMENT_PACKETS.is_multiple_of(64));

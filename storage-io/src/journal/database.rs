@@ -9,9 +9,10 @@ use super::{DoneObject, Entry, OpenObject, unix_now};
 use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::store::{ObjectKey, PartReceipt};
+use crate::upload::Sample;
 
 /// Version of the tables. Another one is refused rather than guessed at.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 const TABLES: &str = "
@@ -32,6 +33,8 @@ CREATE TABLE object (
     etag TEXT,
     crc INTEGER NOT NULL,
     changed INTEGER NOT NULL,
+    -- JSON: offset, length and CRC of ranges of a large object that is complete; all three are 64 bits with a sign.
+    samples TEXT NOT NULL DEFAULT '[]',
     UNIQUE (place, key)
 );
 CREATE TABLE part (
@@ -43,6 +46,9 @@ CREATE TABLE part (
     PRIMARY KEY (object, number)
 ) WITHOUT ROWID;
 ";
+
+/// From version 3, which knew no samples.
+const SINCE_3: &str = "ALTER TABLE object ADD COLUMN samples TEXT NOT NULL DEFAULT '[]'";
 
 /// A connection.
 pub(super) struct Database(Connection);
@@ -151,7 +157,8 @@ impl Database {
                 }
                 None => {
                     let (etag, crc) = (row.get("etag")?, Crc64(unsigned(row, "crc")?));
-                    Row::Done(DoneObject { key, size, mtime_ns, variant, etag, crc })
+                    let samples = read_samples(&row.get::<_, String>("samples")?);
+                    Row::Done(DoneObject { key, size, mtime_ns, variant, etag, crc, samples })
                 }
             });
         }
@@ -182,10 +189,32 @@ fn begin(connection: &mut Connection) -> rusqlite::Result<i64> {
             transaction.pragma_update(None, "user_version", VERSION)?;
             VERSION
         }
+        3 => {
+            transaction.execute_batch(SINCE_3)?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+            VERSION
+        }
         other => other,
     };
     transaction.commit()?;
     Ok(version)
+}
+
+fn samples_text(samples: &[Sample]) -> String {
+    let numbers: Vec<[i64; 3]> = samples.iter().map(|Sample { offset, length, crc }| [bits(*offset), bits(*length), bits(crc.0)]).collect();
+    // Numbers always become JSON.
+    serde_json::to_string(&numbers).unwrap_or_default()
+}
+
+/// What makes no sense is none.
+fn read_samples(text: &str) -> Vec<Sample> {
+    let numbers: Vec<[i64; 3]> = serde_json::from_str(text).unwrap_or_default();
+    let sample = |[offset, length, crc]: [i64; 3]| Sample {
+        offset: offset.cast_unsigned(),
+        length: length.cast_unsigned(),
+        crc: Crc64(crc.cast_unsigned()),
+    };
+    numbers.into_iter().map(sample).collect()
 }
 
 fn receipt(part: &rusqlite::Row<'_>) -> rusqlite::Result<PartReceipt> {
@@ -217,7 +246,7 @@ impl<'a> Writer<'a> {
             part: transaction.prepare("INSERT OR REPLACE INTO part (object, number, length, crc, etag) VALUES (?1, ?2, ?3, ?4, ?5)")?,
             touch: transaction.prepare("UPDATE object SET changed = ?2 WHERE id = ?1")?,
             done: transaction.prepare(
-                "INSERT OR REPLACE INTO object (place, key, size, mtime_ns, variant, mode, attributes, part_bytes, etag, crc, changed) VALUES (?1, ?2, ?3, ?4, ?5, 0, '[]', 0, ?6, ?7, ?8)",
+                "INSERT OR REPLACE INTO object (place, key, size, mtime_ns, variant, mode, attributes, part_bytes, etag, crc, changed, samples) VALUES (?1, ?2, ?3, ?4, ?5, 0, '[]', 0, ?6, ?7, ?8, ?9)",
             )?,
             forget: transaction.prepare("DELETE FROM object WHERE place = ?1 AND key = ?2")?,
             forget_parts: transaction
@@ -246,7 +275,8 @@ impl<'a> Writer<'a> {
                 let key = object.key.as_bytes();
                 self.forget_parts.execute(params![place, key])?;
                 let (size, variant, crc) = (bits(object.size), bits(object.variant), bits(object.crc.0));
-                self.done.execute(params![place, key, size, object.mtime_ns, variant, object.etag, crc, self.now])?;
+                let samples = samples_text(&object.samples);
+                self.done.execute(params![place, key, size, object.mtime_ns, variant, object.etag, crc, self.now, samples])?;
             }
             Entry::Forget(key) => self.forget(place, key)?,
         }
@@ -297,7 +327,7 @@ mod tests {
     }
 
     fn done(name: &str) -> Entry {
-        Entry::Done(DoneObject { key: key(name), size: 3, mtime_ns: 7, variant: 1, etag: None, crc: Crc64(9) })
+        Entry::Done(DoneObject { key: key(name), size: 3, mtime_ns: 7, variant: 1, etag: None, crc: Crc64(9), samples: Vec::new() })
     }
 
     fn names(database: &Database, place: &str, prefix: &str) -> Vec<String> {
@@ -365,7 +395,15 @@ mod tests {
         let mut database = Database::open(&directory.path().join("j")).unwrap();
         let keys: [&[u8]; 5] = [b"a", b"\xff", b"\xff/x", b"\xff\xff", b"b"];
         let entries = keys.map(|key| {
-            Entry::Done(DoneObject { key: ObjectKey::new(key).unwrap(), size: 0, mtime_ns: 0, variant: 0, etag: None, crc: Crc64(0) })
+            Entry::Done(DoneObject {
+                key: ObjectKey::new(key).unwrap(),
+                size: 0,
+                mtime_ns: 0,
+                variant: 0,
+                etag: None,
+                crc: Crc64(0),
+                samples: Vec::new(),
+            })
         });
         database.apply(entries.iter().map(|entry| ("one", entry))).unwrap();
         assert_eq!(names(&database, "one", "").len(), 5);
@@ -384,6 +422,26 @@ mod tests {
         assert_eq!(database.expire(now - 10).unwrap(), 0);
         assert_eq!(database.expire(now + 10).unwrap(), 1);
         assert_eq!(names(&database, "one", ""), ["a+0"]);
+    }
+
+    #[test]
+    fn samples_are_kept_and_the_version_before_them_is_gone_on_with() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        let samples =
+            vec![Sample { offset: 0, length: 1, crc: Crc64(u64::MAX) }, Sample { offset: u64::MAX - 1, length: 1, crc: Crc64(7) }];
+        let object = DoneObject { key: key("a"), size: 3, mtime_ns: 7, variant: 1, etag: None, crc: Crc64(9), samples };
+        let mut database = Database::open(&path).unwrap();
+        database.apply(std::iter::once(("one", &Entry::Done(object.clone())))).unwrap();
+        let rows = |database: &Database| database.rows("one", b"", None, 9).unwrap();
+        assert!(matches!(&rows(&database)[..], [Row::Done(found)] if *found == object));
+        database.0.execute_batch("ALTER TABLE object DROP COLUMN samples; PRAGMA user_version = 3").unwrap();
+        drop(database);
+        let mut database = Database::open(&path).unwrap();
+        assert!(matches!(&rows(&database)[..], [Row::Done(found)] if *found == DoneObject { samples: Vec::new(), ..object.clone() }));
+        database.apply(std::iter::once(("one", &Entry::Done(object.clone())))).unwrap();
+        assert!(matches!(&rows(&database)[..], [Row::Done(found)] if *found == object));
+        assert!(read_samples("[[1]]").is_empty() && read_samples("").is_empty());
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::store::{Attributes, ObjectKey, ObjectMeta, PartReceipt, Store, token_of};
+use crate::upload::Sample;
 use database::Database;
 pub(crate) use resume::Reopened;
 pub use resume::{Durable, Resumption, resume};
@@ -64,6 +65,8 @@ pub(crate) struct DoneObject {
     pub(crate) variant: u64,
     pub(crate) etag: Option<String>,
     pub(crate) crc: Crc64,
+    /// Of an object of several parts: ranges whose checksums are known, in order.
+    pub(crate) samples: Vec<Sample>,
 }
 
 /// Something to be remembered of one store.

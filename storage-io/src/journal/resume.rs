@@ -14,7 +14,7 @@ use crate::list::{Depth, LIST_ENTRIES_MAX, ListEntry};
 use crate::plan::PartPlan;
 use crate::retry::RetryPolicy;
 use crate::store::{ObjectKey, PartReceipt, Store, Upload, token_of};
-use crate::upload::UploaderConfig;
+use crate::upload::{Sample, UploaderConfig};
 
 /// Rows read at once.
 const PAGE: usize = 1000;
@@ -38,6 +38,8 @@ pub enum Durable {
         crc: Crc64,
         /// The store's entity tag, if it has such.
         etag: Option<String>,
+        /// Ranges of a large file whose checksums were noted, in order.
+        samples: Vec<Sample>,
     },
     /// Bytes of a file that is not whole yet.
     Part {
@@ -113,8 +115,8 @@ pub async fn resume(
                 Looked::Done(object) if object.variant != config.variant => {}
                 Looked::Done(object) => {
                     let path = config.path_of(&object.key);
-                    let DoneObject { key, size, mtime_ns, etag, crc, .. } = object;
-                    each(&Durable::File { path, size, mtime_ns, key, crc, etag })?;
+                    let DoneObject { key, size, mtime_ns, etag, crc, samples, .. } = object;
+                    each(&Durable::File { path, size, mtime_ns, key, crc, etag, samples })?;
                 }
                 Looked::Open(mut reopened) => {
                     if !is_wanted || reopened.object.variant != config.variant {
@@ -278,7 +280,7 @@ async fn gone(scope: &Scope, config: &UploaderConfig, object: OpenObject, receip
         let store = scope.place.store.as_ref();
         let find = || store.find_own(&key, meta.clone(), crc);
         if let Some(found) = config.retry.run("looking for an object", 0, StoreError::is_retryable, |_| {}, find).await? {
-            let done = DoneObject { key, size, mtime_ns, variant, etag: found.etag, crc };
+            let done = DoneObject { key, size, mtime_ns, variant, etag: found.etag, crc, samples: Vec::new() };
             scope.done(done.clone());
             return Ok(Looked::Done(done));
         }

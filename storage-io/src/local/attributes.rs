@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, fgetxattr, flistxattr, fsetxattr};
+use rustix::fs::{Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags, fgetxattr, flistxattr, fsetxattr};
 use rustix::io::Errno;
 use tradewind_integrity::{time, xattr};
 
+use crate::holes::{SPARSE_ATTRIBUTE, is_sparse, sparse_attribute};
 use crate::store::{Attributes, ObjectMeta};
 
 /// Before the names of attributes that are no attribute of a file.
@@ -30,7 +31,8 @@ pub(super) fn restore(fd: BorrowedFd<'_>, meta: &ObjectMeta, owner: bool) -> Res
     for (name, value) in extended.iter().filter(|(name, _)| *name != xattr::POSIX_ACL && xattr::may_be_restored(name)) {
         set(fd, name, value);
     }
-    for (name, value) in meta.attributes.iter().filter(|(name, _)| !matches!(name.as_str(), "atime" | xattr::ATTRIBUTE)) {
+    for (name, value) in meta.attributes.iter().filter(|(name, _)| !matches!(name.as_str(), "atime" | xattr::ATTRIBUTE | SPARSE_ATTRIBUTE))
+    {
         set(fd, &format!("{KEPT}{name}"), value.as_bytes());
     }
     if owner {
@@ -60,8 +62,16 @@ fn told(what: &str, result: Result<(), Errno>) {
 }
 
 /// What is kept of a file; whatever cannot be read is not.
-pub(super) fn read(fd: impl AsFd) -> Attributes {
-    let fd = fd.as_fd();
+pub(super) fn read(fd: impl AsFd, stat: &Stat) -> Attributes {
+    let mut kept = extended(fd.as_fd());
+    if is_sparse(stat) {
+        kept.insert(SPARSE_ATTRIBUTE.to_owned(), sparse_attribute().1);
+    }
+    kept.into_iter().collect()
+}
+
+/// What its extended attributes tell.
+fn extended(fd: BorrowedFd<'_>) -> BTreeMap<String, String> {
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let names = match flistxattr(fd, &mut buffer) {
         Ok((names, _)) => names.to_vec(),
@@ -69,7 +79,7 @@ pub(super) fn read(fd: impl AsFd) -> Attributes {
             let mut buffer = vec![MaybeUninit::uninit(); XATTR_BYTES_MAX];
             flistxattr(fd, &mut buffer[..]).map(|(names, _)| names.to_vec()).unwrap_or_default()
         }
-        Err(_) => return Attributes::default(),
+        Err(_) => return BTreeMap::new(),
     };
     let names = names.split(|&byte| byte == 0).filter_map(|name| std::str::from_utf8(name).ok());
     let (mut kept, mut extended, mut bytes) = (BTreeMap::new(), BTreeMap::new(), 0);
@@ -93,7 +103,7 @@ pub(super) fn read(fd: impl AsFd) -> Attributes {
             kept.insert(xattr::ATTRIBUTE.to_owned(), text);
         }
     }
-    kept.into_iter().collect()
+    kept
 }
 
 #[cfg(test)]

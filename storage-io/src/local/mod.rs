@@ -23,6 +23,7 @@ use rustix::io::Errno;
 
 use crate::checksum::Crc64;
 use crate::error::StoreError;
+use crate::holes::is_marked_sparse;
 use crate::list::{Depth, Listing};
 use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Part, PartReceipt, Store, StoredObject, Upload};
 use read::contents_crc;
@@ -303,12 +304,15 @@ struct Partial {
 }
 
 impl Partial {
-    /// Takes the room that is needed, so that a full disk is found before the transfer and not at its end.
+    /// Takes the room that is needed, so that a full disk is found before the transfer and not at its end; none for a file with holes.
     fn reserve(&self) -> Result<(), StoreError> {
         let size = self.meta.size;
         rustix::fs::ftruncate(self.target.fd(), 0).map_err(|errno| failed("empty", &self.key, errno))?;
         if size == 0 {
             return Ok(());
+        }
+        if is_marked_sparse(&self.meta.attributes) {
+            return rustix::fs::ftruncate(self.target.fd(), size).map_err(|errno| failed("size", &self.key, errno));
         }
         match rustix::fs::fallocate(self.target.fd(), FallocateFlags::empty(), 0, size) {
             Ok(()) => Ok(()),
@@ -505,56 +509,4 @@ impl Upload for LocalUpload {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn temporary_names_fit() {
-        assert_eq!(temporary_name(b"a.bin"), b".a.bin.tradewind-partial");
-        assert_eq!(temporary_name(&[b'n'; 236]).len(), NAME_BYTES_MAX);
-        let long = temporary_name(&[b'n'; 237]);
-        assert!(long.len() < 50 && long.ends_with(SUFFIX));
-        assert_ne!(long, temporary_name(&[b'm'; 237]));
-    }
-
-    #[test]
-    fn a_partial_file_belongs_to_one_transfer_and_goes_with_it() {
-        let root = tempfile::tempdir().unwrap();
-        let store = LocalStore::open(root.path()).unwrap();
-        let key = ObjectKey::new(b"d/f").unwrap();
-        let meta = ObjectMeta { size: 10, mtime_ns: 0, mode: 0, overwrite: false, token: 0, attributes: Arc::default() };
-        let first = store.create(&key, meta.clone()).unwrap();
-        assert!(matches!(store.create(&key, meta.clone()), Err(StoreError::Busy { .. })));
-        drop(first);
-        assert_eq!(root.path().join("d").read_dir().unwrap().count(), 0);
-        // What a crash leaves has no lock any more.
-        std::fs::write(root.path().join("d/.f.tradewind-partial"), [1u8; 100]).unwrap();
-        let second = store.create(&key, meta.clone()).unwrap();
-        second.publish().unwrap();
-        assert_eq!(std::fs::read(root.path().join("d/f")).unwrap(), [0u8; 10]);
-        assert!(matches!(store.create(&key, meta.clone()), Err(StoreError::DestinationExists { .. })));
-    }
-
-    #[test]
-    fn a_name_taken_in_the_meantime_is_not_replaced() {
-        let root = tempfile::tempdir().unwrap();
-        let store = LocalStore::open(root.path()).unwrap();
-        let meta = ObjectMeta { size: 3, mtime_ns: 0, mode: 0, overwrite: false, token: 0, attributes: Arc::default() };
-        let partial = store.create(&ObjectKey::new(b"f").unwrap(), meta).unwrap();
-        std::fs::write(root.path().join("f"), b"theirs").unwrap();
-        assert!(matches!(partial.publish(), Err(StoreError::DestinationExists { .. })));
-        drop(partial);
-        assert_eq!(std::fs::read(root.path().join("f")).unwrap(), b"theirs");
-        assert_eq!(root.path().read_dir().unwrap().count(), 1);
-    }
-
-    #[test]
-    fn more_than_the_disk_holds_is_refused_at_once() {
-        let root = tempfile::tempdir().unwrap();
-        let store = LocalStore::open(root.path()).unwrap();
-        let meta = ObjectMeta { size: 1 << 50, mtime_ns: 0, mode: 0, overwrite: false, token: 0, attributes: Arc::default() };
-        let result = store.create(&ObjectKey::new(b"f").unwrap(), meta);
-        assert!(matches!(result, Err(StoreError::Full { .. })), "{result:?}");
-        assert_eq!(root.path().read_dir().unwrap().count(), 0);
-    }
-}
+mod tests;

@@ -21,7 +21,8 @@ impl LocalStore {
         let changed = |what| StoreError::ObjectChanged { object: key.to_string(), what };
         let fd = self.open_object(key)?.ok_or_else(gone)?;
         let read = |errno| failed("read", key, errno);
-        let before = ObjectInfo { attributes: attributes::read(&fd), ..info(&rustix::fs::fstat(&fd).map_err(read)?) };
+        let stat = rustix::fs::fstat(&fd).map_err(read)?;
+        let before = ObjectInfo { attributes: attributes::read(&fd, &stat), ..info(&stat) };
         if expected.is_some_and(|expected| !expected.is_same(&before)) {
             return Err(changed("its size or time"));
         }
@@ -46,7 +47,7 @@ impl LocalStore {
     pub(super) fn look(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, StoreError> {
         let Some(found) = self.find_object(key)? else { return Ok(None) };
         let attributes = match found.open(key) {
-            Ok(Some(fd)) => attributes::read(&fd),
+            Ok(Some(fd)) => attributes::read(&fd, &found.stat),
             Ok(None) | Err(_) => Attributes::default(),
         };
         Ok(Some(ObjectInfo { attributes, ..info(&found.stat) }))

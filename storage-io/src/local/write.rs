@@ -9,8 +9,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, openat};
 use rustix::io::{Errno, pwritev};
+
+use crate::holes;
 
 /// Alignment of memory, offset and length that every O_DIRECT file system accepts, bytes.
 const DIRECT_ALIGN: usize = 4096;
@@ -45,10 +47,18 @@ impl Target {
         self.plain.as_fd()
     }
 
-    /// Writes all chunks one after the other from `offset` on.
+    /// Writes all chunks one after the other from `offset` on; where they are holes, so is the file.
     pub(super) fn write(&self, chunks: &[Bytes], mut offset: u64) -> Result<(), Errno> {
         let mut at = 0;
         while at < chunks.len() {
+            let hole = chunks[at..].iter().take_while(|chunk| holes::is_hole(chunk)).count();
+            if hole > 0 {
+                let chunks = &chunks[at..at + hole];
+                self.punch(chunks, offset)?;
+                offset += total(chunks);
+                at += hole;
+                continue;
+            }
             let run = aligned_run(&chunks[at..], offset);
             if let Some(direct) = self.direct.as_ref().filter(|_| run > 0 && self.direct_works.load(Ordering::Relaxed)) {
                 let slices = &chunks[at..at + run];
@@ -67,6 +77,14 @@ impl Target {
             at += 1;
         }
         Ok(())
+    }
+
+    /// The file has its whole size already. What an earlier transfer left there goes.
+    fn punch(&self, zeros: &[Bytes], offset: u64) -> Result<(), Errno> {
+        match fallocate(self.plain.as_fd(), FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, total(zeros)) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_all(self.plain.as_fd(), zeros, offset),
+            result => result,
+        }
     }
 
     /// Writes one chunk, its aligned head directly if there is one.
@@ -101,7 +119,7 @@ fn is_aligned(bytes: &[u8], offset: u64) -> bool {
 /// How many chunks from the first on can be written directly in one call.
 fn aligned_run(chunks: &[Bytes], mut offset: u64) -> usize {
     let fits = |chunk: &&Bytes| {
-        let fits = !chunk.is_empty() && is_aligned(chunk, offset);
+        let fits = !chunk.is_empty() && !holes::is_hole(chunk) && is_aligned(chunk, offset);
         offset += chunk.len() as u64;
         fits
     };

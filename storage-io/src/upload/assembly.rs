@@ -10,8 +10,10 @@ use bytes::Bytes;
 
 use super::block::{FileMeta, Piece, ReadyBlock};
 use super::config::{ObjectName, UploaderConfig};
+use super::samples::{Sample, is_sampled};
 use crate::checksum::Crc64;
 use crate::error::{StoreError, UploadError};
+use crate::holes;
 use crate::journal::{DoneObject, OpenObject, Reopened};
 use crate::plan::PartPlan;
 use crate::store::{Body, Limits, ObjectKey, ObjectMeta, Part, PartReceipt, StoredObject, Upload, token_of};
@@ -49,10 +51,48 @@ pub(super) enum Milestone {
     File { meta: FileMeta, key: ObjectKey, crc: Crc64 },
 }
 
+/// Consecutive bytes of a file.
+#[derive(Debug)]
+enum Run {
+    /// In the block that they came in.
+    Data(Bytes),
+    /// So many zeros that never came.
+    Hole(u64),
+}
+
+impl Run {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Data(bytes) => bytes.len() as u64,
+            Self::Hole(bytes) => *bytes,
+        }
+    }
+
+    /// Takes at most so many bytes off the front.
+    fn split_to(&mut self, most: u64) -> Self {
+        match self {
+            Self::Data(bytes) => Self::Data(bytes.split_to(usize::try_from(most).unwrap_or(usize::MAX).min(bytes.len()))),
+            Self::Hole(bytes) => {
+                let taken = most.min(*bytes);
+                *bytes -= taken;
+                Self::Hole(taken)
+            }
+        }
+    }
+
+    /// Computes its checksum.
+    fn crc(&self) -> Crc64 {
+        match self {
+            Self::Data(bytes) => Crc64::of(bytes),
+            Self::Hole(bytes) => holes::crc(*bytes),
+        }
+    }
+}
+
 /// Bytes of one part that have arrived, by offset in the file.
 #[derive(Debug, Default)]
 struct Filling {
-    runs: BTreeMap<u64, (Bytes, Crc64)>,
+    runs: BTreeMap<u64, (Run, Crc64)>,
     bytes: u64,
     blocks: Vec<u32>,
 }
@@ -71,6 +111,8 @@ struct File {
     in_flight: HashMap<u32, Vec<u32>>,
     cut: HashSet<u32>,
     receipts: BTreeMap<u32, PartReceipt>,
+    /// Of some parts, one run of bytes.
+    samples: BTreeMap<u32, Sample>,
     arrived: u64,
     /// What an earlier transfer began and this one does not go on with.
     stale: Option<Arc<dyn Upload>>,
@@ -242,6 +284,7 @@ impl Assembly {
             in_flight: HashMap::new(),
             cut: HashSet::new(),
             receipts: BTreeMap::new(),
+            samples: BTreeMap::new(),
             arrived: 0,
             stale,
             row: rand::random(),
@@ -251,6 +294,11 @@ impl Assembly {
             file.begun = true;
             file.arrived = receipts.iter().map(|receipt| receipt.len).sum();
             file.cut = receipts.iter().map(|receipt| receipt.number).collect();
+            // Of what runs these were made is not known any more.
+            let whole = |PartReceipt { number, len, crc, .. }: &PartReceipt| {
+                (*number, Sample { offset: u64::from(number - 1) * file.plan.part_bytes(), length: *len, crc: *crc })
+            };
+            file.samples = receipts.iter().filter(|receipt| is_sampled(&file.plan, receipt.number)).map(whole).collect();
             file.receipts = receipts.into_iter().map(|receipt| (receipt.number, receipt)).collect();
             self.adopted.push((meta.file, upload));
             self.files.insert(meta.file, file);
@@ -296,8 +344,9 @@ impl Assembly {
             return Ok(());
         }
         let start = piece.data_offset as usize;
-        let slice = start.checked_add(piece.len as usize).and_then(|end| block.data.slice(start..end));
-        let bytes = slice.ok_or(UploadError::OutsideBlock { block: block.id })?.into_bytes();
+        let slice = || start.checked_add(piece.len as usize).and_then(|end| block.data.slice(start..end));
+        let run = if piece.is_hole { Some(Run::Hole(piece.len.into())) } else { slice().map(|slice| Run::Data(slice.into_bytes())) };
+        let run = run.ok_or(UploadError::OutsideBlock { block: block.id })?;
         if self.done.contains(&piece.file) && piece.len > 0 {
             return Err(UploadError::Overlap { file: piece.file, offset: piece.file_offset });
         }
@@ -309,27 +358,27 @@ impl Assembly {
         if piece.file_offset.checked_add(len).is_none_or(|end| end > size_bytes) {
             return Err(UploadError::OutOfRange { file: piece.file, offset: piece.file_offset, len, size_bytes });
         }
-        for (number, at, bytes, crc) in split(&file.plan, piece, bytes)? {
-            self.fill(block.id, piece.file, number, at, bytes, crc)?;
+        for (number, at, run, crc) in split(&file.plan, piece, run)? {
+            self.fill(block.id, piece.file, number, at, run, crc)?;
         }
         Ok(())
     }
 
     /// Puts a run of bytes, which lies inside one part, where it belongs; cuts the part when it is full.
-    fn fill(&mut self, block: u32, id: u32, number: u32, at: u64, bytes: Bytes, crc: Crc64) -> Result<(), UploadError> {
+    fn fill(&mut self, block: u32, id: u32, number: u32, at: u64, run: Run, crc: Crc64) -> Result<(), UploadError> {
         let Some(file) = self.files.get_mut(&id) else { return Ok(()) };
         let overlap = Err(UploadError::Overlap { file: id, offset: at });
         if file.cut.contains(&number) {
             return overlap;
         }
-        let len = bytes.len() as u64;
+        let len = run.len();
         let filling = file.filling.entry(number).or_default();
-        let before = filling.runs.range(..=at).next_back().is_some_and(|(&start, (run, _))| start + run.len() as u64 > at);
+        let before = filling.runs.range(..=at).next_back().is_some_and(|(&start, (run, _))| start + run.len() > at);
         let after = filling.runs.range(at..).next().is_some_and(|(&start, _)| at + len > start);
         if before || after {
             return overlap;
         }
-        filling.runs.insert(at, (bytes, crc));
+        filling.runs.insert(at, (run, crc));
         filling.bytes += len;
         file.arrived += len;
         if !filling.blocks.contains(&block) {
@@ -340,11 +389,19 @@ impl Assembly {
         let Some(full) = file.filling.remove(&number) else { return Ok(()) };
         file.cut.insert(number);
         file.in_flight.insert(number, full.blocks);
+        if is_sampled(&file.plan, number) {
+            // The last run of the last part: where files grow and end.
+            let run = if number == file.plan.count() { full.runs.last_key_value() } else { full.runs.first_key_value() };
+            file.samples.extend(run.map(|(&offset, (run, crc))| (number, Sample { offset, length: run.len(), crc: *crc })));
+        }
         let mut crc = Crc64::default();
         let mut chunks = Vec::with_capacity(full.runs.len());
         for (run, run_crc) in full.runs.into_values() {
-            crc = crc.append(run_crc, run.len() as u64);
-            chunks.push(run);
+            crc = crc.append(run_crc, run.len());
+            match run {
+                Run::Data(bytes) => chunks.push(bytes),
+                Run::Hole(bytes) => chunks.extend(holes::chunks(bytes)),
+            }
         }
         let body = Body::new(chunks, crc);
         if file.plan.is_single() {
@@ -379,9 +436,11 @@ impl Assembly {
 
     /// The same once it is complete.
     pub(super) fn done_object(&self, id: u32, object: &StoredObject) -> Option<DoneObject> {
-        let File { meta, key, .. } = self.files.get(&id)?;
-        let FileMeta { size, mtime_ns, .. } = *meta;
-        Some(DoneObject { key: key.clone(), size, mtime_ns, variant: self.config.variant, etag: object.etag.clone(), crc: object.crc })
+        let File { meta, key, samples, .. } = self.files.get(&id)?;
+        let (FileMeta { size, mtime_ns, .. }, variant) = (meta, self.config.variant);
+        let (size, mtime_ns) = (*size, *mtime_ns);
+        let samples = samples.values().copied().collect();
+        Some(DoneObject { key: key.clone(), size, mtime_ns, variant, etag: object.etag.clone(), crc: object.crc, samples })
     }
 
     /// Whether the sender has given this file up.
@@ -429,18 +488,22 @@ impl Assembly {
 
 /// The runs of a piece, cut where parts end: `(part, offset in the file, bytes, checksum)`. A piece inside one part, which is
 /// every piece of a sender that keeps to whole blocks, keeps the checksum it came with; one across parts has to be read.
-fn split(plan: &PartPlan, piece: &Piece, mut bytes: Bytes) -> Result<Vec<(u32, u64, Bytes, Crc64)>, UploadError> {
+fn split(plan: &PartPlan, piece: &Piece, mut rest: Run) -> Result<Vec<(u32, u64, Run, Crc64)>, UploadError> {
     let mut runs = Vec::with_capacity(1);
     let mut at = piece.file_offset;
-    while !bytes.is_empty() {
+    while rest.len() > 0 {
         let Some((number, range)) = plan.part_of(at).and_then(|number| Some((number, plan.range(number)?))) else { break };
-        let here = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(bytes.len());
-        let run = bytes.split_to(here);
-        let crc = if here == piece.len as usize { Crc64(piece.crc64) } else { Crc64::of(&run) };
-        runs.push((number, at, run, crc));
-        at += here as u64;
+        let run = rest.split_to(range.end - at);
+        let is_whole = run.len() == u64::from(piece.len);
+        let crc = if is_whole && !piece.is_hole { Crc64(piece.crc64) } else { run.crc() };
+        let from = at;
+        at += run.len();
+        runs.push((number, from, run, crc));
     }
-    let whole = runs.iter().fold(Crc64::default(), |crc, (.., run, run_crc)| crc.append(*run_crc, run.len() as u64));
+    if piece.is_hole {
+        return Ok(runs);
+    }
+    let whole = runs.iter().fold(Crc64::default(), |crc, (.., run, run_crc)| crc.append(*run_crc, run.len()));
     if !runs.is_empty() && whole != Crc64(piece.crc64) {
         return Err(UploadError::PieceChecksum { file: piece.file, offset: piece.file_offset, len: u64::from(piece.len) });
     }

@@ -34,8 +34,10 @@ pub struct Piece {
     pub len: u32,
     /// Where they lie in the block's payload, bytes.
     pub data_offset: u32,
-    /// CRC-64/NVME of them, already verified by the engine.
+    /// CRC-64/NVME of them, already verified by the engine; of no meaning for a hole.
     pub crc64: u64,
+    /// They are zeros, and not in the block.
+    pub is_hole: bool,
 }
 
 /// A block that arrived whole.

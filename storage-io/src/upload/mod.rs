@@ -11,6 +11,7 @@ mod block;
 mod concurrency;
 mod config;
 mod driver;
+mod samples;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 
 pub use block::{FileMeta, Piece, ReadyBlock};
 pub use config::{ObjectName, UploaderConfig};
+pub use samples::Sample;
 pub use stats::{StatsSnapshot, UploadStats};
 
 use crate::checksum::Crc64;

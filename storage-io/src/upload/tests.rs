@@ -46,7 +46,7 @@ fn block(pool: &BlockPool, id: u32, runs: &[(u32, usize, usize, usize)]) -> Read
         files.push(meta(file, size));
         if len > 0 {
             let crc64 = Crc64::of(bytes).0;
-            pieces.push(Piece { file, file_offset: offset as u64, len: len as u32, data_offset: at as u32, crc64 });
+            pieces.push(Piece { file, file_offset: offset as u64, len: len as u32, data_offset: at as u32, crc64, is_hole: false });
         }
         at += len;
     }
@@ -188,6 +188,42 @@ proptest! {
         prop_assert_eq!(pool.available(), pool.capacity());
         prop_assert_eq!(assembly.finished(), Some((sizes.len() as u64, sizes.iter().map(|&size| size as u64).sum())));
     }
+}
+
+#[test]
+fn holes_become_zeros_of_the_parts_that_they_are_in() {
+    const SIZE: usize = 9000;
+    let holes = [600..7000, 7500..SIZE];
+    let mut expected = content(0, SIZE);
+    holes.iter().for_each(|hole| expected[hole.clone()].fill(0));
+    let hole =
+        |offset: usize, len: usize| Piece { file: 0, file_offset: offset as u64, len: len as u32, data_offset: 0, crc64: 0, is_hole: true };
+    let pool = BlockPool::new(4, BLOCK).unwrap();
+    for reversed in [false, true] {
+        let mut first = block(&pool, 0, &[(0, SIZE, 0, 512)]);
+        first.pieces.push(hole(600, 6000));
+        let mut second = block(&pool, 1, &[(0, SIZE, 512, 88)]);
+        second.pieces.push(hole(6600, 400));
+        let mut third = block(&pool, 2, &[(0, SIZE, 7000, 500)]);
+        third.pieces.push(hole(7500, 1500));
+        let mut blocks = [first, second, third];
+        if reversed {
+            blocks.reverse();
+        }
+        let (mut assembly, mut model) = (Assembly::new(config(), LIMITS, HashMap::new(), false), Model::default());
+        blocks.iter().for_each(|block| assembly.add_block(block).unwrap());
+        drop(blocks);
+        assembly.announce(3).unwrap();
+        while let Some(job) = take_job(&mut assembly, 0) {
+            model.serve(&mut assembly, job);
+        }
+        assert!(model.objects[&0] == expected, "reversed: {reversed}");
+        assert_eq!((pool.available(), assembly.finished()), (pool.capacity(), Some((1, SIZE as u64))));
+    }
+    let mut assembly = Assembly::new(config(), LIMITS, HashMap::new(), false);
+    let mut twice = block(&pool, 0, &[(0, SIZE, 0, 512)]);
+    twice.pieces.push(hole(511, 2));
+    assert!(matches!(assembly.add_block(&twice), Err(UploadError::Overlap { file: 0, offset: 511 })));
 }
 
 #[test]

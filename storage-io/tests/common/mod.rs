@@ -89,7 +89,14 @@ fn fill(pool: &BlockPool, id: u32, runs: &[(usize, usize, usize)], sources: &[So
             attributes: Arc::default(),
             withdrawn: false,
         });
-        pieces.push(Piece { file: number, file_offset: offset as u64, len: len as u32, data_offset: at as u32, crc64: Crc64::of(bytes).0 });
+        pieces.push(Piece {
+            file: number,
+            file_offset: offset as u64,
+            len: len as u32,
+            data_offset: at as u32,
+            crc64: Crc64::of(bytes).0,
+            is_hole: false,
+        });
         at += len;
     }
     ReadyBlock { id, data: slot.freeze(at), files, pieces }

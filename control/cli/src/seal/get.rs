@@ -21,6 +21,7 @@ use super::{SealKeyOptions, Stoppable, check_size, header_of, interrupted, last_
 use crate::events;
 use crate::failure::Failure;
 use crate::interrupt::Interrupts;
+use crate::links::Links;
 use crate::objects::{Pages, parse, refused};
 
 /// Objects of a folder that are asked for their keys: one is enough where all were sent with --seal.
@@ -152,6 +153,8 @@ pub(crate) struct Unsealing {
     pub(crate) overwrite: bool,
     pub(crate) json: bool,
     pub(crate) on_failed: OnFailed,
+    /// Told of what becomes links in the end.
+    pub(crate) links: Option<Arc<Links>>,
     /// Set it to stop.
     pub(crate) stop: AtomicBool,
     pub(crate) state: Mutex<State>,
@@ -244,8 +247,9 @@ impl Unsealing {
         let is_sealed = sealed != plain;
         match file(&plain) {
             Some(there) if there.len() == plain_bytes && self.is_same_time(&there) => {
+                self.note_link(&plain);
                 let file = fingerprint(path, size, mtime_ns(&there));
-                serde_json::to_writer(&mut *lines, &DurableEntry::File { file, crc64: None })
+                serde_json::to_writer(&mut *lines, &DurableEntry::File { file, crc64: None, samples: Vec::new() })
                     .map_err(|error| Failure::Local { what: "cannot write JSON", detail: error.to_string() })?;
                 lines.push(b'\n');
             }
@@ -280,12 +284,20 @@ impl Unsealing {
         }
     }
 
+    /// It becomes a link in the end, if it is called so and that is wanted.
+    fn note_link(&self, file: &Path) {
+        if let Some(links) = &self.links {
+            links.note(file.strip_prefix(&self.root).unwrap_or(file).as_os_str().as_bytes());
+        }
+    }
+
     /// Unseals a file that is complete, if it is sealed, and tells what became of it.
     pub(crate) fn unseal(&self, path: &[u8]) {
         match self.unseal_one(path) {
             Ok(None) => {}
             Ok(Some((target, size))) => {
                 self.state().files += 1;
+                self.note_link(&target);
                 if self.json {
                     let name = target.strip_prefix(&self.root).unwrap_or(&target).to_string_lossy();
                     events::emit(&json!({ "event": "unsealed", "path": name, "size": size }));

@@ -66,7 +66,7 @@ impl SealPlan {
 
     /// What was found, as it will be at the destination.
     pub(crate) fn sealed(&self, walked: Walked) -> Walked {
-        let Walked::File { source: Source { path, name }, bytes } = walked else { return walked };
+        let Walked::File { source: Source { path, name, kind, seen }, bytes } = walked else { return walked };
         let sealed = match self.names.name(&name) {
             Ok(sealed) => check_name(&path, &sealed).map(|()| sealed.into_owned()),
             Err(error) => {
@@ -75,7 +75,7 @@ impl SealPlan {
             }
         };
         match sealed {
-            Ok(name) => Walked::File { source: Source { path, name }, bytes: sealed_size(bytes).unwrap_or(bytes) },
+            Ok(name) => Walked::File { source: Source { path, name, kind, seen }, bytes: sealed_size(bytes).unwrap_or(bytes) },
             Err(error) => Walked::Failed(error),
         }
     }
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn what_is_too_long_once_it_is_sealed_is_left_out_by_name() {
         let plan = SealPlan { names: SealedNames::Suffix, sealing: None };
-        let walked = |bytes| Walked::File { source: Source { path: "p".into(), name: vec![b'n'; bytes] }, bytes: 10 };
+        let walked = |bytes| Walked::File { source: Source::file("p".into(), vec![b'n'; bytes]), bytes: 10 };
         let Walked::File { source, bytes } = plan.sealed(walked(248)) else { panic!("it fits") };
         assert_eq!((source.name.len(), bytes), (255, 144 + 10 + 16));
         assert!(matches!(plan.sealed(walked(249)), Walked::Failed(SourceError::Name { .. })));

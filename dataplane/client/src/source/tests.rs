@@ -1,14 +1,17 @@
 //! What is read of sources, and how it is cut.
 
+use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 
 use tradewind_proto::block::{BlockTable, fingerprint};
 
 use super::*;
+use crate::durable::Compare;
 
 /// A reader, what it tells of files that it leaves out, and what it counts.
 fn reader(blocks: Sender<SharedBlock>, durable: Durable) -> (Reader, crossbeam::channel::Receiver<SourceError>, Arc<Tally>) {
-    let pool = BlockPool::new(64, BlockWriter::image_bytes_max(65_536)).unwrap();
+    let pool = BlockPool::new(128, BlockWriter::image_bytes_max(65_536)).unwrap();
     let (problems, told) = crossbeam::channel::unbounded();
     let tally = Arc::new(Tally::default());
     let reader = Reader {
@@ -45,7 +48,7 @@ fn shapes(blocks: &[SharedBlock]) -> Vec<Vec<(u32, u64, u32)>> {
 fn write(directory: &Path, name: &str, bytes: usize) -> Source {
     let path = directory.join(name);
     File::create(&path).unwrap().write_all(&vec![b'x'; bytes]).unwrap();
-    Source { path, name: name.into() }
+    Source::file(path, name.into())
 }
 
 #[test]
@@ -90,11 +93,11 @@ fn what_is_durable_is_not_read_again() {
     let directory = tempfile::tempdir().unwrap();
     let sources = [("a", 10), ("large", 65_536 * 3 + 5), ("b", 20)].map(|(name, bytes)| write(directory.path(), name, bytes));
     let print = |source: &Source| {
-        let (size, time) = size_and_time(&source.path).unwrap();
+        let (size, time) = size_and_time(source).unwrap();
         fingerprint(&source.name, size, time)
     };
     let mut durable = Durable::default();
-    durable.add_file(print(&sources[0]), None);
+    durable.add_file(print(&sources[0]), None, std::iter::empty());
     durable.add_part(print(&sources[1]), 65_536..131_072, None);
     let (blocks, _, tally) = read_with(&sources, durable.clone());
     assert_eq!(shapes(&blocks), [vec![(1, 0, 65_536)], vec![(1, 131_072, 65_536)], vec![(1, 196_608, 5), (2, 0, 20)]]);
@@ -117,7 +120,7 @@ fn sealed_sources_are_sent_and_resumed_by_their_sealed_names_and_sizes() {
     let directory = tempfile::tempdir().unwrap();
     let sources = [("a.sealed", 10), ("large.sealed", 65_536 * 3 + 5)].map(|(name, bytes)| write(directory.path(), name, bytes));
     let size = |source: &Source| sealed_size(std::fs::metadata(&source.path).unwrap().len()).unwrap();
-    let print = |source: &Source| fingerprint(&source.name, size(source), size_and_time(&source.path).unwrap().1);
+    let print = |source: &Source| fingerprint(&source.name, size(source), size_and_time(source).unwrap().1);
     let read = |durable: &Durable| {
         let (blocks, out) = crossbeam::channel::unbounded();
         let (mut reader, told, tally) = reader(blocks, durable.clone());
@@ -143,7 +146,7 @@ fn sealed_sources_are_sent_and_resumed_by_their_sealed_names_and_sizes() {
     Unsealer::from_reader(&mut reader, &KeyRing::new().with_key(key())).unwrap().unseal(&mut reader, &mut plain).unwrap();
     assert!(plain == vec![b'x'; 65_536 * 3 + 5] && kept == 0);
     let mut durable = Durable::default();
-    durable.add_file(print(&sources[0]), None);
+    durable.add_file(print(&sources[0]), None, std::iter::empty());
     durable.add_part(print(&sources[1]), 65_536..131_072, None);
     let (rest, kept) = read(&durable);
     assert_eq!(kept, size(&sources[0]) + 65_536);
@@ -155,14 +158,14 @@ fn what_is_durable_is_compared_where_that_is_wanted() {
     let directory = tempfile::tempdir().unwrap();
     let sources = [("same", 10), ("other", 20), ("large", 65_536 * 3 + 5)].map(|(name, bytes)| write(directory.path(), name, bytes));
     let print = |source: &Source| {
-        let (size, time) = size_and_time(&source.path).unwrap();
+        let (size, time) = size_and_time(source).unwrap();
         fingerprint(&source.name, size, time)
     };
     let crc = |bytes: usize| Some(crc64_nvme(&vec![b'x'; bytes]));
     let durable = |large: Option<u64>| {
-        let mut durable = Durable::compared();
-        durable.add_file(print(&sources[0]), crc(10));
-        durable.add_file(print(&sources[1]), crc(21));
+        let mut durable = Durable::compared(Compare::All);
+        durable.add_file(print(&sources[0]), crc(10), std::iter::empty());
+        durable.add_file(print(&sources[1]), crc(21), std::iter::empty());
         durable.add_part(print(&sources[2]), 65_536..131_072, large);
         durable
     };
@@ -179,6 +182,24 @@ fn what_is_durable_is_compared_where_that_is_wanted() {
 }
 
 #[test]
+fn samples_are_read_and_nothing_between_them() {
+    const SIZE: usize = 5 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let source = write(directory.path(), "large", SIZE);
+    let (size, time) = size_and_time(&source).unwrap();
+    let crc = |bytes: usize| Some(crc64_nvme(&vec![b'x'; bytes]));
+    let compared = |samples: [(Range<u64>, Option<u64>); 2]| {
+        let mut durable = Durable::compared(Compare::Samples);
+        durable.add_file(fingerprint(b"large", size, time), Some(1), samples.into_iter());
+        let (blocks, problems, tally) = read_with(std::slice::from_ref(&source), durable);
+        assert!(problems.is_empty(), "{problems:?}");
+        (blocks.is_empty(), tally.bytes_compared.load(Ordering::Relaxed))
+    };
+    assert_eq!(compared([(0..65_536, crc(65_536)), (size - 10..size, crc(10))]), (true, 65_546), "though the checksum of all is another");
+    assert_eq!(compared([(0..65_536, crc(65_536)), (size - 10..size, crc(11))]), (false, 65_546));
+}
+
+#[test]
 fn odd_sources_are_left_out_by_name_and_the_rest_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let good = [write(directory.path(), "f", 3), write(directory.path(), "g", 4)];
@@ -186,10 +207,10 @@ fn odd_sources_are_left_out_by_name_and_the_rest_goes_on() {
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0).unwrap();
     let sources = [
         good[0].clone(),
-        Source { path: directory.path().join("missing"), name: b"m".to_vec() },
-        Source { path: directory.path().to_owned(), name: b"d".to_vec() },
-        Source { path: good[0].path.clone(), name: b"../f".to_vec() },
-        Source { path: fifo, name: b"fifo".to_vec() },
+        Source::file(directory.path().join("missing"), b"m".to_vec()),
+        Source::file(directory.path().to_owned(), b"d".to_vec()),
+        Source::file(good[0].path.clone(), b"../f".to_vec()),
+        Source::file(fifo, b"fifo".to_vec()),
         good[1].clone(),
     ];
     let (blocks, problems, tally) = read_with(&sources, Durable::default());
@@ -222,10 +243,93 @@ fn a_file_that_changes_while_it_is_read_is_noticed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("f");
     std::fs::write(&path, vec![1; 100]).unwrap();
-    let source = Source { path: path.clone(), name: b"f".to_vec() };
+    let source = Source::file(path.clone(), b"f".to_vec());
     let opened = open(0, &source, None).unwrap();
     opened.check_unchanged().unwrap();
     std::fs::write(&path, vec![1; 90]).unwrap();
     assert!(matches!(opened.check_unchanged(), Err(SourceError::Changed { .. })));
     assert!(matches!(opened.read(50, &mut [0; 50]), Err(SourceError::Changed { .. })));
+}
+
+#[test]
+fn a_link_is_sent_as_what_it_points_to_and_not_again_while_it_is_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, file) = (directory.path().join("link"), write(directory.path(), "f", 3));
+    let target = b"nowhere/\xff";
+    std::os::unix::fs::symlink(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(target), &path).unwrap();
+    let source = Source::link(path.clone(), b"link.rclonelink".to_vec());
+    let keep = Keep { checksums: vec![tradewind_integrity::Checksum::Md5], times: true, owner: true, xattrs: true, acls: true };
+    let (blocks, out) = crossbeam::channel::unbounded();
+    let (reader, told, _) = reader(blocks, Durable::default());
+    reader.run(Sources::of(vec![source.clone()]).unwrap().keeping(keep, |note| panic!("{note:?}")));
+    let block = out.recv().unwrap();
+    let table = BlockTable::parse(&block).unwrap();
+    table.verify_payload(&block).unwrap();
+    let (record, itself) = (&table.files[0], std::fs::symlink_metadata(&path).unwrap());
+    assert_eq!((&block[..9], record.size, record.mode, record.mtime_ns), (&target[..], 9, 0o644, mtime_ns(&itself)));
+    assert!(record.attributes.iter().any(|(name, _)| name == "md5chksum") && told.is_empty());
+    let mut durable = Durable::default();
+    durable.add_file(fingerprint(&record.path, record.size, record.mtime_ns), None, std::iter::empty());
+    let (blocks, problems, tally) = read_with(std::slice::from_ref(&source), durable.clone());
+    assert_eq!((blocks.len(), problems.len(), tally.files_kept.load(Ordering::Relaxed)), (0, 0, 1));
+    // Another link, and none any more.
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+    assert_eq!(shapes(&read_with(std::slice::from_ref(&source), durable.clone()).0), [vec![(0, 0, 9)]]);
+    std::fs::rename(&file.path, &path).unwrap();
+    let (blocks, problems, _) = read_with(&[source], durable);
+    assert!(blocks.is_empty() && matches!(problems[..], [SourceError::Changed { .. }]), "{problems:?}");
+}
+
+#[test]
+fn holes_are_told_and_not_read_and_what_is_durable_of_them_is_not_told_again() {
+    use std::os::unix::fs::FileExt as _;
+    const G: u64 = 65_536;
+    // On the disk that is built on: not every tmpfs tells where data is.
+    let directory = tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap();
+    let path = directory.path().join("sparse");
+    let file = File::create(&path).unwrap();
+    file.set_len(64 * G + 5).unwrap();
+    file.write_all_at(&[1; 100], 10 * G).unwrap();
+    // Too short a hole, and data over the edge of a window.
+    file.write_all_at(&[2; 4096], 10 * G + 16_384).unwrap();
+    file.write_all_at(&vec![3; G as usize], 20 * G + 8192).unwrap();
+    file.sync_all().unwrap();
+    let source = Source::file(path.clone(), b"sparse".to_vec());
+    if !open(0, &source, None).unwrap().is_sparse {
+        println!("SKIP: no holes in this file system");
+        return;
+    }
+    let expected = std::fs::read(&path).unwrap();
+    let rebuilt = |blocks: &[SharedBlock]| {
+        let (mut bytes, mut sent) = (vec![9; expected.len()], 0);
+        for block in blocks {
+            let table = BlockTable::verified(block).unwrap();
+            sent += u64::from(table.payload_bytes);
+            for extent in &table.extents {
+                let (to, length, from) = (extent.file_offset as usize, extent.length as usize, extent.payload_offset as usize);
+                let into = &mut bytes[to..to + length];
+                if extent.is_hole { into.fill(0) } else { into.copy_from_slice(&block[from..from + length]) }
+            }
+            let windows: std::collections::BTreeSet<u64> =
+                table.extents.iter().filter(|extent| !extent.is_hole).map(|extent| extent.file_offset / G).collect();
+            assert!(windows.len() <= 1, "{windows:?}");
+        }
+        (bytes, sent)
+    };
+    let (blocks, problems, tally) = read_with(std::slice::from_ref(&source), Durable::default());
+    assert!(problems.is_empty(), "{problems:?}");
+    let (bytes, sent) = rebuilt(&blocks);
+    assert!(bytes == expected);
+    assert!(sent < 3 * G, "{sent} bytes sent");
+    assert_eq!((tally.bytes.load(Ordering::Relaxed), tally.bytes_holes.load(Ordering::Relaxed)), (64 * G + 5, 64 * G + 5 - sent));
+    let (size, time) = size_and_time(&source).unwrap();
+    let mut durable = Durable::default();
+    durable.add_part(fingerprint(b"sparse", size, time), 0..G * 20, None);
+    let (blocks, _, tally) = read_with(std::slice::from_ref(&source), durable);
+    let (bytes, sent) = rebuilt(&blocks);
+    assert!(bytes[20 * G as usize..] == expected[20 * G as usize..] && bytes[..20 * G as usize].iter().all(|&byte| byte == 9));
+    assert!(sent < 2 * G && tally.bytes_kept.load(Ordering::Relaxed) == 20 * G);
+    let marks = BlockTable::parse(&blocks[0]).unwrap().files[0].attributes.clone();
+    assert!(tradewind_storage::is_marked_sparse(&marks), "{marks:?}");
 }

@@ -7,6 +7,8 @@
 //!          extents u32, extents * { file u32, file_offset u64, length u32, crc64_nvme u64 }
 //! footer = payload_bytes u32 | table_bytes u32 | crc64_nvme of table and the 8 bytes before u64 | version u32 | magic "TWBK"
 //! ```
+//! An extent whose length has bit 31 set is a hole: that many zeros, of which nothing is in the payload. Only tables of version 3 have holes.
+//!
 //! Extents lie in the payload one behind the other. Every file that an extent names has its record in the same block, so
 //! any single block can be stored without having seen another.
 
@@ -31,6 +33,10 @@ pub(crate) const RECORD_BYTES: usize = 28;
 pub(crate) const COUNTS_BYTES: usize = 8;
 /// Version of the table's layout.
 pub(crate) const TABLE_VERSION: u32 = 2;
+/// The same, and there is a hole in it.
+pub(crate) const TABLE_VERSION_HOLES: u32 = 3;
+/// Bit of an extent's length.
+pub(crate) const HOLE: u32 = 1 << 31;
 /// Last four bytes of an image.
 pub(crate) const MAGIC: [u8; 4] = *b"TWBK";
 
@@ -90,8 +96,18 @@ pub struct Extent {
     pub length: u32,
     /// Where in the block's payload, bytes; not on the wire, extents are adjacent.
     pub payload_offset: u32,
-    /// CRC-64/NVME of the bytes, computed where the source was read.
+    /// CRC-64/NVME of the bytes, computed where the source was read; 0 of a hole.
     pub crc64_nvme: u64,
+    /// They are zeros, and not in the payload.
+    pub is_hole: bool,
+}
+
+impl Extent {
+    /// Bytes of it in the payload.
+    #[must_use]
+    pub const fn payload_bytes(&self) -> u32 {
+        if self.is_hole { 0 } else { self.length }
+    }
 }
 
 /// CRC-64/NVME, the checksum of S3's `x-amz-checksum-crc64nvme`.

@@ -1,10 +1,10 @@
 //! Reading a block's table: the receiver's side. Every byte may be hostile.
 
-use tradewind_wire::limits::{EXTENTS_PER_BLOCK_MAX, PATH_BYTES_MAX};
+use tradewind_wire::limits::{EXTENTS_PER_BLOCK_MAX, HOLE_BYTES_PER_BLOCK_MAX, PATH_BYTES_MAX};
 
 use super::{
-    ATTRIBUTES_BYTES_MAX, EXTENT_BYTES, Extent, FOOTER_BYTES, FileId, FileRecord, MAGIC, RECORD_BYTES, TABLE_VERSION, attributes,
-    check_path, crc64_nvme,
+    ATTRIBUTES_BYTES_MAX, EXTENT_BYTES, Extent, FOOTER_BYTES, FileId, FileRecord, HOLE, MAGIC, RECORD_BYTES, TABLE_VERSION,
+    TABLE_VERSION_HOLES, attributes, check_path, crc64_nvme,
 };
 
 /// Why an image is not a block.
@@ -60,7 +60,8 @@ impl BlockTable {
         let mut footer = Fields(footer);
         let (payload, table) = (footer.u32()? as usize, footer.u32()? as usize);
         let crc = footer.u64()?;
-        if footer.u32()? != TABLE_VERSION || footer.0 != MAGIC {
+        let version = footer.u32()?;
+        if !matches!(version, TABLE_VERSION | TABLE_VERSION_HOLES) || footer.0 != MAGIC {
             return Err(TableError::Version);
         }
         if payload.checked_add(table) != Some(body.len()) {
@@ -71,8 +72,8 @@ impl BlockTable {
         }
         let mut fields = Fields(&body[payload..]);
         let files = read_files(&mut fields)?;
-        let extents = read_extents(&mut fields, &files)?;
-        let total: u64 = extents.iter().map(|extent| u64::from(extent.length)).sum();
+        let extents = read_extents(&mut fields, &files, version == TABLE_VERSION_HOLES)?;
+        let total: u64 = extents.iter().map(|extent| u64::from(extent.payload_bytes())).sum();
         if !fields.0.is_empty() || total != payload as u64 {
             return Err(TableError::Length);
         }
@@ -94,7 +95,7 @@ impl BlockTable {
     /// # Errors
     /// [`TableError::Payload`] names the first extent that differs.
     pub fn verify_payload(&self, image: &[u8]) -> Result<(), TableError> {
-        for (index, extent) in self.extents.iter().enumerate() {
+        for (index, extent) in self.extents.iter().enumerate().filter(|(_, extent)| !extent.is_hole) {
             let start = extent.payload_offset as usize;
             let bytes = image.get(start..start + extent.length as usize).ok_or(TableError::Length)?;
             if crc64_nvme(bytes) != extent.crc64_nvme {
@@ -139,13 +140,13 @@ fn read_files(fields: &mut Fields<'_>) -> Result<Vec<FileRecord>, TableError> {
 }
 
 /// Extents stand in the order of their files' records, so one pass finds each record.
-fn read_extents(fields: &mut Fields<'_>, files: &[FileRecord]) -> Result<Vec<Extent>, TableError> {
+fn read_extents(fields: &mut Fields<'_>, files: &[FileRecord], may_have_holes: bool) -> Result<Vec<Extent>, TableError> {
     let count = fields.u32()? as usize;
     if count > EXTENTS_PER_BLOCK_MAX || count > fields.0.len() / EXTENT_BYTES {
         return Err(TableError::Limit);
     }
     let mut extents = Vec::with_capacity(count);
-    let mut payload_offset = 0u32;
+    let (mut payload_offset, mut holes) = (0u32, 0u64);
     let mut records = files.iter();
     let mut record = records.next();
     let mut used = record.is_none();
@@ -154,6 +155,16 @@ fn read_extents(fields: &mut Fields<'_>, files: &[FileRecord]) -> Result<Vec<Ext
         let file_offset = fields.u64()?;
         let length = fields.u32()?;
         let crc64_nvme = fields.u64()?;
+        let (is_hole, length) = if may_have_holes { (length & HOLE != 0, length & !HOLE) } else { (false, length) };
+        if is_hole {
+            holes += u64::from(length);
+            if holes > HOLE_BYTES_PER_BLOCK_MAX {
+                return Err(TableError::Limit);
+            }
+            if length == 0 || crc64_nvme != 0 {
+                return Err(TableError::Extent);
+            }
+        }
         while record.is_some_and(|record| record.file != file) {
             // A record without an extent would make the store open a file that no credit bounds.
             if !used {
@@ -171,8 +182,9 @@ fn read_extents(fields: &mut Fields<'_>, files: &[FileRecord]) -> Result<Vec<Ext
         if file_offset.checked_add(u64::from(length)).is_none_or(|end| end > size) {
             return Err(TableError::Extent);
         }
-        extents.push(Extent { file, file_offset, length, payload_offset, crc64_nvme });
-        payload_offset = payload_offset.checked_add(length).ok_or(TableError::Limit)?;
+        let extent = Extent { file, file_offset, length, payload_offset, crc64_nvme, is_hole };
+        extents.push(extent);
+        payload_offset = payload_offset.checked_add(extent.payload_bytes()).ok_or(TableError::Limit)?;
     }
     if used && records.next().is_none() { Ok(extents) } else { Err(TableError::Extent) }
 }
@@ -262,6 +274,41 @@ mod tests {
         let length = writer.finish(&mut slot);
         let table = BlockTable::parse(&slot[..length]).unwrap();
         assert_eq!((table.files.len(), table.files[0].is_withdrawn(), table.extents.len()), (1, true, 1));
+    }
+
+    #[test]
+    fn holes_are_told_without_payload_and_bounded() {
+        const W: u64 = 65_536;
+        let mut slot = vec![0; BlockWriter::image_bytes_max(W as usize)];
+        let mut writer = BlockWriter::new(W as usize);
+        let file = record(0, "a", HOLE_BYTES_PER_BLOCK_MAX + 10 * W);
+        writer.add(&file, 0, 100, crc64_nvme(&[0; 100])).unwrap();
+        assert_eq!(writer.add_hole(&file, 100, W - 100), Ok(W - 100), "the rest of the window");
+        assert_eq!(writer.add_hole(&file, W, W - 1), Ok(0), "the next window has bytes too, so it is another block's");
+        assert_eq!(writer.window_room(&file, W), None);
+        assert_eq!(writer.add_hole(&file, W, 3 * W + 5), Ok(3 * W));
+        let most = HOLE_BYTES_PER_BLOCK_MAX / W * W - 4 * W;
+        assert_eq!(writer.add_hole(&file, 4 * W, file.size - 4 * W), Ok(most), "as much as a block may tell of");
+        assert_eq!(writer.add_hole(&file, 4 * W + most, W), Ok(0));
+        let length = writer.finish(&mut slot);
+        let image = &slot[..length];
+        let table = BlockTable::parse(image).unwrap();
+        table.verify_payload(image).unwrap();
+        let holes: Vec<_> = table.extents.iter().map(|extent| (extent.file_offset, u64::from(extent.length), extent.is_hole)).collect();
+        assert_eq!(holes, [(0, 100, false), (100, W - 100, true), (W, 3 * W, true), (4 * W, most, true)]);
+        assert_eq!(table.payload_bytes, 100);
+        assert_eq!(
+            writer.add_hole(&file, file.size - 5, 6),
+            Err(super::super::CutError::BeyondEnd { file_offset: file.size - 5, length: 6, size: file.size })
+        );
+        // A small file's holes go wherever there is room; a version that knows none takes none.
+        let small = record(1, "b", W - 1);
+        writer.add(&record(2, "c", 5), 0, 5, 0).unwrap();
+        assert_eq!((writer.add_hole(&small, 10, 7), writer.window_room(&small, 17)), (Ok(7), Some(W as usize - 5)));
+        let length = writer.finish(&mut slot);
+        assert_eq!(slot[length - 8..length - 4], TABLE_VERSION_HOLES.to_be_bytes());
+        slot[length - 8..length - 4].copy_from_slice(&TABLE_VERSION.to_be_bytes());
+        assert!(BlockTable::parse(&slot[..length]).is_err());
     }
 
     #[test]
