@@ -213,7 +213,8 @@ impl LaneTask {
                 Some(End::Failed(closed_by_peer(code, text)))
             }
             LaneEvent::LeftOut { files, first } => {
-                self.left_out = (files, Some(first));
+                self.left_out.0 += files;
+                self.left_out.1.get_or_insert(first);
                 None
             }
             LaneEvent::SourceFailed { code, text } => Some(End::Failed((code, text, close::SOURCE))),
@@ -242,6 +243,11 @@ impl LaneTask {
                     self.recent.pop_front();
                 }
                 self.recent.push_back(FileDone { lane_id: self.handle.lane.0, path, size, crc64: crc64.0, etag });
+                None
+            }
+            UploadEvent::FileLeftOut { path, reason, .. } => {
+                self.left_out.0 += 1;
+                self.left_out.1.get_or_insert_with(|| format!("{}: {reason}", String::from_utf8_lossy(&path)));
                 None
             }
             UploadEvent::Finished { files, bytes } => Some(End::Done { files, bytes }),

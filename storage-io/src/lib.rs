@@ -25,7 +25,7 @@ mod upload;
 
 pub use checksum::{Crc64, RunningCrc64};
 pub use error::{StoreError, UploadError};
-pub use fetch::{FetchConfig, Fetched, FetchedObject, Wanted, fetch};
+pub use fetch::{FetchConfig, Fetched, FetchedObject, TakesPath, TakesTime, Wanted, fetch};
 pub use journal::{Durable, Journal, Resumption, Scope, resume};
 pub use list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};
 pub use local::LocalStore;

@@ -7,6 +7,7 @@ use tradewind_api::{Client, SubmitRequest, TransferState, TransferStatus, exit};
 
 use crate::connect::{connect, resolve};
 use crate::display::{self, Reporter};
+use crate::dry_get::DryRun;
 use crate::events;
 use crate::failure::Failure;
 use crate::follow::{failed, tell_server};
@@ -20,10 +21,22 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Runs the command.
 pub(crate) async fn copy(options: &CopyOptions) -> Result<u8, Failure> {
+    let (selected, select) = options.select.resolve()?;
     let mut interrupts = Interrupts::new()?;
     let quiet = options.quiet || options.json;
     let client = connect(&options.server, quiet).await?;
+    if options.dry_run {
+        let destination = &options.destination;
+        let into = destination.ends_with(['/', ':']);
+        let slash = if into { "" } else { "/" };
+        let mut run = DryRun::new(&client, &selected, options.json, options.quiet);
+        let target = |path: &str, is_single: bool| if is_single && !into { destination.clone() } else { format!("{destination}{slash}{path}") };
+        let listing = run.source(&options.source, target);
+        interrupts.unless(listing).await.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
+        return Ok(run.end());
+    }
     let request = SubmitRequest {
+        select,
         destination: Some(options.destination.clone()),
         source: Some(options.source.clone()),
         overwrite: options.overwrite,
@@ -41,7 +54,9 @@ pub(crate) async fn copy(options: &CopyOptions) -> Result<u8, Failure> {
         Ok(ended) => ended?,
         Err(signal) => {
             tell_server(&client, &id).await;
-            return Err(Failure::Interrupted { signal, transfer_id: Some(id) });
+            display::note(&format!("transfer {id} was ended; the same command copies everything again, with --overwrite"));
+            // Without the id: nothing goes on where it stopped.
+            return Err(Failure::Interrupted { signal, transfer_id: None });
         }
     };
     reporter.clear();
@@ -79,7 +94,7 @@ async fn follow(client: &Client, id: &str, options: &CopyOptions, reporter: &mut
                 }));
             }
             Ok(_) => {}
-            Err(error) if error.is_retryable() => reporter.note(&display::printable(&error.to_string())),
+            Err(error) if error.is_retryable() => reporter.note(&error.to_string()),
             Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(POLL_INTERVAL).await;

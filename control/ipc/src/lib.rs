@@ -37,7 +37,7 @@ pub use frame::{FRAME_BYTES_MAX, FrameDecoder, encode_frame};
 pub use message::{
     Cipher, DataEndpoint, Destination, DestinationName, Dialect, DurableList, DurableSummary, FileDone, FromEngine, Hello, Job,
     LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneGroup, LaneOrders, LaneRate, LaneReceipt, LaneReport, LaneTotals, Limiter, OpenLane,
-    PROTOCOL_VERSION, Progress, RatePolicy, Ready, Receive, Role, S3Store, StageLatency, Stats, Store, ToEngine, XdpMode, XdpStatus,
+    PROTOCOL_VERSION, Progress, RatePolicy, Ready, Receive, Role, S3Store, Select, StageLatency, Stats, Store, ToEngine, XdpMode, XdpStatus,
 };
 pub use secret::{LANE_SECRET_BYTES, LaneSecret, SecretText};
 pub use verify::{VERIFY_HEARTBEAT_MS, Verdict, Verified, Verify};

@@ -3,19 +3,27 @@
 use std::sync::Arc;
 
 use tradewind_fabric::SharedBlock;
-use tradewind_proto::block::{BlockTable, FileRecord, WITHDRAWN};
+use tradewind_proto::block::{Attributes, BlockTable, FileRecord, WITHDRAWN};
 use tradewind_storage::{FileMeta, Piece, ReadyBlock};
 use tradewind_wire::BlockId;
 
 /// Attribute of a withdrawn file: why the sender gives it up.
-pub const ERROR_ATTRIBUTE: &str = "error";
+pub const ERROR_ATTRIBUTE: &str = ":error";
 /// Attribute of a file that comes out of a store: CRC-64/NVME of the whole as the store keeps it, base64.
-pub const CRC_ATTRIBUTE: &str = "crc64nvme";
+pub const CRC_ATTRIBUTE: &str = ":crc64nvme";
 
-/// Takes away the attributes that are about the way of a file and not to be kept of it.
-pub fn forget_way(record: &mut FileRecord) {
-    let kept = record.attributes.iter().filter(|(name, _)| !matches!(name.as_str(), ERROR_ATTRIBUTE | CRC_ATTRIBUTE));
-    record.attributes = kept.cloned().collect();
+/// Whether an attribute is about the way of a file and not to be kept of it. No store has metadata of such a name: HTTP has none with ':'.
+#[must_use]
+pub fn is_of_the_way(name: &str) -> bool {
+    name.starts_with(':')
+}
+
+/// What is to be kept of a file.
+fn kept(record: &FileRecord) -> Attributes {
+    if !record.attributes.iter().any(|(name, _)| is_of_the_way(name)) {
+        return Arc::clone(&record.attributes);
+    }
+    record.attributes.iter().filter(|(name, _)| !is_of_the_way(name)).cloned().collect()
 }
 
 /// A verified block as the uploader takes it.
@@ -30,7 +38,7 @@ pub fn ready_block(block: BlockId, image: SharedBlock, table: &BlockTable) -> Re
             size: record.size,
             mtime_ns: record.mtime_ns,
             mode: record.mode & !WITHDRAWN,
-            attributes: Arc::clone(&record.attributes),
+            attributes: kept(record),
             withdrawn: record.is_withdrawn(),
         })
         .collect();
