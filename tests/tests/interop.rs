@@ -135,10 +135,12 @@ fn s3fs_shows_what_we_send_and_we_restore_what_it_writes() -> Result<()> {
     fs::create_dir(world.testbed.path("mounted"))?;
     // In one process: a mount in a namespace of `ip netns exec` is seen by nobody else.
     let script = r#"set -e
-s3fs "$BUCKET" mounted -o url="$ENDPOINT" -o use_path_request_style -o passwd_file=s3fs-password -o compat_dir
+s3fs "$BUCKET" mounted -o url="$ENDPOINT" -o use_path_request_style -o passwd_file=s3fs-password
 trap 'fusermount -u mounted || umount mounted' EXIT
 cp --archive mounted/in by-s3fs
-cp --archive source mounted/out"#;
+mkdir mounted/out mounted/out/d
+cp --archive source/one source/empty mounted/out
+cp --archive source/d/parts mounted/out/d"#;
     let mut command = world.testbed.server(Path::new("sh"));
     command.args(["-c", script]).current_dir(world.testbed.folder.path());
     command.env("BUCKET", BUCKET).env("ENDPOINT", world.store.endpoint());

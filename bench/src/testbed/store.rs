@@ -174,16 +174,25 @@ impl Store {
         run(&mut self.configure(testbed.client(&self.s5cmd), arguments), &testbed.interrupt, deadline)
     }
 
+    /// A signed request by curl, with further arguments: for what s5cmd does not ask.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn ask(&self, host: &impl Host, arguments: &[&str], path: &str) -> Result<Finished> {
+        let mut curl = host.beside(Path::new("curl"));
+        curl.args(["--silent", "--fail-with-body", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &format!("{ACCESS_KEY}:{SECRET_KEY}")]);
+        curl.args(arguments).arg(format!("{}/{path}", self.endpoint));
+        let answer = run(&mut curl, host.interrupt(), COMMAND_DEADLINE)?;
+        answer.success(&format!("asking the store for {path}"))?;
+        Ok(answer)
+    }
+
     /// Keys of the multipart uploads that are open.
     ///
     /// # Errors
     /// When the store does not answer.
     pub fn uploads(&self, host: &impl Host) -> Result<Vec<String>> {
-        let mut curl = host.beside(Path::new("curl"));
-        curl.args(["--silent", "--fail-with-body", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &format!("{ACCESS_KEY}:{SECRET_KEY}")]);
-        curl.arg(format!("{}/{BUCKET}?uploads=", self.endpoint));
-        let listed = run(&mut curl, host.interrupt(), COMMAND_DEADLINE)?;
-        listed.success("listing multipart uploads")?;
+        let listed = self.ask(host, &[], &format!("{BUCKET}?uploads="))?;
         let keys = listed.stdout.split("<Key>").skip(1).filter_map(|rest| rest.split_once("</Key>"));
         Ok(keys.map(|(key, _)| key.to_owned()).collect())
     }
