@@ -31,8 +31,8 @@ use crate::tree::{self, Random};
 const POLL: Duration = Duration::from_millis(10);
 /// A transfer that is not finished after this hangs.
 const ROUND_DEADLINE: Duration = Duration::from_secs(120);
-/// Exit code of a client that cannot reach the server.
-const UNREACHABLE: i32 = 4;
+/// Exit codes of a client that cannot reach the server, or finds its engine being started again.
+const NOT_YET: [i32; 2] = [4, 10];
 /// Kills of one round.
 const KILLS_PER_ROUND: u64 = 4;
 
@@ -222,9 +222,9 @@ impl<'a> Round<'a> {
                 if status.success() {
                     break;
                 }
-                // A server that was killed before this client had reached it is the user's business: the same command again.
+                // A server that was killed, or whose engine was, before this client had reached it is the user's business: the same command again.
                 let output = self.output(self.attempts);
-                ensure!(status.code() == Some(UNREACHABLE), "the client ended with {status}:\n{}", tail(&output));
+                ensure!(status.code().is_some_and(|code| NOT_YET.contains(&code)), "the client ended with {status}:\n{}", tail(&output));
                 self.begin_again()?;
             }
             if started.elapsed() > ROUND_DEADLINE {

@@ -64,16 +64,12 @@ impl Places {
         };
         match self {
             Self::Upload(into) => Job::Receive(receive(into)),
-            Self::Download(source) => Job::Send {
-                source: source.destination,
-                select: request.select.clone(),
-                resume: request.resume == ResumePolicy::Attributes,
-            },
-            Self::Copy { source, destination } => Job::Copy {
-                source: source.destination,
-                select: request.select.clone(),
-                into: receive(*destination),
-            },
+            Self::Download(source) => {
+                Job::Send { source: source.destination, select: request.select.clone(), resume: request.resume == ResumePolicy::Attributes }
+            }
+            Self::Copy { source, destination } => {
+                Job::Copy { source: source.destination, select: request.select.clone(), into: receive(*destination) }
+            }
         }
     }
 

@@ -97,11 +97,13 @@ fn wanted(have: &Arc<OnceLock<Durable>>) -> Arc<Wanted> {
 /// [`StoreError::Rejected`] for a pattern that means nothing.
 fn selected(select: &Select) -> Result<Selected, StoreError> {
     let Select { exclude, include, newer_than_ns, older_than_ns } = select;
-    Selected::new(exclude, include, newer_than_ns.map(point_in_time), older_than_ns.map(point_in_time)).map_err(|error| StoreError::Rejected {
-        place: "the server".to_owned(),
-        action: "select objects",
-        code: "pattern".to_owned(),
-        detail: error.to_string(),
+    Selected::new(exclude, include, newer_than_ns.map(point_in_time), older_than_ns.map(point_in_time)).map_err(|error| {
+        StoreError::Rejected {
+            place: "the server".to_owned(),
+            action: "select objects",
+            code: "pattern".to_owned(),
+            detail: error.to_string(),
+        }
     })
 }
 

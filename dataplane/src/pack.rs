@@ -236,7 +236,8 @@ mod tests {
     }
 
     fn info(size: u64) -> ObjectInfo {
-        let attributes = [("Bad Name", "x"), (":error", "of somebody"), ("error", "e"), ("uid", "7"), ("v", "line\nfeed")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let attributes = [("Bad Name", "x"), (":error", "of somebody"), ("error", "e"), ("uid", "7"), ("v", "line\nfeed")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
         ObjectInfo { size, etag: None, crc: None, modified_ns: Some(5), mtime_ns: None, mode: Some(0o640), attributes: attributes.into() }
     }
 

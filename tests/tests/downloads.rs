@@ -163,13 +163,18 @@ fn patterns_and_times_say_what_is_got_and_copied() -> Result<()> {
     for (kind, base) in [format!("s3://{BUCKET}/in/"), "local:in/".to_owned()].iter().enumerate() {
         world.tradewind(&["send", "--quiet", &format!("{}/", source.display()), base])?.success("tradewind send")?;
         for (index, (select, names)) in cases.iter().enumerate() {
-            let chosen: Tree = expected.iter().filter(|(name, _)| names.contains(&name.as_str())).map(|(name, file)| (name.clone(), file.clone())).collect();
+            let chosen: Tree = expected
+                .iter()
+                .filter(|(name, _)| names.contains(&name.as_str()))
+                .map(|(name, file)| (name.clone(), file.clone()))
+                .collect();
             assert_eq!(chosen.len(), names.len(), "{names:?}");
             let place = world.testbed.path(&format!("got-{kind}-{index}"));
             let target = place.display().to_string();
             let command = |first: &[&'static str]| [first, select, &[base.as_str(), target.as_str()]].concat();
             let shown = code(world.tradewind(&command(&["get", "--dry-run", "--json"])), 0)?;
-            let mut paths: Vec<_> = events(&shown.stdout, "file").iter().map(|file| file["path"].as_str().unwrap_or("").to_owned()).collect();
+            let mut paths: Vec<_> =
+                events(&shown.stdout, "file").iter().map(|file| file["path"].as_str().unwrap_or("").to_owned()).collect();
             paths.sort_unstable();
             assert_eq!(paths, *names, "{select:?}");
             let sum = event(&shown, "dry_run").context("dry_run")?;
@@ -371,7 +376,9 @@ fn what_cannot_be_written_is_left_out_by_name() -> Result<()> {
         wanted.sort_unstable();
         assert_eq!(names, wanted, "{}", got.stdout);
         let message = |of: &str| named.iter().find(|event| event["path"] == of).map(|event| event["message"].to_string());
-        for (name, words) in [("folder-large", "a directory has that name"), ("file/below", "is a symbolic link or a file"), ("locked/x", "permission")] {
+        for (name, words) in
+            [("folder-large", "a directory has that name"), ("file/below", "is a symbolic link or a file"), ("locked/x", "permission")]
+        {
             assert!(message(name).is_some_and(|text| text.contains(words)), "{name}: {:?}", message(name));
         }
         let done = event(&got, "done").context("done")?;

@@ -256,8 +256,13 @@ fn reading_for_longer_than_any_request_may_take_goes_on_and_ends_with_its_client
 #[test]
 fn a_manifest_names_versions_where_a_bucket_keeps_them() -> Result<()> {
     let Some(world) = World::start(&ServerOptions::default())? else { return Ok(()) };
-    let on = "<VersioningConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Status>Enabled</Status></VersioningConfiguration>";
-    world.store.ask(&world.testbed, &["--request", "PUT", "--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD", "--data", on], &format!("{BUCKET}?versioning="))?;
+    let on =
+        "<VersioningConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Status>Enabled</Status></VersioningConfiguration>";
+    world.store.ask(
+        &world.testbed,
+        &["--request", "PUT", "--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD", "--data", on],
+        &format!("{BUCKET}?versioning="),
+    )?;
     let folder = world.testbed.path("versions");
     fs::create_dir(&folder)?;
     let (from, list) = (format!("{}/", folder.display()), world.testbed.path("list").display().to_string());
@@ -266,7 +271,9 @@ fn a_manifest_names_versions_where_a_bucket_keeps_them() -> Result<()> {
         for (name, bytes) in [("large", LARGE_BYTES), ("small", 1000)] {
             write_random(&folder.join(name), bytes + attempt)?;
         }
-        world.tradewind(&["send", "--quiet", "--overwrite", "--manifest", &list, &from, &format!("s3://{BUCKET}/v/")])?.success("tradewind send")?;
+        world
+            .tradewind(&["send", "--quiet", "--overwrite", "--manifest", &list, &from, &format!("s3://{BUCKET}/v/")])?
+            .success("tradewind send")?;
         for line in manifest(Path::new(&list))?.into_iter().filter(|line| !line.already) {
             let version = line.version_id.context("no version")?;
             versions.push((line.key, version, fs::read(folder.join(&line.path))?));

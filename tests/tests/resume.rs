@@ -208,7 +208,8 @@ fn the_block_size_may_change_between_two_attempts() -> Result<()> {
     let mut random = Random::new(13);
     random.write(&source.join("a"), 8 << 20)?;
     random.write(&source.join("b"), (40 << 20) + 3)?;
-    let (from, config, local, got) = (format!("{}/", source.display()), world.path("tradewindd.toml"), world.path("local/in"), world.path("got"));
+    let (from, config, local, got) =
+        (format!("{}/", source.display()), world.path("tradewindd.toml"), world.path("local/in"), world.path("got"));
     let into = format!("{}/", got.display());
     let written = fs::read_to_string(&config)?;
     let ways = [(["send", &from, "local:in/"], &local, "bytes"), (["get", "local:in/", &into], &got, "bytes_received")];

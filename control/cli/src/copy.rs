@@ -30,7 +30,8 @@ pub(crate) async fn copy(options: &CopyOptions) -> Result<u8, Failure> {
         let into = destination.ends_with(['/', ':']);
         let slash = if into { "" } else { "/" };
         let mut run = DryRun::new(&client, &selected, options.json, options.quiet);
-        let target = |path: &str, is_single: bool| if is_single && !into { destination.clone() } else { format!("{destination}{slash}{path}") };
+        let target =
+            |path: &str, is_single: bool| if is_single && !into { destination.clone() } else { format!("{destination}{slash}{path}") };
         let listing = run.source(&options.source, target);
         interrupts.unless(listing).await.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
         return Ok(run.end());

@@ -106,7 +106,10 @@ impl<'a> DryRun<'a> {
             events::emit(&json!({ "event": "dry_run", "files": files, "bytes": bytes, "unselected": unselected }));
         } else if !self.quiet {
             let objects = units::count(files, "object", "objects");
-            display::note(&format!("would read {objects} ({}), {unselected} left out; what is there already is not compared", units::bytes(bytes)));
+            display::note(&format!(
+                "would read {objects} ({}), {unselected} left out; what is there already is not compared",
+                units::bytes(bytes)
+            ));
         }
         exit::OK
     }

@@ -103,7 +103,8 @@ impl SelectObjectsOptions {
     /// [`Failure::Usage`] for a pattern that means nothing, and for times that the server cannot be told.
     pub(crate) fn resolve(&self) -> Result<(Selected, Select), Failure> {
         let ns = |time: Option<SystemTime>| {
-            let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_nanos()).ok());
+            let since =
+                |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_nanos()).ok());
             time.map(|time| {
                 since(time).ok_or_else(|| Failure::Usage {
                     detail: "a time before 1970 or after 2262 selects nothing of a store".to_owned(),

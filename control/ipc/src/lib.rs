@@ -25,6 +25,7 @@ mod error;
 mod frame;
 mod message;
 mod secret;
+mod select;
 mod verify;
 
 pub use browse::{Browse, BrowseAnswer, BrowseQuestion, Browsed, ObjectDetails, ObjectEntry, ObjectPage};
@@ -37,7 +38,8 @@ pub use frame::{FRAME_BYTES_MAX, FrameDecoder, encode_frame};
 pub use message::{
     Cipher, DataEndpoint, Destination, DestinationName, Dialect, DurableList, DurableSummary, FileDone, FromEngine, Hello, Job,
     LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneGroup, LaneOrders, LaneRate, LaneReceipt, LaneReport, LaneTotals, Limiter, OpenLane,
-    PROTOCOL_VERSION, Progress, RatePolicy, Ready, Receive, Role, S3Store, Select, StageLatency, Stats, Store, ToEngine, XdpMode, XdpStatus,
+    PROTOCOL_VERSION, Progress, RatePolicy, Ready, Receive, Role, S3Store, StageLatency, Stats, Store, ToEngine, XdpMode, XdpStatus,
 };
 pub use secret::{LANE_SECRET_BYTES, LaneSecret, SecretText};
+pub use select::Select;
 pub use verify::{VERIFY_HEARTBEAT_MS, Verdict, Verified, Verify};

@@ -83,6 +83,7 @@ async fn a_cancelled_copy_gives_its_memory_back() {
 async fn what_is_not_there_cannot_be_got() {
     let from = tempfile::tempdir().unwrap();
     let mut engine = Engine::start().await;
-    let refused = engine.open(Job::Send { source: at(from.path()), select: Select::default(), resume: false }, Cipher::Aes128Gcm).await.unwrap_err();
+    let refused =
+        engine.open(Job::Send { source: at(from.path()), select: Select::default(), resume: false }, Cipher::Aes128Gcm).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::SourceMissing);
 }

@@ -58,9 +58,7 @@ impl LocalStore {
             results[index] = Some(match named {
                 Ok(()) => Ok(StoredObject { etag: None, crc: body.crc(), verified_by_store: false, version_id: None }),
                 // A transfer that was cut off after this file.
-                Err(Errno::EXIST) => {
-                    self.same(key, meta, body.crc()).and_then(|same| same.ok_or_else(|| self.taken(key)))
-                }
+                Err(Errno::EXIST) => self.same(key, meta, body.crc()).and_then(|same| same.ok_or_else(|| self.taken(key))),
                 Err(errno) => Err(failed("store", key, errno)),
             });
         }

@@ -176,6 +176,7 @@ proptest! {
                     prop_assert_eq!(crc, Crc64::of(&content(meta.file, sizes[meta.file as usize])));
                     files.push(meta.file as usize);
                 }
+                Milestone::LeftOut { path, .. } => prop_assert!(false, "{path:?} was left out"),
             }
         }
         blocks.sort_unstable();
