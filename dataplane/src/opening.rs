@@ -165,6 +165,8 @@ async fn destined(open: &OpenLane, into: &Receive, state: Option<State>) -> Resu
         name: destination::name(&into.destination.name),
         encode_names: store.takes_only_text(),
         overwrite: into.overwrite,
+        // Of a copy into a directory, as of a download; what a bucket refuses it refuses of all.
+        leave_out: matches!(open.job, Job::Copy { .. }) && !store.takes_only_text(),
         variant: into.variant,
         block_bytes: u64::from(open.block_bytes),
         part_bytes: Some(part_bytes(store.as_ref())),

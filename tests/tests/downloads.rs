@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -207,28 +207,37 @@ fn an_interrupted_download_goes_on() -> Result<()> {
     let file = world.file("large", 48 << 20)?;
     let base = format!("s3://{BUCKET}/large");
     world.send(&file, &base, &[])?.success("tradewind send")?;
-    let place = world.testbed.path("got");
-    std::fs::create_dir(&place)?;
-    let target = place.display().to_string();
-    let partial = place.join(".large.tradewind-partial");
-    let mut command = Server::tradewind(&world.testbed);
-    let mut child = command.args(["get", "--quiet", "--rate", "80M", &base, &target]).spawn()?;
-    let begun = Instant::now();
-    while !partial.exists() || begun.elapsed() < Duration::from_secs(3) {
-        if begun.elapsed() > Duration::from_secs(30) {
-            bail!("no partial file after 30 s");
+    for signal in ["KILL", "INT"] {
+        let place = world.testbed.path(&format!("got-{signal}"));
+        std::fs::create_dir(&place)?;
+        let target = place.display().to_string();
+        let partial = place.join(".large.tradewind-partial");
+        let mut command = Server::tradewind(&world.testbed);
+        let child = command.args(["get", "--quiet", "--rate", "80M", &base, &target]).stderr(Stdio::piped()).spawn()?;
+        let begun = Instant::now();
+        while !partial.exists() || begun.elapsed() < Duration::from_secs(3) {
+            if begun.elapsed() > Duration::from_secs(30) {
+                bail!("no partial file after 30 s");
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
-        std::thread::sleep(Duration::from_millis(20));
+        assert!(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status()?.success());
+        let ended = child.wait_with_output()?;
+        if signal == "INT" {
+            let told = String::from_utf8_lossy(&ended.stderr);
+            assert_eq!(ended.status.code(), Some(130), "{told}");
+            assert!(told.contains("the same command goes on where it stopped"), "{told}");
+        }
+        assert!(!place.join("large").exists(), "it was not whole yet");
+        let again = code(world.tradewind(&["get", "--json", &base, &target]), 0)?;
+        assert!(std::fs::read(place.join("large"))? == std::fs::read(&file)?);
+        assert!(!partial.exists());
+        let received = event(&again, "done").context("done")?["bytes_received"].as_u64().context("bytes")?;
+        // 80 Mbit/s for 3 s are 30 MB, of which little was in flight.
+        assert!(received < 40 << 20, "{received} of {} bytes came again", 48 << 20);
+        let kept = event(&again, "started").context("started")?["bytes_kept"].as_u64();
+        assert!(kept > Some(8 << 20), "{kept:?}");
     }
-    child.kill()?;
-    child.wait()?;
-    assert!(!place.join("large").exists(), "it was not whole yet");
-    let again = code(world.tradewind(&["get", "--json", &base, &target]), 0)?;
-    assert!(std::fs::read(place.join("large"))? == std::fs::read(&file)?);
-    assert!(!partial.exists());
-    let received = event(&again, "done").context("done")?["bytes_received"].as_u64().context("bytes")?;
-    // 80 Mbit/s for 3 s are 30 MB, of which little was in flight.
-    assert!(received < 40 << 20, "{received} of {} bytes came again", 48 << 20);
     Ok(())
 }
 
@@ -326,6 +335,11 @@ fn objects_are_copied_from_store_to_store() -> Result<()> {
     let place = world.testbed.path("single");
     code(world.tradewind(&["get", "local:one-part", &place.display().to_string()]), 0)?;
     assert!(std::fs::read(&place)? == expected["parts"].0);
+    // A directory that has the name of a file costs that file only.
+    std::fs::create_dir_all(world.testbed.path("local/d/parts"))?;
+    let copied = code(world.tradewind(&["copy", &bucket, "local:d/"]), 7)?;
+    assert!(copied.stderr.contains("parts") && copied.stderr.contains("a directory has that name"), "{}", copied.stderr);
+    assert_eq!(tree(&world.testbed.path("local/d"))?.len(), expected.len() - 1);
     let refused = code(world.tradewind(&["copy", &bucket, "local:b/"]), 6)?;
     assert!(refused.stderr.contains("exist"), "{}", refused.stderr);
     code(world.tradewind(&["copy", "local:nothing/", &bucket]), 7)?;

@@ -372,6 +372,16 @@ mod tests {
     }
 
     #[test]
+    fn who_interrupts_a_transfer_is_told_that_it_goes_on() {
+        let hint = |transfer_id: Option<&str>| {
+            let failure = Failure::Interrupted { signal: Signal::Interrupt, transfer_id: transfer_id.map(str::to_owned) };
+            failure.hint().map(str::to_owned)
+        };
+        assert!(hint(Some("t")).is_some_and(|hint| hint.contains("the same command goes on")));
+        assert_eq!(hint(None), None, "nothing had begun");
+    }
+
+    #[test]
     fn documented_exit_codes() {
         let upload = |source| Failure::Upload { transfer_id: "t".into(), source };
         let changed = || SourceError::Changed { path: "a".into(), what: "grew".into() };
