@@ -61,7 +61,10 @@ impl Host for Testbed {
     }
 
     fn place(&self) -> (String, StorePorts) {
-        (SERVER_ADDRESS.to_string(), StorePorts { http: [8333, 9333, 8080, 8888], grpc: [18_333, 19_333, 18_080, 18_888] })
+        // Its own protocol also goes through sockets in /tmp that are called by their ports, where worlds of several processes would meet.
+        let first = 20_000 + u16::try_from(std::process::id() % 3_000).unwrap_or_default() * 4;
+        let grpc = std::array::from_fn(|index| first + index as u16);
+        (SERVER_ADDRESS.to_string(), StorePorts { http: [8333, 9333, 8080, 8888], grpc })
     }
 }
 
@@ -92,6 +95,10 @@ impl Store {
         command.env("WEED_MASTER_VOLUME_GROWTH_COPY_1", "1").current_dir(&data);
         command.arg("server").arg(format!("-dir={}", data.display())).arg(format!("-s3.config={}", config.display()));
         command.args([&format!("-ip={address}"), "-ip.bind=0.0.0.0", "-filer", "-s3"]);
+        // In /tmp they would be those of other worlds too.
+        for name in ["s3", "filer"] {
+            command.arg(format!("-{name}.localSocket={}", data.join(format!("{name}.sock")).display()));
+        }
         for (name, (port, grpc)) in ["s3", "master", "volume", "filer"].iter().zip(http.iter().zip(grpc)) {
             command.args([format!("-{name}.port={port}"), format!("-{name}.port.grpc={grpc}")]);
         }

@@ -55,3 +55,28 @@ pub fn ready_block(block: BlockId, image: SharedBlock, table: &BlockTable) -> Re
         .collect();
     ReadyBlock { id: block.0, data: image, files, pieces }
 }
+
+#[cfg(test)]
+mod tests {
+    use tradewind_fabric::BlockPool;
+    use tradewind_proto::block::{BlockWriter, FileId, crc64_nvme};
+
+    use super::*;
+
+    #[test]
+    fn what_is_about_the_way_is_not_kept_and_metadata_of_that_name_is() {
+        let attributes =
+            [(CRC_ATTRIBUTE, "AAAAAAAAAAA="), (ERROR_ATTRIBUTE, "why"), ("crc64nvme", "of somebody"), ("error", "e"), ("uid", "7")];
+        let attributes: Attributes = attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let record = FileRecord { file: FileId(3), path: b"f".to_vec(), size: 0, mtime_ns: 5, mode: 0o600, attributes };
+        let mut slot = BlockPool::new(1, BlockWriter::image_bytes_max(65_536)).unwrap().take().unwrap();
+        let mut writer = BlockWriter::new(65_536);
+        writer.add(&record, 0, 0, crc64_nvme(&[])).unwrap();
+        let image_bytes = writer.finish(&mut slot);
+        let table = BlockTable::verified(&slot[..image_bytes]).unwrap();
+        assert_eq!(table.files[0].attributes.len(), 5, "all of it travels");
+        let block = ready_block(BlockId(1), slot.freeze(image_bytes), &table);
+        let names: Vec<&str> = block.files[0].attributes.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["crc64nvme", "error", "uid"]);
+    }
+}

@@ -48,7 +48,7 @@ fn make(at: BorrowedFd<'_>, folder: &[u8]) -> Result<OwnedFd, Errno> {
 
 /// A directory has the name of a file; it is never replaced.
 pub(super) fn is_directory(key: &ObjectKey) -> StoreError {
-    StoreError::InvalidName { name: key.to_string(), reason: "a directory has that name; move it away" }
+    StoreError::InvalidName { name: key.to_string(), reason: "a directory has that name" }
 }
 
 /// The store's error for what the kernel said about `key`.
