@@ -1,14 +1,15 @@
 //! `cargo xtask bench kill-resume`: client, control process or engine are killed with SIGKILL at random moments of transfers of a mixed
-//! tree over loopback into a local store; every transfer is then finished and compared byte by byte.
+//! tree over loopback; every transfer is then finished and compared byte by byte. Into a local store, or with `--store s3` into a bucket of
+//! SeaweedFS, whose objects are read back with `tradewind get`; with `--direction get` the tree lies there and is got.
 //!
-//! A round sends the tree to a new directory. It is killed a few times at moments drawn from the time that the transfer has left; a killed
+//! A round moves the tree to a new directory. It is killed a few times at moments drawn from the time that the transfer has left; a killed
 //! client is started again with the same command, a killed tradewindd too (the engine ends with it; the client goes on by itself), and a
 //! killed engine is started again by tradewindd.
 //!
-//! *Resent* are bytes that the engine had confirmed as received in whole blocks before a kill (by the client's last progress event) and that
-//! were not durable for the next attempt: what a kill costs. The last word before a kill can be 0.2 s old, which hides so much.
+//! *Resent* are bytes that the engine had confirmed as received in whole blocks before a kill (by the client's last progress event; of a
+//! download, bytes that the client had received) and that were not durable for the next attempt: what a kill costs. The last word before a kill can be 0.2 s old, which hides so much.
 //!
-//! JSON (`--json FILE`): `kills`, `kills_of` (client, control, engine), `rounds`, `byte_equal` (every round), `files`, `bytes` of the tree,
+//! JSON (`--json FILE`): `store`, `direction`, `kills`, `kills_of` (client, control, engine), `rounds`, `byte_equal` (every round), `files`, `bytes` of the tree,
 //! `resent_bytes_max`, `resent_bytes_mean`, `seconds`, `seed`.
 
 use std::fs;
@@ -24,22 +25,60 @@ use serde_json::Value;
 
 use crate::loopback::Loopback;
 use crate::process::{Interrupt, tail};
+use crate::testbed::BUCKET;
 use crate::tree::{self, Random};
 
 const POLL: Duration = Duration::from_millis(10);
 /// A transfer that is not finished after this hangs.
 const ROUND_DEADLINE: Duration = Duration::from_secs(120);
-/// Exit code of a client that cannot reach the server.
-const UNREACHABLE: i32 = 4;
+/// Exit codes of a client that cannot reach the server, or finds its engine being started again.
+const NOT_YET: [i32; 2] = [4, 10];
 /// Kills of one round.
 const KILLS_PER_ROUND: u64 = 4;
 
+/// Where the tree is moved to, or from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// A directory.
+    #[default]
+    Local,
+    /// A bucket of SeaweedFS on this machine.
+    S3,
+}
+
+impl StoreKind {
+    fn url(self, name: &str) -> String {
+        match self {
+            Self::Local => format!("local:{name}/"),
+            Self::S3 => format!("s3://{BUCKET}/{name}/"),
+        }
+    }
+}
+
+/// Which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Into the store.
+    #[default]
+    Send,
+    /// Out of it.
+    Get,
+}
+
 /// What to do.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct Arguments {
     /// So many kills at least.
     #[arg(long, default_value_t = 100)]
     pub kills: u64,
+    /// What kind of store.
+    #[arg(long, value_enum, default_value_t = StoreKind::Local)]
+    pub store: StoreKind,
+    /// Which way the files go.
+    #[arg(long, value_enum, default_value_t = Direction::Send)]
+    pub direction: Direction,
     /// Seed of the tree and the moments.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -57,6 +96,10 @@ pub struct Arguments {
 /// What was seen.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
+    /// Where the tree went, or came from.
+    pub store: StoreKind,
+    /// Which way.
+    pub direction: Direction,
     /// Processes killed while a transfer ran.
     pub kills: u64,
     /// The same by process: client, control, engine.
@@ -86,13 +129,17 @@ pub struct Report {
 pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
     let started = Instant::now();
     let parent = arguments.folder.clone().unwrap_or_else(std::env::temp_dir);
-    let mut world = Loopback::start(&parent, interrupt)?;
+    let (store, direction) = (arguments.store, arguments.direction);
+    let mut world = Loopback::start_with(&parent, store == StoreKind::S3, interrupt)?;
     let mut random = Random::new(arguments.seed);
     let source = world.path("source");
     fs::create_dir(&source)?;
     let bytes = tree::mixed(&source, 5, 16 << 20, 1500, &mut random)?;
     let files = tree::files(&source)?.len() as u64;
-    let mut report = Report { byte_equal: true, files, bytes, seed: arguments.seed, ..Report::default() };
+    if direction == Direction::Get {
+        world.run(&["send", "--quiet", &format!("{}/", source.display()), &store.url("tree")])?.success("sending the tree")?;
+    }
+    let mut report = Report { store, direction, byte_equal: true, files, bytes, seed: arguments.seed, ..Report::default() };
     let mut resent = 0;
     while report.kills < arguments.kills {
         interrupt.check()?;
@@ -100,10 +147,21 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
         let round = report.rounds;
         resent +=
             Round::new(&mut world, arguments, round, bytes)?.play(&mut random, &mut report).with_context(|| format!("round {round}"))?;
-        let stored = world.path(&format!("local/round-{round}"));
-        let same = tree::same(&source, &stored).with_context(|| format!("round {round}: what arrived"))?;
+        let name = format!("round-{round}");
+        let arrived = match (direction, store) {
+            (Direction::Get, _) => world.path(&name),
+            (Direction::Send, StoreKind::Local) => world.path(&format!("local/{name}")),
+            (Direction::Send, StoreKind::S3) => {
+                let back = world.path(&format!("{name}-back"));
+                let url = store.url(&name);
+                world.run(&["get", "--quiet", &url, &format!("{}/", back.display())])?.success("reading the objects")?;
+                world.run(&["rm", "-r", &url])?.success("removing the objects")?;
+                back
+            }
+        };
+        let same = tree::same(&source, &arrived).with_context(|| format!("round {round}: what arrived"))?;
         ensure!(same == files, "round {round}: {same} files of {files}");
-        fs::remove_dir_all(&stored)?;
+        fs::remove_dir_all(&arrived)?;
         println!("round {round}: byte-equal; {} kills so far, at most {} bytes sent again for one", report.kills, report.resent_bytes_max);
     }
     report.resent_bytes_mean = resent / report.kills.max(1);
@@ -140,12 +198,14 @@ struct Round<'a> {
 
 impl<'a> Round<'a> {
     fn new(world: &'a mut Loopback, arguments: &Arguments, round: u64, bytes: u64) -> Result<Self> {
-        let source = format!("{}/", world.path("source").display());
-        let destination = format!("local:round-{round}/");
-        let rate = format!("{}M", arguments.rate_mbps);
-        let arguments_of: Vec<String> =
-            ["send", "--json", "--retries", "20", "--rate", &rate, &source, &destination].map(str::to_owned).to_vec();
         let name = format!("round-{round}");
+        let folder = |name: &str| format!("{}/", world.path(name).display());
+        let (verb, from, to) = match arguments.direction {
+            Direction::Send => ("send", folder("source"), arguments.store.url(&name)),
+            Direction::Get => ("get", arguments.store.url("tree"), folder(&name)),
+        };
+        let rate = format!("{}M", arguments.rate_mbps);
+        let arguments_of: Vec<String> = [verb, "--json", "--retries", "20", "--rate", &rate, &from, &to].map(str::to_owned).to_vec();
         let client = world.begin(&format!("{name}-1"), &arguments_of.iter().map(String::as_str).collect::<Vec<_>>())?;
         let expected_s = bytes as f64 * 8.0 / (arguments.rate_mbps as f64 * 1e6);
         Ok(Self { world, client, arguments: arguments_of, attempts: 1, name, expected_s })
@@ -162,9 +222,9 @@ impl<'a> Round<'a> {
                 if status.success() {
                     break;
                 }
-                // A server that was killed before this client had reached it is the user's business: the same command again.
+                // A server that was killed, or whose engine was, before this client had reached it is the user's business: the same command again.
                 let output = self.output(self.attempts);
-                ensure!(status.code() == Some(UNREACHABLE), "the client ended with {status}:\n{}", tail(&output));
+                ensure!(status.code().is_some_and(|code| NOT_YET.contains(&code)), "the client ended with {status}:\n{}", tail(&output));
                 self.begin_again()?;
             }
             if started.elapsed() > ROUND_DEADLINE {

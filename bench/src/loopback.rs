@@ -1,4 +1,4 @@
-//! tradewindd on loopback with a local store: no namespaces, no link, for what is not about networks.
+//! tradewindd on loopback with a local store and, if asked for, an S3 server: no namespaces, no link, for what is not about networks.
 
 use std::fs::{self, File};
 use std::net::{TcpListener, UdpSocket};
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::process::{Background, Finished, Interrupt, children, run};
-use crate::testbed::{Programs, as_user, configuration};
+use crate::testbed::{Host, Programs, Store, StorePorts, as_user, configuration};
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// A transfer that takes longer hangs.
@@ -27,6 +27,7 @@ pub struct Loopback {
     config: PathBuf,
     rest_port: u16,
     server: Option<Background>,
+    store: Option<Store>,
     starts: u32,
 }
 
@@ -36,6 +37,14 @@ impl Loopback {
     /// # Errors
     /// When it does not come up; the message holds the end of its log.
     pub fn start(parent: &Path, interrupt: &Interrupt) -> Result<Self> {
+        Self::start_with(parent, false, interrupt)
+    }
+
+    /// The same with SeaweedFS and an empty bucket in it, if asked for.
+    ///
+    /// # Errors
+    /// When one of them does not come up.
+    pub fn start_with(parent: &Path, bucket: bool, interrupt: &Interrupt) -> Result<Self> {
         let programs = Programs::find()?;
         let folder = tempfile::Builder::new().prefix("twloop-").tempdir_in(parent)?;
         let rest_port = free_port(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())?;
@@ -44,8 +53,13 @@ impl Loopback {
         let data = format!("listen = \"127.0.0.1:{data_port}\"\nxdp = \"off\"\ncopy_from = [\"127.0.0.0/8\"]");
         let text = configuration(folder.path(), &format!("127.0.0.1:{rest_port}"), &data);
         let config = folder.path().join("tradewindd.toml");
-        fs::write(&config, text)?;
-        let mut loopback = Self { folder, programs, interrupt: interrupt.clone(), config, rest_port, server: None, starts: 0 };
+        let interrupt = interrupt.clone();
+        let mut loopback = Self { folder, programs, interrupt, config, rest_port, server: None, store: None, starts: 0 };
+        if bucket {
+            loopback.store = Some(Store::start(&loopback)?);
+        }
+        let section = loopback.store.as_ref().map(Store::section).unwrap_or_default();
+        fs::write(&loopback.config, text + &section)?;
         loopback.start_server()?;
         Ok(loopback)
     }
@@ -102,6 +116,12 @@ impl Loopback {
         self.server.as_ref().map(Background::log_text).unwrap_or_default()
     }
 
+    /// Its S3 server, if there is one.
+    #[must_use]
+    pub fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
+
     /// The `tradewind` command with server and credentials set.
     #[must_use]
     pub fn tradewind(&self) -> Command {
@@ -127,6 +147,35 @@ impl Loopback {
         let mut command = self.tradewind();
         command.args(arguments).stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
         command.spawn().context("cannot start tradewind")
+    }
+}
+
+impl Host for Loopback {
+    fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path(name)
+    }
+
+    fn beside(&self, program: &Path) -> Command {
+        Command::new(program)
+    }
+
+    fn place(&self) -> (String, StorePorts) {
+        // A port of tradewindd may be taken only later, so these are looked for elsewhere.
+        let mut last = 12_000 + u16::try_from(std::process::id() % 7_000).unwrap_or_default();
+        let mut next = || {
+            last = (last + 1..20_000).find(|&port| TcpListener::bind(("0.0.0.0", port)).is_ok()).unwrap_or(last);
+            last
+        };
+        let mut four = || std::array::from_fn(|_| next());
+        ("127.0.0.1".to_owned(), StorePorts { http: four(), grpc: four() })
     }
 }
 

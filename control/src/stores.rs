@@ -64,8 +64,12 @@ impl Places {
         };
         match self {
             Self::Upload(into) => Job::Receive(receive(into)),
-            Self::Download(source) => Job::Send { source: source.destination, resume: request.resume == ResumePolicy::Attributes },
-            Self::Copy { source, destination } => Job::Copy { source: source.destination, into: receive(*destination) },
+            Self::Download(source) => {
+                Job::Send { source: source.destination, select: request.select.clone(), resume: request.resume == ResumePolicy::Attributes }
+            }
+            Self::Copy { source, destination } => {
+                Job::Copy { source: source.destination, select: request.select.clone(), into: receive(*destination) }
+            }
         }
     }
 
@@ -288,7 +292,9 @@ mod tests {
     #[test]
     fn refuses_what_is_not_configured_not_allowed_or_not_clear() {
         let unknown = ProblemCode::from(ApiCode::StoreUnknown);
-        for destination in ["s3://gamma/", "az://beta/", "cloud:beta/", "two:alpha/", "nowhere:x", "file:///etc/passwd", "file:///database/x"] {
+        for destination in
+            ["s3://gamma/", "az://beta/", "cloud:beta/", "two:alpha/", "nowhere:x", "file:///etc/passwd", "file:///database/x"]
+        {
             assert_eq!(outcome(None, destination), Err(unknown.clone()), "{destination}");
         }
         assert_eq!(outcome(Some(&["two"]), "s3://alpha/"), Err(unknown.clone()));

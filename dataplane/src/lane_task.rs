@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tradewind_client::{forget_way, ready_block};
+use tradewind_client::ready_block;
 use tradewind_fabric::clock::now_ns;
 use tradewind_ipc::{ErrorCode, FileDone, FromEngine, LaneClosed, LaneReceipt, LaneTotals, Progress};
 use tradewind_storage::{UploadEvent, Uploader};
@@ -203,10 +203,7 @@ impl LaneTask {
 
     fn on_arrival(&mut self, event: LaneEvent, waiting: &mut HashMap<u32, u64>) -> Option<End> {
         match event {
-            LaneEvent::Block { block, image, mut table, complete_ns } => {
-                if self.handle.called.is_some() {
-                    table.files.iter_mut().for_each(forget_way);
-                }
+            LaneEvent::Block { block, image, table, complete_ns } => {
                 waiting.insert(block.0, complete_ns);
                 self.uploader.block(ready_block(block, image, &table));
                 None
@@ -221,7 +218,8 @@ impl LaneTask {
                 Some(End::Failed(closed_by_peer(code, text)))
             }
             LaneEvent::LeftOut { files, first } => {
-                self.left_out = (files, Some(first));
+                self.left_out.0 += files;
+                self.left_out.1.get_or_insert(first);
                 None
             }
             LaneEvent::SourceFailed { code, text } => Some(End::Failed((code, text, close::SOURCE))),
@@ -250,6 +248,11 @@ impl LaneTask {
                     self.recent.pop_front();
                 }
                 self.recent.push_back(FileDone { lane_id: self.handle.lane.0, path, size, crc64: crc64.0, etag });
+                None
+            }
+            UploadEvent::FileLeftOut { path, reason, .. } => {
+                self.left_out.0 += 1;
+                self.left_out.1.get_or_insert_with(|| format!("{}: {reason}", String::from_utf8_lossy(&path)));
                 None
             }
             UploadEvent::Finished { files, bytes } => Some(End::Done { files, bytes }),

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use tradewind_client::Durable;
-use tradewind_ipc::{Destination, DurableList, Job, OpenLane, Receive};
+use tradewind_client::{Durable, Selected};
+use tradewind_ipc::{Destination, DurableList, Job, OpenLane, Receive, Select};
 use tradewind_storage::{FetchConfig, PoolNeed, Store, StoreError, UploaderConfig, Wanted, fetch};
 
 use crate::destination;
@@ -54,17 +54,17 @@ impl Work {
     pub(crate) async fn prepare(open: &OpenLane, state: Option<State>) -> Result<Self, StoreError> {
         Ok(match &open.job {
             Job::Receive(into) => Self::Receive(Box::new(destined(open, into, state).await?)),
-            Job::Send { source, resume } => {
+            Job::Send { source, select, resume } => {
                 let have = resume.then(Arc::default);
                 let wanted = have.as_ref().map(wanted);
-                Self::Send { objects: objects(source, wanted).await?, have }
+                Self::Send { objects: objects(source, select, wanted).await?, have }
             }
-            Job::Copy { source, into } => {
+            Job::Copy { source, select, into } => {
                 let mut into = destined(open, into, state).await?;
                 // What is durable is not read again.
                 let list = into.prepared.as_mut().and_then(|prepared| prepared.list.take()).and_then(|list| list.path);
                 let have = list.map(|path| already(&path)).transpose()?;
-                let objects = objects(source, have.as_ref().map(wanted)).await?;
+                let objects = objects(source, select, have.as_ref().map(wanted)).await?;
                 Self::Copy { objects, into: Box::new(into) }
             }
         })
@@ -108,11 +108,35 @@ fn wanted(have: &Arc<OnceLock<Durable>>) -> Arc<Wanted> {
     })
 }
 
+/// # Errors
+/// [`StoreError::Rejected`] for a pattern that means nothing.
+fn selected(select: &Select) -> Result<Selected, StoreError> {
+    let Select { exclude, include, newer_than_ns, older_than_ns } = select;
+    Selected::new(exclude, include, newer_than_ns.map(point_in_time), older_than_ns.map(point_in_time)).map_err(|error| {
+        StoreError::Rejected {
+            place: "the server".to_owned(),
+            action: "select objects",
+            code: "pattern".to_owned(),
+            detail: error.to_string(),
+        }
+    })
+}
+
+/// `ns` nanoseconds after 1970, or before.
+fn point_in_time(ns: i64) -> SystemTime {
+    let distance = Duration::from_nanos(ns.unsigned_abs());
+    if ns < 0 { SystemTime::UNIX_EPOCH - distance } else { SystemTime::UNIX_EPOCH + distance }
+}
+
 /// Opens what objects come from; the first look at it is part of that.
-async fn objects(source: &Destination, wanted: Option<Arc<Wanted>>) -> Result<Objects, StoreError> {
+async fn objects(source: &Destination, select: &Select, wanted: Option<Arc<Wanted>>) -> Result<Objects, StoreError> {
+    let selected = (!select.is_everything()).then(|| selected(select)).transpose()?;
     let opening = async {
         let store = destination::open_store(&source.store)?;
-        let config = FetchConfig { wanted, ..FetchConfig::new(destination::name(&source.name)) };
+        let takes_path = selected.clone().map(|selected| Arc::new(move |path: &[u8]| selected.takes_name(path)) as _);
+        let times = selected.filter(Selected::asks_for_times);
+        let takes_time = times.map(|selected| Arc::new(move |ns: i64| selected.takes_time(Some(point_in_time(ns)))) as _);
+        let config = FetchConfig { wanted, takes_path, takes_time, ..FetchConfig::new(destination::name(&source.name)) };
         let objects: Objects = Box::pin(fetch(store, config).await?);
         Ok(objects)
     };
@@ -156,6 +180,8 @@ async fn destined(open: &OpenLane, into: &Receive, state: Option<State>) -> Resu
         name: destination::name(&into.destination.name),
         encode_names: store.takes_only_text(),
         overwrite: into.overwrite,
+        // Of a copy into a directory, as of a download; what a bucket refuses it refuses of all.
+        leave_out: (matches!(open.job, Job::Copy { .. }) || open.call.is_some()) && !store.takes_only_text(),
         variant: into.variant,
         block_bytes: u64::from(open.block_bytes),
         part_bytes: Some(part_bytes(store.as_ref())),

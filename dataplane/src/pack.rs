@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use tradewind_client::{CRC_ATTRIBUTE, ERROR_ATTRIBUTE};
+use tradewind_client::{CRC_ATTRIBUTE, ERROR_ATTRIBUTE, is_of_the_way};
 use tradewind_fabric::{BlockBuf, BlockPool, SharedBlock};
 use tradewind_proto::block::{
     ATTRIBUTES_BYTES_MAX, Attributes, BlockWriter, CutError, FileId, FileRecord, attribute_bytes, check_attributes, crc64_nvme,
@@ -261,8 +261,8 @@ fn record(object: &FetchedObject, info: &ObjectInfo) -> FileRecord {
 fn attributes(info: &ObjectInfo) -> Attributes {
     let mut attributes: Vec<(String, String)> = info.crc.map(|crc| (CRC_ATTRIBUTE.to_owned(), crc.to_base64())).into_iter().collect();
     let mut bytes = attribute_bytes(&attributes);
-    let ours = |name: &str| matches!(name, CRC_ATTRIBUTE | ERROR_ATTRIBUTE);
-    for attribute in info.attributes.iter().filter(|(name, _)| !ours(name)) {
+    // Somebody may have given a local file such attributes.
+    for attribute in info.attributes.iter().filter(|(name, _)| !is_of_the_way(name)) {
         let one = std::slice::from_ref(attribute);
         let fits = bytes + attribute_bytes(one) <= ATTRIBUTES_BYTES_MAX;
         if fits && check_attributes(one).is_ok() {
@@ -290,7 +290,8 @@ mod tests {
     }
 
     fn info(size: u64) -> ObjectInfo {
-        let attributes = [("Bad Name", "x"), ("uid", "7"), ("v", "line\nfeed")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let attributes = [("Bad Name", "x"), (":error", "of somebody"), ("error", "e"), ("uid", "7"), ("v", "line\nfeed")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
         ObjectInfo { size, etag: None, crc: None, modified_ns: Some(5), mtime_ns: None, mode: Some(0o640), attributes: attributes.into() }
     }
 
@@ -347,7 +348,8 @@ mod tests {
         let expected = [vec![(0, 0, 10), (1, 0, 0)], vec![(2, 0, 65_536)], vec![(2, 65_536, 100), (3, 0, 5)]];
         assert_eq!(shapes, expected);
         assert_eq!((packed.files, packed.bytes, packed.unwanted, packed.blocks), (4, 10 + large + 5, 1, 3));
-        assert_eq!(records[0].attributes[..], [("uid".to_owned(), "7".to_owned())], "only what a record can carry");
+        let carried = [("error", "e"), ("uid", "7")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(records[0].attributes[..], carried, "only what a record can carry and is not about its way");
         assert_eq!((records[0].mtime_ns, records[0].mode), (5, 0o640));
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tradewind_client::{Durable, forget_way};
+use tradewind_client::Durable;
 use tradewind_fabric::clock::now_ns;
 use tradewind_fabric::{BlockPool, SharedBlock};
 use tradewind_ipc::{ErrorCode, FromEngine, LaneClosed, LaneReceipt, LaneTotals, Progress};
@@ -205,10 +205,7 @@ pub(crate) async fn copy(
         shared.bytes_received.fetch_add(bytes, Ordering::Relaxed);
         shared.blocks_complete.fetch_add(1, Ordering::Relaxed);
         let event = match tradewind_proto::block::BlockTable::parse(&image) {
-            Ok(mut table) => {
-                table.files.iter_mut().for_each(forget_way);
-                LaneEvent::Block { block: tradewind_wire::BlockId(number), image, table, complete_ns: now_ns() }
-            }
+            Ok(table) => LaneEvent::Block { block: tradewind_wire::BlockId(number), image, table, complete_ns: now_ns() },
             Err(error) => LaneEvent::Corrupt { text: format!("a block of our own is damaged: {error}") },
         };
         // The task ends only after it has told us to stop.

@@ -36,7 +36,7 @@ pub enum StoreError {
     },
     /// The credentials are good but may not do this.
     #[error(
-        "{place} refuses to {action}: {detail}; the destination needs permission to read the bucket, put objects and abort multipart uploads, `tradewind rm` to delete them"
+        "{place} refuses to {action}: {detail}; check the permissions (in a bucket: to read it, put objects and abort multipart uploads; for `tradewind rm` to delete them)"
     )]
     AccessDenied {
         /// Where.
@@ -113,7 +113,7 @@ pub enum StoreError {
         object: String,
     },
     /// No room.
-    #[error("{place} is full: {detail}; free space or raise the quota, then resume")]
+    #[error("{place} is full: {detail}; free space or raise the quota, then run the same command again: it goes on where it stopped")]
     Full {
         /// Where.
         place: String,
@@ -195,6 +195,17 @@ impl StoreError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Throttled { .. } | Self::Unavailable { .. } | Self::Timeout { .. })
+    }
+
+    /// Whether this is about one file's name or place in a directory, and others can be written all the same.
+    #[must_use]
+    pub fn spares_other_files(&self) -> bool {
+        use std::io::ErrorKind::{FileTooLarge, InvalidInput, IsADirectory, NotADirectory};
+        match self {
+            Self::InvalidName { .. } | Self::AccessDenied { .. } => true,
+            Self::Io { source, .. } => matches!(source.kind(), FileTooLarge | InvalidInput | IsADirectory | NotADirectory),
+            _ => false,
+        }
     }
 
     /// Whether sending the same data again may help: also after a checksum mismatch, since the bytes in memory are known to be

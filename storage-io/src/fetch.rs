@@ -24,6 +24,11 @@ const LOOKS_IN_FLIGHT: usize = 32;
 /// What of an object is still wanted, by its path, size and modification time; empty ranges: nothing. An empty object has one empty range.
 pub type Wanted = dyn Fn(&[u8], u64, i64) -> Vec<Range<u64>> + Send + Sync;
 
+/// Whether an object of this path is to be read.
+pub type TakesPath = dyn Fn(&[u8]) -> bool + Send + Sync;
+/// Whether one of this time ([`ObjectInfo::file_time_ns`]) is.
+pub type TakesTime = dyn Fn(i64) -> bool + Send + Sync;
+
 /// How objects are read.
 #[derive(Clone)]
 pub struct FetchConfig {
@@ -33,6 +38,10 @@ pub struct FetchConfig {
     pub range_bytes: u64,
     /// Requests on their way at once. Default 32.
     pub requests: usize,
+    /// Which are read, by their paths; asked of what is listed. Default all.
+    pub takes_path: Option<Arc<TakesPath>>,
+    /// Which of these, by their times; each is looked at first then, for a listing does not tell them. Default all.
+    pub takes_time: Option<Arc<TakesTime>>,
     /// Asked of each object before it is read; each is looked at first then. Default none: everything is wanted.
     pub wanted: Option<Arc<Wanted>>,
     /// Retries and deadlines of every request.
@@ -43,7 +52,7 @@ impl FetchConfig {
     /// Defaults for everything but the name.
     #[must_use]
     pub fn new(name: ObjectName) -> Self {
-        Self { name, range_bytes: 2 << 20, requests: 32, wanted: None, retry: RetryPolicy::default() }
+        Self { name, range_bytes: 2 << 20, requests: 32, takes_path: None, takes_time: None, wanted: None, retry: RetryPolicy::default() }
     }
 }
 
@@ -218,14 +227,16 @@ impl Listing {
     async fn next(&self, pages: &mut Pages) -> Result<Option<Found>, StoreError> {
         if let Some(single) = &self.single {
             let is_first = !std::mem::replace(&mut pages.is_over, true);
-            return Ok(is_first.then(|| single.clone()));
+            return Ok((is_first && self.takes(&single.object.path)).then(|| single.clone()));
         }
         loop {
             match pages.entries.pop_front() {
                 Some(ListEntry::Object(listed)) => {
-                    let number = pages.number;
-                    pages.number += 1;
-                    return Ok(Some(self.found(number, listed)));
+                    let found = self.found(pages.number, listed);
+                    if self.takes(&found.object.path) {
+                        pages.number += 1;
+                        return Ok(Some(found));
+                    }
                 }
                 Some(ListEntry::Folder(_)) => {}
                 None if pages.is_over => return Ok(None),
@@ -237,6 +248,10 @@ impl Listing {
                 }
             }
         }
+    }
+
+    fn takes(&self, path: &[u8]) -> bool {
+        self.config.takes_path.as_ref().is_none_or(|takes| takes(path))
     }
 
     fn found(&self, number: u32, listed: ListedObject) -> Found {
@@ -253,7 +268,7 @@ impl Listing {
         let size = found.object.size;
         let mut ranges: Vec<Range<u64>> = std::iter::once(0..size).collect();
         // The checksum of the whole is only told of the whole, and a question beside many requests costs little.
-        if self.config.wanted.is_some() || size > self.config.range_bytes {
+        if self.config.wanted.is_some() || self.config.takes_time.is_some() || size > self.config.range_bytes {
             match self.look(&found).await {
                 Ok(info) => {
                     found.expected.crc = info.crc;
@@ -261,6 +276,9 @@ impl Listing {
                         ranges = wanted(&found.object.path, size, info.file_time_ns());
                         // What is wanted may come from somebody else's list.
                         ranges.retain(|range| range.start <= range.end && range.end <= size && (!range.is_empty() || size == 0));
+                    }
+                    if self.config.takes_time.as_ref().is_some_and(|takes| !takes(info.file_time_ns())) {
+                        ranges.clear();
                     }
                 }
                 Err(error) if error.is_about_one_object() => {

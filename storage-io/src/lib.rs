@@ -29,7 +29,7 @@ mod upload;
 pub use azure::{AzureConfig, AzureCredentials, AzureStore};
 pub use checksum::{Crc64, RunningCrc64};
 pub use error::{StoreError, UploadError};
-pub use fetch::{FetchConfig, Fetched, FetchedObject, Wanted, fetch};
+pub use fetch::{FetchConfig, Fetched, FetchedObject, TakesPath, TakesTime, Wanted, fetch};
 pub use holes::{HOLE_BYTES_MIN, SPARSE_ATTRIBUTE, are_zeros, is_marked_sparse, may_have_holes, sparse_attribute};
 pub use journal::{Durable, Journal, Resumption, Scope, resume};
 pub use list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};

@@ -141,7 +141,7 @@ async fn nothing_is_written_outside_the_root() {
 async fn a_full_disk_is_named_and_leaves_nothing() {
     let root = root();
     let mut blocks = common::cut(&tradewind_fabric::BlockPool::new(1, 1 << 20).unwrap(), &[source("f", 10)]);
-    blocks[0].files[0].size = 1 << 45;
+    blocks[0].files[0].size = 1 << 43;
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
     let store = Arc::new(LocalStore::open(root.path()).unwrap());
     let uploader = tradewind_storage::Uploader::start(&tokio::runtime::Handle::current(), store, config(""), None, sender);
@@ -149,7 +149,7 @@ async fn a_full_disk_is_named_and_leaves_nothing() {
     let outcome = common::listen(uploader, events).await;
     let error = outcome.failed.expect("no disk is that large");
     assert!(matches!(error, UploadError::Store(StoreError::Full { .. })), "{error}");
-    assert!(error.to_string().contains("35184372088832"), "{error}");
+    assert!(error.to_string().contains("8796093022208"), "{error}");
     assert_eq!(files_below(root.path()), 0);
 }
 

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use tradewind_bench::process::{Finished, run};
-use tradewind_bench::testbed::{BUCKET, Server, ServerOptions, write_random};
+use tradewind_bench::testbed::{BUCKET, Server, ServerOptions, events, write_random};
 use tradewind_tests::{World, event};
 
 /// Contents, permissions and modification time of every file, by path.
@@ -134,6 +135,69 @@ fn what_was_sent_is_got_from_either_kind_of_store() -> Result<()> {
         assert!(missing.stderr.contains("nothing"), "{}", missing.stderr);
     }
     code(world.tradewind(&["get", "s3://no-such-bucket/x", "/tmp"]), 6)?;
+    let refused = code(world.tradewind(&["get", &format!("s3://{BUCKET}/in/"), "/proc/version/x/"]), 6)?;
+    assert!(refused.stderr.contains("/proc/version/x") && refused.stderr.contains("hint:"), "{}", refused.stderr);
+    Ok(())
+}
+
+/// What is selected is got and copied, and nothing else; `--dry-run` says the same and does nothing.
+#[test]
+fn patterns_and_times_say_what_is_got_and_copied() -> Result<()> {
+    let Some(world) = World::start(&ServerOptions::default())? else { return Ok(()) };
+    let source = world.testbed.path("sent");
+    let expected = make(&source)?;
+    let day = |day: u64| UNIX_EPOCH + Duration::from_secs(1_600_000_000 + day * 86_400);
+    for (index, name) in expected.keys().enumerate() {
+        std::fs::File::open(source.join(name))?.set_modified(day(index as u64))?;
+    }
+    // In the order of their names and times: -dash block deep/er/small empty one parts request ü/sp…
+    let expected = tree(&source)?;
+    let cases: [(&[&'static str], &[&str]); 5] = [
+        (&["--exclude", "deep/", "--exclude", "/p*"], &["-dash", "block", "empty", "one", "request", "ü/sp ace+%41&x"]),
+        (&["--include", "**/small", "--include", "e*"], &["deep/er/small", "empty"]),
+        (&["--exclude", "*", "--include", "one"], &["one"]),
+        // 2020-09-13 12:26:40 and so many days.
+        (&["--newer-than", "2020-09-17 12:26:40", "--exclude", "request"], &["parts", "ü/sp ace+%41&x"]),
+        (&["--older-than", "2020-09-15"], &["-dash", "block"]),
+    ];
+    for (kind, base) in [format!("s3://{BUCKET}/in/"), "local:in/".to_owned()].iter().enumerate() {
+        world.tradewind(&["send", "--quiet", &format!("{}/", source.display()), base])?.success("tradewind send")?;
+        for (index, (select, names)) in cases.iter().enumerate() {
+            let chosen: Tree = expected
+                .iter()
+                .filter(|(name, _)| names.contains(&name.as_str()))
+                .map(|(name, file)| (name.clone(), file.clone()))
+                .collect();
+            assert_eq!(chosen.len(), names.len(), "{names:?}");
+            let place = world.testbed.path(&format!("got-{kind}-{index}"));
+            let target = place.display().to_string();
+            let command = |first: &[&'static str]| [first, select, &[base.as_str(), target.as_str()]].concat();
+            let shown = code(world.tradewind(&command(&["get", "--dry-run", "--json"])), 0)?;
+            let mut paths: Vec<_> =
+                events(&shown.stdout, "file").iter().map(|file| file["path"].as_str().unwrap_or("").to_owned()).collect();
+            paths.sort_unstable();
+            assert_eq!(paths, *names, "{select:?}");
+            let sum = event(&shown, "dry_run").context("dry_run")?;
+            assert_eq!(sum["unselected"].as_u64(), Some((expected.len() - names.len()) as u64), "{sum}");
+            assert!(!place.exists(), "a dry run makes nothing");
+            let got = code(world.tradewind(&command(&["get", "--json"])), 0)?;
+            assert_same(&tree(&place)?, &chosen);
+            assert_eq!(event(&got, "done").context("done")?["files"].as_u64(), Some(names.len() as u64));
+        }
+        let copy = format!("local:copy-{kind}/");
+        let shown = code(world.tradewind(&["copy", "--dry-run", "--exclude", "*", "--include", "one", base, &copy]), 0)?;
+        assert_eq!(shown.stdout.trim(), format!("{base}one -> {copy}one"));
+        assert!(!world.testbed.path(&format!("local/copy-{kind}")).exists());
+        code(world.tradewind(&["copy", "--exclude", "*", "--include", "one", base, &copy]), 0)?;
+        assert_eq!(tree(&world.testbed.path(&format!("local/copy-{kind}")))?.keys().collect::<Vec<_>>(), ["one"]);
+    }
+    // One object under another name, the folder with its own, nothing at all, and a pattern that means nothing.
+    let shown = code(world.tradewind(&["get", "--dry-run", "local:in/one", "/tmp/other"]), 0)?;
+    assert_eq!(shown.stdout.trim(), "local:in/one -> /tmp/other");
+    let shown = code(world.tradewind(&["get", "--dry-run", "--include", "/in/one", "local:in", "/tmp"]), 0)?;
+    assert_eq!(shown.stdout.trim(), "local:in/one -> /tmp/in/one");
+    code(world.tradewind(&["get", "--dry-run", "local:nothing/", "/tmp"]), 7)?;
+    code(world.tradewind(&["get", "--exclude", "!x", "local:in/", "/tmp"]), 2)?;
     Ok(())
 }
 
@@ -143,28 +207,37 @@ fn an_interrupted_download_goes_on() -> Result<()> {
     let file = world.file("large", 48 << 20)?;
     let base = format!("s3://{BUCKET}/large");
     world.send(&file, &base, &[])?.success("tradewind send")?;
-    let place = world.testbed.path("got");
-    std::fs::create_dir(&place)?;
-    let target = place.display().to_string();
-    let partial = place.join(".large.tradewind-partial");
-    let mut command = Server::tradewind(&world.testbed);
-    let mut child = command.args(["get", "--quiet", "--rate", "80M", &base, &target]).spawn()?;
-    let begun = Instant::now();
-    while !partial.exists() || begun.elapsed() < Duration::from_secs(3) {
-        if begun.elapsed() > Duration::from_secs(30) {
-            bail!("no partial file after 30 s");
+    for signal in ["KILL", "INT"] {
+        let place = world.testbed.path(&format!("got-{signal}"));
+        std::fs::create_dir(&place)?;
+        let target = place.display().to_string();
+        let partial = place.join(".large.tradewind-partial");
+        let mut command = Server::tradewind(&world.testbed);
+        let child = command.args(["get", "--quiet", "--rate", "80M", &base, &target]).stderr(Stdio::piped()).spawn()?;
+        let begun = Instant::now();
+        while !partial.exists() || begun.elapsed() < Duration::from_secs(3) {
+            if begun.elapsed() > Duration::from_secs(30) {
+                bail!("no partial file after 30 s");
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
-        std::thread::sleep(Duration::from_millis(20));
+        assert!(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status()?.success());
+        let ended = child.wait_with_output()?;
+        if signal == "INT" {
+            let told = String::from_utf8_lossy(&ended.stderr);
+            assert_eq!(ended.status.code(), Some(130), "{told}");
+            assert!(told.contains("the same command goes on where it stopped"), "{told}");
+        }
+        assert!(!place.join("large").exists(), "it was not whole yet");
+        let again = code(world.tradewind(&["get", "--json", &base, &target]), 0)?;
+        assert!(std::fs::read(place.join("large"))? == std::fs::read(&file)?);
+        assert!(!partial.exists());
+        let received = event(&again, "done").context("done")?["bytes_received"].as_u64().context("bytes")?;
+        // 80 Mbit/s for 3 s are 30 MB, of which little was in flight.
+        assert!(received < 40 << 20, "{received} of {} bytes came again", 48 << 20);
+        let kept = event(&again, "started").context("started")?["bytes_kept"].as_u64();
+        assert!(kept > Some(8 << 20), "{kept:?}");
     }
-    child.kill()?;
-    child.wait()?;
-    assert!(!place.join("large").exists(), "it was not whole yet");
-    let again = code(world.tradewind(&["get", "--json", &base, &target]), 0)?;
-    assert!(std::fs::read(place.join("large"))? == std::fs::read(&file)?);
-    assert!(!partial.exists());
-    let received = event(&again, "done").context("done")?["bytes_received"].as_u64().context("bytes")?;
-    // 80 Mbit/s for 3 s are 30 MB, of which little was in flight.
-    assert!(received < 40 << 20, "{received} of {} bytes came again", 48 << 20);
     Ok(())
 }
 
@@ -262,8 +335,176 @@ fn objects_are_copied_from_store_to_store() -> Result<()> {
     let place = world.testbed.path("single");
     code(world.tradewind(&["get", "local:one-part", &place.display().to_string()]), 0)?;
     assert!(std::fs::read(&place)? == expected["parts"].0);
+    // A directory that has the name of a file costs that file only.
+    std::fs::create_dir_all(world.testbed.path("local/d/parts"))?;
+    let copied = code(world.tradewind(&["copy", &bucket, "local:d/"]), 7)?;
+    assert!(copied.stderr.contains("parts") && copied.stderr.contains("a directory has that name"), "{}", copied.stderr);
+    assert_eq!(tree(&world.testbed.path("local/d"))?.len(), expected.len() - 1);
     let refused = code(world.tradewind(&["copy", &bucket, "local:b/"]), 6)?;
     assert!(refused.stderr.contains("exist"), "{}", refused.stderr);
     code(world.tradewind(&["copy", "local:nothing/", &bucket]), 7)?;
+    Ok(())
+}
+
+/// The client without the right of root to write anywhere.
+fn without_override(command: &Command) -> Command {
+    let mut bound = Command::new("setpriv");
+    bound.arg("--bounding-set=-dac_override,-dac_read_search").arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => bound.env(name, value),
+            None => bound.env_remove(name),
+        };
+    }
+    bound
+}
+
+/// What cannot be written here is named, small and large, and the rest arrives; so does it once it can.
+#[test]
+fn what_cannot_be_written_is_left_out_by_name() -> Result<()> {
+    let Some(world) = World::start(&ServerOptions::default())? else { return Ok(()) };
+    let root = world.testbed.path("local/in");
+    let (small, large) = (5_000, (3 << 20) + 5);
+    let good = ["a", "free/b", "z"];
+    let bad = ["folder", "folder-large", "file/below", "file/below-large", "locked/x", "locked/x-large"];
+    for (index, name) in good.into_iter().chain(bad).enumerate() {
+        let path = root.join(name);
+        std::fs::create_dir_all(path.parent().context("a parent")?)?;
+        std::fs::write(&path, noise(index as u64 + 1, if name.ends_with("large") { large } else { small }))?;
+    }
+    let expected = tree(&root)?;
+    let target = world.testbed.path("got");
+    for folder in ["folder", "folder-large", "locked"] {
+        std::fs::create_dir_all(target.join(folder))?;
+    }
+    std::fs::write(target.join("file"), "mine")?;
+    std::fs::set_permissions(target.join("locked"), std::fs::Permissions::from_mode(0o555))?;
+    for overwrite in [&["--overwrite"][..], &[]] {
+        let mut command = Server::tradewind(&world.testbed);
+        command.args(["get", "--json"]).args(overwrite).arg("local:in/").arg(&target);
+        let got = code(run(&mut without_override(&command), &world.testbed.interrupt, Duration::from_secs(60)), 7)?;
+        let named = events(&got.stdout, "file_error");
+        let mut names: Vec<_> = named.iter().filter_map(|event| event["path"].as_str()).collect();
+        names.sort_unstable();
+        let mut wanted = bad.to_vec();
+        wanted.sort_unstable();
+        assert_eq!(names, wanted, "{}", got.stdout);
+        let message = |of: &str| named.iter().find(|event| event["path"] == of).map(|event| event["message"].to_string());
+        for (name, words) in
+            [("folder-large", "a directory has that name"), ("file/below", "is a symbolic link or a file"), ("locked/x", "permission")]
+        {
+            assert!(message(name).is_some_and(|text| text.contains(words)), "{name}: {:?}", message(name));
+        }
+        let done = event(&got, "done").context("done")?;
+        assert_eq!(done["files_failed"].as_u64(), Some(bad.len() as u64), "{done}");
+        let found = tree(&target)?;
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "file", "free/b", "z"]);
+        assert!(good.into_iter().all(|name| found[name].0 == expected[name].0) && found["file"].0 == b"mine");
+    }
+    std::fs::remove_file(target.join("file"))?;
+    std::fs::remove_dir(target.join("folder"))?;
+    std::fs::remove_dir(target.join("folder-large"))?;
+    let again = code(world.tradewind(&["get", "--json", "local:in/", &target.display().to_string()]), 0)?;
+    assert_same(&tree(&target)?, &expected);
+    assert_eq!(event(&again, "done").context("done")?["files"].as_u64(), Some(bad.len() as u64), "only what was missing");
+    Ok(())
+}
+
+/// A file system of so many bytes in memory, unmounted at the end.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: PathBuf, options: &str) -> Result<Self> {
+        std::fs::create_dir_all(&at)?;
+        let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&at).status()?;
+        anyhow::ensure!(status.success(), "cannot mount a small file system");
+        Ok(Self(at))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_ends_a_download_which_goes_on_once_there_is_room() -> Result<()> {
+    let Some(world) = World::start(&ServerOptions::default())? else { return Ok(()) };
+    let root = world.testbed.path("local/in");
+    std::fs::create_dir_all(&root)?;
+    write_random(&root.join("a"), 12 << 20)?;
+    write_random(&root.join("b"), 12 << 20)?;
+    let expected = tree(&root)?;
+    let disk = SmallDisk::mount(world.testbed.path("disk"), "size=20m")?;
+    let target = disk.0.join("got").display().to_string();
+    let full = code(world.tradewind(&["get", "local:in/", &format!("{target}/")]), 8)?;
+    for words in ["is full", "free space", "the same command again"] {
+        assert!(full.stderr.contains(words), "no {words:?} in {}", full.stderr);
+    }
+    assert!(!Path::new(&target).join("b").exists());
+    let status = Command::new("mount").args(["-o", "remount,size=60m"]).arg(&disk.0).status()?;
+    assert!(status.success());
+    let again = code(world.tradewind(&["get", "--json", "local:in/", &target]), 0)?;
+    let received = event(&again, "done").context("done")?["bytes_received"].as_u64();
+    assert!(received < Some(23 << 20), "nothing was kept: {received:?}");
+    assert_same(&tree(Path::new(&target))?, &expected);
+    Ok(())
+}
+
+/// The last block, its confirmation and the goodbyes of both ends pass each other in any order; either of two workers may have the lane.
+#[test]
+fn many_short_downloads_end_at_once_whatever_overtakes_what() -> Result<()> {
+    let options = ServerOptions { xdp: "off", more: "[engine]\nworkers = 2\n" };
+    let Some(world) = World::start(&options)? else { return Ok(()) };
+    let root = world.testbed.path("local/in");
+    std::fs::create_dir_all(&root)?;
+    let sizes = [0, 1, 1_000, (1 << 20) - 1, 1 << 20, (1 << 20) + 1];
+    for (index, bytes) in sizes.into_iter().enumerate() {
+        std::fs::write(root.join(index.to_string()), noise(index as u64 + 1, bytes))?;
+    }
+    let place = world.testbed.path("got");
+    std::fs::create_dir(&place)?;
+    let mut slowest = Duration::ZERO;
+    for round in 0..5 * sizes.len() {
+        let name = (round % sizes.len()).to_string();
+        let target = place.join(format!("{round}"));
+        let got = code(world.tradewind(&["get", "--json", &format!("local:in/{name}"), &target.display().to_string()]), 0)?;
+        assert!(std::fs::read(&target)? == std::fs::read(root.join(&name))?, "{name}");
+        let done = event(&got, "done").context("done")?;
+        slowest = slowest.max(Duration::from_secs_f64(done["elapsed_s"].as_f64().context("elapsed_s")?));
+    }
+    // A goodbye that never comes is waited for 3 s.
+    assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+    Ok(())
+}
+
+/// Two commands into one directory keep out of each other's way, and what each has brought is known afterwards.
+#[test]
+fn two_downloads_into_one_directory_share_their_journal() -> Result<()> {
+    let Some(world) = World::start(&ServerOptions::default())? else { return Ok(()) };
+    let local = world.testbed.path("local");
+    for folder in ["one", "other"] {
+        std::fs::create_dir_all(local.join(folder))?;
+        for number in 0..200 {
+            std::fs::write(local.join(format!("{folder}/{folder}-{number}")), noise(number + 1, 20_000))?;
+        }
+        write_random(&local.join(format!("{folder}/{folder}-large")), 6 << 20)?;
+    }
+    let target = world.testbed.path("got");
+    let begin = |folder: &str| {
+        let mut command = Server::tradewind(&world.testbed);
+        command.args(["get", "--json", &format!("local:{folder}/")]).arg(format!("{}/", target.display()));
+        let interrupt = world.testbed.interrupt.clone();
+        std::thread::spawn(move || run(&mut command, &interrupt, Duration::from_secs(120)))
+    };
+    for (attempt, expected) in [(1, 201), (2, 0)] {
+        for getting in [begin("one"), begin("other")] {
+            let got = code(getting.join().expect("the thread panicked"), 0)?;
+            assert_eq!(event(&got, "done").context("done")?["files"].as_u64(), Some(expected), "attempt {attempt}");
+        }
+    }
+    let expected: Tree = tree(&local.join("one"))?.into_iter().chain(tree(&local.join("other"))?).collect();
+    assert_same(&tree(&target)?, &expected);
     Ok(())
 }

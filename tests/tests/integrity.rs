@@ -1,5 +1,5 @@
 //! What proves that files arrived: checksums, metadata, manifests, receipts, and reading them again, through the real processes.
-//! What this cannot see: buckets with versions, rclone and s3fs reading the metadata, file systems without extended attributes.
+//! What this cannot see: file systems without extended attributes.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -249,6 +249,43 @@ fn reading_for_longer_than_any_request_may_take_goes_on_and_ends_with_its_client
     let ended = reading.join().expect("the thread panicked")?;
     ends_with(&ended, 0);
     assert!(ended.elapsed > Duration::from_secs(33) && events(&ended, "progress").len() > 25, "{:?}: {}", ended.elapsed, ended.stdout);
+    Ok(())
+}
+
+/// In a bucket that keeps versions, the manifest names the one that was stored, of one part and of several.
+#[test]
+fn a_manifest_names_versions_where_a_bucket_keeps_them() -> Result<()> {
+    let Some(world) = World::start(&ServerOptions::default())? else { return Ok(()) };
+    let on =
+        "<VersioningConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Status>Enabled</Status></VersioningConfiguration>";
+    world.store.ask(
+        &world.testbed,
+        &["--request", "PUT", "--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD", "--data", on],
+        &format!("{BUCKET}?versioning="),
+    )?;
+    let folder = world.testbed.path("versions");
+    fs::create_dir(&folder)?;
+    let (from, list) = (format!("{}/", folder.display()), world.testbed.path("list").display().to_string());
+    let mut versions = Vec::new();
+    for attempt in 0..2 {
+        for (name, bytes) in [("large", LARGE_BYTES), ("small", 1000)] {
+            write_random(&folder.join(name), bytes + attempt)?;
+        }
+        world
+            .tradewind(&["send", "--quiet", "--overwrite", "--manifest", &list, &from, &format!("s3://{BUCKET}/v/")])?
+            .success("tradewind send")?;
+        for line in manifest(Path::new(&list))?.into_iter().filter(|line| !line.already) {
+            let version = line.version_id.context("no version")?;
+            versions.push((line.key, version, fs::read(folder.join(&line.path))?));
+        }
+    }
+    assert_eq!(versions.len(), 4);
+    let fetched = world.testbed.path("fetched");
+    for (key, version, contents) in versions {
+        let to = fetched.display().to_string();
+        world.store.ask(&world.testbed, &["--output", &to], &format!("{BUCKET}/{key}?versionId={version}"))?;
+        assert!(fs::read(&fetched)? == contents, "{key} {version} is another version");
+    }
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use tradewind_tests::{World, event};
 
 #[test]
 fn killed_clients_servers_and_engines_cost_little_and_every_tree_arrives_as_it_is() -> Result<()> {
-    let arguments = kill_resume::Arguments { kills: 9, seed: 3, rate_mbps: 400, folder: None, json: None };
+    let arguments = kill_resume::Arguments { kills: 9, seed: 3, rate_mbps: 400, ..kill_resume::Arguments::default() };
     let report = kill_resume::run(&arguments, &Interrupt::default())?;
     assert!(report.byte_equal && report.kills >= 9);
     // A part of the one file that is open, and what was on its way: a commit of the journal is 0.1 s old and takes as long as the disk does, at
@@ -168,6 +168,128 @@ fn samples_are_compared_where_that_is_wanted() -> Result<()> {
         assert_eq!(tree::same(&source, &world.path("local/in"))?, 2);
         // As it was, for the other end.
         send(&["--resume", "full", "--overwrite"])?.success("the same by contents")?;
+    }
+    Ok(())
+}
+
+/// What nobody goes on with is aborted when the next transfer into its store begins; what runs or was resumed is not, however long a part takes.
+#[test]
+fn uploads_that_nobody_goes_on_with_are_aborted_and_no_others() -> Result<()> {
+    const KEEP: Duration = Duration::from_secs(4);
+    let options = ServerOptions { more: "[limits]\nresume_keep_s = 4\n", ..ServerOptions::default() };
+    let Some(world) = World::start(&options)? else { return Ok(()) };
+    let small = world.file("small", 1000)?;
+    let large = world.file("large", 40_000_000)?;
+    let in_bucket = |key: &str| format!("s3://{BUCKET}/{key}");
+    let begin = |to: &str, rate: &str| -> Result<_> {
+        let known = world.transfers()?;
+        let sending = world.send_in_background(&large, to, &["--retries", "0", "--rate", rate]);
+        Ok((world.wait_for_bytes(&known)?, sending))
+    };
+    let until_durable = |id: &str, bytes: u64| -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while world.status(id)?["totals"]["bytes_durable"].as_u64() < Some(bytes) {
+            assert!(Instant::now() < deadline, "nothing gets durable");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    };
+    let interrupted = |to: &str| -> Result<()> {
+        let (id, sending) = begin(to, "60M")?;
+        until_durable(&id, 8 << 20)?;
+        world.tradewind(&["cancel", &id])?.success("tradewind cancel")?;
+        let sent = sending.join().expect("the thread panicked")?;
+        assert_eq!(sent.status.and_then(|status| status.code()), Some(9), "{}", sent.stderr);
+        Ok(())
+    };
+    let partial = |name: &str| world.testbed.path(&format!("local/.{name}.tradewind-partial"));
+
+    interrupted(&in_bucket("left"))?;
+    interrupted("local:left")?;
+    assert_eq!(world.store.uploads(&world.testbed)?, ["left"]);
+    assert!(partial("left").exists());
+    std::thread::sleep(KEEP + Duration::from_millis(1500));
+    // Nothing looks after a store into which nobody sends.
+    assert_eq!(world.store.uploads(&world.testbed)?, ["left"]);
+
+    interrupted(&in_bucket("resumed"))?;
+    interrupted("local:resumed")?;
+    // A part of 8 MiB takes 17 s at this rate.
+    let slow = [begin(&in_bucket("resumed"), "4M")?, begin("local:resumed", "4M")?, begin(&in_bucket("live"), "4M")?];
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let mut open = world.store.uploads(&world.testbed)?;
+        open.sort_unstable();
+        assert!(!open.contains(&"left".to_owned()), "{open:?}");
+        if open == ["live", "resumed"] {
+            break;
+        }
+        assert!(Instant::now() < deadline, "only {open:?} are open");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(!partial("left").exists() && partial("resumed").exists());
+    std::thread::sleep(KEEP + Duration::from_millis(1500));
+    for to in [in_bucket("small"), "local:small".to_owned()] {
+        world.send(&small, &to, &[])?.success("the transfer that looks after its store")?;
+    }
+    for (id, _) in &slow {
+        world.tradewind(&["rate", id, "--rate", "none"])?.success("tradewind rate")?;
+    }
+    for ((_, sending), resumed) in slow.into_iter().zip([true, true, false]) {
+        let sent = sending.join().expect("the thread panicked")?;
+        sent.success("the transfer that goes on")?;
+        let kept = event(&sent, "done").expect("no event 'done'")["bytes_kept"].as_u64();
+        assert_eq!(kept >= Some(8 << 20), resumed, "{kept:?}");
+    }
+    for key in ["resumed", "live"] {
+        assert_eq!(world.store.sha256(&world.testbed, key)?, sha256_of_file(&large)?, "{key}");
+    }
+    assert_eq!(sha256_of_file(&world.testbed.path("local/resumed"))?, sha256_of_file(&large)?);
+    assert!(world.store.uploads(&world.testbed)?.is_empty());
+    Ok(())
+}
+
+/// The parts of an interrupted transfer are those of its blocks: with others what was begun starts again, what is complete stays.
+#[test]
+fn the_block_size_may_change_between_two_attempts() -> Result<()> {
+    let mut world = Loopback::start(&std::env::temp_dir(), &Interrupt::default())?;
+    let source = world.path("source");
+    fs::create_dir(&source)?;
+    let mut random = Random::new(13);
+    random.write(&source.join("a"), 8 << 20)?;
+    random.write(&source.join("b"), (40 << 20) + 3)?;
+    let (from, config, local, got) =
+        (format!("{}/", source.display()), world.path("tradewindd.toml"), world.path("local/in"), world.path("got"));
+    let into = format!("{}/", got.display());
+    let written = fs::read_to_string(&config)?;
+    let ways = [(["send", &from, "local:in/"], &local, "bytes"), (["get", "local:in/", &into], &got, "bytes_received")];
+    for (arguments, target, bytes) in ways {
+        for (attempt, block_bytes) in [(1, 1_048_576), (2, 262_144), (3, 786_432)] {
+            fs::write(&config, format!("{written}\n[engine]\nblock_bytes = {block_bytes}\n"))?;
+            let victim = world.control_pid()?;
+            assert!(Command::new("kill").args(["-9", &victim.to_string()]).status()?.success());
+            world.start_server()?;
+            let begin = [&arguments[..1], &["--json", "--rate", if attempt == 3 { "2G" } else { "200M" }], &arguments[1..]].concat();
+            if attempt == 3 {
+                let moved = world.run(&begin)?;
+                moved.success("going on")?;
+                let again = event(&moved, "done").expect("done")[bytes].as_u64();
+                assert!(again < Some(41 << 20), "the file that was complete came again: {again:?} bytes");
+                continue;
+            }
+            let partial = target.join(".b.tradewind-partial");
+            let mut client = world.begin(&format!("{}-{attempt}", arguments[0]), &begin)?;
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !partial.exists() {
+                assert!(Instant::now() < deadline, "the second file is not begun");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            std::thread::sleep(Duration::from_millis(400));
+            client.kill()?;
+            client.wait()?;
+            assert!(partial.exists(), "it was not interrupted");
+        }
+        assert_eq!(tree::same(&source, target)?, 2);
     }
     Ok(())
 }

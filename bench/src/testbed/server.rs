@@ -44,20 +44,7 @@ impl Server {
     /// # Errors
     /// When it does not come up; the message holds the end of its log.
     pub fn start(testbed: &Testbed, store: &Store, options: &ServerOptions) -> Result<Self> {
-        let (key, secret) = store.credentials();
-        let endpoint = store.endpoint();
-        let weed = format!(
-            r#"
-[stores.weed]
-kind = "s3"
-endpoint = "{endpoint}"
-region = "us-east-1"
-buckets = ["*"]
-access_key = "{key}"
-secret_key = "{secret}"
-"#
-        );
-        Self::start_with(testbed, &weed, options)
+        Self::start_with(testbed, &store.section(), options)
     }
 
     /// Starts it with one user and only the local store.

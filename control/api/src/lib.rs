@@ -48,7 +48,8 @@ pub use proof::{ReceiptKey, VERIFY_LINES_MAX, Verdict, Verified, VerifyQuery};
 pub use rates::{GroupShare, RateChange, RateGrant, RateStatus};
 pub use submit::{Submission, parse_submit};
 pub use tradewind_ipc::{
-    Cipher, DestinationName, ErrorCode, LaneSecret, Limiter, ObjectDetails, ObjectEntry, ObjectPage, SecretText, XdpMode, XdpStatus, exit,
+    Cipher, DestinationName, ErrorCode, LaneSecret, Limiter, ObjectDetails, ObjectEntry, ObjectPage, SecretText, Select, XdpMode,
+    XdpStatus, exit,
 };
 pub use types::{
     DurableEntry, DurableSummary, EngineHealth, FileStatus, Health, HealthState, LaneOffer, OfferedEndpoint, Outcome, RatePolicy,

@@ -51,6 +51,9 @@ pub fn parse_submit(body: &[u8]) -> Result<Submission, Problem> {
     if request.from.is_some() && (destination.is_none() || source.is_some()) {
         return Err(Problem::new(ApiCode::Invalid, "files that come from another server need a destination here, and no source here"));
     }
+    if source.is_none() && !request.select.is_everything() {
+        return Err(Problem::new(ApiCode::Invalid, "only of what the server reads can objects be selected; who sends selects the files"));
+    }
     if request.files == Some(0) {
         return Err(Problem::new(ApiCode::Invalid, "a transfer of no files"));
     }
@@ -147,6 +150,9 @@ mod tests {
         let copy = parse_submit(br#"{"source":"s3://bucket/a","destination":"s3://bucket/b"}"#).unwrap();
         assert!(copy.destination.is_some() && copy.source.is_some());
         assert_eq!(code_of("{}"), ApiCode::Invalid.into());
+        let selected = |place: &str| format!(r#"{{"{place}":"s3://bucket/in/","select":{{"exclude":["*.tmp"]}}}}"#);
+        assert_eq!(parse_submit(selected("source").as_bytes()).unwrap().request.select.exclude, ["*.tmp"]);
+        assert_eq!(code_of(&selected("destination")), ApiCode::Invalid.into());
         assert_eq!(code_of(r#"{"source":"s3://bucket/../a"}"#), ErrorCode::DestinationInvalid.into());
     }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 pub use tradewind_ipc::RatePolicy;
-use tradewind_ipc::{Cipher, ErrorCode, FileDone, LaneSecret, XdpStatus};
+use tradewind_ipc::{Cipher, ErrorCode, FileDone, LaneSecret, Select, XdpStatus};
 
 use crate::rates::{RateGrant, RateStatus};
 
@@ -46,6 +46,9 @@ pub struct SubmitRequest {
     /// client. Only with a destination and without a source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<RemoteLane>,
+    /// Which objects of a download or copy; the server leaves the others out as it lists them. Default all.
+    #[serde(default, skip_serializing_if = "Select::is_everything")]
+    pub select: Select,
     /// Payload bytes of a DATA packet at most, because the client's path takes no more. Default: what fits the MTU of the server's interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk_bytes_max: Option<u32>,

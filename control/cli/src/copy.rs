@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tradewind_api::{
-    Client, ErrorCode, LaneOffer, Outcome, RatePolicy, RateRequest, RemoteLane, ResumePolicy, ServerAddress, SubmitRequest, SubmitResponse,
-    TransferState, TransferStatus, exit,
+    Client, ErrorCode, LaneOffer, Outcome, RatePolicy, RateRequest, RemoteLane, ResumePolicy, Select, ServerAddress, SubmitRequest,
+    SubmitResponse, TransferState, TransferStatus, exit,
 };
-use tradewind_client::chunk_bytes_for_packets;
+use tradewind_client::{Selected, chunk_bytes_for_packets};
 
 use crate::connect::{connect, connect_to, resolve};
 use crate::display::{self, Reporter};
+use crate::dry_get::DryRun;
 use crate::events;
 use crate::failure::Failure;
 use crate::follow::{failed, tell_server};
@@ -47,10 +48,14 @@ struct Sides {
 
 /// Runs the command.
 pub(crate) async fn copy(options: &CopyOptions) -> Result<u8, Failure> {
+    let (selected, select) = options.select.resolve()?;
     let mut interrupts = Interrupts::new()?;
+    if options.dry_run {
+        return dry_run(options, &selected, &mut interrupts).await;
+    }
     let mut attempt = 1;
     loop {
-        let failure = match copy_once(options, attempt, &mut interrupts).await {
+        let failure = match copy_once(options, &select, attempt, &mut interrupts).await {
             Ok(code) => return Ok(code),
             Err(failure) => failure,
         };
@@ -69,11 +74,24 @@ pub(crate) async fn copy(options: &CopyOptions) -> Result<u8, Failure> {
     }
 }
 
-async fn copy_once(options: &CopyOptions, attempt: u32, interrupts: &mut Interrupts) -> Result<u8, Failure> {
+/// Lists what would be copied.
+async fn dry_run(options: &CopyOptions, selected: &Selected, interrupts: &mut Interrupts) -> Result<u8, Failure> {
+    let client = connect(&options.server, options.quiet || options.json).await?;
+    let destination = &options.destination;
+    let into = destination.ends_with(['/', ':']);
+    let slash = if into { "" } else { "/" };
+    let mut run = DryRun::new(&client, selected, options.json, options.quiet);
+    let target = |path: &str, is_single: bool| if is_single && !into { destination.clone() } else { format!("{destination}{slash}{path}") };
+    let listing = run.source(&options.source, target);
+    interrupts.unless(listing).await.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
+    Ok(run.end())
+}
+
+async fn copy_once(options: &CopyOptions, select: &Select, attempt: u32, interrupts: &mut Interrupts) -> Result<u8, Failure> {
     let beginning = async {
         match &options.to.server {
-            Some(to) => between(options, attempt, to).await,
-            None => within(options, attempt).await,
+            Some(to) => between(options, select, attempt, to).await,
+            None => within(options, select, attempt).await,
         }
     };
     let sides = interrupts.unless(beginning).await.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
@@ -119,9 +137,9 @@ async fn copy_once(options: &CopyOptions, attempt: u32, interrupts: &mut Interru
 }
 
 /// Begins a copy from store to store of one server.
-async fn within(options: &CopyOptions, attempt: u32) -> Result<Sides, Failure> {
+async fn within(options: &CopyOptions, select: &Select, attempt: u32) -> Result<Sides, Failure> {
     let client = connect(&options.server, options.quiet || options.json).await?;
-    let request = SubmitRequest { source: Some(options.source.clone()), ..storing(options, attempt) };
+    let request = SubmitRequest { source: Some(options.source.clone()), select: select.clone(), ..storing(options, attempt) };
     let ((answer, _), _) = submit(&client, resolve(&options.server.server).await, &request).await?;
     Ok(Sides { storing: Side { client, id: answer.transfer_id, name: None }, sending: None })
 }
@@ -138,7 +156,7 @@ fn storing(options: &CopyOptions, attempt: u32) -> SubmitRequest {
 
 /// Begins a copy from one server to another: the first opens a lane as for a download, the second is told of it in the place of files of ours,
 /// and what the second has already goes to the first.
-async fn between(options: &CopyOptions, attempt: u32, to: &ServerAddress) -> Result<Sides, Failure> {
+async fn between(options: &CopyOptions, select: &Select, attempt: u32, to: &ServerAddress) -> Result<Sides, Failure> {
     let quiet = options.quiet || options.json;
     let (source, sink) = (connect(&options.server, quiet).await?, connect_to(to, options, quiet).await?);
     let address = resolve(&options.server.server).await;
@@ -149,7 +167,8 @@ async fn between(options: &CopyOptions, attempt: u32, to: &ServerAddress) -> Res
         minimum_rate_bps: None,
     };
     let resume = options.resume.for_server(attempt);
-    let request = SubmitRequest { source: Some(options.source.clone()), resume, rate, chunk_bytes_max, ..SubmitRequest::default() };
+    let (source_url, select) = (Some(options.source.clone()), select.clone());
+    let request = SubmitRequest { source: source_url, select, resume, rate, chunk_bytes_max, ..SubmitRequest::default() };
     let ((answer, server), _) = submit(&source, address, &request).await?;
     let sending = Side { client: source, id: answer.transfer_id.clone(), name: Some(options.server.server.to_string()) };
     match join(storing(options, attempt), to, &sending, &sink, (&answer, server)).await {
@@ -235,7 +254,9 @@ async fn follow(sides: &Sides, options: &CopyOptions, reporter: &mut Reporter) -
                 if let Some(failure) = failure() {
                     return Err(failure);
                 }
-                let left_out = sent.map_or((0, None), |sent| (sent.files_failed, sent.first_failure));
+                // What one side cannot read, and what the other cannot write.
+                let other = sent.filter(|_| sides.sending.is_some()).map_or((0, None), |sent| (sent.files_failed, sent.first_failure));
+                let left_out = (other.0 + stored.files_failed, other.1.or_else(|| stored.first_failure.clone()));
                 return Ok(Ended { stored: stored.clone(), left_out });
             }
             (_, [true, false] | [false, true]) => {
@@ -283,7 +304,7 @@ impl Side {
         match self.client.status(&self.id).await {
             Ok(status) => Ok(Some(status)),
             Err(error) if error.is_retryable() => {
-                reporter.note(&display::printable(&error.to_string()));
+                reporter.note(&error.to_string());
                 Ok(None)
             }
             Err(error) => Err(error.into()),

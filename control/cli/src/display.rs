@@ -25,9 +25,11 @@ pub(crate) fn paint(text: &str, sgr: &str, wanted: bool) -> String {
     if wanted { format!("\x1b[{sgr}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-/// `text` without control characters: names of files and a server's words must not steer a terminal.
+/// Names of files and a server's words so that they steer no terminal and stay on their line: control characters, and those that turn the
+/// direction of writing, as `\u{1b}`.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    let steers = |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().flat_map(|c| if steers(c) { c.escape_unicode().collect() } else { vec![c] }).collect()
 }
 
 /// A remark on standard error.
@@ -253,6 +255,11 @@ mod tests {
         assert_eq!(paint("OK", "32", false), "OK");
         assert_eq!(paint("OK", "32", true), "\x1b[32mOK\x1b[0m");
         assert!(!colours_wanted(false));
-        assert_eq!(printable("caf\u{e9}\x1b[2J\n"), "caf\u{e9}\u{fffd}[2J\u{fffd}");
+    }
+
+    #[test]
+    fn names_steer_no_terminal() {
+        assert_eq!(printable("caf\u{e9} 日本"), "caf\u{e9} 日本");
+        assert_eq!(printable("a\x1b[2J\nb\u{9b}c\u{202e}d"), "a\\u{1b}[2J\\u{a}b\\u{9b}c\\u{202e}d");
     }
 }

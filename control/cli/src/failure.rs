@@ -128,6 +128,12 @@ pub(crate) enum Failure {
         /// The transfer, if it had begun.
         transfer_id: Option<String>,
     },
+    /// Files cannot be put where they are to go on this machine.
+    #[error("cannot use the destination {detail}")]
+    Place {
+        /// Where, and what the operating system said.
+        detail: String,
+    },
     /// Something on this machine failed.
     #[error("{what}: {detail}")]
     Local {
@@ -165,6 +171,7 @@ impl Failure {
             Self::Transfer { code, .. } | Self::NotVerified { code, .. } => code.exit_code(),
             Self::Upload { source, .. } => upload_exit_code(source),
             Self::Interrupted { signal, .. } => signal.exit_code(),
+            Self::Place { .. } => exit::DESTINATION,
             Self::Local { .. } => exit::INTERNAL,
         }
     }
@@ -185,6 +192,7 @@ impl Failure {
             Self::Transfer { code, .. } | Self::NotVerified { code, .. } => code.to_string(),
             Self::Upload { source, .. } => upload_code(source).to_string(),
             Self::Interrupted { .. } => ErrorCode::Cancelled.to_string(),
+            Self::Place { .. } => ErrorCode::DestinationInvalid.to_string(),
             Self::Local { .. } => ErrorCode::Internal.to_string(),
         }
     }
@@ -202,6 +210,8 @@ impl Failure {
             Self::NotVerified { code, .. } => Some(code.hint()),
             Self::Source(SourceError::Read { .. }) | Self::Walk { .. } => Some("check that it exists and that you may read it"),
             Self::NoFiles { unselected: 1.., .. } => Some("check the patterns and times that select: --dry-run shows what they leave"),
+            Self::Place { .. } => Some("name a directory that is there or can be made, and in which you may write"),
+            Self::Interrupted { transfer_id: Some(_), .. } => Some("the same command goes on where it stopped"),
             Self::NoFiles { .. } => Some("empty directories, links and special files are not sent"),
             _ => None,
         }
@@ -362,6 +372,16 @@ mod tests {
     }
 
     #[test]
+    fn who_interrupts_a_transfer_is_told_that_it_goes_on() {
+        let hint = |transfer_id: Option<&str>| {
+            let failure = Failure::Interrupted { signal: Signal::Interrupt, transfer_id: transfer_id.map(str::to_owned) };
+            failure.hint().map(str::to_owned)
+        };
+        assert!(hint(Some("t")).is_some_and(|hint| hint.contains("the same command goes on")));
+        assert_eq!(hint(None), None, "nothing had begun");
+    }
+
+    #[test]
     fn documented_exit_codes() {
         let upload = |source| Failure::Upload { transfer_id: "t".into(), source };
         let changed = || SourceError::Changed { path: "a".into(), what: "grew".into() };
@@ -381,6 +401,7 @@ mod tests {
             (upload(UploadError::Lost { endpoint: ([192, 0, 2, 1], 1).into(), text: "t".into() }), exit::TRANSFER, "peer_gone"),
             (upload(path_mtu()), exit::TRANSFER, "peer_gone"),
             (upload(UploadError::Offer("o".into())), exit::TRANSFER, "unsupported"),
+            (Failure::Place { detail: "/x: not a directory".into() }, exit::DESTINATION, "destination_invalid"),
             (Failure::Interrupted { signal: Signal::Interrupt, transfer_id: None }, exit::INTERRUPTED, "cancelled"),
             (Failure::Interrupted { signal: Signal::Terminate, transfer_id: None }, exit::TERMINATED, "cancelled"),
         ] {

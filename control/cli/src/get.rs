@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::sync::mpsc;
-use tradewind_api::{DurableEntry, LaneOffer, ResumePolicy, SubmitRequest, exit};
-use tradewind_client::{Download, DownloadReport, FileEvent, UploadError, fingerprint};
+use tradewind_api::{DurableEntry, LaneOffer, ResumePolicy, Select, SubmitRequest, exit};
+use tradewind_client::{Download, DownloadReport, FileEvent, Selected, UploadError, fingerprint};
 use tradewind_seal::{KeyRing, SUFFIX};
 use tradewind_storage::{Durable, Journal, LocalStore, ObjectName, Resumption, Store, StoreError, UploaderConfig, resume};
 
 use crate::connect::{connect, resolve};
 use crate::display::{self, Reporter};
+use crate::dry_get::DryRun;
 use crate::events;
 use crate::failure::Failure;
 use crate::follow::{Driven, drive, ended_on_server, explain, failed, last_word, outcome, tell_server};
@@ -34,7 +35,12 @@ const KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Runs the command.
 pub(crate) async fn get(options: &GetOptions) -> Result<u8, Failure> {
+    let (selected, select) = options.select.resolve()?;
     let mut interrupts = Interrupts::new()?;
+    if options.dry_run {
+        let listing = dry_run(options, &selected);
+        return interrupts.unless(listing).await.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })?;
+    }
     let ring = options.unseal.ring(&mut interrupts).await?;
     let mut all_checked = Vec::new();
     if let Some(ring) = &ring {
@@ -56,7 +62,7 @@ pub(crate) async fn get(options: &GetOptions) -> Result<u8, Failure> {
             attempt += 1;
             // What an attempt leaves out, the next one may get.
             let missed = Arc::new(LeftOut::default());
-            let getting = Getting { options, source, place: &place, left_out: &missed, attempt, packet_bytes_max, keys };
+            let getting = Getting { options, select: &select, source, place: &place, left_out: &missed, attempt, packet_bytes_max, keys };
             let result = getting.run(&mut interrupts).await;
             place.note_down().await;
             let Err(failure) = result else {
@@ -83,6 +89,24 @@ pub(crate) async fn get(options: &GetOptions) -> Result<u8, Failure> {
     left_out.failure().map_or(Ok(exit::OK), Err)
 }
 
+/// Whether files get their own names below the destination, whatever the sources are.
+fn is_directory(options: &GetOptions) -> bool {
+    let given = &options.destination;
+    given.as_os_str().as_bytes().ends_with(b"/") || given.is_dir() || options.sources.len() > 1
+}
+
+/// Says what would be got.
+async fn dry_run(options: &GetOptions, selected: &Selected) -> Result<u8, Failure> {
+    let client = connect(&options.server, options.quiet || options.json).await?;
+    let (into, given) = (is_directory(options), &options.destination);
+    let mut run = DryRun::new(&client, selected, options.json, options.quiet);
+    for source in &options.sources {
+        let target = |path: &str, is_single: bool| if is_single && !into { given.clone() } else { given.join(path) };
+        run.source(source, |path, is_single| target(path, is_single).display().to_string()).await?;
+    }
+    Ok(run.end())
+}
+
 /// Where files go.
 struct Place {
     store: Arc<dyn Store>,
@@ -100,7 +124,7 @@ impl Place {
     /// `checked` is what is known of the first source, with --unseal. A sealed object is called so until it is unsealed.
     fn of(options: &GetOptions, checked: Option<&Checked>) -> Result<Self, Failure> {
         let given = &options.destination;
-        let into = given.as_os_str().as_bytes().ends_with(b"/") || given.is_dir() || options.sources.len() > 1;
+        let into = is_directory(options);
         let folders = options.sources.iter().any(|source| source.ends_with('/')) || checked.is_some_and(Checked::is_folder);
         let (directory, name, exact) = if into || folders {
             (given.clone(), ObjectName::Into(String::new()), None)
@@ -113,13 +137,13 @@ impl Place {
                 if checked.is_some_and(|checked| checked.is_sealed_object) { format!("{name}{SUFFIX}") } else { name.to_owned() };
             (given.parent().unwrap_or(Path::new("")).to_owned(), ObjectName::Exact(at_first), Some(name.to_owned()))
         };
-        let unusable = |what, detail: String| Failure::Local { what, detail };
+        let unusable = |detail: String| Failure::Place { detail };
         let directory = if directory.as_os_str().is_empty() { PathBuf::from(".") } else { directory };
         std::fs::create_dir_all(&directory)
             .and_then(|()| directory.canonicalize())
-            .map_err(|error| unusable("cannot make the directory", format!("{}: {error}", directory.display())))
+            .map_err(|error| unusable(format!("{}: {error}", directory.display())))
             .and_then(|root| {
-                let store = LocalStore::open(&root).map_err(|error| unusable("cannot use the directory", error.to_string()))?;
+                let store = LocalStore::open(&root).map_err(|error| unusable(error.to_string()))?;
                 let store = if options.preserve_owner { store.restoring_owners() } else { store };
                 let journal =
                     open_journal().inspect_err(|error| display::note(&format!("{error}; an interrupted download will start over"))).ok();
@@ -214,6 +238,7 @@ fn last_part(url: &str) -> &str {
 /// One attempt to get one source.
 struct Getting<'a> {
     options: &'a GetOptions,
+    select: &'a Select,
     source: &'a str,
     place: &'a Place,
     left_out: &'a Arc<LeftOut>,
@@ -234,6 +259,7 @@ impl Getting<'_> {
         let config = UploaderConfig {
             name: self.place.name.clone(),
             overwrite: options.overwrite,
+            leave_out: true,
             part_bytes: Some(1),
             ..UploaderConfig::default()
         };
@@ -255,14 +281,14 @@ impl Getting<'_> {
         let config = UploaderConfig { block_bytes: offer.block_bytes.into(), ..config };
         let wants = request.resume == ResumePolicy::Attributes;
         let telling = async {
-            let (resumption, mut have) = self.resumption(&config, wants).await?;
+            let (resumption, mut have, kept) = self.resumption(&config, wants).await?;
             have.extend(have_unsealed);
             if wants {
                 client.have(id, have).await?;
             }
-            Ok(resumption)
+            Ok((resumption, kept))
         };
-        let resumption = match interrupts.unless(telling).await.map_err(interrupted).and_then(|told| told) {
+        let (resumption, bytes_kept) = match interrupts.unless(telling).await.map_err(interrupted).and_then(|told| told) {
             Ok(resumption) => resumption,
             Err(failure) => {
                 tell_server(&client, id).await;
@@ -275,7 +301,9 @@ impl Getting<'_> {
         let download = self.download(offer, server, config, resumption, Arc::clone(&cancel), on_file);
         if options.json {
             let endpoint = download.lane.endpoints.first();
-            events::emit(&json!({ "event": "started", "transfer_id": id, "source": self.source, "endpoint": endpoint }));
+            events::emit(&json!({
+                "event": "started", "transfer_id": id, "source": self.source, "endpoint": endpoint, "bytes_kept": bytes_kept,
+            }));
         }
         let mut reporter = Reporter::new(options.json, options.quiet, 0);
         let moved = Cell::new(Instant::now());
@@ -318,13 +346,13 @@ impl Getting<'_> {
         let options = self.options;
         let resume = if self.place.journal.is_some() { options.resume.for_server(self.attempt) } else { ResumePolicy::None };
         let (source, overwrite) = (Some(self.source.to_owned()), options.overwrite);
-        SubmitRequest { source, overwrite, resume, chunk_bytes_max, ..options.lane.request() }
+        SubmitRequest { source, select: self.select.clone(), overwrite, resume, chunk_bytes_max, ..options.lane.request() }
     }
 
-    /// What earlier downloads left, for this end and, as lines, for the server.
-    async fn resumption(&self, config: &UploaderConfig, is_wanted: bool) -> Result<(Option<Resumption>, Vec<u8>), Failure> {
-        let mut lines = Vec::new();
-        let Some(journal) = &self.place.journal else { return Ok((None, lines)) };
+    /// What earlier downloads left, for this end and, as lines, for the server; and how many bytes it is.
+    async fn resumption(&self, config: &UploaderConfig, is_wanted: bool) -> Result<(Option<Resumption>, Vec<u8>, u64), Failure> {
+        let (mut lines, mut bytes) = (Vec::new(), 0u64);
+        let Some(journal) = &self.place.journal else { return Ok((None, lines, bytes)) };
         let scope = journal.scope(Arc::clone(&self.place.store));
         // What nobody goes on with goes, as at the server.
         if let Err(error) = scope.sweep(KEEP, &config.retry).await {
@@ -341,6 +369,8 @@ impl Getting<'_> {
             // The server knows the one file by its own name.
             let path = if matches!(name, ObjectName::Exact(_)) { source_name } else { path };
             let file = fingerprint(path, *size, *mtime_ns);
+            let (Durable::File { size: here, .. } | Durable::Part { length: here, .. }) = durable;
+            bytes = bytes.saturating_add(*here);
             let entry = match durable {
                 Durable::File { .. } => DurableEntry::File { file, crc64: None, samples: Vec::new() },
                 Durable::Part { offset, length, .. } => DurableEntry::Part { file, offset: *offset, length: *length, crc64: None },
@@ -351,7 +381,7 @@ impl Getting<'_> {
         };
         let found = resume(&scope, config, is_wanted, &mut each).await;
         let resumption = found.map_err(|error| Failure::Local { what: "cannot find out what is there", detail: error.to_string() })?;
-        Ok((Some(resumption), lines))
+        Ok((Some(resumption), lines, bytes))
     }
 
     fn download(

@@ -26,8 +26,8 @@ impl Signal {
     /// What the user is told at the end.
     pub(crate) const fn message(self) -> &'static str {
         match self {
-            Self::Interrupt => "interrupted by Ctrl-C; files that were not complete are not stored",
-            Self::Terminate => "ended by SIGTERM; files that were not complete are not stored",
+            Self::Interrupt => "interrupted by Ctrl-C; what is not complete has not got its name",
+            Self::Terminate => "ended by SIGTERM; what is not complete has not got its name",
         }
     }
 }

@@ -22,6 +22,7 @@ mod connect;
 mod copy;
 mod display;
 mod doctor;
+mod dry_get;
 mod dry_run;
 mod events;
 mod failure;

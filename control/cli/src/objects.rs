@@ -11,7 +11,7 @@ use tradewind_api::{
 };
 
 use crate::connect::connect;
-use crate::display;
+use crate::display::{self, printable};
 use crate::events;
 use crate::failure::Failure;
 use crate::options::{LsOptions, RmOptions, StatOptions};
@@ -36,7 +36,7 @@ pub(crate) async fn ls(options: &LsOptions) -> Result<u8, Failure> {
                 serde_json::to_writer(&mut text, &line).map_err(|error| failed_here("cannot write JSON", &error))?;
                 text.push(b'\n');
             } else {
-                let name = escaped(&entry.name);
+                let name = printable(&entry.name);
                 let line = if options.long { format!("{}  {name}\n", long(entry)) } else { format!("{name}\n") };
                 text.extend_from_slice(line.as_bytes());
             }
@@ -98,6 +98,11 @@ impl<'a> Pages<'a> {
         Self { client, query: Some(query), folder: folder_url(url) }
     }
 
+    /// What the names are relative to: put one behind it, and that is the object's URL.
+    pub(crate) fn folder(&self) -> &str {
+        &self.folder
+    }
+
     pub(crate) async fn next(&mut self) -> Result<Option<ObjectPage>, Failure> {
         let Some(mut query) = self.query.take() else { return Ok(None) };
         let page = self.client.list_objects(&query).await?;
@@ -127,7 +132,7 @@ impl Removal<'_> {
             } else if self.options.dry_run {
                 let found = self.client.object(url).await.map(drop);
                 if found.is_ok() {
-                    println_escaped(url)?;
+                    print_line(url)?;
                 }
                 self.settled(found)?;
             } else {
@@ -150,7 +155,7 @@ impl Removal<'_> {
                 let url = format!("{}{}", pages.folder, entry.name);
                 if self.options.dry_run {
                     self.removed += 1;
-                    println_escaped(&url)?;
+                    print_line(&url)?;
                 } else {
                     self.remove(url).await?;
                 }
@@ -267,14 +272,8 @@ fn print(text: &[u8]) -> Result<bool, Failure> {
     }
 }
 
-fn println_escaped(text: &str) -> Result<(), Failure> {
-    print(format!("{}\n", escaped(text)).as_bytes()).map(drop)
-}
-
-/// A name that steers no terminal and stays on its line: control characters, and those that turn the direction of writing, as `\u{1b}`.
-pub(crate) fn escaped(name: &str) -> String {
-    let steers = |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    name.chars().flat_map(|c| if steers(c) { c.escape_unicode().collect() } else { vec![c] }).collect()
+fn print_line(text: &str) -> Result<(), Failure> {
+    print(format!("{}\n", printable(text)).as_bytes()).map(drop)
 }
 
 /// Size and time of the last change, in columns.
@@ -294,7 +293,7 @@ fn time(since_1970_ns: i64) -> Option<SystemTime> {
 fn described(url: &str, details: &ObjectDetails) -> Vec<String> {
     let moment = |ns: Option<i64>| ns.and_then(time).map(|time| humantime::format_rfc3339(time).to_string());
     let mut lines =
-        vec![format!("object    {}", escaped(url)), format!("size      {} ({} bytes)", units::bytes(details.size), details.size)];
+        vec![format!("object    {}", printable(url)), format!("size      {} ({} bytes)", units::bytes(details.size), details.size)];
     let further = [
         ("stored    ", moment(details.modified_ns)),
         ("file time ", moment(details.mtime_ns)),
@@ -303,19 +302,13 @@ fn described(url: &str, details: &ObjectDetails) -> Vec<String> {
         ("CRC-64    ", details.crc64.map(|crc| format!("{crc:016x}"))),
     ];
     lines.extend(further.into_iter().filter_map(|(name, value)| Some(format!("{name}{}", value?))));
-    lines.extend(details.attributes.iter().map(|(name, value)| format!("{:10}{}", escaped(name), escaped(value))));
+    lines.extend(details.attributes.iter().map(|(name, value)| format!("{:10}{}", printable(name), printable(value))));
     lines
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_steer_no_terminal() {
-        assert_eq!(escaped("caf\u{e9} 日本"), "caf\u{e9} 日本");
-        assert_eq!(escaped("a\x1b[2J\nb\u{9b}c\u{202e}d"), "a\\u{1b}[2J\\u{a}b\\u{9b}c\\u{202e}d");
-    }
 
     #[test]
     fn columns_stand_below_each_other() {

@@ -12,7 +12,7 @@ use crate::lists::ListOptions;
 use crate::proof::{ProofOptions, ReceiptKeyOptions, VerifyReceiptOptions};
 use crate::rate::{BitRate, RateOrNone};
 use crate::seal::{GetUnsealOptions, SEAL_HELP, SealKeyFileOptions, SealOptions, SendSealOptions, UNSEAL_HELP, UnsealOptions};
-use crate::select::SelectOptions;
+use crate::select::{SelectObjectsOptions, SelectOptions};
 use crate::verify::VerifyOptions;
 
 /// Moves files at line rate over any distance, straight into object storage.
@@ -26,7 +26,7 @@ pub(crate) struct Options {
 const EXIT_CODES: &str = "\
 Exit codes (7 is also: verify found something else than the manifest says):
   0 done                     6 destination refused
-  1 internal error           7 source unreadable or changed
+  1 internal error           7 files unreadable, changed, not written
   2 usage                    8 transfer failed
   3 access key or secret     9 cancelled on the server
   4 server not reachable    10 server busy
@@ -258,7 +258,12 @@ pub(crate) struct GetOptions {
     #[command(flatten)]
     pub(crate) server: ServerOptions,
     #[command(flatten)]
+    pub(crate) select: SelectObjectsOptions,
+    #[command(flatten)]
     pub(crate) unseal: GetUnsealOptions,
+    /// Print what would be got and under which names, and get nothing. Sealed objects are shown as they are stored.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Replace files that exist.
     #[arg(long)]
     pub(crate) overwrite: bool,
@@ -273,7 +278,7 @@ pub(crate) struct GetOptions {
     pub(crate) resume: ResumeOption,
     #[command(flatten)]
     pub(crate) lane: LaneOptions,
-    /// Print events as JSON, one a line: started, progress, file, unsealed, link, file_error, retry, done, error.
+    /// Print events as JSON, one a line: started, progress, file, unsealed, link, file_error, retry, done, error; with --dry-run: file, dry_run.
     #[arg(long)]
     pub(crate) json: bool,
     /// Print nothing but errors (and JSON events, if asked for).
@@ -294,6 +299,11 @@ pub(crate) struct CopyOptions {
     pub(crate) server: ServerOptions,
     #[command(flatten)]
     pub(crate) to: ToOptions,
+    #[command(flatten)]
+    pub(crate) select: SelectObjectsOptions,
+    /// Print what would be copied and under which names, and copy nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Replace objects that exist.
     #[arg(long)]
     pub(crate) overwrite: bool,
@@ -303,7 +313,7 @@ pub(crate) struct CopyOptions {
     /// Start again by itself so often when an engine or the way between the servers breaks; what is durable is not copied again.
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) retries: u32,
-    /// Print events as JSON, one a line: started, progress, done, error.
+    /// Print events as JSON, one a line: started, progress, done, error; with --dry-run: file, dry_run.
     #[arg(long)]
     pub(crate) json: bool,
     /// Print nothing but errors (and JSON events, if asked for).

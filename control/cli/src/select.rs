@@ -1,14 +1,12 @@
 //! Which files of a directory are sent: patterns as in `.gitignore`, and times.
 
-use std::ffi::OsStr;
 use std::fs::Metadata;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::time::SystemTime;
 
 use clap::Args;
 use clap::builder::ValueParser;
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use tradewind_api::Select;
+use tradewind_client::Selected;
 
 use crate::failure::Failure;
 
@@ -56,10 +54,7 @@ fn point_in_time(text: &str) -> Result<SystemTime, String> {
 /// [`SelectOptions`], ready for use.
 #[derive(Debug)]
 pub(crate) struct Selection {
-    exclude: Gitignore,
-    include: Gitignore,
-    newer_than: Option<SystemTime>,
-    older_than: Option<SystemTime>,
+    selected: Selected,
     symlinks: Symlinks,
 }
 
@@ -67,13 +62,8 @@ impl Selection {
     /// # Errors
     /// [`Failure::Usage`] for a pattern that means nothing.
     pub(crate) fn new(options: &SelectOptions) -> Result<Self, Failure> {
-        Ok(Self {
-            exclude: patterns("--exclude", &options.exclude)?,
-            include: patterns("--include", &options.include)?,
-            newer_than: options.newer_than,
-            older_than: options.older_than,
-            symlinks: options.symlinks,
-        })
+        let SelectOptions { exclude, include, newer_than, older_than, symlinks } = options;
+        Ok(Self { selected: selected(exclude, include, *newer_than, *older_than)?, symlinks: *symlinks })
     }
 
     pub(crate) fn follows_links(&self) -> bool {
@@ -87,48 +77,71 @@ impl Selection {
 
     /// Whether something in a directory of this name at the destination may be sent.
     pub(crate) fn enters(&self, name: &[u8]) -> bool {
-        // An include may match anything inside.
-        !self.include.is_empty() || !self.exclude.matched(path(name), true).is_ignore()
+        self.selected.enters(name)
     }
 
     /// Whether a file of this name at the destination is sent.
     pub(crate) fn takes(&self, name: &[u8], metadata: &Metadata) -> bool {
-        let matches = |patterns: &Gitignore| patterns.matched_path_or_any_parents(path(name), false).is_ignore();
-        let only_included = self.exclude.is_empty() && !self.include.is_empty();
-        let is_named = matches(&self.include) || (!only_included && !matches(&self.exclude));
-        // A file without a time of modification is not left out for it.
-        let modified = metadata.modified().ok();
-        let is_newer = self.newer_than.is_none_or(|than| modified.is_none_or(|modified| modified > than));
-        let is_older = self.older_than.is_none_or(|than| modified.is_none_or(|modified| modified < than));
-        is_named && is_newer && is_older
+        self.selected.takes_name(name) && self.selected.takes_time(metadata.modified().ok())
     }
 }
 
-fn path(name: &[u8]) -> &Path {
-    Path::new(OsStr::from_bytes(name))
+/// What is read of the folders of stores.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SelectObjectsOptions {
+    /// Leave out what matches, a pattern as in .gitignore, compared with the name at the destination: '*.tmp', '/day-1/raw/', '**/cache'. Repeatable.
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Take what matches, though an --exclude matches it too; without any --exclude, take nothing else. Repeatable.
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<String>,
+    /// Only files modified after this: an age (36h, '2 days') or a time in UTC ('2026-11-26 08:00:00'). Without a file's time, the object's counts.
+    #[arg(long, value_name = "AGE|TIME", value_parser = ValueParser::new(point_in_time))]
+    newer_than: Option<SystemTime>,
+    /// Only files last modified before this.
+    #[arg(long, value_name = "AGE|TIME", value_parser = ValueParser::new(point_in_time))]
+    older_than: Option<SystemTime>,
 }
 
-fn patterns(option: &str, lines: &[String]) -> Result<Gitignore, Failure> {
-    let usage = |line: &str, why: &str| Failure::Usage {
-        detail: format!("{option} '{line}': {why}"),
+impl SelectObjectsOptions {
+    /// The same for this end, and for the server, which leaves out what is not selected while it lists.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for a pattern that means nothing, and for times that the server cannot be told.
+    pub(crate) fn resolve(&self) -> Result<(Selected, Select), Failure> {
+        let ns = |time: Option<SystemTime>| {
+            let since =
+                |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_nanos()).ok());
+            time.map(|time| {
+                since(time).ok_or_else(|| Failure::Usage {
+                    detail: "a time before 1970 or after 2262 selects nothing of a store".to_owned(),
+                    hint: "leave it out".to_owned(),
+                })
+            })
+            .transpose()
+        };
+        let selected = selected(&self.exclude, &self.include, self.newer_than, self.older_than)?;
+        let (exclude, include) = (self.exclude.clone(), self.include.clone());
+        Ok((selected, Select { exclude, include, newer_than_ns: ns(self.newer_than)?, older_than_ns: ns(self.older_than)? }))
+    }
+}
+
+fn selected(
+    exclude: &[String],
+    include: &[String],
+    newer_than: Option<SystemTime>,
+    older_than: Option<SystemTime>,
+) -> Result<Selected, Failure> {
+    Selected::new(exclude, include, newer_than, older_than).map_err(|error| Failure::Usage {
+        detail: format!("--exclude or --include {error}"),
         hint: "patterns are those of .gitignore: '*.tmp', '/top-only', 'directory/', '**/anywhere'; put them in quotes".to_owned(),
-    };
-    let mut builder = GitignoreBuilder::new("");
-    for line in lines {
-        if line.starts_with('!') {
-            let other = if option == "--exclude" { "--include" } else { "--exclude" };
-            return Err(usage(line, &format!("say {other} instead of '!'")));
-        }
-        if line.trim().is_empty() || line.starts_with('#') {
-            return Err(usage(line, "it matches nothing (escape a leading # as \\#)"));
-        }
-        builder.add_line(None, line).map_err(|error| usage(line, &error.to_string()))?;
-    }
-    builder.build().map_err(|error| usage(&lines.join("', '"), &error.to_string()))
+    })
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::path::Path;
     use std::time::Duration;
 
     use super::*;

@@ -13,7 +13,6 @@ use tradewind_integrity::{MANIFEST_LINE_BYTES_MAX, ManifestLine};
 
 use crate::connect::connect;
 use crate::failure::Failure;
-use crate::objects::escaped;
 use crate::options::ServerOptions;
 use crate::{display, events, units};
 
@@ -114,7 +113,7 @@ impl Tally {
         if json {
             events::emit(&json!({ "event": "file", "path": path, "state": state, "message": what }));
         } else {
-            display::result(&format!("{state}: {}: {what}", escaped(path)));
+            display::result(&format!("{state}: {}: {what}", path));
         }
     }
 

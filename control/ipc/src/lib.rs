@@ -25,6 +25,7 @@ mod error;
 mod frame;
 mod message;
 mod secret;
+mod select;
 mod verify;
 
 pub use browse::{Browse, BrowseAnswer, BrowseQuestion, Browsed, ObjectDetails, ObjectEntry, ObjectPage};
@@ -40,4 +41,5 @@ pub use message::{
     PROTOCOL_VERSION, Progress, RatePolicy, Ready, Receive, Role, S3Store, StageLatency, Stats, Store, ToEngine, XdpMode, XdpStatus,
 };
 pub use secret::{LANE_SECRET_BYTES, LaneSecret, SecretText};
+pub use select::Select;
 pub use verify::{VERIFY_HEARTBEAT_MS, Verdict, Verified, Verify};

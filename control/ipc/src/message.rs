@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Browse, Browsed, ErrorCode, LaneSecret, SecretText, Verified, Verify};
+use crate::{Browse, Browsed, ErrorCode, LaneSecret, SecretText, Select, Verified, Verify};
 
 /// Version of this set of messages. Both processes come from one release, so the rule is plain: equal or refused.
 pub const PROTOCOL_VERSION: u32 = 6;
@@ -261,6 +261,8 @@ pub enum Job {
     Send {
         /// Which.
         source: Destination,
+        /// And which of these.
+        select: Select,
         /// The client says what it has already, with [`ToEngine::Have`], before it speaks on the lane.
         resume: bool,
     },
@@ -268,6 +270,8 @@ pub enum Job {
     Copy {
         /// Which objects.
         source: Destination,
+        /// And which of these.
+        select: Select,
         /// Where they go.
         into: Receive,
     },

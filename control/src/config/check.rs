@@ -92,7 +92,7 @@ fn check_limits(written: &Written, reader: &mut Reader<'_>) {
         ("limits", "finished_keep_s", limits.finished_keep_s, 0..=30 * 86_400),
         ("limits", "idle_timeout_s", limits.idle_timeout_s, 5..=86_400),
         ("limits", "shutdown_timeout_s", limits.shutdown_timeout_s, 0..=86_400),
-        ("limits", "resume_keep_s", limits.resume_keep_s, 60..=31_536_000),
+        ("limits", "resume_keep_s", limits.resume_keep_s, 1..=31_536_000),
         ("rest", "request_timeout_s", rest.request_timeout_s, 1..=600),
         ("rest", "connections_max", rest.connections_max as u64, 1..=65_536),
     ] {

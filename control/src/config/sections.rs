@@ -118,8 +118,8 @@ pub struct LimitsSection {
     pub idle_timeout_s: u64,
     /// How long running transfers may go on after SIGTERM, seconds. Default 30.
     pub shutdown_timeout_s: u64,
-    /// How long an interrupted upload is kept at its store for somebody to go on with it, and a stored file is remembered, seconds. Default
-    /// 604,800: 7 days.
+    /// How long an interrupted upload is kept at its store for somebody to go on with it, and a stored file is remembered, seconds. What a
+    /// running transfer works on is kept however long it takes. Default 604,800: 7 days.
     pub resume_keep_s: u64,
 }
 

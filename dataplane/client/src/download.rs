@@ -19,7 +19,7 @@ use tradewind_storage::{Crc64, Resumption, Store, UploadEvent, Uploader, Uploade
 use tradewind_wire::control::close;
 use tradewind_wire::{BlockId, LaneId};
 
-use crate::blocks::{CRC_ATTRIBUTE, ERROR_ATTRIBUTE, forget_way, ready_block};
+use crate::blocks::{CRC_ATTRIBUTE, ERROR_ATTRIBUTE, ready_block};
 use crate::error::UploadError;
 use crate::link::{LINGER_NS, SLEEP_MAX_NS, ServerLink, local};
 use crate::progress::{Progress, limiter_name, share};
@@ -49,7 +49,7 @@ pub enum FileEvent {
         /// The store that it comes from keeps the same checksum.
         verified: bool,
     },
-    /// It could not be read at its source, or is not what its source says.
+    /// It could not be read at its source or written here, or is not what its source says.
     Failed {
         /// Its name below the destination.
         path: Vec<u8>,
@@ -87,7 +87,7 @@ pub struct DownloadReport {
     pub bytes: u64,
     /// Bytes that came over the network.
     pub bytes_received: u64,
-    /// Files that could not be read at their source.
+    /// Files that could not be read at their source or written here.
     pub files_failed: u64,
     /// From the first packet to the last file durable.
     pub elapsed: Duration,
@@ -168,8 +168,8 @@ struct Sink {
 
 impl Sink {
     fn block(&mut self, block: BlockId, buffer: BlockBuf, image_bytes: usize) -> Result<(), TableError> {
-        let mut table = BlockTable::verified(&buffer[..image_bytes])?;
-        for record in &mut table.files {
+        let table = BlockTable::verified(&buffer[..image_bytes])?;
+        for record in &table.files {
             let attribute = |name: &str| record.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
             if record.is_withdrawn() {
                 self.report.files_failed += 1;
@@ -179,7 +179,6 @@ impl Sink {
             } else if let Some(crc) = attribute(CRC_ATTRIBUTE).and_then(|text| Crc64::from_base64(&text)) {
                 self.expected.insert(record.file.0, crc);
             }
-            forget_way(record);
         }
         self.blocks += 1;
         self.uploader.block(ready_block(block, buffer.freeze(image_bytes), &table));
@@ -204,6 +203,11 @@ impl Sink {
                     self.report.files += 1;
                     self.report.bytes += size;
                     (self.on_file)(FileEvent::Stored { path, size, crc64: crc64.0, verified: expected.is_some() });
+                }
+                UploadEvent::FileLeftOut { file, path, reason } => {
+                    self.expected.remove(&file);
+                    self.report.files_failed += 1;
+                    (self.on_file)(FileEvent::Failed { path, reason });
                 }
                 UploadEvent::Finished { .. } => self.is_finished = true,
                 UploadEvent::Failed(error) => return Err(error.into()),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tradewind_client::Cipher;
-use tradewind_ipc::{Destination, DestinationName, ErrorCode, FromEngine, Job, LaneClosed, LaneReceipt, Receive, Store, ToEngine};
+use tradewind_ipc::{Destination, DestinationName, ErrorCode, FromEngine, Job, LaneClosed, LaneReceipt, Receive, Select, Store, ToEngine};
 
 use crate::engine::Engine;
 
@@ -14,7 +14,7 @@ fn at(root: &Path) -> Destination {
 
 fn copy(from: &Path, to: &Path) -> Job {
     let into = Receive { destination: at(to), overwrite: false, resume: false, variant: 0 };
-    Job::Copy { source: at(from), into }
+    Job::Copy { source: at(from), select: Select::default(), into }
 }
 
 async fn last_word(engine: &mut Engine) -> FromEngine {
@@ -83,6 +83,7 @@ async fn a_cancelled_copy_gives_its_memory_back() {
 async fn what_is_not_there_cannot_be_got() {
     let from = tempfile::tempdir().unwrap();
     let mut engine = Engine::start().await;
-    let refused = engine.open(Job::Send { source: at(from.path()), resume: false }, Cipher::Aes128Gcm).await.unwrap_err();
+    let refused =
+        engine.open(Job::Send { source: at(from.path()), select: Select::default(), resume: false }, Cipher::Aes128Gcm).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::SourceMissing);
 }

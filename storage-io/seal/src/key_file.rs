@@ -1,8 +1,6 @@
 //! Key files: one line that says what it is, one line with 32 random bytes in Base64 (RFC 4648).
 
-use std::fs::OpenOptions;
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use data_encoding::BASE64;
@@ -22,16 +20,10 @@ const FILE_BYTES_MAX: u64 = 4096;
 pub fn create_key_file(path: &Path) -> Result<KeyId, SealError> {
     let secret = Zeroizing::new(random::<KEY_BYTES>()?);
     let text = Zeroizing::new(format!("{FIRST_LINE}\n{}\n", Zeroizing::new(BASE64.encode(secret.as_slice())).as_str()));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => wrong(path, "it exists already; choose another name, for what it opens would be lost"),
+    write_new(path, text.as_bytes()).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => wrong(path, "it exists already; choose another name, for what it opens would be lost"),
         _ => wrong(path, error.to_string()),
     })?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| sync_folder(path));
-    if let Err(error) = written {
-        // Half a key file would only be found out when it is needed.
-        let _ = std::fs::remove_file(path);
-        return Err(wrong(path, error.to_string()));
-    }
     Ok(MasterKey::from_bytes(&secret)?.id())
 }
 
@@ -63,8 +55,14 @@ fn parse(text: &str) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
     Some(secret)
 }
 
-pub(crate) fn sync_folder(path: &Path) -> std::io::Result<()> {
+/// Writes a new file of mode 0600, whole and on disk or not at all; an error of the kind `AlreadyExists` if something has the name.
+pub(crate) fn write_new(path: &Path, contents: &[u8]) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // tempfile makes it with mode 0600.
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(contents)?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path)?;
     std::fs::File::open(folder)?.sync_all()
 }
 

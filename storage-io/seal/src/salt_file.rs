@@ -1,7 +1,7 @@
 //! The salt of a user's passphrases, made once and kept, so that the same passphrase is the same key tomorrow.
 
 use std::fs::{self, DirBuilder};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use data_encoding::HEXLOWER;
 
 use crate::error::SealError;
 use crate::key::{SALT_BYTES, Salt, random_salt};
-use crate::key_file::{sync_folder, wrong};
+use crate::key_file::{write_new, wrong};
 
 /// The salt in a file: 32 hexadecimal digits. If there is no such file it is made (mode 0600, its directory 0700), whole or not at all, and
 /// of several that do so at once all get the same salt.
@@ -26,15 +26,12 @@ pub fn read_or_create_salt(path: &Path) -> Result<Salt, SealError> {
     let failed = |error: io::Error| wrong(path, error.to_string());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-    // tempfile makes it with mode 0600.
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    writeln!(file, "{}", HEXLOWER.encode(&salt)).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-    match file.persist_noclobber(path) {
-        Ok(_) => sync_folder(path).map(|()| salt).map_err(failed),
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
+    match write_new(path, format!("{}\n", HEXLOWER.encode(&salt)).as_bytes()) {
+        Ok(()) => Ok(salt),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             read(path)?.ok_or_else(|| wrong(path, "it comes and goes; see who else removes it"))
         }
-        Err(error) => Err(failed(error.error)),
+        Err(error) => Err(failed(error)),
     }
 }
 

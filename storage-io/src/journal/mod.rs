@@ -11,8 +11,8 @@ mod resume;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -96,6 +96,38 @@ struct Place {
 pub struct Journal {
     commands: Sender<Command>,
     path: Arc<Path>,
+    live: Arc<Live>,
+}
+
+/// Rows of uploads that a transfer of this process works on, and how many do: however long nothing of them becomes durable, they are no rest.
+#[derive(Debug, Default)]
+struct Live(Mutex<HashMap<i64, u32>>);
+
+impl Live {
+    fn rows(&self) -> MutexGuard<'_, HashMap<i64, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one transfer works on, until it drops this.
+#[derive(Debug)]
+struct Held {
+    live: Arc<Live>,
+    rows: Mutex<Vec<i64>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut live = self.live.rows();
+        for row in self.rows.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            if let Some(holders) = live.get_mut(row) {
+                *holders -= 1;
+                if *holders == 0 {
+                    live.remove(row);
+                }
+            }
+        }
+    }
 }
 
 impl Journal {
@@ -111,13 +143,14 @@ impl Journal {
             .name("journal".to_owned())
             .spawn(move || write(database, &inbox))
             .map_err(|error| StoreError::Journal { detail: format!("no thread for it: {error}") })?;
-        Ok(Self { commands, path })
+        Ok(Self { commands, path, live: Arc::default() })
     }
 
     /// The part of it that is about one store.
     #[must_use]
     pub fn scope(&self, store: Arc<dyn Store>) -> Scope {
-        Scope { journal: self.clone(), place: Arc::new(Place { name: store.place(), store }) }
+        let held = Held { live: Arc::clone(&self.live), rows: Mutex::default() };
+        Scope { journal: self.clone(), place: Arc::new(Place { name: store.place(), store }), held: Arc::new(held) }
     }
 }
 
@@ -126,6 +159,7 @@ impl Journal {
 pub struct Scope {
     journal: Journal,
     place: Arc<Place>,
+    held: Arc<Held>,
 }
 
 impl Scope {
@@ -134,7 +168,18 @@ impl Scope {
         let _ = self.journal.commands.send(Command::Entry(Arc::clone(&self.place), entry));
     }
 
+    /// Keeps an open upload from [`Scope::sweep`] as long as this scope or a clone of it lives.
+    fn hold(&self, row: i64) {
+        *self.held.live.rows().entry(row).or_default() += 1;
+        self.held.rows.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+    }
+
+    fn is_live(&self, row: i64) -> bool {
+        self.held.live.rows().contains_key(&row)
+    }
+
     pub(crate) fn begun(&self, object: OpenObject) {
+        self.hold(object.id);
         self.tell(Entry::Begun(object));
     }
 

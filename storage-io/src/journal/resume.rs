@@ -128,6 +128,7 @@ pub async fn resume(
                         let (path, size, mtime_ns) = (config.path_of(key), *size, *mtime_ns);
                         each(&Durable::Part { path, size, mtime_ns, offset, length: receipt.len, crc: receipt.crc })?;
                     }
+                    scope.hold(reopened.object.id);
                     resumption.open.insert(key.clone(), reopened);
                 }
                 Looked::Gone => {}
@@ -228,7 +229,11 @@ impl Listed {
 
 async fn still_there(store: &dyn Store, config: &UploaderConfig, object: &DoneObject) -> Result<bool, StoreError> {
     let head = || store.head(&object.key);
-    let found = config.retry.run("looking for an object", 0, StoreError::is_retryable, |_| {}, head).await?;
+    let found = match config.retry.run("looking for an object", 0, StoreError::is_retryable, |_| {}, head).await {
+        // Behind what may not be looked at there is nothing of ours; who writes there is told.
+        Err(error) if error.spares_other_files() => return Ok(false),
+        found => found?,
+    };
     Ok(found.is_some_and(|found| Seen::new(found.size, found.etag.as_deref(), found.mtime_ns).is(object)))
 }
 
@@ -246,6 +251,8 @@ async fn look_at_open(
         Err(StoreError::UploadGone { .. }) => return gone(scope, config, object, &receipts).await,
         // Another transfer is writing it. What this one does about it, it will see.
         Err(StoreError::Busy { .. }) => return Ok(Looked::Gone),
+        // Whoever writes there is told.
+        Err(error) if error.spares_other_files() => return Ok(Looked::Gone),
         Err(error) => return Err(error),
     };
     let recall = || upload.recall(receipts.clone());
@@ -290,7 +297,7 @@ async fn gone(scope: &Scope, config: &UploaderConfig, object: OpenObject, receip
 }
 
 impl Scope {
-    /// Gives up uploads of this store that nobody has gone on with for `after`, and forgets what was stored longer ago than that. Returns how
+    /// Gives up uploads of this store that nobody has gone on with for `after` and no transfer of this process works on, and forgets what was stored longer ago than that. Returns how
     /// many uploads were given up.
     ///
     /// # Errors
@@ -305,6 +312,9 @@ impl Scope {
         let stale = self.read(reading).await?;
         let (store, mut given_up) = (&self.place.store, 0);
         for object in stale {
+            if self.is_live(object.id) {
+                continue;
+            }
             let meta = object.meta(false);
             let abort = || async {
                 match store.reopen(&object.key, meta.clone(), &object.handle).await {
@@ -323,5 +333,44 @@ impl Scope {
             }
         }
         Ok(given_up)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Journal;
+    use crate::local::LocalStore;
+    use crate::store::{Attributes, ObjectMeta};
+
+    #[tokio::test]
+    async fn what_nobody_goes_on_with_is_given_up_and_what_somebody_works_on_is_not() {
+        let (state, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let journal = Journal::open(state.path()).unwrap();
+        let store: Arc<dyn Store> = Arc::new(LocalStore::open(root.path()).unwrap());
+        let partial = root.path().join(".f.tradewind-partial");
+        let working = journal.scope(Arc::clone(&store));
+        let key = ObjectKey::new(b"f").unwrap();
+        let meta = ObjectMeta { size: 10, mtime_ns: 5, mode: 0, overwrite: false, token: 0, attributes: Arc::default() };
+        let upload = store.begin(&key, meta).await.unwrap();
+        upload.keep();
+        let (handle, attributes) = (upload.handle(), Attributes::default());
+        working.begun(OpenObject { id: 7, key, size: 10, mtime_ns: 5, variant: 0, mode: 0, attributes, part_bytes: 10, handle });
+        // As in a bucket, where no lock keeps anybody away.
+        drop(upload);
+        working.flush().await;
+        // The journal counts in seconds.
+        tokio::time::sleep(Duration::from_millis(2_100)).await;
+        let janitor = journal.scope(store);
+        let sweep = async |after| janitor.sweep(Duration::from_secs(after), &RetryPolicy::default()).await.unwrap();
+        assert_eq!((sweep(1).await, partial.exists()), (0, true), "somebody works on it");
+        let also_working = working.clone();
+        drop(working);
+        assert_eq!((sweep(1).await, partial.exists()), (0, true), "somebody still does");
+        drop(also_working);
+        assert_eq!((sweep(60).await, partial.exists()), (0, true), "somebody may go on with it");
+        assert_eq!((sweep(1).await, partial.exists()), (1, false));
+        janitor.flush().await;
+        assert_eq!(sweep(1).await, 0, "it is forgotten");
     }
 }

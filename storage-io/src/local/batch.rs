@@ -9,11 +9,11 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::walk::{failed, parent};
-use super::{LocalStore, attributes, check_final_name, lock, rename, temporary_name, write_all};
+use super::walk::{failed, is_directory, parent};
+use super::{Found, LocalStore, attributes, check_final_name, lock, rename, temporary_name, write_all};
 use crate::error::StoreError;
 use crate::store::{Body, ObjectKey, ObjectMeta, StoredObject};
 
@@ -58,13 +58,18 @@ impl LocalStore {
             results[index] = Some(match named {
                 Ok(()) => Ok(StoredObject { etag: None, crc: body.crc(), verified_by_store: false, version_id: None }),
                 // A transfer that was cut off after this file.
-                Err(Errno::EXIST) => {
-                    self.same(key, meta, body.crc()).and_then(|same| same.ok_or_else(|| failed("rename", key, Errno::EXIST)))
-                }
+                Err(Errno::EXIST) => self.same(key, meta, body.crc()).and_then(|same| same.ok_or_else(|| self.taken(key))),
                 Err(errno) => Err(failed("store", key, errno)),
             });
         }
         results.into_iter().flatten().collect()
+    }
+
+    /// Something else has the name.
+    fn taken(&self, key: &ObjectKey) -> StoreError {
+        let is_folder = |found: &Found<'_>| FileType::from_raw_mode(found.stat.st_mode) == FileType::Directory;
+        let is_folder = self.find(key).is_ok_and(|found| found.as_ref().is_some_and(is_folder));
+        if is_folder { is_directory(key) } else { failed("rename", key, Errno::EXIST) }
     }
 
     /// `None`: a file of the temporary name is there.

@@ -27,7 +27,7 @@ use crate::holes::is_marked_sparse;
 use crate::list::{Depth, Listing};
 use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Part, PartReceipt, Store, StoredObject, Upload};
 use read::contents_crc;
-use walk::{failed, parent};
+use walk::{failed, is_directory, parent};
 use write::{Target, write_all};
 
 /// What a directory takes: parts are just writes at an offset, so a part is one block and nothing has to be assembled.
@@ -128,8 +128,10 @@ impl LocalStore {
 
     fn create(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Partial, StoreError> {
         check_final_name(key)?;
-        if !meta.overwrite && self.find(key)?.is_some() {
-            return Err(StoreError::DestinationExists { object: key.to_string() });
+        match self.find(key)? {
+            Some(Found { stat, .. }) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => return Err(is_directory(key)),
+            Some(_) if !meta.overwrite => return Err(StoreError::DestinationExists { object: key.to_string() }),
+            _ => {}
         }
         let Some((dir, name)) = parent(self.root.as_fd(), key, true)? else {
             return Err(failed("make the directory of", key, Errno::NOENT));
@@ -319,7 +321,7 @@ impl Partial {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 rustix::fs::ftruncate(self.target.fd(), size).map_err(|errno| failed("size", &self.key, errno))
             }
-            Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {
+            Err(Errno::NOSPC | Errno::DQUOT) => {
                 Err(StoreError::Full { place: "the target file system".to_owned(), detail: format!("{} needs {size} bytes", self.key) })
             }
             Err(errno) => Err(failed("reserve room for", &self.key, errno)),

@@ -83,11 +83,38 @@ fn a_name_taken_in_the_meantime_is_not_replaced() {
     assert_eq!(root.path().read_dir().unwrap().count(), 1);
 }
 
+/// The servers and the file systems of the end-to-end tests have the same limit to names, so this is where a name is too long.
+#[test]
+fn what_cannot_be_one_file_says_so_and_spares_the_others() {
+    let root = tempfile::tempdir().unwrap();
+    let store = LocalStore::open(root.path()).unwrap();
+    std::fs::create_dir(root.path().join("folder")).unwrap();
+    std::fs::write(root.path().join("file"), b"mine").unwrap();
+    let long = "n".repeat(NAME_BYTES_MAX + 1);
+    let meta = |overwrite| ObjectMeta { size: 3, mtime_ns: 0, mode: 0, overwrite, token: 0, attributes: Arc::default() };
+    let body = || Body::new(vec![bytes::Bytes::from_static(b"abc")], Crc64::of(b"abc"));
+    for bad in ["folder", "file/below", &long, &format!("{long}/below"), ".x.tradewind-partial"] {
+        let key = ObjectKey::new(bad.as_bytes()).unwrap();
+        for overwrite in [false, true] {
+            let large = store.create(&key, meta(overwrite)).err().unwrap();
+            let good = ObjectKey::new(format!("good-{overwrite}-{}", bad.len()).as_bytes()).unwrap();
+            let items = [(key.clone(), meta(overwrite), body()), (good, meta(overwrite), body())];
+            let mut small = store.put_batch(&items);
+            assert!(small.pop().unwrap().is_ok(), "{bad}");
+            for error in [large, small.pop().unwrap().err().unwrap()] {
+                assert!(matches!(error, StoreError::InvalidName { .. }) && error.spares_other_files(), "{bad}: {error:?}");
+            }
+        }
+    }
+    let taken = store.create(&ObjectKey::new(b"file").unwrap(), meta(false)).err().unwrap();
+    assert!(matches!(taken, StoreError::DestinationExists { .. }) && !taken.spares_other_files());
+}
+
 #[test]
 fn more_than_the_disk_holds_is_refused_at_once() {
     let root = tempfile::tempdir().unwrap();
     let store = LocalStore::open(root.path()).unwrap();
-    let meta = ObjectMeta { size: 1 << 50, mtime_ns: 0, mode: 0, overwrite: false, token: 0, attributes: Arc::default() };
+    let meta = ObjectMeta { size: 1 << 43, mtime_ns: 0, mode: 0, overwrite: false, token: 0, attributes: Arc::default() };
     let result = store.create(&ObjectKey::new(b"f").unwrap(), meta);
     assert!(matches!(result, Err(StoreError::Full { .. })), "{result:?}");
     assert_eq!(root.path().read_dir().unwrap().count(), 0);

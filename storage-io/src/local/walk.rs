@@ -46,6 +46,11 @@ fn make(at: BorrowedFd<'_>, folder: &[u8]) -> Result<OwnedFd, Errno> {
     openat(at, folder, DIRECTORY, Mode::empty())
 }
 
+/// A directory has the name of a file; it is never replaced.
+pub(super) fn is_directory(key: &ObjectKey) -> StoreError {
+    StoreError::InvalidName { name: key.to_string(), reason: "a directory has that name" }
+}
+
 /// The store's error for what the kernel said about `key`.
 pub(super) fn failed(action: &'static str, key: &ObjectKey, errno: Errno) -> StoreError {
     let path = key.to_string();
@@ -53,8 +58,8 @@ pub(super) fn failed(action: &'static str, key: &ObjectKey, errno: Errno) -> Sto
         Errno::NOSPC | Errno::DQUOT => {
             StoreError::Full { place: "the target file system".to_owned(), detail: format!("no room to {action} {path}") }
         }
-        Errno::FBIG => StoreError::Full { place: "the target file system".to_owned(), detail: format!("{path} is larger than it takes") },
-        Errno::ACCESS | Errno::PERM | Errno::ROFS => StoreError::AccessDenied { place: path, action, detail: errno.to_string() },
+        Errno::ISDIR => is_directory(key),
+        Errno::ACCESS | Errno::PERM => StoreError::AccessDenied { place: path, action, detail: errno.to_string() },
         Errno::EXIST => StoreError::DestinationExists { object: path },
         Errno::NAMETOOLONG => StoreError::InvalidName { name: path, reason: "the file system takes no name of that length" },
         _ => StoreError::Io { action, path, source: errno.into() },

@@ -35,7 +35,7 @@ impl Bucket {
             .send()
             .await
             .map_err(|error| self.asked("list objects", "", 0).map(&error))?;
-        let page = page(&answer, after.as_deref());
+        let page = page(&answer, after.as_deref(), limit.clamp(1, LIST_ENTRIES_MAX));
         if page.next.is_some() && page.next.as_deref() == after.as_deref().map(str::as_bytes) {
             let detail = "its listing does not get any further".to_owned();
             return Err(StoreError::Rejected {
@@ -50,7 +50,7 @@ impl Bucket {
 }
 
 /// Keys that are no names for files ("directory markers" that end in '/', above all) are passed over.
-fn page(answer: &ListObjectsV2Output, after: Option<&str>) -> Listing {
+fn page(answer: &ListObjectsV2Output, after: Option<&str>, limit: usize) -> Listing {
     let decodes = answer.encoding_type() == Some(&EncodingType::Url);
     let plain = |text: &str| if decodes { decode(text) } else { text.to_owned() };
     let objects: Vec<(String, &Object)> = answer.contents().iter().filter_map(|object| Some((plain(object.key()?), object))).collect();
@@ -62,7 +62,13 @@ fn page(answer: &ListObjectsV2Output, after: Option<&str>) -> Listing {
         let listed = |token: &String| objects.iter().any(|(key, _)| key == token) || folders.contains(token);
         token.filter(listed).or_else(|| objects.iter().map(|(key, _)| key).chain(&folders).max().cloned())
     };
-    let next = if answer.is_truncated() == Some(true) { last().map(String::into_bytes) } else { None };
+    let next = match answer.is_truncated() {
+        Some(true) => last(),
+        // SeaweedFS (4.48) says that this is the end also of a page that a directory marker fills. Then the last in its own order counts.
+        _ if folders.is_empty() && objects.len() >= limit => objects.last().map(|(key, _)| key.clone()),
+        _ => None,
+    };
+    let next = next.map(String::into_bytes);
     let mut entries: Vec<ListEntry> = objects.into_iter().filter_map(|(key, object)| listed(&key, object)).map(ListEntry::Object).collect();
     if !folders.is_empty() {
         let folders = folders.into_iter().filter(|folder| after.is_none_or(|after| !after.starts_with(folder.as_str())));
@@ -105,8 +111,8 @@ mod tests {
             assert_eq!(decode(odd), odd);
         }
         let answer = ListObjectsV2Output::builder().contents(Object::builder().key("a+b%41").size(3).build());
-        assert_eq!(keys(&page(&answer.clone().build(), None)), ["a+b%41"]);
-        assert_eq!(keys(&page(&answer.encoding_type(EncodingType::Url).build(), None)), ["a bA"]);
+        assert_eq!(keys(&page(&answer.clone().build(), None, 1000)), ["a+b%41"]);
+        assert_eq!(keys(&page(&answer.encoding_type(EncodingType::Url).build(), None, 1000)), ["a bA"]);
     }
 
     #[test]
@@ -114,9 +120,19 @@ mod tests {
         let object = |key: &str| Object::builder().key(key).size(1).build();
         let answer =
             ListObjectsV2Output::builder().is_truncated(true).contents(object("a")).contents(object("b/")).contents(object("b//c"));
-        let page = page(&answer.build(), None);
+        let page = page(&answer.build(), None, 1000);
         assert_eq!(keys(&page), ["a"]);
         assert_eq!(page.next.as_deref(), Some(&b"b//c"[..]));
+    }
+
+    #[test]
+    fn a_full_page_is_not_taken_for_the_end() {
+        let object = |key: &str| Object::builder().key(key).size(1).build();
+        let marker = ListObjectsV2Output::builder().is_truncated(false).contents(object("d/"));
+        assert_eq!(page(&marker.clone().build(), None, 1), Listing { entries: Vec::new(), next: Some(b"d/".to_vec()) });
+        assert_eq!(page(&marker.clone().build(), None, 2).next, None);
+        let two = marker.contents(object("d&"));
+        assert_eq!(page(&two.build(), None, 2).next.as_deref(), Some(&b"d&"[..]), "the last in the server's order");
     }
 
     #[test]
@@ -125,11 +141,11 @@ mod tests {
         let object = |key: &str| Object::builder().key(key).size(1).build();
         let answer = ListObjectsV2Output::builder().is_truncated(true).common_prefixes(folder("a/")).contents(object("a&b"));
         let encoded = answer.clone().contents(object("a%2541")).encoding_type(EncodingType::Url).next_continuation_token("a%41");
-        assert_eq!(page(&encoded.build(), None).next.as_deref(), Some(&b"a%41"[..]), "a token is not encoded");
-        let seaweed = page(&answer.clone().next_continuation_token("a&b").build(), None);
+        assert_eq!(page(&encoded.build(), None, 1000).next.as_deref(), Some(&b"a%41"[..]), "a token is not encoded");
+        let seaweed = page(&answer.clone().next_continuation_token("a&b").build(), None, 1000);
         assert_eq!((keys(&seaweed), seaweed.next.as_deref()), (vec!["a&b", "a/"], Some(&b"a&b"[..])));
-        let amazon = page(&answer.clone().next_continuation_token("1ueGcxLPRx1Tr").build(), None);
+        let amazon = page(&answer.clone().next_continuation_token("1ueGcxLPRx1Tr").build(), None, 1000);
         assert_eq!(amazon.next.as_deref(), Some(&b"a/"[..]));
-        assert_eq!(keys(&page(&answer.build(), Some("a/"))), ["a&b"], "a folder that was listed is not listed again");
+        assert_eq!(keys(&page(&answer.build(), Some("a/"), 1000)), ["a&b"], "a folder that was listed is not listed again");
     }
 }

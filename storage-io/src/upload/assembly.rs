@@ -49,6 +49,8 @@ pub(super) enum Milestone {
     Block(u32),
     /// An object is complete.
     File { meta: FileMeta, key: ObjectKey, crc: Crc64 },
+    /// A file cannot be stored, and others can.
+    LeftOut { file: u32, path: Vec<u8>, reason: String },
 }
 
 /// Consecutive bytes of a file.
@@ -228,7 +230,8 @@ impl Assembly {
 
     fn add_file(&mut self, block: u32, meta: &FileMeta) -> Result<(), UploadError> {
         if meta.withdrawn {
-            self.withdraw(meta.file);
+            // What is left of it is nobody's business.
+            drop(self.withdraw(meta.file));
         }
         if self.done.contains(&meta.file) || self.withdrawn.contains(&meta.file) {
             return Ok(());
@@ -243,7 +246,14 @@ impl Assembly {
             };
         }
         let key = match &self.config.name {
-            ObjectName::Into(prefix) => self.config.key_of(prefix, &meta.path)?,
+            ObjectName::Into(prefix) => match self.config.key_of(prefix, &meta.path) {
+                Err(error) if self.config.leave_out => {
+                    self.withdrawn.insert(meta.file);
+                    self.tell_left_out(meta.clone(), &error);
+                    return Ok(());
+                }
+                key => key?,
+            },
             ObjectName::Exact(name) if self.files.is_empty() && self.done.is_empty() => ObjectKey::new(name.as_bytes())?,
             ObjectName::Exact(name) => {
                 let detail = format!("several files cannot all be called {name}; end the destination with '/' to keep their names");
@@ -323,12 +333,32 @@ impl Assembly {
         Ok(())
     }
 
-    /// The sender gives a file up: what is here of it goes, and what is at the store is aborted.
-    fn withdraw(&mut self, id: u32) {
-        if !self.withdrawn.insert(id) {
-            return;
+    /// The store has refused a file. It is given up as if its sender had withdrawn it, if the others can be stored all the same and that is wanted.
+    ///
+    /// # Errors
+    /// The store's, when it ends the transfer.
+    pub(super) fn leave_out(&mut self, id: u32, error: StoreError) -> Result<(), StoreError> {
+        if self.is_withdrawn(id) {
+            return Ok(());
         }
-        let Some(file) = self.files.remove(&id) else { return };
+        if !self.config.leave_out || !error.spares_other_files() {
+            return Err(error);
+        }
+        let Some(meta) = self.withdraw(id) else { return Err(error) };
+        self.tell_left_out(meta, &error);
+        Ok(())
+    }
+
+    fn tell_left_out(&mut self, meta: FileMeta, error: &StoreError) {
+        self.milestones.push_back(Milestone::LeftOut { file: meta.file, path: meta.path, reason: error.to_string() });
+    }
+
+    /// The sender gives a file up: what is here of it goes, and what is at the store is aborted.
+    fn withdraw(&mut self, id: u32) -> Option<FileMeta> {
+        if !self.withdrawn.insert(id) {
+            return None;
+        }
+        let file = self.files.remove(&id)?;
         for queue in [&mut self.jobs.parts, &mut self.jobs.small, &mut self.jobs.control] {
             queue.retain(|job| job.file() != id);
         }
@@ -337,6 +367,7 @@ impl Assembly {
         }
         let filling = file.filling.into_values().flat_map(|filling| filling.blocks);
         filling.chain(file.in_flight.into_values().flatten()).for_each(|block| self.release(block));
+        Some(file.meta)
     }
 
     fn add_piece(&mut self, block: &ReadyBlock, piece: &Piece) -> Result<(), UploadError> {

@@ -28,6 +28,9 @@ pub struct UploaderConfig {
     pub variant: u64,
     /// Whether existing objects may be replaced. Default no.
     pub overwrite: bool,
+    /// A file that cannot be stored for a reason of its own ([`StoreError::spares_other_files`]) is left out and told
+    /// ([`crate::UploadEvent::FileLeftOut`]); else it ends the upload. Default no.
+    pub leave_out: bool,
     /// Payload of a block, bytes: parts are whole blocks. Default 1 MiB.
     pub block_bytes: u64,
     /// Wanted part size, bytes; `None` takes the store's (16 MiB for S3, a block for files). Larger if the object needs it.
@@ -113,6 +116,7 @@ impl Default for UploaderConfig {
             encode_names: false,
             variant: 0,
             overwrite: false,
+            leave_out: false,
             block_bytes: 1 << 20,
             part_bytes: None,
             pool_bytes: u64::MAX,

@@ -307,7 +307,8 @@ impl Driver {
                 tracing::debug!(%error, "of a file that was withdrawn");
                 return Ok(());
             }
-            result => result?,
+            Err(error) => return Ok(self.assembly.leave_out(file, error)?),
+            Ok(outcome) => outcome,
         };
         match outcome {
             Outcome::Begun(upload) => {
@@ -329,7 +330,10 @@ impl Driver {
             }
             Outcome::Many(objects) => {
                 for (file, stored) in objects {
-                    self.stored(file, stored?, true);
+                    match stored {
+                        Ok(object) => self.stored(file, object, true),
+                        Err(error) => self.assembly.leave_out(file, error)?,
+                    }
                 }
             }
             Outcome::Stored(object) => self.stored(file, object, kind != Some(Kind::Control)),
@@ -376,6 +380,7 @@ impl Driver {
     fn report(&mut self) {
         while let Some(milestone) = self.assembly.milestones.pop_front() {
             let event = match milestone {
+                Milestone::LeftOut { file, path, reason } => UploadEvent::FileLeftOut { file, path, reason },
                 Milestone::Block(id) => {
                     self.stats.blocks_durable.fetch_add(1, Relaxed);
                     UploadEvent::BlockDurable(id)

@@ -60,7 +60,16 @@ pub enum UploadEvent {
         /// Whether the store itself checked that.
         verified_by_store: bool,
     },
-    /// Everything announced is stored.
+    /// A file cannot be stored; the others go on. Only with [`UploaderConfig::leave_out`].
+    FileLeftOut {
+        /// The file's number.
+        file: u32,
+        /// Its path as the sender gave it.
+        path: Vec<u8>,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// Everything announced is stored, but for what was left out.
     Finished {
         /// Objects.
         files: u64,

@@ -8,7 +8,7 @@ use tradewind_fabric::BlockPool;
 use super::assembly::{Assembly, Job, Milestone};
 use super::{FileMeta, ObjectName, Piece, ReadyBlock, UploaderConfig};
 use crate::checksum::Crc64;
-use crate::error::UploadError;
+use crate::error::{StoreError, UploadError};
 use crate::store::{Limits, PartReceipt};
 
 const BLOCK: usize = 512;
@@ -176,6 +176,7 @@ proptest! {
                     prop_assert_eq!(crc, Crc64::of(&content(meta.file, sizes[meta.file as usize])));
                     files.push(meta.file as usize);
                 }
+                Milestone::LeftOut { path, .. } => prop_assert!(false, "{path:?} was left out"),
             }
         }
         blocks.sort_unstable();
@@ -334,6 +335,47 @@ fn a_withdrawn_file_leaves_nothing_and_holds_no_block() {
     let durable = assembly.milestones.iter().filter(|milestone| matches!(milestone, Milestone::Block(_))).count();
     assert_eq!(durable, 7);
     assert_eq!(pool.available(), 16);
+}
+
+#[test]
+fn a_file_that_the_store_refuses_is_left_out_if_that_is_wanted_and_the_others_can_be_stored() {
+    let refused = || StoreError::InvalidName { name: "f0".to_owned(), reason: "it is too long" };
+    let full = || StoreError::Full { place: "disk".to_owned(), detail: "no room".to_owned() };
+    let pool = BlockPool::new(16, BLOCK).unwrap();
+    let config = UploaderConfig { leave_out: true, ..config() };
+    let (mut assembly, mut model) = (Assembly::new(config, LIMITS, HashMap::new(), false), Model::default());
+    let size = 9 * BLOCK;
+    for id in 0..5 {
+        assembly.add_block(&block(&pool, id, &[(0, size, id as usize * BLOCK, BLOCK)])).unwrap();
+    }
+    let begin = assembly.jobs.control.pop_front().unwrap();
+    model.serve(&mut assembly, begin);
+    assert!(matches!(assembly.leave_out(0, full()), Err(StoreError::Full { .. })), "nothing else can be stored either");
+    assembly.leave_out(0, refused()).unwrap();
+    // What was on its way to the store meanwhile.
+    assembly.leave_out(0, refused()).unwrap();
+    let mut last = block(&pool, 5, &[(0, size, 5 * BLOCK, BLOCK)]);
+    // A name that the store cannot have at all.
+    last.files.push(FileMeta { path: b"../x".to_vec(), ..meta(2, 0) });
+    assembly.add_block(&last).unwrap();
+    drop(last);
+    assembly.add_block(&block(&pool, 6, &[(1, 10, 0, 10)])).unwrap();
+    assembly.announce(7).unwrap();
+    while let Some(job) = take_job(&mut assembly, 0) {
+        model.serve(&mut assembly, job);
+    }
+    assert_eq!(assembly.finished(), Some((1, 10)));
+    assert!(model.parts.is_empty(), "what was at the store is aborted");
+    let left_out = assembly.milestones.iter().filter_map(|milestone| match milestone {
+        Milestone::LeftOut { file, .. } => Some(*file),
+        _ => None,
+    });
+    assert_eq!(left_out.collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(pool.available(), 16);
+
+    let mut strict = Assembly::new(self::config(), LIMITS, HashMap::new(), false);
+    strict.add_block(&block(&pool, 0, &[(0, size, 0, BLOCK)])).unwrap();
+    assert!(matches!(strict.leave_out(0, refused()), Err(StoreError::InvalidName { .. })));
 }
 
 #[test]

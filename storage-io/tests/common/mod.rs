@@ -143,6 +143,7 @@ pub(crate) async fn listen(uploader: Uploader, mut events: mpsc::UnboundedReceiv
                 outcome.done.push((String::from_utf8(path).unwrap(), size, etag, crc64, verified_by_store));
             }
             UploadEvent::Finished { files, bytes } => outcome.finished = Some((files, bytes)),
+            UploadEvent::FileLeftOut { reason, .. } => panic!("left out, which nobody asked for: {reason}"),
             UploadEvent::Failed(error) => outcome.failed = Some(error),
             UploadEvent::Stopped { aborted, left } => outcome.stopped = Some((aborted, left)),
         }

@@ -162,7 +162,7 @@ mod tests {
     fn the_table_aligns_and_lets_nothing_steer_the_terminal() {
         assert_eq!(
             table(&findings()[..2], false),
-            ["OK    kernel  fine", "WARN  clock   odd \u{fffd}[2J", "              → set it", "1 OK, 0 notes, 1 warning, 0 failures"]
+            ["OK    kernel  fine", "WARN  clock   odd \\u{1b}[2J", "              → set it", "1 OK, 0 notes, 1 warning, 0 failures"]
         );
         assert!(table(&findings(), true)[1].starts_with("\x1b[33mWARN\x1b[0m  clock"));
     }
