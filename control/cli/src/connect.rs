@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tradewind_api::{Client, Credentials, KnownServers, SecretText, ServerAddress, Trust, establish_trust};
 
+use crate::copy::CopyOptions;
 use crate::display;
 use crate::failure::Failure;
-use crate::options::{CopyOptions, IdentityOptions, ServerOptions};
+use crate::options::{IdentityOptions, ServerOptions};
 
 const SECRET_VARIABLE: &str = "TRADEWIND_SECRET";
 const TO_SECRET_VARIABLE: &str = "TRADEWIND_TO_SECRET";

@@ -1,12 +1,14 @@
 //! `tradewind copy`: objects from store to store, inside one server or from one server to another; nothing of them passes this machine.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use clap::{Args, ValueHint};
 use serde_json::json;
 use tradewind_api::{
-    Client, ErrorCode, LaneOffer, Outcome, RatePolicy, RateRequest, RemoteLane, ResumePolicy, Select, ServerAddress, SubmitRequest,
-    SubmitResponse, TransferState, TransferStatus, exit,
+    Client, ErrorCode, Fingerprint, LaneOffer, Outcome, RatePolicy, RateRequest, RemoteLane, ResumePolicy, Select, ServerAddress,
+    SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit,
 };
 use tradewind_client::{Selected, chunk_bytes_for_packets};
 
@@ -18,10 +20,71 @@ use crate::failure::Failure;
 use crate::follow::{failed, tell_server};
 use crate::interrupt::Interrupts;
 use crate::lane::PolicyOption;
-use crate::options::CopyOptions;
+use crate::options::{ResumeOption, ServerOptions};
+use crate::rate::BitRate;
 use crate::retry::{self, Cure};
+use crate::select::SelectObjectsOptions;
 use crate::send::submit;
 use crate::units;
+
+/// `tradewind copy`.
+#[derive(Debug, Args)]
+pub(crate) struct CopyOptions {
+    /// What to copy: with '/' at its end all below it, else an object or the folder of that name.
+    #[arg(value_name = "SRC")]
+    pub(crate) source: String,
+    /// Where to: with '/' at its end below it, else exactly this name for one object.
+    #[arg(value_name = "DEST")]
+    pub(crate) destination: String,
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+    #[command(flatten)]
+    pub(crate) to: ToOptions,
+    #[command(flatten)]
+    pub(crate) select: SelectObjectsOptions,
+    /// Print what would be copied and under which names, and copy nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Replace objects that exist.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// What is taken for copied already.
+    #[arg(long, value_enum, default_value_t = ResumeOption::Attributes)]
+    pub(crate) resume: ResumeOption,
+    /// Start again by itself so often when an engine or the way between the servers breaks; what is durable is not copied again.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) retries: u32,
+    /// Print events as JSON, one a line: started, progress, done, error; with --dry-run: file, dry_run.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print nothing but errors (and JSON events, if asked for).
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// Another server that takes what is copied.
+#[derive(Debug, Args)]
+pub(crate) struct ToOptions {
+    /// Server of DEST, if it is another one than that of SRC: the data goes from the one to the other and not through here. That server has to allow
+    /// it (`data.copy_from`).
+    #[arg(id = "to", long, value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname)]
+    pub(crate) server: Option<ServerAddress>,
+    /// Access key there. Default: the same.
+    #[arg(id = "to_access_key", long, value_name = "KEY", env = "TRADEWIND_TO_ACCESS_KEY", hide_env_values = true)]
+    pub(crate) access_key: Option<String>,
+    /// File whose first line is the secret there. Without it, TRADEWIND_TO_SECRET is used, or the same secret.
+    #[arg(id = "to_secret_file", long, requires = "to", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// Accept only the server whose key has this fingerprint.
+    #[arg(id = "to_fingerprint", long, requires = "to", value_name = "SHA256:…")]
+    pub(crate) fingerprint: Option<Fingerprint>,
+    /// Behaviour beside other traffic on the way there. Default: fair.
+    #[arg(long, value_enum, requires = "to")]
+    pub(crate) policy: Option<PolicyOption>,
+    /// Never faster on the way there, bits per second: 300M, 1.5G. With --policy fixed, the rate itself.
+    #[arg(long, value_name = "RATE", requires = "to", required_if_eq("policy", "fixed"))]
+    pub(crate) rate: Option<BitRate>,
+}
 
 /// How often servers are asked how far they are.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use tradewind_api::{Fingerprint, RateChange, ResumePolicy, ServerAddress};
 use tradewind_client::Compare;
 
+use crate::copy::CopyOptions;
 use crate::keep::KeepOptions;
 use crate::lane::{LaneOptions, PolicyOption};
 use crate::lists::ListOptions;
@@ -284,65 +285,6 @@ pub(crate) struct GetOptions {
     /// Print nothing but errors (and JSON events, if asked for).
     #[arg(long, short)]
     pub(crate) quiet: bool,
-}
-
-/// `tradewind copy`.
-#[derive(Debug, Args)]
-pub(crate) struct CopyOptions {
-    /// What to copy: with '/' at its end all below it, else an object or the folder of that name.
-    #[arg(value_name = "SRC")]
-    pub(crate) source: String,
-    /// Where to: with '/' at its end below it, else exactly this name for one object.
-    #[arg(value_name = "DEST")]
-    pub(crate) destination: String,
-    #[command(flatten)]
-    pub(crate) server: ServerOptions,
-    #[command(flatten)]
-    pub(crate) to: ToOptions,
-    #[command(flatten)]
-    pub(crate) select: SelectObjectsOptions,
-    /// Print what would be copied and under which names, and copy nothing.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Replace objects that exist.
-    #[arg(long)]
-    pub(crate) overwrite: bool,
-    /// What is taken for copied already.
-    #[arg(long, value_enum, default_value_t = ResumeOption::Attributes)]
-    pub(crate) resume: ResumeOption,
-    /// Start again by itself so often when an engine or the way between the servers breaks; what is durable is not copied again.
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    pub(crate) retries: u32,
-    /// Print events as JSON, one a line: started, progress, done, error; with --dry-run: file, dry_run.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Print nothing but errors (and JSON events, if asked for).
-    #[arg(long, short)]
-    pub(crate) quiet: bool,
-}
-
-/// Another server that takes what is copied.
-#[derive(Debug, Args)]
-pub(crate) struct ToOptions {
-    /// Server of DEST, if it is another one than that of SRC: the data goes from the one to the other and not through here. That server has to allow
-    /// it (`data.copy_from`).
-    #[arg(id = "to", long, value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname)]
-    pub(crate) server: Option<ServerAddress>,
-    /// Access key there. Default: the same.
-    #[arg(id = "to_access_key", long, value_name = "KEY", env = "TRADEWIND_TO_ACCESS_KEY", hide_env_values = true)]
-    pub(crate) access_key: Option<String>,
-    /// File whose first line is the secret there. Without it, TRADEWIND_TO_SECRET is used, or the same secret.
-    #[arg(id = "to_secret_file", long, requires = "to", value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) secret_file: Option<PathBuf>,
-    /// Accept only the server whose key has this fingerprint.
-    #[arg(id = "to_fingerprint", long, requires = "to", value_name = "SHA256:…")]
-    pub(crate) fingerprint: Option<Fingerprint>,
-    /// Behaviour beside other traffic on the way there. Default: fair.
-    #[arg(long, value_enum, requires = "to")]
-    pub(crate) policy: Option<PolicyOption>,
-    /// Never faster on the way there, bits per second: 300M, 1.5G. With --policy fixed, the rate itself.
-    #[arg(long, value_name = "RATE", requires = "to", required_if_eq("policy", "fixed"))]
-    pub(crate) rate: Option<BitRate>,
 }
 
 /// What is taken for durable already.

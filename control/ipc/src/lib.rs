@@ -24,6 +24,7 @@ mod code;
 mod error;
 mod frame;
 mod message;
+mod place;
 mod secret;
 mod select;
 mod verify;
@@ -36,10 +37,11 @@ pub use code::{ErrorCode, exit};
 pub use error::IpcError;
 pub use frame::{FRAME_BYTES_MAX, FrameDecoder, encode_frame};
 pub use message::{
-    AzureStore, Cipher, DataEndpoint, Destination, DestinationName, Dialect, DurableList, DurableSummary, FileDone, FromEngine, Hello, Job,
-    LANE_ORDERS_MAX, LaneAccepted, LaneClosed, LaneGroup, LaneOrders, LaneRate, LaneReceipt, LaneReport, LaneTotals, Limiter, OpenLane,
-    PROTOCOL_VERSION, Progress, RatePolicy, Ready, Receive, Role, S3Store, StageLatency, Stats, Store, ToEngine, XdpMode, XdpStatus,
+    Cipher, DataEndpoint, DurableList, DurableSummary, FileDone, FromEngine, Hello, Job, LANE_ORDERS_MAX, LaneAccepted, LaneClosed,
+    LaneGroup, LaneOrders, LaneRate, LaneReceipt, LaneReport, LaneTotals, Limiter, OpenLane, PROTOCOL_VERSION, Progress, RatePolicy, Ready,
+    Receive, Role, StageLatency, Stats, ToEngine, XdpMode, XdpStatus,
 };
+pub use place::{AzureStore, Destination, DestinationName, Dialect, S3Store, Store};
 pub use secret::{LANE_SECRET_BYTES, LaneSecret, SecretText};
 pub use select::Select;
 pub use verify::{VERIFY_HEARTBEAT_MS, Verdict, Verified, Verify};

@@ -33,7 +33,7 @@ const QUERY: AsciiSet = PATH.add(b'/');
 
 /// What a request is signed with.
 enum Auth {
-    Key(hmac::Key),
+    Key(Box<hmac::Key>),
     Sas(Zeroizing<String>),
     Identity { url: String, token: Mutex<Option<(Zeroizing<String>, Instant)>> },
 }
@@ -98,7 +98,7 @@ impl Client {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let http = reqwest::Client::builder().connect_timeout(CONNECT_DEADLINE).no_proxy().build().map_err(unusable)?;
         let auth = match &config.credentials {
-            AzureCredentials::Key(key) => Auth::Key(hmac::Key::new(hmac::HMAC_SHA256, key)),
+            AzureCredentials::Key(key) => Auth::Key(Box::new(hmac::Key::new(hmac::HMAC_SHA256, key))),
             AzureCredentials::Sas(sas) => Auth::Sas(sas.clone()),
             AzureCredentials::ManagedIdentity { client_id } => {
                 let chosen = client_id.as_ref().map_or(String::new(), |id| format!("&client_id={}", utf8_percent_encode(id, &QUERY)));
