@@ -2,6 +2,7 @@
 //! the benchmarks; a server on loopback for what is not about networks; and the benchmarks: [`cells`], [`fairness`], [`kill_resume`], [`small_files`].
 #![forbid(unsafe_code)]
 
+pub mod azurite;
 pub mod cells;
 pub mod fairness;
 pub mod kill_resume;

@@ -1,114 +1,32 @@
 //! Uploads to Azurite, Microsoft's emulator of the Blob service, which checks signatures; read back by curl, without a signature, from a
 //! container that everybody may read. What this cannot see: the service itself, above all its checksums, which Azurite ignores.
 //!
-//! Needs Azurite (`cargo xtask setup` puts it into ~/.cache/tradewind/azurite): from `TRADEWIND_AZURITE`, the program `azurite-blob`, or there.
-//! Without it the tests say SKIP and pass.
+//! Without Azurite (`cargo xtask setup` installs it where npm is) the test says SKIP and passes.
 
 mod common;
 
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use common::listing::{folders_are_no_objects, listing, pages};
 use common::{MIB, all_kinds, assert_done, config, conformance, noise, source, upload};
+use tradewind_bench::azurite::{ACCOUNT, Azurite, CONTAINER, KEY};
 use tradewind_storage::{
     AzureConfig, AzureCredentials, AzureStore, Body, Crc64, Depth, ObjectKey, ObjectMeta, Part, Store as _, StoreError, UploadError,
 };
 
-const START_DEADLINE: Duration = Duration::from_secs(120);
-/// Azurite's one account, as documented.
-const ACCOUNT: &str = "devstoreaccount1";
-const KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
-
-/// Makes a container that everybody may read: signed by another program than the one under test.
-const MAKE_CONTAINER: &str = r#"
-import base64, email.utils, hashlib, hmac, sys, urllib.request
-port, account, key, name = sys.argv[1:]
-date = email.utils.formatdate(usegmt=True)
-headers = {"x-ms-blob-public-access": "blob", "x-ms-date": date, "x-ms-version": "2021-12-02"}
-own = "".join(f"{k}:{v}\n" for k, v in sorted(headers.items()))
-text = f"PUT\n\n\n\n\n\n\n\n\n\n\n\n{own}/{account}/{account}/{name}\nrestype:container"
-mac = base64.b64encode(hmac.new(base64.b64decode(key), text.encode(), hashlib.sha256).digest()).decode()
-headers["Authorization"] = f"SharedKey {account}:{mac}"
-headers["Content-Length"] = "0"
-url = f"http://127.0.0.1:{port}/{account}/{name}?restype=container"
-urllib.request.urlopen(urllib.request.Request(url, data=b"", method="PUT", headers=headers | {"Content-Type": ""})).read()
-"#;
-
-fn program() -> Result<PathBuf, String> {
-    let home = std::env::var("HOME").unwrap_or_default();
-    let place = std::env::var("TRADEWIND_AZURITE")
-        .map_or_else(|_| PathBuf::from(home).join(".cache/tradewind/azurite/node_modules/.bin/azurite-blob"), PathBuf::from);
-    if place.exists() { Ok(place) } else { Err(format!("no {}; run `cargo xtask setup` or set TRADEWIND_AZURITE", place.display())) }
+fn config_of(azurite: &Azurite, container: &str, credentials: AzureCredentials) -> AzureConfig {
+    AzureConfig { account: ACCOUNT.to_owned(), container: container.to_owned(), endpoint: Some(azurite.endpoint()), credentials }
 }
 
-struct Azurite {
-    child: Child,
-    port: u16,
-    _dir: tempfile::TempDir,
+fn store_of(azurite: &Azurite) -> Arc<AzureStore> {
+    Arc::new(AzureStore::open(&config_of(azurite, CONTAINER, AzureCredentials::key(KEY).unwrap())).unwrap())
 }
 
-impl Drop for Azurite {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Azurite {
-    fn start(name: &str) -> Option<Self> {
-        let program = match program() {
-            Ok(program) => program,
-            Err(reason) => {
-                eprintln!("SKIP: {name}: {reason}");
-                return None;
-            }
-        };
-        let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(program)
-            .args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string(), "--silent", "--skipApiVersionCheck", "-l"])
-            .arg(dir.path().join("data"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let azurite = Self { child, port, _dir: dir };
-        let deadline = Instant::now() + START_DEADLINE;
-        while !azurite.make("test") {
-            assert!(Instant::now() < deadline, "Azurite did not come up");
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        Some(azurite)
-    }
-
-    fn make(&self, container: &str) -> bool {
-        let mut python = Command::new("python3");
-        python.args(["-c", MAKE_CONTAINER, &self.port.to_string(), ACCOUNT, KEY, container]);
-        python.stderr(Stdio::null()).status().unwrap().success()
-    }
-
-    fn config(&self, container: &str, credentials: AzureCredentials) -> AzureConfig {
-        let endpoint = Some(format!("http://127.0.0.1:{}/{ACCOUNT}", self.port));
-        AzureConfig { account: ACCOUNT.to_owned(), container: container.to_owned(), endpoint, credentials }
-    }
-
-    fn store(&self) -> Arc<AzureStore> {
-        Arc::new(AzureStore::open(&self.config("test", AzureCredentials::key(KEY).unwrap())).unwrap())
-    }
-
-    /// A blob as curl fetches it.
-    fn read(&self, key: &str) -> Option<Vec<u8>> {
-        let path = percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC).to_string().replace("%2F", "/");
-        let url = format!("http://127.0.0.1:{}/{ACCOUNT}/test/{path}", self.port);
-        let output = Command::new("curl").args(["--silent", "--fail", &url]).output().unwrap();
-        output.status.success().then_some(output.stdout)
-    }
+/// A blob as curl fetches it.
+fn read(azurite: &Azurite, key: &str) -> Option<Vec<u8>> {
+    let path = percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC).to_string().replace("%2F", "/");
+    azurite.read(&path).unwrap()
 }
 
 fn key(name: &str) -> ObjectKey {
@@ -126,16 +44,16 @@ fn body(data: &[u8]) -> Body {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn azurite() {
-    let Some(azurite) = Azurite::start("azurite") else { return };
-    let store = azurite.store();
-    conformance(&*store, "conform/", &|key| azurite.read(key)).await;
+    let Some(azurite) = Azurite::start().unwrap() else { return };
+    let store = store_of(&azurite);
+    conformance(&*store, "conform/", &|key| read(&azurite, key)).await;
 
     let sources = all_kinds();
     let outcome = upload(store.clone(), config("up/"), &sources).await;
     assert_done(&outcome, &sources);
     for source in &sources {
         let name = format!("up/{}", source.path);
-        assert!(azurite.read(&name).as_ref() == Some(&source.data), "{name} differs when read with curl");
+        assert!(read(&azurite, &name).as_ref() == Some(&source.data), "{name} differs when read with curl");
         let info = store.head(&key(&name)).await.unwrap().expect("it is there");
         assert_eq!((info.size, info.crc), (source.data.len() as u64, Some(Crc64::of(&source.data))), "{name}");
     }
@@ -187,13 +105,13 @@ async fn metadata_comes_back(store: &AzureStore) {
 async fn parts_are_recalled_by_another_process(azurite: &Azurite) {
     let data = noise(3, 2 * MIB + 5);
     let meta = meta(data.len(), false);
-    let begun = azurite.store().begin(&key("resumed"), meta.clone()).await.unwrap();
+    let begun = store_of(azurite).begin(&key("resumed"), meta.clone()).await.unwrap();
     let part = |number: u32| {
         let at = (number as usize - 1) * MIB;
         Part { number, offset: at as u64, body: body(&data[at..data.len().min(at + MIB)]) }
     };
     let (first, third) = (begun.put_part(part(1)).await.unwrap(), begun.put_part(part(3)).await.unwrap());
-    let (handle, store) = (begun.handle(), azurite.store());
+    let (handle, store) = (begun.handle(), store_of(azurite));
     drop(begun);
     let found = store.reopen(&key("resumed"), meta.clone(), &handle).await.unwrap();
     let mut missing = first.clone();
@@ -202,7 +120,7 @@ async fn parts_are_recalled_by_another_process(azurite: &Azurite) {
     assert_eq!(held, [first.clone(), third.clone()]);
     let second = found.put_part(part(2)).await.unwrap();
     found.complete(&[first, second, third], Crc64::of(&data)).await.unwrap();
-    assert!(azurite.read("resumed") == Some(data));
+    assert!(read(azurite, "resumed") == Some(data));
     let gone = store.reopen(&key("never begun"), meta, &handle).await.unwrap().recall(Vec::new()).await;
     assert!(matches!(gone, Err(StoreError::UploadGone { .. })), "{gone:?}");
 }
@@ -216,22 +134,22 @@ async fn late_comers_stay(store: &AzureStore, azurite: &Azurite) {
     store.put(&key("late"), ObjectMeta { token: 9, ..meta(6, true) }, body(b"theirs")).await.unwrap();
     let refused = begun.complete(&[part], Crc64::of(&data)).await;
     assert!(matches!(refused, Err(StoreError::DestinationExists { .. } | StoreError::UploadGone { .. })), "{refused:?}");
-    assert_eq!(azurite.read("late").as_deref(), Some(&b"theirs"[..]));
+    assert_eq!(read(azurite, "late").as_deref(), Some(&b"theirs"[..]));
 }
 
 async fn destinations_are_checked(azurite: &Azurite) {
     let check = |config: AzureConfig| async move { AzureStore::open(&config).unwrap().check("a/").await };
-    check(azurite.config("test", AzureCredentials::key(KEY).unwrap())).await.unwrap();
-    assert_eq!(azurite.store().head(&key("a/.tradewind-probe")).await.unwrap(), None, "a check leaves nothing behind");
-    let missing = check(azurite.config("nothing-here", AzureCredentials::key(KEY).unwrap())).await;
+    check(config_of(azurite, "test", AzureCredentials::key(KEY).unwrap())).await.unwrap();
+    assert_eq!(store_of(azurite).head(&key("a/.tradewind-probe")).await.unwrap(), None, "a check leaves nothing behind");
+    let missing = check(config_of(azurite, "nothing-here", AzureCredentials::key(KEY).unwrap())).await;
     assert!(matches!(missing, Err(StoreError::NotFound { .. })), "{missing:?}");
-    let wrong = check(azurite.config("test", AzureCredentials::key("c2VjcmV0LXRoYXQtaXMtd3Jvbmc=").unwrap())).await;
+    let wrong = check(config_of(azurite, "test", AzureCredentials::key("c2VjcmV0LXRoYXQtaXMtd3Jvbmc=").unwrap())).await;
     assert!(matches!(wrong, Err(StoreError::BadCredentials { .. } | StoreError::AccessDenied { .. })), "{wrong:?}");
-    let unsigned = check(azurite.config("test", AzureCredentials::sas("sv=2021-12-02&sig=bm8="))).await.unwrap_err();
+    let unsigned = check(config_of(azurite, "test", AzureCredentials::sas("sv=2021-12-02&sig=bm8="))).await.unwrap_err();
     assert!(matches!(unsigned, StoreError::BadCredentials { .. } | StoreError::AccessDenied { .. }), "{unsigned:?}");
     assert!(!format!("{unsigned:?} {unsigned}").contains("bm8="), "{unsigned}");
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let config = azurite.config("test", AzureCredentials::sas("sv=2021-12-02&sig=c2VjcmV0"));
+    let config = config_of(azurite, "test", AzureCredentials::sas("sv=2021-12-02&sig=c2VjcmV0"));
     let unavailable = check(AzureConfig { endpoint: Some(format!("http://{gone}/{ACCOUNT}")), ..config }).await.unwrap_err();
     assert!(matches!(unavailable, StoreError::Unavailable { .. }) && !unavailable.to_string().contains("c2VjcmV0"), "{unavailable}");
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask setup`: what building and testing need beyond Rust. Quick and silent when all is there.
 
+mod azurite;
 mod packages;
 mod venv;
 
@@ -16,7 +17,8 @@ pub(crate) fn run() -> Result<()> {
     let lock = File::create(cache.join("setup.lock")).context("cannot make the set-up's lock file")?;
     lock.lock().context("cannot lock the set-up's lock file")?;
     packages::ensure()?;
-    venv::ensure(&cache)
+    venv::ensure(&cache)?;
+    azurite::ensure(&cache)
 }
 
 /// Where things are kept between runs: `TRADEWIND_CACHE`, or `tradewind` in the user's cache directory.
