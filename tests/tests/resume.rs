@@ -175,8 +175,8 @@ fn samples_are_compared_where_that_is_wanted() -> Result<()> {
 /// What nobody goes on with is aborted when the next transfer into its store begins; what runs or was resumed is not, however long a part takes.
 #[test]
 fn uploads_that_nobody_goes_on_with_are_aborted_and_no_others() -> Result<()> {
-    const KEEP: Duration = Duration::from_secs(4);
-    let options = ServerOptions { more: "[limits]\nresume_keep_s = 4\n", ..ServerOptions::default() };
+    const KEEP: Duration = Duration::from_secs(10);
+    let options = ServerOptions { more: "[limits]\nresume_keep_s = 10\n", ..ServerOptions::default() };
     let Some(world) = World::start(&options)? else { return Ok(()) };
     let small = world.file("small", 1000)?;
     let large = world.file("large", 40_000_000)?;

@@ -46,7 +46,7 @@ pub enum BucketScheme {
 }
 
 impl BucketScheme {
-    const ALL: [Self; 2] = [Self::S3, Self::Azure];
+    pub(crate) const ALL: [Self; 2] = [Self::S3, Self::Azure];
 
     /// As in URLs.
     #[must_use]

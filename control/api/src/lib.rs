@@ -41,7 +41,7 @@ pub use client::{Client, ClientError, Credentials};
 pub use destination::{BucketScheme, DestinationError, DestinationUrl, check_relative_name, is_store_name};
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use known::{KnownServers, KnownServersError, Trust, TrustError, Trusted, establish_trust};
-pub use objects::{ListQuery, ObjectQuery, Removed, folder_url};
+pub use objects::{ListQuery, ObjectQuery, Removed, folder_url, last_part};
 pub use pin::{pinned_tls_config, probe_fingerprint};
 pub use problem::{ApiCode, Problem, ProblemCode};
 pub use proof::{ReceiptKey, VERIFY_LINES_MAX, Verdict, Verified, VerifyQuery};

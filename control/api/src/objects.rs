@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::destination::BucketScheme;
+
 /// Parameters of `GET /v1/objects`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,15 +39,25 @@ pub struct Removed {
 /// The folder that the names of a listing of this URL are relative to: put a name behind it, and that is the object's URL.
 #[must_use]
 pub fn folder_url(url: &str) -> String {
-    let place = match (url.strip_prefix("s3://"), url.strip_prefix("file://")) {
-        (Some(rest), _) | (_, Some(rest)) => url.len() - rest.len(),
-        _ => url.find(':').map_or(0, |colon| colon + 1),
+    let in_bucket = BucketScheme::ALL.iter().find_map(|scheme| url.strip_prefix(scheme.as_str())?.strip_prefix("://"));
+    let place = match in_bucket.or_else(|| url.strip_prefix("file://")) {
+        Some(rest) => url.len() - rest.len(),
+        None => url.find(':').map_or(0, |colon| colon + 1),
     };
     match url[place..].rfind('/') {
         Some(slash) => url[..=place + slash].to_owned(),
         // The bucket alone.
-        None if url.starts_with("s3://") => format!("{url}/"),
+        None if in_bucket.is_some() => format!("{url}/"),
         None => url[..place].to_owned(),
+    }
+}
+
+/// The name of the one object of a URL: what stands behind its last '/', or in a named store's root behind the ':'.
+#[must_use]
+pub fn last_part(url: &str) -> &str {
+    match url.rsplit_once('/') {
+        Some((_, name)) => name,
+        None => url.split_once(':').map_or(url, |(_, name)| name),
     }
 }
 
@@ -58,6 +70,8 @@ mod tests {
         for (url, folder) in [
             ("s3://bucket", "s3://bucket/"),
             ("s3://bucket/", "s3://bucket/"),
+            ("az://files", "az://files/"),
+            ("az://files/a/b", "az://files/a/"),
             ("s3://bucket/a", "s3://bucket/"),
             ("s3://bucket/a/", "s3://bucket/a/"),
             ("s3://bucket/a/b", "s3://bucket/a/"),
@@ -69,6 +83,15 @@ mod tests {
             ("nonsense", ""),
         ] {
             assert_eq!(folder_url(url), folder, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_last_part_keeps_its_colons() {
+        for (url, name) in
+            [("s3://b/10:30.mov", "10:30.mov"), ("store:a", "a"), ("store:a/b:c", "b:c"), ("store:a:b", "a:b"), ("file:///x", "x")]
+        {
+            assert_eq!(last_part(url), name, "{url}");
         }
     }
 }

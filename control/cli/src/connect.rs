@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tradewind_api::{Client, Credentials, KnownServers, SecretText, ServerAddress, Trust, establish_trust};
 
-use crate::copy::CopyOptions;
+use crate::copy::{CopyOptions, ToOptions};
 use crate::display;
 use crate::failure::Failure;
 use crate::options::{IdentityOptions, ServerOptions};
@@ -36,19 +36,25 @@ async fn connect_with(server: &ServerAddress, identity: &IdentityOptions, variab
     Ok(Client::new(server.clone(), trusted.fingerprint, Some(credentials))?)
 }
 
-/// The same for the server that takes what is copied, with the other server's credentials where it has none of its own.
+/// The same for the server that takes what is copied, with the other server's credentials where it has none of its own: these go to no server
+/// that is met for the first time.
 pub(crate) async fn connect_to(server: &ServerAddress, options: &CopyOptions, quiet: bool) -> Result<Client, Failure> {
-    let (own, to) = (&options.server.identity, &options.to);
-    let has_own = to.access_key.is_some() || to.secret_file.is_some();
+    let has_variable = std::env::var(TO_SECRET_VARIABLE).is_ok_and(|secret| !secret.is_empty());
+    let (identity, variable) = identity_to(&options.server.identity, &options.to, has_variable);
+    connect_with(server, &identity, variable, quiet).await
+}
+
+/// Who asks the server that takes what is copied, and the variable of the secret. The key is its own or that of the other server, and so is the
+/// secret: from its file, its variable, the other's file, the other's variable.
+fn identity_to(own: &IdentityOptions, to: &ToOptions, has_variable: bool) -> (IdentityOptions, &'static str) {
+    let has_secret = to.secret_file.is_some() || has_variable;
     let identity = IdentityOptions {
         access_key: to.access_key.clone().or_else(|| own.access_key.clone()),
-        secret_file: if has_own { to.secret_file.clone() } else { own.secret_file.clone() },
+        secret_file: if has_secret { to.secret_file.clone() } else { own.secret_file.clone() },
         fingerprint: to.fingerprint,
-        strict: own.strict && to.fingerprint.is_none(),
+        strict: to.fingerprint.is_none() && (own.strict || !has_secret),
     };
-    let own_secret = std::env::var(TO_SECRET_VARIABLE).is_ok_and(|secret| !secret.is_empty());
-    let variable = if own_secret { TO_SECRET_VARIABLE } else { SECRET_VARIABLE };
-    connect_with(server, &identity, variable, quiet).await
+    (identity, if has_secret { TO_SECRET_VARIABLE } else { SECRET_VARIABLE })
 }
 
 /// Whom to trust.
@@ -138,6 +144,30 @@ mod tests {
         assert!(error.to_string().contains("secret: its first line"), "{error}");
         assert!(credentials(&identity(Some("key"), Some(&directory.path().join("none")))).is_err());
         assert!(credentials(&identity(None, Some(&file))).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_secret_of_its_own_keeps_the_other_servers_at_home() {
+        let own = identity(Some("own"), Some(Path::new("/own/secret")));
+        let to = |access_key: Option<&str>, secret_file: Option<&str>| ToOptions {
+            server: None,
+            access_key: access_key.map(str::to_owned),
+            secret_file: secret_file.map(Into::into),
+            fingerprint: None,
+            policy: None,
+            rate: None,
+        };
+        let chosen = |options: &ToOptions, has_variable| {
+            let (identity, variable) = identity_to(&own, options, has_variable);
+            let file = identity.secret_file.map(|path| path.display().to_string());
+            (identity.access_key.unwrap(), file, variable, identity.strict)
+        };
+        let file = |path: &str| Some(path.to_owned());
+        assert_eq!(chosen(&to(None, None), false), ("own".into(), file("/own/secret"), SECRET_VARIABLE, true));
+        assert_eq!(chosen(&to(Some("to"), None), false), ("to".into(), file("/own/secret"), SECRET_VARIABLE, true));
+        assert_eq!(chosen(&to(None, None), true), ("own".into(), None, TO_SECRET_VARIABLE, false));
+        assert_eq!(chosen(&to(None, Some("/to")), false), ("own".into(), file("/to"), TO_SECRET_VARIABLE, false));
+        assert_eq!(chosen(&to(Some("to"), Some("/to")), true), ("to".into(), file("/to"), TO_SECRET_VARIABLE, false));
     }
 
     #[tokio::test]

@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueHint};
 use serde_json::json;
 use tradewind_api::{
     Client, ErrorCode, Fingerprint, LaneOffer, Outcome, RatePolicy, RateRequest, RemoteLane, ResumePolicy, Select, ServerAddress,
-    SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit,
+    SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit, last_part,
 };
 use tradewind_client::{Selected, chunk_bytes_for_packets};
 
@@ -20,6 +21,7 @@ use crate::failure::Failure;
 use crate::follow::{failed, tell_server};
 use crate::interrupt::Interrupts;
 use crate::lane::PolicyOption;
+use crate::objects::parse;
 use crate::options::{ResumeOption, ServerOptions};
 use crate::rate::BitRate;
 use crate::retry::{self, Cure};
@@ -54,7 +56,7 @@ pub(crate) struct CopyOptions {
     /// Start again by itself so often when an engine or the way between the servers breaks; what is durable is not copied again.
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) retries: u32,
-    /// Print events as JSON, one a line: started, progress, done, error; with --dry-run: file, dry_run.
+    /// Print events as JSON, one a line: started, progress, retry, done, error; with --dry-run: file, dry_run.
     #[arg(long)]
     pub(crate) json: bool,
     /// Print nothing but errors (and JSON events, if asked for).
@@ -66,7 +68,7 @@ pub(crate) struct CopyOptions {
 #[derive(Debug, Args)]
 pub(crate) struct ToOptions {
     /// Server of DEST, if it is another one than that of SRC: the data goes from the one to the other and not through here. That server has to allow
-    /// it (`data.copy_from`).
+    /// it (`data.copy_from`), and its engine has one worker. Your key and secret for the other server are shown to it only if it is known already.
     #[arg(id = "to", long, value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname)]
     pub(crate) server: Option<ServerAddress>,
     /// Access key there. Default: the same.
@@ -92,6 +94,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 const OTHER_SIDE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The same where it has failed: the other one may know why.
 const OTHER_CAUSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A server that cannot be asked for so long is given up.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Bytes of an IP packet between servers: what any path of the Internet takes, as far as anybody knows.
 const PACKET_BYTES: usize = 1500;
 
@@ -112,6 +116,12 @@ struct Sides {
 /// Runs the command.
 pub(crate) async fn copy(options: &CopyOptions) -> Result<u8, Failure> {
     let (selected, select) = options.select.resolve()?;
+    if matches!(options.resume, ResumeOption::Sparse | ResumeOption::Full) {
+        return Err(Failure::Usage {
+            detail: "a copy does not compare contents with what is there".to_owned(),
+            hint: "use --resume attributes, or --resume none to copy everything; `tradewind verify` compares".to_owned(),
+        });
+    }
     let mut interrupts = Interrupts::new()?;
     if options.dry_run {
         return dry_run(options, &selected, &mut interrupts).await;
@@ -141,8 +151,8 @@ pub(crate) async fn copy(options: &CopyOptions) -> Result<u8, Failure> {
 async fn dry_run(options: &CopyOptions, selected: &Selected, interrupts: &mut Interrupts) -> Result<u8, Failure> {
     let client = connect(&options.server, options.quiet || options.json).await?;
     let destination = &options.destination;
-    let into = destination.ends_with(['/', ':']);
-    let slash = if into { "" } else { "/" };
+    let into = !parse(destination)?.names_one_file();
+    let slash = if into && destination.ends_with(['/', ':']) { "" } else { "/" };
     let mut run = DryRun::new(&client, selected, options.json, options.quiet);
     let target = |path: &str, is_single: bool| if is_single && !into { destination.clone() } else { format!("{destination}{slash}{path}") };
     let listing = run.source(&options.source, target);
@@ -151,13 +161,20 @@ async fn dry_run(options: &CopyOptions, selected: &Selected, interrupts: &mut In
 }
 
 async fn copy_once(options: &CopyOptions, select: &Select, attempt: u32, interrupts: &mut Interrupts) -> Result<u8, Failure> {
+    let begun = Begun::default();
     let beginning = async {
         match &options.to.server {
-            Some(to) => between(options, select, attempt, to).await,
+            Some(to) => between(options, select, attempt, to, &begun).await,
             None => within(options, select, attempt).await,
         }
     };
-    let sides = interrupts.unless(beginning).await.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
+    let sides = match interrupts.unless(beginning).await {
+        Ok(sides) => sides?,
+        Err(signal) => {
+            begun.cancel().await;
+            return Err(Failure::Interrupted { signal, transfer_id: None });
+        }
+    };
     let id = sides.storing.id.clone();
     if options.json {
         let sending = sides.sending.as_ref().map(|side| &side.id);
@@ -199,6 +216,23 @@ async fn copy_once(options: &CopyOptions, select: &Select, attempt: u32, interru
     }
 }
 
+/// Transfers that were begun at servers while the other one was not yet.
+#[derive(Default)]
+struct Begun(Mutex<Vec<(Client, String)>>);
+
+impl Begun {
+    fn add(&self, client: &Client, id: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((client.clone(), id.to_owned()));
+    }
+
+    async fn cancel(&self) {
+        let begun = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for (client, id) in begun {
+            tell_server(&client, &id).await;
+        }
+    }
+}
+
 /// Begins a copy from store to store of one server.
 async fn within(options: &CopyOptions, select: &Select, attempt: u32) -> Result<Sides, Failure> {
     let client = connect(&options.server, options.quiet || options.json).await?;
@@ -212,14 +246,20 @@ fn storing(options: &CopyOptions, attempt: u32) -> SubmitRequest {
     SubmitRequest {
         destination: Some(options.destination.clone()),
         overwrite: options.overwrite,
-        resume: options.resume.for_server(attempt),
+        resume: resume(options, attempt),
         ..SubmitRequest::default()
     }
 }
 
+/// What is taken for copied. Nothing of one object that gets another name: what is there is known by the name there, and what is read by its own.
+fn resume(options: &CopyOptions, attempt: u32) -> ResumePolicy {
+    let (source, destination) = (last_part(&options.source), last_part(&options.destination));
+    if destination.is_empty() || source == destination { options.resume.for_server(attempt) } else { ResumePolicy::None }
+}
+
 /// Begins a copy from one server to another: the first opens a lane as for a download, the second is told of it in the place of files of ours,
 /// and what the second has already goes to the first.
-async fn between(options: &CopyOptions, select: &Select, attempt: u32, to: &ServerAddress) -> Result<Sides, Failure> {
+async fn between(options: &CopyOptions, select: &Select, attempt: u32, to: &ServerAddress, begun: &Begun) -> Result<Sides, Failure> {
     let quiet = options.quiet || options.json;
     let (source, sink) = (connect(&options.server, quiet).await?, connect_to(to, options, quiet).await?);
     let address = resolve(&options.server.server).await;
@@ -229,12 +269,13 @@ async fn between(options: &CopyOptions, select: &Select, attempt: u32, to: &Serv
         target_rate_bps: options.to.rate.map(|rate| rate.bits_per_s()),
         minimum_rate_bps: None,
     };
-    let resume = options.resume.for_server(attempt);
+    let resume = resume(options, attempt);
     let (source_url, select) = (Some(options.source.clone()), select.clone());
     let request = SubmitRequest { source: source_url, select, resume, rate, chunk_bytes_max, ..SubmitRequest::default() };
     let ((answer, server), _) = submit(&source, address, &request).await?;
+    begun.add(&source, &answer.transfer_id);
     let sending = Side { client: source, id: answer.transfer_id.clone(), name: Some(options.server.server.to_string()) };
-    match join(storing(options, attempt), to, &sending, &sink, (&answer, server)).await {
+    match join(storing(options, attempt), to, &sending, &sink, (&answer, server), begun).await {
         Ok(stored) => {
             Ok(Sides { storing: Side { client: sink, id: stored.transfer_id, name: Some(to.to_string()) }, sending: Some(sending) })
         }
@@ -252,6 +293,7 @@ async fn join(
     sending: &Side,
     sink: &Client,
     (offered, server): (&SubmitResponse, IpAddr),
+    begun: &Begun,
 ) -> Result<SubmitResponse, Failure> {
     let lane = offered.lanes.first().and_then(|lane| remote(lane, server));
     let from = lane.ok_or_else(|| Failure::Usage {
@@ -260,6 +302,7 @@ async fn join(
     })?;
     let request = SubmitRequest { from: Some(from), ..storing };
     let ((answer, _), _) = submit(sink, resolve(to).await, &request).await?;
+    begun.add(sink, &answer.transfer_id);
     if request.resume == ResumePolicy::Attributes {
         let mut lines = Vec::new();
         let mut add = |entry| {
@@ -300,10 +343,11 @@ struct Ended {
 /// Follows all sides until they have ended.
 async fn follow(sides: &Sides, options: &CopyOptions, reporter: &mut Reporter) -> Result<Ended, Failure> {
     let mut first_end = None;
+    let mut heard = [Instant::now(); 2];
     loop {
-        let stored = sides.storing.status(reporter).await?;
+        let stored = sides.storing.status(reporter, &mut heard[0]).await?;
         let sent = match &sides.sending {
-            Some(side) => side.status(reporter).await?,
+            Some(side) => side.status(reporter, &mut heard[1]).await?,
             None => stored.clone(),
         };
         let ended = [&stored, &sent].map(|status| status.as_ref().is_some_and(|status| status.state.is_final()));
@@ -363,10 +407,13 @@ impl Sides {
 
 impl Side {
     /// The server's account; `None` when it could not be asked just now.
-    async fn status(&self, reporter: &mut Reporter) -> Result<Option<TransferStatus>, Failure> {
+    async fn status(&self, reporter: &mut Reporter, heard: &mut Instant) -> Result<Option<TransferStatus>, Failure> {
         match self.client.status(&self.id).await {
-            Ok(status) => Ok(Some(status)),
-            Err(error) if error.is_retryable() => {
+            Ok(status) => {
+                *heard = Instant::now();
+                Ok(Some(status))
+            }
+            Err(error) if error.is_retryable() && heard.elapsed() < SILENCE_MAX => {
                 reporter.note(&error.to_string());
                 Ok(None)
             }

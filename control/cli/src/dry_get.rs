@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
-use tradewind_api::{ApiCode, Client, ClientError, ErrorCode, exit};
+use tradewind_api::{ApiCode, Client, ClientError, ErrorCode, exit, last_part};
 use tradewind_client::Selected;
 
 use crate::display;
@@ -42,7 +42,7 @@ impl<'a> DryRun<'a> {
         let folder = if parse(source)?.names_one_file() {
             match self.client.object(source).await {
                 Ok(details) => {
-                    let path = source.rsplit_once(['/', ':']).map_or(source, |(_, name)| name);
+                    let path = last_part(source);
                     let modified_ns = details.mtime_ns.or(details.modified_ns);
                     return self.object(&Object { url: source, path, size: details.size, modified_ns }, &target(path, true)).await;
                 }
@@ -56,7 +56,7 @@ impl<'a> DryRun<'a> {
         let mut pages = Pages::new(client, &folder, true);
         // What stands before the names: nothing, or the folder's own name.
         let own = folder.len() > source.len();
-        let name = if own { source.rsplit_once(['/', ':']).map_or(source, |(_, name)| name) } else { "" };
+        let name = if own { last_part(source) } else { "" };
         let mut is_empty = true;
         while let Some(page) = pages.next().await? {
             is_empty &= page.entries.is_empty();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::sync::mpsc;
-use tradewind_api::{DurableEntry, LaneOffer, ResumePolicy, Select, SubmitRequest, exit};
+use tradewind_api::{DurableEntry, LaneOffer, ResumePolicy, Select, SubmitRequest, exit, last_part};
 use tradewind_client::{Download, DownloadReport, FileEvent, Selected, UploadError, fingerprint};
 use tradewind_seal::{KeyRing, SUFFIX};
 use tradewind_storage::{Durable, Journal, LocalStore, ObjectName, Resumption, Store, StoreError, UploaderConfig, resume};
@@ -22,7 +22,7 @@ use crate::events;
 use crate::failure::Failure;
 use crate::follow::{Driven, drive, ended_on_server, explain, failed, last_word, outcome, tell_server};
 use crate::interrupt::Interrupts;
-use crate::links::{Links, link_name};
+use crate::links::{Links, TARGET_BYTES_MAX, link_name};
 use crate::options::GetOptions;
 use crate::retry::{self, Cure};
 use crate::seal::{Checked, Unsealing, check_key};
@@ -227,14 +227,6 @@ impl LeftOut {
     }
 }
 
-/// The name of the one object of a URL.
-fn last_part(url: &str) -> &str {
-    match url.rsplit_once('/') {
-        Some((_, name)) => name,
-        None => url.split_once(':').map_or(url, |(_, name)| name),
-    }
-}
-
 /// One attempt to get one source.
 struct Getting<'a> {
     options: &'a GetOptions,
@@ -362,8 +354,8 @@ impl Getting<'_> {
         let source_name = last_part(self.source).as_bytes();
         let mut each = |durable: &Durable| {
             let (Durable::File { path, size, mtime_ns, .. } | Durable::Part { path, size, mtime_ns, .. }) = durable;
-            if self.options.links && link_name(path).is_some() {
-                // Is got once more, so that all of them are known in the end.
+            if self.options.links && link_name(path).is_some() && *size <= TARGET_BYTES_MAX {
+                // Is got once more, so that all of them are known in the end. What is larger can be no link.
                 return Ok(());
             }
             // The server knows the one file by its own name.

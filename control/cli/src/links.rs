@@ -22,7 +22,7 @@ use crate::events;
 pub(crate) const SUFFIX: &[u8] = b".rclonelink";
 
 /// Longest target, bytes: PATH_MAX in linux/limits.h without its NUL.
-const TARGET_BYTES_MAX: u64 = 4095;
+pub(crate) const TARGET_BYTES_MAX: u64 = 4095;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 

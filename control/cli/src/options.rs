@@ -33,7 +33,8 @@ Exit codes (7 is also: verify found something else than the manifest says):
   4 server not reachable    10 server busy
   5 server's key differs   130 Ctrl-C, 143 SIGTERM
 
-Environment: TRADEWIND_SERVER, TRADEWIND_ACCESS_KEY, TRADEWIND_SECRET, TRADEWIND_PASSPHRASE;
+Environment: TRADEWIND_SERVER, TRADEWIND_ACCESS_KEY, TRADEWIND_SECRET, TRADEWIND_TO_ACCESS_KEY,
+TRADEWIND_TO_SECRET, TRADEWIND_PASSPHRASE;
 TRADEWIND_LOG (error, warn, info, debug); NO_COLOR.";
 
 const SEND_HELP: &str = "\

@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use tradewind_api::limits::{DESTINATION_BYTES_MAX, PATH_COMPONENT_BYTES_MAX};
-use tradewind_api::{DestinationUrl, ErrorCode, exit};
+use tradewind_api::{DestinationUrl, ErrorCode, exit, last_part};
 use tradewind_client::{Source, SourceError};
 
 use crate::failure::Failure;
@@ -130,7 +130,7 @@ impl Plan {
             && names_one_file
         {
             // So both ends mean the same name when they speak of what is durable.
-            root.name = destination.rsplit(['/', ':']).next().unwrap_or_default().as_bytes().to_vec();
+            root.name = last_part(destination).as_bytes().to_vec();
         }
         Ok(Self { destination: url, roots, selection, may_clash, seal: None })
     }
@@ -212,6 +212,8 @@ pub(crate) fn check_name(path: &Path, name: &[u8]) -> Result<(), SourceError> {
         "it has no name".to_owned()
     } else if name.len() > DESTINATION_BYTES_MAX {
         format!("the name has {} bytes, {DESTINATION_BYTES_MAX} are allowed", name.len())
+    } else if name.split(|&byte| byte == b'/').any(|component| matches!(component, b"" | b"." | b"..")) {
+        "it has an empty component, or one that is '.' or '..'".to_owned()
     } else if name.split(|&byte| byte == b'/').any(|component| component.len() > PATH_COMPONENT_BYTES_MAX) {
         format!("a component has more than {PATH_COMPONENT_BYTES_MAX} bytes")
     } else {

@@ -365,6 +365,10 @@ impl Core {
         if transfer.is_final() {
             return Err(Problem::new(ApiCode::Invalid, "the transfer has ended").with_hint("start another one with the rate wanted"));
         }
+        if transfer.is_called() {
+            let detail = "another server sends the files of this transfer";
+            return Err(Problem::new(ApiCode::Invalid, detail).with_hint("change the rate of the transfer at that server"));
+        }
         let (lane_id, rate) = (transfer.lane_id, change.applied_to(transfer.rate())?);
         self.rates.change(lane_id, rate)?;
         self.rates_at = now;

@@ -71,6 +71,11 @@ impl Transfer {
         self.request.source.is_some() && self.request.destination.is_none()
     }
 
+    /// Whether the files come from another server.
+    pub(super) const fn is_called(&self) -> bool {
+        self.request.from.is_some()
+    }
+
     /// Whether the client may still say what it has already.
     pub(super) fn wants_list(&self) -> bool {
         self.is_download() && self.request.resume == ResumePolicy::Attributes && self.state == TransferState::Waiting

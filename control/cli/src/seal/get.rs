@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use clap::Args;
 use serde_json::json;
-use tradewind_api::{Client, ClientError, DestinationUrl, DurableEntry, ErrorCode, ObjectDetails, ObjectEntry, exit};
+use tradewind_api::{Client, ClientError, DestinationUrl, DurableEntry, ErrorCode, ObjectDetails, ObjectEntry, exit, last_part};
 use tradewind_client::{SEALED_ATTRIBUTE, fingerprint, header_of_attribute};
 use tradewind_seal::{Header, KeyRing, MasterKey, SealError, plain_size};
 
@@ -84,7 +84,7 @@ pub(crate) async fn check(client: &Client, url: &str, ring: &Arc<KeyRing>) -> Re
         Some(details) => header_in(details).map(|header| (header, url.to_owned())),
         None => header_below(client, url).await?,
     };
-    let is_named_sealed = object.is_some() && looks_sealed(last(url).as_bytes());
+    let is_named_sealed = object.is_some() && looks_sealed(last_part(url).as_bytes());
     let Some((header, place)) = found else { return Ok(Checked { object, master: None, is_sealed_object: is_named_sealed }) };
     let ring = Arc::clone(ring);
     let tried = tokio::task::spawn_blocking(move || ring.find(&header)).await.map_err(|error| ended(&error))?;
@@ -128,10 +128,6 @@ async fn header_below(client: &Client, url: &str) -> Result<Option<(Header, Stri
 
 fn folder_of(url: &str) -> String {
     if url.ends_with(['/', ':']) { url.to_owned() } else { format!("{url}/") }
-}
-
-fn last(url: &str) -> &str {
-    url.rsplit(['/', ':']).next().unwrap_or_default()
 }
 
 /// Whether a path is called as sealed files are.
@@ -178,14 +174,14 @@ impl Unsealing {
     pub(crate) async fn have(self: &Arc<Self>, client: &Client, url: &str, interrupts: &mut Interrupts) -> Result<Vec<u8>, Failure> {
         let mut lines = Vec::new();
         if let Some(details) = &self.checked.object {
-            let name = last(url).to_owned();
+            let name = last_part(url).to_owned();
             let entry = ObjectEntry { name, folder: false, size: details.size, modified_ns: None, etag: None };
             self.look(vec![entry], Vec::new(), interrupts, &mut lines).await?;
             return Ok(lines);
         }
         let folder = folder_of(url);
         let above = match parse(url)? {
-            named if DestinationUrl::names_one_file(&named) => format!("{}/", last(url)).into_bytes(),
+            named if DestinationUrl::names_one_file(&named) => format!("{}/", last_part(url)).into_bytes(),
             _ => Vec::new(),
         };
         let mut pages = Pages::new(client, &folder, true);
@@ -372,7 +368,7 @@ mod tests {
         for (path, expected) in [("a.sealed", true), ("d/a.sealed", true), (".sealed", true), ("a.sealed/b", false), ("tws-x", false)] {
             assert_eq!(looks_sealed(path.as_bytes()), expected, "{path}");
         }
-        assert_eq!((last("s3://b/d/f"), last("store:f"), last("s3://b/d/")), ("f", "f", ""));
+        assert_eq!((last_part("s3://b/d/f"), last_part("store:f"), last_part("s3://b/d/")), ("f", "f", ""));
         assert_eq!(
             (folder_of("store:"), folder_of("s3://b"), folder_of("s3://b/d/")),
             ("store:".into(), "s3://b/".into(), "s3://b/d/".into())

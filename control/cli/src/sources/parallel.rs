@@ -64,6 +64,24 @@ pub(crate) fn walk_with(plan: &Arc<Plan>, threads: usize, each: &(impl Fn(Vec<Wa
     });
 }
 
+/// Notes when it is dropped that a task has ended. By a panic, too: the other threads must not wait for this one.
+struct Ended<'a, 'e, E: Fn(Vec<Walked>) -> bool + Sync> {
+    walkers: &'a Walkers<'e, E>,
+    more: Vec<Task>,
+    goes_on: bool,
+}
+
+impl<E: Fn(Vec<Walked>) -> bool + Sync> Drop for Ended<'_, '_, E> {
+    fn drop(&mut self) {
+        let mut queue = self.walkers.queue();
+        queue.busy -= 1;
+        queue.is_over |= !self.goes_on;
+        queue.tasks.extend(self.more.drain(..).rev());
+        drop(queue);
+        self.walkers.changed.notify_all();
+    }
+}
+
 impl<E: Fn(Vec<Walked>) -> bool + Sync> Walkers<'_, E> {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -73,14 +91,10 @@ impl<E: Fn(Vec<Walked>) -> bool + Sync> Walkers<'_, E> {
         while let Some(task) = self.next() {
             // In the order in which they are to be done.
             let (mut more, mut found) = (Vec::new(), Vec::new());
+            let mut ended = Ended { walkers: self, more: Vec::new(), goes_on: false };
             self.work(task, &mut more, &mut found);
-            let goes_on = found.is_empty() || (self.each)(found);
-            let mut queue = self.queue();
-            queue.busy -= 1;
-            queue.is_over |= !goes_on;
-            queue.tasks.extend(more.into_iter().rev());
-            drop(queue);
-            self.changed.notify_all();
+            ended.goes_on = found.is_empty() || (self.each)(found);
+            ended.more = more;
         }
     }
 
