@@ -99,7 +99,7 @@ async fn answer(store: &dyn Store, question: BrowseQuestion) -> Result<BrowseAns
 
 /// A page whose `next` is text. Only directories have names that are not; they are counted and passed over.
 async fn page(store: &dyn Store, prefix: &str, mut after: Option<Vec<u8>>, limit: usize, depth: Depth) -> Result<ObjectPage, StoreError> {
-    let limit = limit.max(1);
+    let (limit, begin) = (limit.max(1), after.clone());
     let mut page = ObjectPage::default();
     loop {
         let left = (limit - page.entries.len()).max(1);
@@ -118,7 +118,10 @@ async fn page(store: &dyn Store, prefix: &str, mut after: Option<Vec<u8>>, limit
                 continue;
             }
         };
-        page.fit_a_frame();
+        if let Some(fitting) = page.fitting() {
+            // Once more and shorter, for only the store knows where its next page begins.
+            return Box::pin(self::page(store, prefix, begin, fitting, depth)).await;
+        }
         return Ok(page);
     }
 }

@@ -96,8 +96,9 @@ pub struct ObjectPage {
 }
 
 impl ObjectPage {
-    /// Leaves out what does not fit a frame; it comes with the next page.
-    pub fn fit_a_frame(&mut self) {
+    /// How many entries fit a frame, if not all do.
+    #[must_use]
+    pub fn fitting(&self) -> Option<usize> {
         let mut bytes = 0;
         let fitting = self.entries.iter().take_while(|entry| {
             bytes += entry.json_bytes_max();
@@ -105,10 +106,7 @@ impl ObjectPage {
         });
         // A key has at most 4096 bytes, so at least one fits.
         let fitting = fitting.count().max(1);
-        if fitting < self.entries.len() {
-            self.entries.truncate(fitting);
-            self.next = self.entries.last().map(|entry| entry.name.clone());
-        }
+        (fitting < self.entries.len()).then_some(fitting)
     }
 }
 
@@ -183,21 +181,19 @@ mod tests {
     }
 
     #[test]
-    fn every_page_fits_a_frame_and_what_does_not_comes_with_the_next() {
+    fn as_many_entries_as_are_said_to_fit_do() {
         for filler in ["", "\u{1}", "\"", "\u{65e5}", "x"] {
             let filler = filler.repeat(4088 / filler.len().max(1));
             let all = || (0..1000).map(|number| entry(number, &filler)).collect::<Vec<_>>();
             let mut page = ObjectPage { entries: all(), next: Some("after all".to_owned()), unnameable: 3 };
-            page.fit_a_frame();
-            assert!(!page.entries.is_empty());
-            assert_eq!(page.entries, all()[..page.entries.len()]);
-            let last = page.entries.last().map(|entry| entry.name.clone());
-            assert_eq!(page.next, if page.entries.len() == 1000 { Some("after all".to_owned()) } else { last });
+            let fitting = page.fitting().unwrap_or(1000);
+            assert_eq!(fitting < 1000, !filler.is_empty());
+            page.entries.truncate(fitting);
+            assert!(fitting >= 1 && page.fitting().is_none());
             let answer = BrowseAnswer::Page(page);
             encode_frame(&FromEngine::Browsed(Box::new(Browsed { request_id: u64::MAX, answer }))).unwrap();
         }
-        let mut usual = ObjectPage { entries: (0..1000).map(|number| entry(number, "")).collect(), next: None, unnameable: 0 };
-        usual.fit_a_frame();
-        assert_eq!((usual.entries.len(), usual.next), (1000, None), "a page of short names is whole");
+        let usual = ObjectPage { entries: (0..1000).map(|number| entry(number, "")).collect(), next: None, unnameable: 0 };
+        assert_eq!(usual.fitting(), None, "a page of short names is whole");
     }
 }

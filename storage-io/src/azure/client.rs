@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use reqwest::redirect::Policy;
 use reqwest::{Method, Response, StatusCode};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
@@ -24,7 +25,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Where a machine of Azure asks for its identity's tokens ("Azure Instance Metadata Service").
 const IDENTITY_URL: &str =
     "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fstorage.azure.com%2F";
-/// A token is asked for again so long before it expires.
+/// A new token is asked for so long before the old one expires.
 const TOKEN_MARGIN: Duration = Duration::from_secs(300);
 
 /// Everything but what RFC 3986 calls unreserved, and '/'.
@@ -96,7 +97,8 @@ impl Client {
         let unusable = |error: reqwest::Error| StoreError::Configuration { detail: format!("no HTTP client can be made: {error}") };
         // Fails only where another one was chosen before, which is as well.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let http = reqwest::Client::builder().connect_timeout(CONNECT_DEADLINE).no_proxy().build().map_err(unusable)?;
+        let http =
+            reqwest::Client::builder().connect_timeout(CONNECT_DEADLINE).no_proxy().redirect(Policy::none()).build().map_err(unusable)?;
         let auth = match &config.credentials {
             AzureCredentials::Key(key) => Auth::Key(Box::new(hmac::Key::new(hmac::HMAC_SHA256, key))),
             AzureCredentials::Sas(sas) => Auth::Sas(sas.clone()),
@@ -147,7 +149,7 @@ impl Client {
             }
             Auth::Sas(sas) => pairs.push(sas.to_string()),
             Auth::Identity { url, token } => {
-                let token = self.token(url, token, asked).await?;
+                let token = self.token(url, token).await?;
                 put(&mut headers, "authorization", format!("Bearer {}", *token))?;
             }
         }
@@ -164,35 +166,40 @@ impl Client {
     }
 
     /// A token of the machine's identity, from memory while it is good.
-    async fn token(
-        &self,
-        url: &str,
-        known: &Mutex<Option<(Zeroizing<String>, Instant)>>,
-        asked: Asked<'_>,
-    ) -> Result<Zeroizing<String>, StoreError> {
+    async fn token(&self, url: &str, known: &Mutex<Option<(Zeroizing<String>, Instant)>>) -> Result<Zeroizing<String>, StoreError> {
         #[derive(serde::Deserialize)]
         struct Answer {
             access_token: String,
             expires_in: serde_json::Value,
         }
         let mut known = known.lock().await;
-        if let Some((token, _)) = known.as_ref().filter(|(_, until)| Instant::now() < *until) {
+        let now = Instant::now();
+        if let Some((token, _)) = known.as_ref().filter(|(_, expires)| now + TOKEN_MARGIN < *expires) {
             return Ok(token.clone());
         }
-        let no_identity = |detail: String| StoreError::BadCredentials { place: self.place.clone(), detail };
-        let answer = self.http.get(url).header("Metadata", "true").timeout(CONNECT_DEADLINE).send().await;
-        let answer = answer.map_err(|error| {
-            no_identity(format!("neither a key nor a signature was given, and this machine has no identity: {}", errors::plain(&error)))
-        })?;
-        if answer.status() != StatusCode::OK {
-            return Err(no_identity(format!("the machine's identity gives no token: HTTP {}", answer.status().as_u16())));
+        let asking = async {
+            let answer = self.http.get(url).header("Metadata", "true").timeout(CONNECT_DEADLINE).send().await.map_err(|error| {
+                format!("neither a key nor a signature was given, and this machine has no identity: {}", errors::plain(&error))
+            })?;
+            if answer.status() != StatusCode::OK {
+                return Err(format!("the machine's identity gives no token: HTTP {}", answer.status().as_u16()));
+            }
+            answer.json::<Answer>().await.map_err(|error| format!("the answer to a question for a token: {}", errors::plain(&error)))
+        };
+        match (asking.await, known.as_ref()) {
+            (Ok(answer), _) => {
+                // Some write the number as text.
+                let seconds = answer.expires_in.as_u64().or_else(|| answer.expires_in.as_str()?.parse().ok()).unwrap_or(0);
+                let token = Zeroizing::new(answer.access_token);
+                *known = Some((token.clone(), now + Duration::from_secs(seconds)));
+                Ok(token)
+            }
+            // The old one is good for a while.
+            (Err(_), Some((token, expires))) if now < *expires => Ok(token.clone()),
+            // Such services fail for a minute now and then.
+            (Err(detail), Some(_)) => Err(StoreError::Unavailable { place: self.place.clone(), detail }),
+            (Err(detail), None) => Err(StoreError::BadCredentials { place: self.place.clone(), detail }),
         }
-        let answer: Answer = answer.json().await.map_err(|error| asked.broken(&error))?;
-        // Some write the number as text.
-        let seconds = answer.expires_in.as_u64().or_else(|| answer.expires_in.as_str()?.parse().ok()).unwrap_or(0);
-        let token = Zeroizing::new(answer.access_token);
-        *known = Some((token.clone(), Instant::now() + Duration::from_secs(seconds).saturating_sub(TOKEN_MARGIN)));
-        Ok(token)
     }
 }
 

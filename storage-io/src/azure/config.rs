@@ -86,6 +86,7 @@ impl AzureConfig {
         let at = self.endpoint.as_ref().map_or(String::new(), |endpoint| {
             let host = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, host)| host);
             // Whatever stands before '@' might be a password.
+            let host = host.split(['?', '#']).next().unwrap_or_default();
             format!(" at {}", host.rsplit_once('@').map_or(host, |(_, host)| host))
         });
         format!("container {} of the account {}{at}", self.container, self.account)
@@ -100,6 +101,9 @@ impl AzureConfig {
         match &self.endpoint {
             Some(endpoint) if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") => {
                 wrong(format!("the endpoint of the account {} begins with neither https:// nor http://", self.account))
+            }
+            Some(endpoint) if endpoint.contains(['?', '#', '@']) => {
+                wrong(format!("the endpoint of the account {} is more than an address; a signature goes into 'sas'", self.account))
             }
             Some(endpoint) => Ok(endpoint.trim_end_matches('/').to_owned()),
             None => Ok(format!("https://{}.blob.core.windows.net", self.account)),
@@ -139,6 +143,8 @@ mod tests {
         assert!(
             config("Acct", None).base().is_err() && config("a/b", None).base().is_err() && config("acct", Some("ftp://x")).base().is_err()
         );
+        let signed = config("acct", Some("https://host/acct?sv=1&sig=secret"));
+        assert!(signed.base().is_err_and(|error| !error.to_string().contains("secret")) && !signed.place().contains("secret"));
         let place = config("acct", Some("https://user:password@host/acct")).place();
         assert!(!place.contains("password") && place.contains("host/acct"), "{place}");
     }

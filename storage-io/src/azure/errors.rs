@@ -74,7 +74,15 @@ impl Asked<'_> {
                 StoreError::BadCredentials { place, detail }
             }
             "BlobAlreadyExists" => StoreError::DestinationExists { object },
-            "InvalidBlockList" | "InvalidBlobOrBlock" => StoreError::UploadGone { object },
+            "InvalidBlockList" => StoreError::UploadGone { object },
+            "InvalidBlobOrBlock" => StoreError::Rejected {
+                place,
+                action,
+                code: code.to_owned(),
+                detail: format!(
+                    "another program has begun to write {object} and left blocks; write it to its end with that program, choose another name, or wait a week"
+                ),
+            },
             "Md5Mismatch" | "Crc64Mismatch" | "InvalidMd5" => StoreError::ChecksumMismatch { object, detail },
             "ServerBusy" => StoreError::Throttled { place, detail },
             "InvalidResourceName" | "OutOfRangeInput" if !self.object.is_empty() => {
@@ -89,7 +97,7 @@ impl Asked<'_> {
                 403 => StoreError::AccessDenied { place, action, detail },
                 404 if self.object.is_empty() => StoreError::NotFound { place },
                 404 => StoreError::ObjectGone { object },
-                412 => StoreError::DestinationExists { object },
+                412 if matches!(code, "" | "ConditionNotMet" | "TargetConditionNotMet") => StoreError::DestinationExists { object },
                 429 => StoreError::Throttled { place, detail },
                 408 | 500.. => StoreError::Unavailable { place, detail },
                 _ => {
@@ -113,6 +121,8 @@ mod tests {
         assert!(matches!(asked.refusal(403, "AuthenticationFailed", "no"), StoreError::BadCredentials { .. }));
         assert!(matches!(asked.refusal(403, "AuthorizationPermissionMismatch", ""), StoreError::AccessDenied { .. }));
         assert!(matches!(asked.refusal(409, "BlobAlreadyExists", ""), StoreError::DestinationExists { .. }));
+        assert!(matches!(asked.refusal(412, "ConditionNotMet", ""), StoreError::DestinationExists { .. }));
+        assert!(matches!(asked.refusal(412, "LeaseIdMissing", ""), StoreError::Rejected { .. }));
         assert!(matches!(asked.refusal(400, "Crc64Mismatch", ""), StoreError::ChecksumMismatch { .. }));
         assert!(asked.refusal(503, "ServerBusy", "").is_retryable() && asked.refusal(500, "InternalError", "").is_retryable());
         assert!(!asked.refusal(400, "InvalidHeaderValue", "").is_retryable());

@@ -64,6 +64,9 @@ struct Properties {
     modified: String,
     #[serde(default, rename = "Etag")]
     etag: String,
+    /// Of accounts with a hierarchical namespace: `file` or `directory`.
+    #[serde(default, rename = "ResourceType")]
+    kind: String,
 }
 
 impl Name {
@@ -80,8 +83,9 @@ impl Container {
     /// key without one everything before is passed over.
     pub(super) async fn list(&self, prefix: &str, after: Option<&[u8]>, limit: usize, depth: Depth) -> Result<Listing, StoreError> {
         let cut = after.and_then(|after| after.iter().position(|&byte| byte == MARKER));
+        // Behind a marker everything is new: the service's order is not that of the keys' bytes.
         let (after, mut marker) = match (after, cut) {
-            (Some(after), Some(cut)) => (Some(&after[..cut]), String::from_utf8_lossy(&after[cut + 1..]).into_owned()),
+            (Some(after), Some(cut)) => (None, String::from_utf8_lossy(&after[cut + 1..]).into_owned()),
             (after, _) => (after, String::new()),
         };
         let limit = limit.clamp(1, LIST_ENTRIES_MAX);
@@ -133,9 +137,12 @@ fn is_behind(entry: &ListEntry, after: &[u8]) -> bool {
     }
 }
 
-/// What is no name for a file is passed over.
+/// What is no name for a file is passed over, and so are directories.
 fn listed(blob: Blob) -> Option<ListedObject> {
-    let Properties { length, modified, etag } = blob.properties;
+    let Properties { length, modified, etag, kind } = blob.properties;
+    if kind == "directory" {
+        return None;
+    }
     Some(ListedObject {
         key: ObjectKey::new(blob.name.plain().as_bytes()).ok()?,
         size: length,
@@ -152,6 +159,7 @@ mod tests {
     fn names_are_decoded_where_the_service_says_so() {
         let text = "<EnumerationResults><Blobs><Blob><Name Encoded=\"true\">a%01b%2B</Name><Properties><Content-Length>3</Content-Length>\
             <Last-Modified>Fri, 26 Jun 2015 23:39:12 GMT</Last-Modified><Etag>0x8D</Etag></Properties></Blob>\
+            <Blob><Name>folder</Name><Properties><ResourceType>directory</ResourceType></Properties></Blob>\
             <Blob><Name>c%41 &amp; d</Name></Blob><BlobPrefix><Name>f/</Name></BlobPrefix></Blobs><NextMarker>m!</NextMarker></EnumerationResults>";
         let answer: Answer = quick_xml::de::from_str(text).unwrap();
         assert_eq!(answer.next_marker, "m!");

@@ -319,13 +319,17 @@ fn crc_text(crc: Crc64) -> String {
     BASE64_STANDARD.encode(crc.0.to_le_bytes())
 }
 
-/// A metadata name as the service takes it, an identifier: `-`, `.`, a digit at the beginning and an `_` that would look like one of these become
-/// `_xHH_`.
+/// A metadata name as the service takes it, an identifier: what is neither a letter nor a digit, a digit at the beginning, and an `x` before a `q`
+/// become `xqHH`. Without `_`, for the service sorts it in another place than others do, and what is sorted is signed.
 fn identifier(name: &str) -> String {
     let mut written = String::with_capacity(name.len());
     for (at, c) in name.char_indices() {
-        let plain = c.is_ascii_alphabetic() || (at > 0 && c.is_ascii_digit()) || (c == '_' && !name[at + 1..].starts_with('x'));
-        if plain { written.push(c) } else { written.push_str(&format!("_x{:02x}_", u32::from(c))) }
+        let is_escape = c == 'x' && name[at + 1..].starts_with('q');
+        if c.is_ascii_alphabetic() && !is_escape || at > 0 && c.is_ascii_digit() {
+            written.push(c);
+        } else {
+            written.push_str(&format!("xq{:02x}", u32::from(c)));
+        }
     }
     written
 }
@@ -333,15 +337,14 @@ fn identifier(name: &str) -> String {
 /// The reverse.
 fn plain_name(name: &str) -> String {
     let (mut read, mut rest) = (String::with_capacity(name.len()), name);
-    while let Some(at) = rest.find("_x") {
-        let code = rest.get(at + 2..at + 5).and_then(|text| text.strip_suffix('_'));
-        let c = code.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(u8::is_ascii_graphic);
+    while let Some(at) = rest.find("xq") {
+        let c = rest.get(at + 2..at + 4).and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(u8::is_ascii_graphic);
         read.push_str(&rest[..at]);
         rest = if let Some(c) = c {
             read.push(char::from(c));
-            &rest[at + 5..]
+            &rest[at + 4..]
         } else {
-            read.push_str("_x");
+            read.push_str("xq");
             &rest[at + 2..]
         };
     }
@@ -354,14 +357,14 @@ mod tests {
 
     #[test]
     fn metadata_names_come_back() {
-        for name in ["mtime", "tradewind-upload", "user.a_b", "1st", "_x2d_", "a_x", "a__b", "xattr-b32.mfxgi"] {
+        for name in ["mtime", "tradewind-upload", "user.a_b", "1st", "xq2d", "a_x", "axqb", "x", "xattr-b32.mfxgi"] {
             let written = identifier(name);
-            assert!(written.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'), "{written}");
+            assert!(written.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{written}");
             assert!(!written.starts_with(|c: char| c.is_ascii_digit()), "{written}");
             assert_eq!(plain_name(&written), name, "{written}");
         }
         // What others wrote stays as it is.
-        for name in ["hdi_isfolder", "a_xy", "_x", "a_x2", "a_xzz_"] {
+        for name in ["hdi_isfolder", "axqz", "xq", "axq2", "xqzz"] {
             assert_eq!(plain_name(name), name);
         }
     }

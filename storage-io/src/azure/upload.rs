@@ -101,6 +101,9 @@ impl Upload for BlockUpload {
         let list: BlockList = quick_xml::de::from_str(&text).map_err(|error| asked.unmade(&format!("the list of blocks: {error}")))?;
         let held: HashMap<String, u64> = list.uncommitted_blocks.blocks.into_iter().map(|block| (block.name, block.size)).collect();
         let is_held = |receipt: &PartReceipt| held.get(&self.block_id(receipt.number)) == Some(&receipt.len);
-        Ok(receipts.into_iter().filter(is_held).collect())
+        let expected = !receipts.is_empty();
+        let receipts: Vec<PartReceipt> = receipts.into_iter().filter(is_held).collect();
+        // A list that was written names them no more; then the object may be there.
+        if expected && receipts.is_empty() { Err(StoreError::UploadGone { object: self.key.clone() }) } else { Ok(receipts) }
     }
 }

@@ -128,7 +128,6 @@ pub async fn resume(
                         let (path, size, mtime_ns) = (config.path_of(key), *size, *mtime_ns);
                         each(&Durable::Part { path, size, mtime_ns, offset, length: receipt.len, crc: receipt.crc })?;
                     }
-                    scope.hold(reopened.object.id);
                     resumption.open.insert(key.clone(), reopened);
                 }
                 Looked::Gone => {}
@@ -162,15 +161,19 @@ async fn look(scope: &Scope, config: &UploaderConfig, listed: Option<&Listed>, r
     match row {
         Row::Done(object) => {
             let is_there = match listed {
-                Some(listed) => listed.has(&object),
+                Some(listed) => Some(listed.has(&object)),
                 None => still_there(scope.place.store.as_ref(), config, &object).await?,
             };
-            if !is_there {
+            if is_there == Some(false) {
                 scope.forget(object.key.clone());
             }
-            Ok(if is_there { Looked::Done(object) } else { Looked::Gone })
+            Ok(if is_there == Some(true) { Looked::Done(object) } else { Looked::Gone })
         }
-        Row::Open(object, receipts) => look_at_open(scope, config, object, receipts).await,
+        Row::Open(object, receipts) => {
+            // Before it is looked at, so that nobody gives it up meanwhile.
+            scope.hold(object.id);
+            look_at_open(scope, config, object, receipts).await
+        }
     }
 }
 
@@ -227,14 +230,16 @@ impl Listed {
     }
 }
 
-async fn still_there(store: &dyn Store, config: &UploaderConfig, object: &DoneObject) -> Result<bool, StoreError> {
+/// `None`: it may not be looked at.
+async fn still_there(store: &dyn Store, config: &UploaderConfig, object: &DoneObject) -> Result<Option<bool>, StoreError> {
     let head = || store.head(&object.key);
     let found = match config.retry.run("looking for an object", 0, StoreError::is_retryable, |_| {}, head).await {
-        // Behind what may not be looked at there is nothing of ours; who writes there is told.
-        Err(error) if error.spares_other_files() => return Ok(false),
+        // Who writes there is told.
+        Err(StoreError::AccessDenied { .. }) => return Ok(None),
+        Err(error) if error.spares_other_files() => return Ok(Some(false)),
         found => found?,
     };
-    Ok(found.is_some_and(|found| Seen::new(found.size, found.etag.as_deref(), found.mtime_ns).is(object)))
+    Ok(Some(found.is_some_and(|found| Seen::new(found.size, found.etag.as_deref(), found.mtime_ns).is(object))))
 }
 
 async fn look_at_open(

@@ -30,9 +30,10 @@ use read::contents_crc;
 use walk::{failed, is_directory, parent};
 use write::{Target, write_all};
 
-/// What a directory takes: parts are just writes at an offset, so a part is one block and nothing has to be assembled.
+/// What a directory takes: parts are just writes at an offset, so a part is one block and nothing has to be assembled. Above a tebibyte parts are
+/// larger: each is remembered until the file is complete, and a sender that tells of holes makes many for little.
 const LIMITS: Limits =
-    Limits { part_bytes_min: 1, part_bytes_max: 1 << 30, part_bytes_default: 1, parts_max: u32::MAX, object_bytes_max: i64::MAX as u64 };
+    Limits { part_bytes_min: 1, part_bytes_max: 1 << 30, part_bytes_default: 1, parts_max: 1 << 20, object_bytes_max: 1 << 50 };
 
 /// Longest file name, bytes (NAME_MAX in linux/limits.h).
 const NAME_BYTES_MAX: usize = 255;

@@ -55,7 +55,8 @@ struct Driver {
     events: UnboundedSender<UploadEvent>,
     assembly: Assembly,
     tasks: JoinSet<Done>,
-    running: HashMap<Id, (Kind, AbortHandle)>,
+    /// With the bytes that each carries.
+    running: HashMap<Id, (Kind, u64, AbortHandle)>,
     open: HashMap<u32, Arc<dyn Upload>>,
     stored: HashMap<u32, StoredObject>,
     meter: DrainMeter,
@@ -169,7 +170,7 @@ impl Driver {
     }
 
     fn count(&self, kind: Kind) -> usize {
-        self.running.values().filter(|(running, _)| *running == kind).count()
+        self.running.values().filter(|(running, ..)| *running == kind).count()
     }
 
     fn data_in_flight(&self) -> usize {
@@ -227,7 +228,7 @@ impl Driver {
             let results = store.put_many(objects).await;
             (u32::MAX, results.map(|results| Outcome::Many(files.into_iter().zip(results).collect())))
         });
-        self.running.insert(handle.id(), (Kind::Small, handle));
+        self.running.insert(handle.id(), (Kind::Small, 0, handle));
     }
 
     /// Before everything is reported as stored.
@@ -239,11 +240,16 @@ impl Driver {
                 |error| Err(StoreError::Io { action: "make durable", path: "files".to_owned(), source: std::io::Error::other(error) });
             (u32::MAX, synced.unwrap_or_else(failed).map(|()| Outcome::Synced))
         });
-        self.running.insert(handle.id(), (Kind::Control, handle));
+        self.running.insert(handle.id(), (Kind::Control, 0, handle));
     }
 
     fn start(&mut self, kind: Kind, job: Job) {
         let (policy, stats, store) = (self.config.retry, Arc::clone(&self.stats), Arc::clone(&self.store));
+        let bytes = match &job {
+            Job::Put { body, .. } => body.len(),
+            Job::Part { part, .. } => part.body.len(),
+            Job::Begin { .. } | Job::Complete { .. } | Job::Abort { .. } => 0,
+        };
         let handle = match job {
             Job::Put { file, key, meta, body, stale } => self.tasks.spawn(async move {
                 if let Err(error) = give_up(stale, policy).await {
@@ -288,7 +294,7 @@ impl Driver {
                 self.tasks.spawn(async move { (file, give_up(upload, policy).await.map(|()| Outcome::Aborted)) })
             }
         };
-        self.running.insert(handle.id(), (kind, handle));
+        self.running.insert(handle.id(), (kind, bytes, handle));
     }
 
     fn apply(&mut self, done: Result<(Id, Done), JoinError>) -> Result<(), UploadError> {
@@ -299,8 +305,8 @@ impl Driver {
                 return if error.is_cancelled() { Ok(()) } else { Err(UploadError::Internal(error.to_string())) };
             }
         };
-        let kind = self.running.remove(&id).map(|(kind, _)| kind);
-        self.adapt(kind, &result);
+        let (kind, bytes) = self.running.remove(&id).map_or((None, 0), |(kind, bytes, _)| (Some(kind), bytes));
+        self.adapt(kind, bytes, &result);
         let outcome = match result {
             // Its upload is being aborted, so its parts may find it gone.
             Err(error) if self.assembly.is_withdrawn(file) => {
@@ -344,11 +350,10 @@ impl Driver {
     }
 
     /// An answer may change how many requests are on their way.
-    fn adapt(&mut self, kind: Option<Kind>, result: &Result<Outcome, StoreError>) {
+    fn adapt(&mut self, kind: Option<Kind>, bytes: u64, result: &Result<Outcome, StoreError>) {
         let throttled = self.stats.throttled.load(Relaxed);
         match (kind, result) {
-            (Some(Kind::Part), Ok(outcome)) => {
-                let bytes = if let Outcome::Part(receipt) = outcome { receipt.len } else { 0 };
+            (Some(Kind::Part), Ok(_)) => {
                 self.parts.answered(Instant::now(), bytes, !self.assembly.jobs.parts.is_empty(), throttled);
             }
             (Some(Kind::Small), Ok(Outcome::Stored(_))) => {
@@ -406,8 +411,8 @@ impl Driver {
         self.assembly = Assembly::new(self.config.clone(), self.store.limits(), HashMap::new(), false);
         // A batch cannot be stopped, and what it holds is locked until it ends.
         let is_batch = |kind: Kind| kind == Kind::Small && self.batch_max > 1;
-        let stoppable = self.running.values().filter(|(kind, _)| *kind != Kind::Control && !is_batch(*kind));
-        stoppable.for_each(|(_, handle)| handle.abort());
+        let stoppable = self.running.values().filter(|(kind, ..)| *kind != Kind::Control && !is_batch(*kind));
+        stoppable.for_each(|(.., handle)| handle.abort());
         let patience = Duration::from_millis(self.config.cleanup_ms / 2);
         // What is begun from now on is in no journal.
         let mut late = HashMap::new();

@@ -87,6 +87,10 @@ impl BlockWriter {
             return Some(room);
         }
         let (window, at) = self.window_of(offset);
+        // What of it are holes must fit too: none of it begins here otherwise.
+        if at == 0 && HOLE_BYTES_PER_BLOCK_MAX - self.holes < self.payload_max as u64 {
+            return None;
+        }
         (!self.has_other_window(record, window)).then(|| room.min(self.payload_max - at as usize))
     }
 
