@@ -33,7 +33,7 @@ pub use fetch::{FetchConfig, Fetched, FetchedObject, TakesPath, TakesTime, Wante
 pub use holes::{HOLE_BYTES_MIN, SPARSE_ATTRIBUTE, are_zeros, is_marked_sparse, may_have_holes, sparse_attribute};
 pub use journal::{Durable, Journal, Resumption, Scope, resume};
 pub use list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};
-pub use local::LocalStore;
+pub use local::{FsyncPolicy, LocalStore};
 pub use name::decode as decode_name;
 pub use plan::{PartPlan, PoolNeed};
 pub use retry::{Deadlines, RetryPolicy};

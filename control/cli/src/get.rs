@@ -144,6 +144,7 @@ impl Place {
             .map_err(|error| unusable(format!("{}: {error}", directory.display())))
             .and_then(|root| {
                 let store = LocalStore::open(&root).map_err(|error| unusable(error.to_string()))?;
+                let store = store.with_fsync(options.fsync.policy());
                 let store = if options.preserve_owner { store.restoring_owners() } else { store };
                 let journal =
                     open_journal().inspect_err(|error| display::note(&format!("{error}; an interrupted download will start over"))).ok();

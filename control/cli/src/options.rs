@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use tradewind_api::{Fingerprint, RateChange, ResumePolicy, ServerAddress};
 use tradewind_client::Compare;
+use tradewind_storage::FsyncPolicy;
 
 use crate::copy::CopyOptions;
 use crate::keep::KeepOptions;
@@ -275,6 +276,9 @@ pub(crate) struct GetOptions {
     /// Give files the numeric owner and group that were kept with `send --preserve owner`. Takes root.
     #[arg(long)]
     pub(crate) preserve_owner: bool,
+    /// When files are made to survive a loss of power. After one, what was got with another policy than `each` may be damaged and look complete.
+    #[arg(long, value_enum, default_value_t = FsyncOption::Each)]
+    pub(crate) fsync: FsyncOption,
     /// What of earlier downloads into the same directory is not got again.
     #[arg(long, value_enum, default_value_t = ResumeOption::Attributes)]
     pub(crate) resume: ResumeOption,
@@ -286,6 +290,28 @@ pub(crate) struct GetOptions {
     /// Print nothing but errors (and JSON events, if asked for).
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+/// When files are made to survive a loss of power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FsyncOption {
+    /// Before a file has its name.
+    Each,
+    /// All together, before the command says that it is done.
+    End,
+    /// When the operating system likes.
+    Never,
+}
+
+impl FsyncOption {
+    /// As the store is told.
+    pub(crate) const fn policy(self) -> FsyncPolicy {
+        match self {
+            Self::Each => FsyncPolicy::Each,
+            Self::End => FsyncPolicy::End,
+            Self::Never => FsyncPolicy::Never,
+        }
+    }
 }
 
 /// What is taken for durable already.

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::walk::{failed, is_directory, parent};
-use super::{Found, LocalStore, attributes, check_final_name, lock, rename, temporary_name, write_all};
+use super::{Found, FsyncPolicy, LocalStore, attributes, check_final_name, lock, rename, temporary_name, write_all};
 use crate::error::StoreError;
 use crate::store::{Body, ObjectKey, ObjectMeta, StoredObject};
 
@@ -47,7 +47,14 @@ impl LocalStore {
             }
         }
         // Descriptors that were opened before the first write: each is told of a failed write once (since Linux 5.8).
-        let synced = directories.file_systems.values().try_for_each(|dir| rustix::fs::syncfs(&**dir));
+        let root = rustix::fs::fstat(&*self.root).map(|stat| stat.st_dev);
+        let is_now = |device: u64| match self.fsync {
+            FsyncPolicy::Each => true,
+            FsyncPolicy::End => root != Ok(device),
+            FsyncPolicy::Never => false,
+        };
+        let mut now = directories.file_systems.iter().filter(|(device, _)| is_now(**device));
+        let synced = now.try_for_each(|(_, dir)| rustix::fs::syncfs(&**dir));
         for (index, file) in written {
             let (key, meta, body) = &items[index];
             let named = synced.and_then(|()| rename(&file.dir, &file.temporary, file.name, meta.overwrite));

@@ -55,6 +55,19 @@ pub struct LocalStore {
     root: Arc<OwnedFd>,
     path: PathBuf,
     owners: bool,
+    fsync: FsyncPolicy,
+}
+
+/// When what is written is made to survive a loss of power.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FsyncPolicy {
+    /// Before a file has its name, so that whatever has its name is complete.
+    #[default]
+    Each,
+    /// All files together, with [`Store::sync`]; those of other file systems than the store's root each.
+    End,
+    /// When the kernel likes.
+    Never,
 }
 
 /// Something of the store, and where it lies.
@@ -76,7 +89,7 @@ impl LocalStore {
             return Err(StoreError::Configuration { detail: format!("{place} must be an absolute path") });
         }
         match rustix::fs::open(root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(fd) => Ok(Self { root: Arc::new(fd), path: root.to_owned(), owners: false }),
+            Ok(fd) => Ok(Self { root: Arc::new(fd), path: root.to_owned(), owners: false, fsync: FsyncPolicy::Each }),
             Err(Errno::NOENT) => Err(StoreError::NotFound { place }),
             Err(Errno::NOTDIR) => Err(StoreError::Configuration { detail: format!("{place} is not a directory") }),
             Err(Errno::ACCESS | Errno::PERM) => {
@@ -91,6 +104,12 @@ impl LocalStore {
     #[must_use]
     pub fn restoring_owners(self) -> Self {
         Self { owners: true, ..self }
+    }
+
+    /// The same with another policy. For users who get files for themselves: a server says that what it took is durable.
+    #[must_use]
+    pub fn with_fsync(self, fsync: FsyncPolicy) -> Self {
+        Self { fsync, ..self }
     }
 
     /// Runs blocking file work where it disturbs nobody.
@@ -203,8 +222,8 @@ impl LocalStore {
     ) -> Partial {
         let target = Target::new(fd, dir.as_fd(), &temporary, meta.size);
         let (renamed, kept, is_foreign) = (AtomicBool::new(false), AtomicBool::new(keep), self.is_foreign(&dir));
-        let owners = self.owners;
-        Partial { dir, name: name.to_vec(), temporary, target, key: key.clone(), meta, renamed, kept, is_foreign, owners }
+        let (name, key, owners, fsync) = (name.to_vec(), key.clone(), self.owners, self.fsync);
+        Partial { dir, name, temporary, target, key, meta, renamed, kept, is_foreign, owners, fsync }
     }
 }
 
@@ -304,9 +323,15 @@ struct Partial {
     is_foreign: bool,
     /// Whether it gets the owner that its attributes name.
     owners: bool,
+    fsync: FsyncPolicy,
 }
 
 impl Partial {
+    /// Whether nothing else will make it durable.
+    fn needs_fsync(&self) -> bool {
+        self.fsync == FsyncPolicy::Each || (self.fsync == FsyncPolicy::End && self.is_foreign)
+    }
+
     /// Takes the room that is needed, so that a full disk is found before the transfer and not at its end; none for a file with holes.
     fn reserve(&self) -> Result<(), StoreError> {
         let size = self.meta.size;
@@ -335,7 +360,7 @@ impl Partial {
             return Err(StoreError::Configuration { detail });
         }
         self.target.write(body.chunks(), offset).map_err(|errno| failed("write", &self.key, errno))?;
-        let result = if self.is_foreign { rustix::fs::fdatasync(self.target.fd()) } else { Ok(()) };
+        let result = if self.is_foreign && self.needs_fsync() { rustix::fs::fdatasync(self.target.fd()) } else { Ok(()) };
         result.map_err(|errno| failed("make durable", &self.key, errno))
     }
 
@@ -347,11 +372,14 @@ impl Partial {
         }
         let fd = self.target.fd();
         attributes::restore(fd, &self.meta, self.owners).map_err(|errno| failed("set mode and times of", &self.key, errno))?;
-        rustix::fs::fsync(fd).map_err(|errno| failed("make durable", &self.key, errno))?;
+        if self.needs_fsync() {
+            rustix::fs::fsync(fd).map_err(|errno| failed("make durable", &self.key, errno))?;
+        }
         let overwrite = self.meta.overwrite;
         rename(&self.dir, &self.temporary, &self.name, overwrite).map_err(|errno| failed("rename", &self.key, errno))?;
         self.renamed.store(true, Ordering::Release);
-        rustix::fs::fsync(&self.dir).map_err(|errno| failed("make durable the directory of", &self.key, errno))
+        let synced = if self.needs_fsync() { rustix::fs::fsync(&self.dir) } else { Ok(()) };
+        synced.map_err(|errno| failed("make durable the directory of", &self.key, errno))
     }
 
     fn remove(&self) -> Result<(), StoreError> {
@@ -459,6 +487,9 @@ impl Store for LocalStore {
     }
 
     fn sync(&self) -> Result<(), StoreError> {
+        if self.fsync == FsyncPolicy::Never {
+            return Ok(());
+        }
         rustix::fs::syncfs(&*self.root).map_err(|errno| StoreError::Io {
             action: "make durable",
             path: self.path.display().to_string(),

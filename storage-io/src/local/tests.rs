@@ -110,6 +110,26 @@ fn what_cannot_be_one_file_says_so_and_spares_the_others() {
     assert!(matches!(taken, StoreError::DestinationExists { .. }) && !taken.spares_other_files());
 }
 
+/// That data is on the disk cannot be seen from here: only that files are the same with each policy.
+#[test]
+fn files_are_the_same_with_each_policy() {
+    for fsync in [FsyncPolicy::Each, FsyncPolicy::End, FsyncPolicy::Never] {
+        let root = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(root.path()).unwrap().with_fsync(fsync);
+        let meta = |size| ObjectMeta { size, mtime_ns: 5, mode: 0o600, overwrite: false, token: 0, attributes: Arc::default() };
+        let body = Body::new(vec![bytes::Bytes::from_static(b"abc")], Crc64::of(b"abc"));
+        let key = |name: &str| ObjectKey::new(name.as_bytes()).unwrap();
+        assert!(store.put_batch(&[(key("small"), meta(3), body.clone())]).pop().unwrap().is_ok());
+        let partial = store.create(&key("large"), meta(3)).unwrap();
+        partial.write(&body, 0).unwrap();
+        partial.publish().unwrap();
+        store.sync().unwrap();
+        for name in ["small", "large"] {
+            assert_eq!(std::fs::read(root.path().join(name)).unwrap(), b"abc", "{fsync:?} {name}");
+        }
+    }
+}
+
 #[test]
 fn more_than_the_disk_holds_is_refused_at_once() {
     let root = tempfile::tempdir().unwrap();
