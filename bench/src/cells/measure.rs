@@ -1,6 +1,5 @@
 //! One cell, by the real processes over the emulator and by the simulator.
 
-use std::fs::File;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,7 +10,7 @@ use super::grid::packet_over_payload;
 use super::{AGREEMENT, Cell, Figures, REPEATS, Row};
 use crate::ETHERNET_BYTES;
 use crate::process::{Finished, run};
-use crate::testbed::{Server, Testbed, events};
+use crate::testbed::{Server, Testbed, events, write_zeros};
 
 /// How many times more the simulator plays a cell on which the two disagree.
 const OTHER_SEEDS: u64 = 9;
@@ -71,7 +70,7 @@ pub(super) fn cell(testbed: &mut Testbed, cell: &Cell, seed: u64, seconds: f64) 
 fn emulate(testbed: &mut Testbed, cell: &Cell, seconds: f64, row: &mut Row) -> Result<()> {
     (row.valid, row.emulated, row.problems) = (false, None, Vec::new());
     let source = testbed.path("source.bin");
-    File::create(&source).and_then(|file| file.set_len(row.file_bytes)).context("cannot make the file to send")?;
+    write_zeros(&source, row.file_bytes)?;
     testbed.play(&cell.scenario(row.seed)?, &[])?;
     let dropped_before = testbed.topology.end_send_drops()?;
     let mut command = Server::tradewind(testbed);

@@ -1,7 +1,5 @@
 //! A flow under way, whichever kind it is.
 
-use std::fs::File;
-
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tradewind_netem::topology::Namespace;
@@ -9,7 +7,7 @@ use tradewind_netem::topology::Namespace;
 use super::case::Party;
 use super::tcp::TcpFlow;
 use crate::process::{Background, tail};
-use crate::testbed::{Server, Testbed, events};
+use crate::testbed::{Server, Testbed, events, write_zeros};
 
 /// Ports of the client's ends: of the flow that is there first, and of the newcomer.
 pub(super) const CLIENT_PORTS: [(u16, u16); 2] = [(40_000, 44_999), (45_000, 49_999)];
@@ -38,7 +36,7 @@ impl Flow {
             Party::Tradewind(policy) => {
                 set_client_ports(testbed, first_port, last_port)?;
                 let source = testbed.path(&format!("flow-{index}.bin"));
-                File::create(&source).and_then(|file| file.set_len(bytes)).context("cannot make the file to send")?;
+                write_zeros(&source, bytes)?;
                 let mut command = Server::tradewind(testbed);
                 command.arg("send").arg(&source).arg(format!("local:flow-{index}.bin"));
                 command.args(["--json", "--overwrite", "--policy", policy]);

@@ -16,7 +16,7 @@ use tradewind_netem::topology::{EmulatorGuard, Namespace, SERVER_ADDRESS, SERVER
 
 pub use server::{ACCESS_KEY, REST_PORT, Server, ServerOptions, events, health};
 pub(crate) use server::{as_user, configuration};
-pub use store::{BUCKET, Host, Store, StorePorts, sha256_of_file, write_random};
+pub use store::{BUCKET, Host, Store, StorePorts, sha256_of_file, write_random, write_zeros};
 
 use crate::process::Interrupt;
 

