@@ -1,6 +1,6 @@
 //! A flow under way, whichever kind it is.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::Value;
 use tradewind_netem::topology::Namespace;
 
