@@ -340,6 +340,10 @@ fn objects_are_copied_from_store_to_store() -> Result<()> {
     let copied = code(world.tradewind(&["copy", &bucket, "local:d/"]), 7)?;
     assert!(copied.stderr.contains("parts") && copied.stderr.contains("a directory has that name"), "{}", copied.stderr);
     assert_eq!(tree(&world.testbed.path("local/d"))?.len(), expected.len() - 1);
+    // What was copied is not copied again; what is another one is not replaced.
+    let again = code(world.tradewind(&["copy", "--json", &bucket, "local:b/"]), 0)?;
+    assert_eq!(event(&again, "done").context("done")?["files"].as_u64(), Some(0), "{}", again.stdout);
+    std::fs::write(world.testbed.path("local/b/parts"), b"another one")?;
     let refused = code(world.tradewind(&["copy", &bucket, "local:b/"]), 6)?;
     assert!(refused.stderr.contains("exist"), "{}", refused.stderr);
     code(world.tradewind(&["copy", "local:nothing/", &bucket]), 7)?;

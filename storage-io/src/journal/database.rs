@@ -1,9 +1,9 @@
 //! The journal's tables.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, Params, Statement, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Statement, Transaction, TransactionBehavior, params};
 
 use super::{DoneObject, Entry, OpenObject, unix_now};
 use crate::checksum::Crc64;
@@ -14,6 +14,8 @@ use crate::upload::Sample;
 /// Version of the tables. Another one is refused rather than guessed at.
 const VERSION: i64 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two tries of what SQLite itself does not wait for.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 const TABLES: &str = "
 CREATE TABLE place (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -174,7 +176,15 @@ impl Database {
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
+    // Two that make the file at the same moment: SQLite does not wait with this one.
+    let since = Instant::now();
+    while let Err(error) = connection.pragma_update(None, "journal_mode", "wal") {
+        let is_busy = matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked));
+        if !is_busy || since.elapsed() > BUSY_TIMEOUT {
+            return Err(error);
+        }
+        std::thread::sleep(BUSY_PAUSE);
+    }
     // With WAL a crash of the machine may lose the newest commits and never breaks the file.
     connection.pragma_update(None, "synchronous", "normal")?;
     Ok(connection)
@@ -344,6 +354,26 @@ mod tests {
                 Row::Open(object, parts) => format!("{}+{}", object.key, parts.len()),
                 Row::Done(object) => object.key.to_string(),
             }));
+        }
+    }
+
+    #[test]
+    fn many_may_make_it_at_the_same_moment() {
+        for _ in 0..20 {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("j");
+            let start = std::sync::Barrier::new(8);
+            std::thread::scope(|scope| {
+                for number in 0..8 {
+                    let (path, start) = (&path, &start);
+                    scope.spawn(move || {
+                        start.wait();
+                        let mut database = Database::open(path).unwrap();
+                        database.apply([("here", &done(&number.to_string()))].into_iter()).unwrap();
+                    });
+                }
+            });
+            assert_eq!(names(&Database::open(&path).unwrap(), "here", "").len(), 8);
         }
     }
 
