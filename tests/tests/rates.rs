@@ -303,7 +303,8 @@ fn a_transfer_that_falls_silent_leaves_its_group() -> Result<()> {
     wait_for_group(&world, &stays, None)?;
     std::thread::sleep(Duration::from_secs(1));
     let [alone] = received(&world, [&stays], 4)?;
-    assert!(alone >= 0.85 * 100e6, "{alone}");
+    // In the group it would have half.
+    assert!(alone >= 0.75 * 100e6, "{alone}");
     silent.signal_continue();
     wait_for_group(&world, &stays, Some(2))?;
     Ok(())
