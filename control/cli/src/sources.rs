@@ -212,8 +212,6 @@ pub(crate) fn check_name(path: &Path, name: &[u8]) -> Result<(), SourceError> {
         "it has no name".to_owned()
     } else if name.len() > DESTINATION_BYTES_MAX {
         format!("the name has {} bytes, {DESTINATION_BYTES_MAX} are allowed", name.len())
-    } else if name.split(|&byte| byte == b'/').any(|component| matches!(component, b"" | b"." | b"..")) {
-        "it has an empty component, or one that is '.' or '..'".to_owned()
     } else if name.split(|&byte| byte == b'/').any(|component| component.len() > PATH_COMPONENT_BYTES_MAX) {
         format!("a component has more than {PATH_COMPONENT_BYTES_MAX} bytes")
     } else {

@@ -50,6 +50,10 @@ impl Selected {
     /// Whether a file of this name is wanted, as far as its name tells.
     #[must_use]
     pub fn takes_name(&self, name: &[u8]) -> bool {
+        // What is no name below the destination is refused elsewhere, by name; the patterns panic over it.
+        if name.starts_with(b"/") {
+            return true;
+        }
         let matches = |patterns: &Gitignore| patterns.matched_path_or_any_parents(path(name), false).is_ignore();
         let only_included = self.exclude.is_empty() && !self.include.is_empty();
         matches(&self.include) || (!only_included && !matches(&self.exclude))
