@@ -10,9 +10,11 @@
 
 #![forbid(unsafe_code)]
 
+mod asked;
 mod azure;
 mod checksum;
 mod error;
+mod existing;
 mod fetch;
 mod holes;
 mod journal;
@@ -21,6 +23,7 @@ mod local;
 mod metadata;
 pub mod name;
 mod plan;
+mod reading;
 mod retry;
 mod s3;
 mod store;

@@ -14,7 +14,8 @@ use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use super::config::{AzureConfig, AzureCredentials};
-use super::errors::{self, Asked};
+use super::errors;
+use crate::asked::Asked;
 use crate::error::StoreError;
 use crate::s3::body::Chunks;
 use crate::store::Body;
@@ -121,7 +122,7 @@ impl Client {
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Response, StoreError> {
         let asked = request.asked;
         let built = self.build(request).await?;
-        let answer = self.http.execute(built).await.map_err(|error| asked.broken(&error))?;
+        let answer = self.http.execute(built).await.map_err(|error| asked.broken(&errors::plain(&error)))?;
         if answer.status().is_success() { Ok(answer) } else { Err(asked.refused(answer).await) }
     }
 

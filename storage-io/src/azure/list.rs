@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde::Deserialize;
 
 use super::client::Request;
-use super::{Container, bare, date_ns};
+use super::{Container, bare, date_ns, errors};
 use crate::error::StoreError;
 use crate::list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};
 use crate::store::ObjectKey;
@@ -124,7 +124,7 @@ impl Container {
             request = request.query("prefix", prefix);
         }
         let answer = self.client.send(request.query("restype", "container")).await?;
-        let text = answer.text().await.map_err(|error| asked.broken(&error))?;
+        let text = answer.text().await.map_err(|error| asked.broken(&errors::plain(&error)))?;
         quick_xml::de::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| asked.unmade(&format!("the listing: {error}")))
     }
 }

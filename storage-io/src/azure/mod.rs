@@ -21,13 +21,15 @@ use reqwest::header::HeaderMap;
 use reqwest::{Method, Response};
 use tradewind_integrity::time;
 
+use crate::asked::Asked;
 use crate::checksum::Crc64;
 use crate::error::StoreError;
+use crate::existing::{Existing, Found};
 use crate::list::{Depth, Listing};
-use crate::metadata::{TOKEN, described, metadata, text_key, token_text};
+use crate::metadata::{TOKEN, described, metadata, text_key};
+use crate::reading::{Reading, changed, ends_early};
 use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Store, StoredObject, Upload};
 use client::{Client, Request};
-use errors::Asked;
 use upload::BlockUpload;
 
 pub use config::{AzureConfig, AzureCredentials};
@@ -71,19 +73,6 @@ impl AzureStore {
     }
 }
 
-struct Found {
-    info: ObjectInfo,
-    token: Option<String>,
-    version_id: Option<String>,
-}
-
-impl Found {
-    fn is_ours(&self, meta: &ObjectMeta, crc: Option<Crc64>) -> bool {
-        let same = self.info.size == meta.size && self.token.as_deref() == Some(&token_text(meta.token));
-        same && crc.is_none_or(|crc| self.info.crc.is_none_or(|theirs| theirs == crc))
-    }
-}
-
 impl Container {
     fn asked<'a>(&'a self, action: &'static str, object: &'a str, bytes: u64) -> Asked<'a> {
         Asked { place: &self.client.place, action, object, bytes }
@@ -91,38 +80,6 @@ impl Container {
 
     fn request<'a>(&'a self, action: &'static str, method: Method, key: &'a str, bytes: u64) -> Request<'a> {
         Request::new(self.asked(action, key, bytes), method, Some(key))
-    }
-
-    async fn look(&self, key: &str) -> Result<Option<Found>, StoreError> {
-        match self.client.send(self.request("look for a blob", Method::HEAD, key, 0)).await {
-            Ok(answer) => Ok(Some(found(answer.headers(), None))),
-            Err(StoreError::ObjectGone { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Looks before writing. `Ok(Some)` means that an earlier try of ours has stored the object already.
-    async fn make_way(&self, key: &str, meta: &ObjectMeta, crc: Option<Crc64>) -> Result<Option<StoredObject>, StoreError> {
-        if meta.overwrite {
-            return Ok(None);
-        }
-        match self.look(key).await? {
-            None => Ok(None),
-            Some(found) if found.is_ours(meta, crc) => Ok(Some(stored(found, crc.unwrap_or_default()))),
-            Some(_) => Err(StoreError::DestinationExists { object: key.to_owned() }),
-        }
-    }
-
-    /// After a refusal that our own earlier, unacknowledged try would also explain: is the object there, and ours?
-    async fn settle(&self, key: &str, meta: &ObjectMeta, crc: Crc64, error: StoreError) -> Result<StoredObject, StoreError> {
-        if !matches!(error, StoreError::DestinationExists { .. } | StoreError::UploadGone { .. }) {
-            return Err(error);
-        }
-        match self.look(key).await {
-            Ok(Some(found)) if found.is_ours(meta, Some(crc)) => Ok(stored(found, crc)),
-            Err(looking) if looking.is_retryable() => Err(looking),
-            _ => Err(error),
-        }
     }
 
     /// If the service says what it computed, it must be ours; notes that it says so.
@@ -142,6 +99,26 @@ impl Container {
         let header = |name: &str| text_of(answer.headers(), name);
         let verified_by_store = self.verifies.get() == Some(&true);
         StoredObject { etag: header("etag").map(bare), crc, verified_by_store, version_id: header("x-ms-version-id").map(str::to_owned) }
+    }
+}
+
+#[async_trait]
+impl Existing for Container {
+    async fn look(&self, key: &str) -> Result<Option<Found>, StoreError> {
+        match self.client.send(self.request("look for a blob", Method::HEAD, key, 0)).await {
+            Ok(answer) => Ok(Some(found(answer.headers(), None))),
+            Err(StoreError::ObjectGone { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// It is what we have written down.
+    fn computes_what_it_tells(&self) -> bool {
+        false
+    }
+
+    fn refuses_blind_writes(&self) -> bool {
+        false
     }
 }
 
@@ -192,7 +169,6 @@ impl Store for AzureStore {
 
     async fn read(&self, key: &ObjectKey, range: Range<u64>, expected: Option<&ObjectInfo>) -> Result<ObjectRange, StoreError> {
         let key = text_key(key)?;
-        let changed = |what| StoreError::ObjectChanged { object: key.clone(), what };
         let mut request = self.0.request("read a blob", Method::GET, &key, 0);
         request = request.header("x-ms-range", &format!("bytes={}-{}", range.start, range.end - 1));
         if let Some(etag) = expected.and_then(|expected| expected.etag.as_ref()) {
@@ -200,29 +176,19 @@ impl Store for AzureStore {
         }
         let mut answer = match self.0.client.send(request).await {
             Ok(answer) => answer,
-            Err(StoreError::DestinationExists { .. }) => return Err(changed("its entity tag")),
+            Err(StoreError::DestinationExists { .. }) => return Err(changed(&key, "its entity tag")),
             Err(StoreError::Rejected { code, .. }) if code == "InvalidRange" || code == "HTTP 416" => {
-                return Err(changed("it ends early"));
+                return Err(ends_early(&key));
             }
             Err(error) => return Err(error),
         };
         let info = found(answer.headers(), text_of(answer.headers(), "content-range")).info;
-        if expected.is_some_and(|expected| !expected.is_same(&info)) {
-            return Err(changed("its size, time or entity tag"));
-        }
-        let broken = |what: &str| StoreError::Unavailable { place: self.place(), detail: format!("while {key} was read: {what}") };
-        let (mut bytes, mut left) = (Vec::new(), range.end - range.start);
+        let mut reading = Reading::new(&self.0.client.place, &key, range, info, expected)?;
         loop {
             match answer.chunk().await {
-                Ok(Some(chunk)) if chunk.len() as u64 <= left => {
-                    left -= chunk.len() as u64;
-                    bytes.push(chunk);
-                }
-                Ok(Some(_)) => return Err(broken("more bytes than were asked for")),
-                Ok(None) if left == 0 => return Ok(ObjectRange { info, bytes }),
-                Ok(None) if info.size < range.end => return Err(changed("it ends early")),
-                Ok(None) => return Err(broken("the answer ended early")),
-                Err(error) => return Err(broken(&errors::plain(&error))),
+                Ok(Some(chunk)) => reading.add(chunk)?,
+                Ok(None) => return reading.end(),
+                Err(error) => return Err(reading.broken(&errors::plain(&error))),
             }
         }
     }
@@ -269,13 +235,8 @@ impl Store for AzureStore {
     }
 
     async fn find_own(&self, key: &ObjectKey, meta: ObjectMeta, crc: Crc64) -> Result<Option<StoredObject>, StoreError> {
-        let found = self.0.look(&text_key(key)?).await?;
-        Ok(found.filter(|found| found.is_ours(&meta, Some(crc))).map(|found| stored(found, crc)))
+        self.0.find_own(&text_key(key)?, &meta, crc).await
     }
-}
-
-fn stored(found: Found, crc: Crc64) -> StoredObject {
-    StoredObject { etag: found.info.etag, crc, verified_by_store: false, version_id: found.version_id }
 }
 
 /// What the headers of an answer say of a blob; `range`: Content-Range, where only some of it is in the answer.

@@ -29,12 +29,13 @@ use tokio::sync::OnceCell;
 
 pub use config::{Credentials, Dialect, S3Config};
 
+use crate::asked::Asked;
 use crate::checksum::Crc64;
 use crate::error::StoreError;
+use crate::existing::{Existing, Found};
 use crate::list::{Depth, Listing};
-use crate::metadata::{TOKEN, described, metadata, text_key, token_text};
+use crate::metadata::{TOKEN, described, metadata, text_key};
 use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Store, StoredObject, Upload};
-use errors::Asked;
 use upload::S3Upload;
 
 const MIB: u64 = 1 << 20;
@@ -115,71 +116,9 @@ impl S3Store {
     }
 }
 
-/// What a look at an object found.
-struct Found {
-    info: ObjectInfo,
-    token: Option<String>,
-    version_id: Option<String>,
-}
-
-impl Found {
-    fn is_ours(&self, meta: &ObjectMeta) -> bool {
-        self.info.size == meta.size && self.token.as_deref() == Some(&token_text(meta.token))
-    }
-}
-
 impl Bucket {
     fn asked<'a>(&'a self, action: &'static str, object: &'a str, bytes: u64) -> Asked<'a> {
         Asked { place: &self.place, action, object, bytes }
-    }
-
-    async fn look(&self, key: &str) -> Result<Option<Found>, StoreError> {
-        let request = self.client.head_object().bucket(&self.name).key(key).checksum_mode(ChecksumMode::Enabled);
-        match request.send().await {
-            Ok(object) => Ok(Some(Found {
-                info: ObjectInfo {
-                    size: object.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
-                    etag: object.e_tag().map(bare),
-                    crc: full_object_crc(object.checksum_type(), object.checksum_crc64_nvme()),
-                    modified_ns: nanoseconds(object.last_modified()),
-                    ..described(object.metadata())
-                },
-                token: object.metadata().and_then(|metadata| metadata.get(TOKEN)).cloned(),
-                version_id: object.version_id().map(str::to_owned),
-            })),
-            Err(error) if error.as_service_error().is_some_and(|error| error.is_not_found()) => Ok(None),
-            Err(error) => Err(self.asked("look for an object", key, 0).map(&error)),
-        }
-    }
-
-    /// Looks before writing. `Ok(Some)` means that an earlier try of ours has stored the object already.
-    async fn make_way(&self, key: &str, meta: &ObjectMeta, crc: Crc64) -> Result<Option<StoredObject>, StoreError> {
-        if meta.overwrite {
-            return Ok(None);
-        }
-        match self.look(key).await {
-            Ok(None) => Ok(None),
-            Ok(Some(found)) if found.is_ours(meta) && (crc == Crc64::default() || found.info.crc.is_none_or(|theirs| theirs == crc)) => {
-                Ok(Some(stored(found, crc)))
-            }
-            Ok(Some(_)) => Err(StoreError::DestinationExists { object: key.to_owned() }),
-            // Whoever may not list a bucket is told 403 for an object that is not there; the conditional write still decides.
-            Err(StoreError::AccessDenied { .. }) if self.conditional() => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// After a refusal that our own earlier, unacknowledged try would also explain: is the object there, and ours?
-    async fn settle(&self, key: &str, meta: &ObjectMeta, crc: Crc64, error: StoreError) -> Result<StoredObject, StoreError> {
-        if !matches!(error, StoreError::DestinationExists { .. } | StoreError::UploadGone { .. }) {
-            return Err(error);
-        }
-        match self.look(key).await {
-            // One of the same name, size and time may hold other bytes.
-            Ok(Some(found)) if found.is_ours(meta) && found.info.crc.is_none_or(|theirs| theirs == crc) => Ok(stored(found, crc)),
-            Err(looking) if looking.is_retryable() => Err(looking),
-            _ => Err(error),
-        }
     }
 
     fn conditional(&self) -> bool {
@@ -225,6 +164,36 @@ impl Bucket {
 }
 
 #[async_trait]
+impl Existing for Bucket {
+    async fn look(&self, key: &str) -> Result<Option<Found>, StoreError> {
+        let request = self.client.head_object().bucket(&self.name).key(key).checksum_mode(ChecksumMode::Enabled);
+        match request.send().await {
+            Ok(object) => Ok(Some(Found {
+                info: ObjectInfo {
+                    size: object.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+                    etag: object.e_tag().map(bare),
+                    crc: full_object_crc(object.checksum_type(), object.checksum_crc64_nvme()),
+                    modified_ns: nanoseconds(object.last_modified()),
+                    ..described(object.metadata())
+                },
+                token: object.metadata().and_then(|metadata| metadata.get(TOKEN)).cloned(),
+                version_id: object.version_id().map(str::to_owned),
+            })),
+            Err(error) if error.as_service_error().is_some_and(|error| error.is_not_found()) => Ok(None),
+            Err(error) => Err(self.asked("look for an object", key, 0).map(&error)),
+        }
+    }
+
+    fn computes_what_it_tells(&self) -> bool {
+        true
+    }
+
+    fn refuses_blind_writes(&self) -> bool {
+        self.conditional()
+    }
+}
+
+#[async_trait]
 impl Store for S3Store {
     fn place(&self) -> String {
         self.0.place.clone()
@@ -266,7 +235,7 @@ impl Store for S3Store {
 
     async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError> {
         let key = text_key(key)?;
-        if let Some(done) = self.0.make_way(&key, &meta, body.crc()).await? {
+        if let Some(done) = self.0.make_way(&key, &meta, Some(body.crc())).await? {
             return Ok(done);
         }
         let condition = self.0.condition(&meta);
@@ -285,16 +254,14 @@ impl Store for S3Store {
 
     async fn begin(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Arc<dyn Upload>, StoreError> {
         let key = text_key(key)?;
-        self.0.make_way(&key, &meta, Crc64::default()).await?;
+        self.0.make_way(&key, &meta, None).await?;
         let checksums = self.0.checksums(&key).await?;
         let id = self.0.create(&key, Some(&meta), checksums).await?;
         Ok(Arc::new(S3Upload { bucket: Arc::clone(&self.0), key, id, meta, checksums }))
     }
 
     async fn find_own(&self, key: &ObjectKey, meta: ObjectMeta, crc: Crc64) -> Result<Option<StoredObject>, StoreError> {
-        let found = self.0.look(&text_key(key)?).await?;
-        let is_other = |found: &Found| found.info.crc.is_some_and(|theirs| theirs != crc);
-        Ok(found.filter(|found| found.is_ours(&meta) && !is_other(found)).map(|found| stored(found, crc)))
+        self.0.find_own(&text_key(key)?, &meta, crc).await
     }
 
     async fn reopen(&self, key: &ObjectKey, meta: ObjectMeta, handle: &str) -> Result<Arc<dyn Upload>, StoreError> {
@@ -333,11 +300,6 @@ impl Bucket {
             Err(error) => Err(error),
         }
     }
-}
-
-fn stored(found: Found, crc: Crc64) -> StoredObject {
-    let verified_by_store = found.info.crc == Some(crc);
-    StoredObject { etag: found.info.etag, crc, verified_by_store, version_id: found.version_id }
 }
 
 /// The store's checksum covers the whole object only when it says so or says nothing (single puts).

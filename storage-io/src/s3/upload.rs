@@ -9,6 +9,7 @@ use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart};
 use super::{Bucket, bare, body, check_answer, full_object_crc, signed};
 use crate::checksum::Crc64;
 use crate::error::StoreError;
+use crate::existing::Existing;
 use crate::store::{Body, ObjectMeta, Part, PartReceipt, StoredObject, Upload};
 
 #[derive(Debug)]
