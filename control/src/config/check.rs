@@ -8,7 +8,7 @@ use tradewind_ipc::SecretText;
 
 use super::caps;
 use super::load::{Reader, Severity, Written};
-use super::sections::{StoreKind, StoreSection, UserSection};
+use super::sections::{GivenSecret, StoreKind, StoreSection, UserSection};
 use super::{AzureConfig, Config, S3Config, StoreConfig, User};
 
 const SECRET_BYTES_MIN: usize = 12;
@@ -118,7 +118,7 @@ fn user(section: &UserSection, line: usize, written: &Written, reader: &mut Read
         }
     }
     let what = format!("user '{name}': secret");
-    let secret = secret(&what, section.secret.as_ref(), section.secret_file.as_deref(), section.secret_env.as_deref(), line, reader);
+    let secret = secret(&what, section.secret(), line, reader);
     let Some(secret) = secret.ok()? else {
         reader.error(Some(line), format!("{what} is missing: give secret, secret_file or secret_env"));
         return None;
@@ -170,8 +170,7 @@ fn s3_store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mu
         reader.error(line, format!("stores.{name}: list the buckets that may be written to in 'buckets' ([\"*\"] for all)"));
     }
     let what = format!("stores.{name}.secret_key");
-    let (file, env) = (section.secret_key_file.as_deref(), section.secret_key_env.as_deref());
-    let secret_key = secret(&what, section.secret_key.as_ref(), file, env, line.unwrap_or(1), reader).ok()?;
+    let secret_key = secret(&what, section.secret_key(), line.unwrap_or(1), reader).ok()?;
     if section.access_key.is_some() != secret_key.is_some() {
         reader.error(line, format!("stores.{name}: access_key and its secret belong together: give both or neither"));
     }
@@ -210,11 +209,9 @@ fn azure_store(name: &str, section: &StoreSection, line: Option<usize>, reader: 
         reader.error(line, format!("stores.{name}: list the containers that may be written to in 'containers' ([\"*\"] for all)"));
     }
     let what = format!("stores.{name}.account_key");
-    let (file, env) = (section.account_key_file.as_deref(), section.account_key_env.as_deref());
-    let account_key = secret(&what, section.account_key.as_ref(), file, env, line.unwrap_or(1), reader).ok()?;
+    let account_key = secret(&what, section.account_key(), line.unwrap_or(1), reader).ok()?;
     let what = format!("stores.{name}.sas");
-    let (file, env) = (section.sas_file.as_deref(), section.sas_env.as_deref());
-    let sas = secret(&what, section.sas.as_ref(), file, env, line.unwrap_or(1), reader).ok()?;
+    let sas = secret(&what, section.sas(), line.unwrap_or(1), reader).ok()?;
     if account_key.is_some() && sas.is_some() {
         reader.error(line, format!("stores.{name}: give account_key or sas, not both"));
     }
@@ -222,15 +219,8 @@ fn azure_store(name: &str, section: &StoreSection, line: Option<usize>, reader: 
 }
 
 /// The secret from the one of three places that is given; `Ok(None)` if none is, `Err` after a problem was reported.
-fn secret(
-    what: &str,
-    inline: Option<&SecretText>,
-    file: Option<&Path>,
-    env: Option<&str>,
-    line: usize,
-    reader: &mut Reader<'_>,
-) -> Result<Option<SecretText>, ()> {
-    let found = match (inline, file, env) {
+fn secret(what: &str, given: GivenSecret<'_>, line: usize, reader: &mut Reader<'_>) -> Result<Option<SecretText>, ()> {
+    let found = match (given.text, given.file, given.env) {
         (None, None, None) => return Ok(None),
         (Some(secret), None, None) => Ok(secret.clone()),
         (None, Some(path), None) => from_file(path).map_err(|e| format!("{what}: file '{}' {e}", path.display())),

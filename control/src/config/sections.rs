@@ -1,7 +1,7 @@
 //! The sections of the file as they are written there. Unknown keys are errors.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use ipnet::IpNet;
@@ -192,6 +192,12 @@ pub(super) struct UserSection {
     pub(super) stores: Option<Vec<String>>,
 }
 
+impl UserSection {
+    pub(super) fn secret(&self) -> GivenSecret<'_> {
+        GivenSecret::new(&self.secret, &self.secret_file, &self.secret_env)
+    }
+}
+
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum StoreKind {
@@ -247,17 +253,45 @@ pub(super) struct StoreSection {
 
 impl StoreSection {
     /// Whether it says something that only S3 stores have.
-    pub(super) const fn has_s3(&self) -> bool {
-        let secret = self.secret_key.is_some() || self.secret_key_file.is_some() || self.secret_key_env.is_some();
+    pub(super) fn has_s3(&self) -> bool {
         let place = self.region.is_some() || self.buckets.is_some() || self.path_style.is_some() || self.dialect.is_some();
-        secret || place || self.access_key.is_some() || self.session_token.is_some()
+        self.secret_key().is_any() || place || self.access_key.is_some() || self.session_token.is_some()
     }
 
     /// Whether it says something that only Azure stores have.
-    pub(super) const fn has_azure(&self) -> bool {
-        let key = self.account_key.is_some() || self.account_key_file.is_some() || self.account_key_env.is_some();
-        let sas = self.sas.is_some() || self.sas_file.is_some() || self.sas_env.is_some();
-        key || sas || self.account.is_some() || self.containers.is_some()
+    pub(super) fn has_azure(&self) -> bool {
+        self.account_key().is_any() || self.sas().is_any() || self.account.is_some() || self.containers.is_some()
+    }
+
+    pub(super) fn secret_key(&self) -> GivenSecret<'_> {
+        GivenSecret::new(&self.secret_key, &self.secret_key_file, &self.secret_key_env)
+    }
+
+    pub(super) fn account_key(&self) -> GivenSecret<'_> {
+        GivenSecret::new(&self.account_key, &self.account_key_file, &self.account_key_env)
+    }
+
+    pub(super) fn sas(&self) -> GivenSecret<'_> {
+        GivenSecret::new(&self.sas, &self.sas_file, &self.sas_env)
+    }
+}
+
+/// A secret as the file gives it: in one of three ways, if it is right.
+#[derive(Clone, Copy)]
+pub(super) struct GivenSecret<'a> {
+    pub(super) text: Option<&'a SecretText>,
+    pub(super) file: Option<&'a Path>,
+    pub(super) env: Option<&'a str>,
+}
+
+impl<'a> GivenSecret<'a> {
+    #[expect(clippy::ref_option, reason = "the fields as they are")]
+    fn new(text: &'a Option<SecretText>, file: &'a Option<PathBuf>, env: &'a Option<String>) -> Self {
+        Self { text: text.as_ref(), file: file.as_deref(), env: env.as_deref() }
+    }
+
+    const fn is_any(&self) -> bool {
+        self.text.is_some() || self.file.is_some() || self.env.is_some()
     }
 }
 
