@@ -93,11 +93,7 @@ impl Work {
 /// What a list names.
 fn already(path: &Path) -> Result<Arc<OnceLock<Durable>>, StoreError> {
     let failed = |error: std::io::Error| StoreError::Journal { detail: format!("{}: {error}", path.display()) };
-    let durable = resume::read_list(path).map_err(failed)?;
-    let have = Arc::new(OnceLock::new());
-    // It was empty.
-    let _ = have.set(durable);
-    Ok(have)
+    Ok(Arc::new(OnceLock::from(resume::read_list(path).map_err(failed)?)))
 }
 
 /// What the client lacks, by what it has said until it spoke on the lane.

@@ -52,6 +52,12 @@ struct Window {
     binding: usize,
 }
 
+impl Window {
+    const fn new(since: Instant) -> Self {
+        Self { since, answers: 0, units: 0, binding: 0 }
+    }
+}
+
 impl Concurrency {
     pub(super) fn new(bounds: Bounds) -> Self {
         let base = (bounds.first.clamp(bounds.least, bounds.most), None);
@@ -66,21 +72,22 @@ impl Concurrency {
     /// Takes note of an answer. `units`: what throughput is counted in, bytes or objects. `binding`: more was waiting than the limit let go.
     /// `throttled`: how often the store has asked to slow down, ever.
     pub(super) fn answered(&mut self, now: Instant, units: u64, binding: bool, throttled: u64) {
-        let window = self.window.get_or_insert(Window { since: now, answers: 0, units: 0, binding: 0 });
+        let limit = self.limit();
+        let window = self.window.get_or_insert(Window::new(now));
         window.answers += 1;
         window.units += units;
         window.binding += usize::from(binding);
         let elapsed = now.saturating_duration_since(window.since);
-        if elapsed < WINDOW || window.answers < self.trial.unwrap_or(self.base.0) {
+        if elapsed < WINDOW || window.answers < limit {
             return;
         }
         let (rate, binding) = (window.units as f64 / elapsed.as_secs_f64(), window.binding as f64 >= BINDING * window.answers as f64);
         // The next window begins now, with nothing answered.
-        self.window = Some(Window { since: now, answers: 0, units: 0, binding: 0 });
+        self.window = Some(Window::new(now));
         let is_slowed = throttled > self.throttled;
         self.throttled = throttled;
         if is_slowed {
-            self.base = ((self.limit() / 2).max(self.bounds.least), None);
+            self.base = ((limit / 2).max(self.bounds.least), None);
             (self.trial, self.upwards, self.starting, self.careful) = (None, true, false, CAREFUL);
         } else if binding {
             self.compare(rate);
