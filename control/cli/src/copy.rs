@@ -14,7 +14,7 @@ use tradewind_api::{
 use tradewind_client::{Selected, chunk_bytes_for_packets};
 
 use crate::connect::{connect, connect_to, resolve};
-use crate::display::{self, Reporter};
+use crate::display::Reporter;
 use crate::dry_get::DryRun;
 use crate::events;
 use crate::failure::Failure;
@@ -24,7 +24,7 @@ use crate::lane::PolicyOption;
 use crate::objects::parse;
 use crate::options::{ResumeOption, ServerOptions};
 use crate::rate::BitRate;
-use crate::retry::{self, Cure};
+use crate::retry::{Attempts, Cure};
 use crate::select::SelectObjectsOptions;
 use crate::send::submit;
 use crate::units;
@@ -126,24 +126,12 @@ pub(crate) async fn copy(options: &CopyOptions) -> Result<u8, Failure> {
     if options.dry_run {
         return dry_run(options, &selected, &mut interrupts).await;
     }
-    let mut attempt = 1;
+    let mut attempts = Attempts::new(options.retries, options.json, options.quiet);
     loop {
-        let failure = match copy_once(options, &select, attempt, &mut interrupts).await {
-            Ok(code) => return Ok(code),
-            Err(failure) => failure,
-        };
-        let Some(cure @ Cure::Again) = retry::cure(&failure, attempt > 1).filter(|_| attempt <= options.retries) else {
-            return Err(failure);
-        };
-        let wait = retry::wait(cure, attempt);
-        if options.json {
-            events::emit(&events::retry(&failure, attempt, wait, None));
-        } else if !options.quiet {
-            display::note(&format!("{failure}; going on ({attempt} of {})", options.retries));
-        }
-        let interrupted = |signal| Failure::Interrupted { signal, transfer_id: failure.transfer_id().map(str::to_owned) };
-        interrupts.unless(tokio::time::sleep(wait)).await.map_err(interrupted)?;
-        attempt += 1;
+        let result = copy_once(options, &select, attempts.number, &mut interrupts).await;
+        let Err(failure) = result else { return result };
+        let Some(cure @ Cure::Again) = attempts.cure(&failure) else { return Err(failure) };
+        attempts.go_on(&failure, cure, &mut interrupts).await?;
     }
 }
 

@@ -24,7 +24,7 @@ use crate::follow::{Driven, drive, ended_on_server, explain, failed, last_word, 
 use crate::interrupt::Interrupts;
 use crate::links::{Links, TARGET_BYTES_MAX, link_name};
 use crate::options::GetOptions;
-use crate::retry::{self, Cure};
+use crate::retry::Attempts;
 use crate::seal::{Checked, Unsealing, check_key};
 use crate::send::{IDLE_TIMEOUT, chunk_bytes_max, lane_offer, submit};
 use crate::state::state_folder;
@@ -56,31 +56,19 @@ pub(crate) async fn get(options: &GetOptions) -> Result<u8, Failure> {
     let left_out = LeftOut::default();
     for (number, source) in options.sources.iter().enumerate() {
         let keys = ring.as_ref().zip(all_checked.get(number));
-        let mut attempt = 0;
-        let mut packet_bytes_max = None;
+        let mut attempts = Attempts::new(options.lane.retries, options.json, options.quiet);
         loop {
-            attempt += 1;
             // What an attempt leaves out, the next one may get.
             let missed = Arc::new(LeftOut::default());
-            let getting = Getting { options, select: &select, source, place: &place, left_out: &missed, attempt, packet_bytes_max, keys };
+            let getting = Getting { options, select: &select, source, place: &place, left_out: &missed, attempts: &attempts, keys };
             let result = getting.run(&mut interrupts).await;
             place.note_down().await;
             let Err(failure) = result else {
                 left_out.take_over(&missed);
                 break;
             };
-            let Some(cure) = retry::cure(&failure, attempt > 1).filter(|_| attempt <= options.lane.retries) else { return Err(failure) };
-            if let Cure::SmallerPackets(bytes) = cure {
-                packet_bytes_max = Some(bytes);
-            }
-            let wait = retry::wait(cure, attempt);
-            if options.json {
-                events::emit(&events::retry(&failure, attempt, wait, packet_bytes_max));
-            } else if !options.quiet {
-                display::note(&format!("{failure}; going on ({attempt} of {})", options.lane.retries));
-            }
-            let interrupted = |signal| Failure::Interrupted { signal, transfer_id: failure.transfer_id().map(str::to_owned) };
-            interrupts.unless(tokio::time::sleep(wait)).await.map_err(interrupted)?;
+            let Some(cure) = attempts.cure(&failure) else { return Err(failure) };
+            attempts.go_on(&failure, cure, &mut interrupts).await?;
         }
     }
     if let Some(links) = place.links.clone() {
@@ -235,8 +223,7 @@ struct Getting<'a> {
     source: &'a str,
     place: &'a Place,
     left_out: &'a Arc<LeftOut>,
-    attempt: u32,
-    packet_bytes_max: Option<usize>,
+    attempts: &'a Attempts,
     /// With --unseal: the keys, and what was found out with them.
     keys: Option<(&'a Arc<KeyRing>, &'a Arc<Checked>)>,
 }
@@ -247,7 +234,7 @@ impl Getting<'_> {
         let quiet = options.quiet || options.json;
         let client = connect(&options.server, quiet).await?;
         let address = resolve(&options.server.server).await;
-        let chunk_bytes_max = address.and_then(|address| chunk_bytes_max(&address, self.packet_bytes_max));
+        let chunk_bytes_max = address.and_then(|address| chunk_bytes_max(&address, self.attempts.packet_bytes_max));
         let request = self.request(chunk_bytes_max);
         let config = UploaderConfig {
             name: self.place.name.clone(),
@@ -337,7 +324,7 @@ impl Getting<'_> {
 
     fn request(&self, chunk_bytes_max: Option<u32>) -> SubmitRequest {
         let options = self.options;
-        let resume = if self.place.journal.is_some() { options.resume.for_server(self.attempt) } else { ResumePolicy::None };
+        let resume = if self.place.journal.is_some() { options.resume.for_server(self.attempts.number) } else { ResumePolicy::None };
         let (source, overwrite) = (Some(self.source.to_owned()), options.overwrite);
         SubmitRequest { source, select: self.select.clone(), overwrite, resume, chunk_bytes_max, ..options.lane.request() }
     }

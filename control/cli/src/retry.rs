@@ -5,7 +5,10 @@ use std::time::Duration;
 use tradewind_api::{ApiCode, ClientError, ErrorCode, ProblemCode, TrustError};
 use tradewind_client::UploadError;
 
+use crate::display;
+use crate::events;
 use crate::failure::Failure;
+use crate::interrupt::Interrupts;
 
 /// Wait before the first restart; each further one waits twice as long.
 const WAIT_FIRST: Duration = Duration::from_secs(1);
@@ -22,10 +25,54 @@ pub(crate) enum Cure {
     SmallerPackets(usize),
 }
 
+/// The attempts of a command at one transfer.
+pub(crate) struct Attempts {
+    /// Of the one that runs, from 1.
+    pub(crate) number: u32,
+    /// What the failures so far have made the most for an IP packet.
+    pub(crate) packet_bytes_max: Option<usize>,
+    retries: u32,
+    is_json: bool,
+    is_quiet: bool,
+}
+
+impl Attempts {
+    /// Before the first one. `retries`: how many may follow it.
+    pub(crate) const fn new(retries: u32, is_json: bool, is_quiet: bool) -> Self {
+        Self { number: 1, packet_bytes_max: None, retries, is_json, is_quiet }
+    }
+
+    /// What makes it worth trying again after this failure, if anything does and there is an attempt left.
+    pub(crate) fn cure(&self, failure: &Failure) -> Option<Cure> {
+        cure(failure, self.number > 1).filter(|_| self.number <= self.retries)
+    }
+
+    /// Says that the next attempt comes, and waits for its time.
+    ///
+    /// # Errors
+    /// [`Failure::Interrupted`].
+    pub(crate) async fn go_on(&mut self, failure: &Failure, cure: Cure, interrupts: &mut Interrupts) -> Result<(), Failure> {
+        if let Cure::SmallerPackets(bytes) = cure {
+            self.packet_bytes_max = Some(bytes);
+        }
+        let wait = wait(cure, self.number);
+        if self.is_json {
+            events::emit(&events::retry(failure, self.number, wait, self.packet_bytes_max));
+        } else if !self.is_quiet {
+            let smaller = self.packet_bytes_max.map_or(String::new(), |bytes| format!(" with packets of at most {bytes} bytes"));
+            display::note(&format!("{failure}; going on{smaller} ({} of {})", self.number, self.retries));
+        }
+        let interrupted = |signal| Failure::Interrupted { signal, transfer_id: failure.transfer_id().map(str::to_owned) };
+        interrupts.unless(tokio::time::sleep(wait)).await.map_err(interrupted)?;
+        self.number += 1;
+        Ok(())
+    }
+}
+
 /// What may cure a failure. `begun`: an attempt of this command had reached the server before.
 ///
 /// An engine that ends while the server opens the lane is not the same as none: the server has promised a new one.
-pub(crate) fn cure(failure: &Failure, begun: bool) -> Option<Cure> {
+fn cure(failure: &Failure, begun: bool) -> Option<Cure> {
     match failure {
         Failure::Upload { source: UploadError::PathMtu { packet_bytes, .. }, .. } => {
             PACKET_BYTES.into_iter().find(|bytes| *bytes < *packet_bytes as usize).map(Cure::SmallerPackets)
@@ -46,7 +93,7 @@ pub(crate) fn cure(failure: &Failure, begun: bool) -> Option<Cure> {
 }
 
 /// Wait before restart number `attempt`, from 1.
-pub(crate) fn wait(cure: Cure, attempt: u32) -> Duration {
+fn wait(cure: Cure, attempt: u32) -> Duration {
     match cure {
         Cure::SmallerPackets(_) => Duration::ZERO,
         Cure::Again => WAIT_FIRST.saturating_mul(1 << attempt.saturating_sub(1).min(8)).min(WAIT_MOST),

@@ -13,7 +13,7 @@ use tradewind_client::{
 };
 
 use crate::connect::{connect, resolve, tcp_round_trip};
-use crate::display::{self, Reporter};
+use crate::display::Reporter;
 use crate::dry_run;
 use crate::events;
 use crate::failure::Failure;
@@ -21,7 +21,7 @@ use crate::follow::{Driven, drive, ended_on_server, explain, failed, last_word, 
 use crate::gather::{Gathering, LeftOut, Notes};
 use crate::interrupt::Interrupts;
 use crate::options::SendOptions;
-use crate::retry::{self, Cure};
+use crate::retry::Attempts;
 use crate::seal::SealPlan;
 use crate::select::Selection;
 use crate::sources::Plan;
@@ -45,52 +45,35 @@ pub(crate) async fn send(options: &SendOptions) -> Result<u8, Failure> {
         let shown = interrupts.unless(showing).await.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })?;
         return shown.map_err(|error| Failure::Local { what: "the walking thread failed", detail: error.to_string() })?;
     }
-    let mut attempt = Attempt { number: 0, packet_bytes_max: None, begun: None };
+    let mut attempts = Attempts::new(options.lane.retries, options.json, options.quiet);
+    // The transfer of the latest attempt that the server knows.
+    let mut begun = None;
     loop {
-        attempt.number += 1;
-        let result = once(options, &plan, &mut attempt, &mut interrupts).await;
+        let result = once(options, &plan, &attempts, &mut begun, &mut interrupts).await;
         let Err(failure) = result else { return result };
-        let curable = retry::cure(&failure, attempt.number > 1).filter(|_| attempt.number <= options.lane.retries);
-        let Some(cure) = curable else { return Err(failure) };
-        if let Some((client, id)) = &attempt.begun {
+        let Some(cure) = attempts.cure(&failure) else { return Err(failure) };
+        if let Some((client, id)) = &begun {
             // Until the server has ended the old transfer, its files may still be held by it.
             let _ = interrupts.unless(last_word(client, id)).await;
         }
-        if let Cure::SmallerPackets(bytes) = cure {
-            attempt.packet_bytes_max = Some(bytes);
-        }
-        let wait = retry::wait(cure, attempt.number);
-        if options.json {
-            events::emit(&events::retry(&failure, attempt.number, wait, attempt.packet_bytes_max));
-        } else if !options.quiet {
-            display::note(&again(&failure, &attempt, options.lane.retries));
-        }
-        let interrupted = |signal| Failure::Interrupted { signal, transfer_id: failure.transfer_id().map(str::to_owned) };
-        interrupts.unless(tokio::time::sleep(wait)).await.map_err(interrupted)?;
+        attempts.go_on(&failure, cure, &mut interrupts).await?;
     }
 }
 
-/// What one attempt has to know of those before it.
-struct Attempt {
-    /// From 1.
-    number: u32,
-    packet_bytes_max: Option<usize>,
-    /// The transfer of the latest attempt that the server knows.
-    begun: Option<(Client, String)>,
-}
-
-/// What people are told before a restart.
-fn again(failure: &Failure, attempt: &Attempt, retries: u32) -> String {
-    let smaller = attempt.packet_bytes_max.map_or(String::new(), |bytes| format!(" with packets of at most {bytes} bytes"));
-    format!("{failure}; going on{smaller} ({} of {retries})", attempt.number)
-}
-
 /// One transfer.
-async fn once(options: &SendOptions, plan: &Arc<Plan>, attempt: &mut Attempt, interrupts: &mut Interrupts) -> Result<u8, Failure> {
+///
+/// `begun` becomes the server and the id once the server knows it.
+async fn once(
+    options: &SendOptions,
+    plan: &Arc<Plan>,
+    attempts: &Attempts,
+    begun: &mut Option<(Client, String)>,
+    interrupts: &mut Interrupts,
+) -> Result<u8, Failure> {
     let quiet = options.quiet || options.json;
     let left_out = Arc::new(LeftOut::default());
     let (lines, mut remarks) = mpsc::unbounded_channel();
-    let notes = match (options.json, quiet || attempt.number > 1) {
+    let notes = match (options.json, quiet || attempts.number > 1) {
         (true, _) => Notes::Events,
         (false, true) => Notes::Quiet,
         (false, false) => Notes::Lines(lines),
@@ -105,10 +88,10 @@ async fn once(options: &SendOptions, plan: &Arc<Plan>, attempt: &mut Attempt, in
     }
     let sealing = plan.seal.as_ref().and_then(SealPlan::sealing);
     let variant = sealing.as_ref().map_or(0, |sealing| sealing.variant());
-    let agreed = interrupts.unless(agree(options, head.totals, variant, attempt, quiet)).await;
+    let agreed = interrupts.unless(agree(options, head.totals, variant, attempts, quiet)).await;
     let (agreed, request) = agreed.map_err(|signal| Failure::Interrupted { signal, transfer_id: None })??;
     let id = agreed.answer.transfer_id.as_str();
-    attempt.begun = Some((agreed.client.clone(), id.to_owned()));
+    *begun = Some((agreed.client.clone(), id.to_owned()));
     let interrupted = |signal| Failure::Interrupted { signal, transfer_id: Some(id.to_owned()) };
     let durable = match interrupts.unless(durable(&agreed, options.resume.compare())).await.map_err(interrupted).and_then(|result| result) {
         Ok(durable) => durable,
@@ -217,13 +200,13 @@ async fn agree(
     options: &SendOptions,
     totals: Option<(u64, u64)>,
     variant: u64,
-    attempt: &Attempt,
+    attempts: &Attempts,
     quiet: bool,
 ) -> Result<(Agreed, SubmitRequest), Failure> {
     let client = connect(&options.server, quiet).await?;
     let address = resolve(&options.server.server).await;
-    let chunk_bytes_max = address.and_then(|address| chunk_bytes_max(&address, attempt.packet_bytes_max));
-    let request = SubmitRequest { variant, ..submit_request(options, totals, attempt.number, chunk_bytes_max) };
+    let chunk_bytes_max = address.and_then(|address| chunk_bytes_max(&address, attempts.packet_bytes_max));
+    let request = SubmitRequest { variant, ..submit_request(options, totals, attempts.number, chunk_bytes_max) };
     let ((answer, server), round_trip) = submit(&client, address, &request).await?;
     Ok((Agreed { client, answer, server, round_trip: Some(round_trip) }, request))
 }
