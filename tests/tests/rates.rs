@@ -1,9 +1,11 @@
 //! Rates end to end: real processes across an emulated WAN, two transfers below one cap, changes in their middle, and the
 //! limiter by its name. What goes over the client's cable is counted by the kernel, so the figures are those of IP packets.
+//! A machine that stands still for a tenth of a second spoils one measurement, a fault all of them: what must hold is measured
+//! up to [`MEASUREMENTS`] times, and what must never happen is looked for all the time.
 //! What this cannot see: caps over several servers (there are none), more than a few transfers.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,8 @@ use tradewind_tests::World;
 
 const CAP_BPS: f64 = 60e6;
 const CONFIG: &str = "[engine]\ncredit_blocks = 64\n[[cap]]\nname = \"uplink\"\nrate_mbps = 60\n";
+/// How many times something may be measured until it holds.
+const MEASUREMENTS: usize = 4;
 /// Ethernet header of each frame that the kernel counts.
 const FRAME_BYTES: u64 = 14;
 
@@ -30,7 +34,8 @@ struct Reading {
 /// Reads what left the client's interface, every few milliseconds.
 struct Meter {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Reading>>,
+    readings: Arc<Mutex<Vec<Reading>>>,
+    thread: JoinHandle<()>,
     /// Lives in the client's namespace, for the sake of its `/proc/PID/net/dev`.
     _anchor: Background,
 }
@@ -46,21 +51,32 @@ impl Meter {
             ensure!(Instant::now() < deadline, "no interface tw0 in {path}");
             std::thread::sleep(Duration::from_millis(20));
         }
-        let stopped = Arc::clone(&stop);
+        let readings = Arc::new(Mutex::new(Vec::new()));
+        let (stopped, taken) = (Arc::clone(&stop), Arc::clone(&readings));
         let thread = std::thread::spawn(move || {
-            let mut readings = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
-                readings.extend(read(&path));
+                let reading = read(&path);
+                taken.lock().expect("no reader panics").extend(reading);
                 std::thread::sleep(Duration::from_millis(2));
             }
-            readings
         });
-        Ok(Self { stop, thread, _anchor: anchor })
+        Ok(Self { stop, readings, thread, _anchor: anchor })
+    }
+
+    /// Runs something for a time in which the cap must be used. What it was used to is added to the line.
+    fn during<T>(&self, line: &mut String, name: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
+        let from = Instant::now();
+        let result = run()?;
+        let used = mean_bps(&self.readings.lock().expect("the meter panicked"), from, Instant::now()) / CAP_BPS;
+        *line += &format!(" {name} {used:.4}");
+        ensure!(used >= 0.95, "{name}: {used:.4} of the cap");
+        Ok(result)
     }
 
     fn finish(self) -> Vec<Reading> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the meter panicked")
+        self.thread.join().expect("the meter panicked");
+        std::mem::take(&mut *self.readings.lock().expect("the meter panicked"))
     }
 }
 
@@ -93,6 +109,17 @@ fn mean_bps(readings: &[Reading], from: Instant, to: Instant) -> f64 {
     let within: Vec<_> = readings.iter().filter(|reading| reading.before >= from && reading.after <= to).collect();
     let (Some(first), Some(last)) = (within.first(), within.last()) else { return 0.0 };
     (last.ip_bytes - first.ip_bytes) as f64 * 8.0 / (last.before - first.before).as_secs_f64()
+}
+
+/// Measures until it holds. The last failure is the test's.
+fn settled(mut measure: impl FnMut() -> Result<()>) -> Result<()> {
+    let mut result = measure();
+    for _ in 1..MEASUREMENTS {
+        let Err(error) = result else { break };
+        println!("measured again: {error:#}");
+        result = measure();
+    }
+    result
 }
 
 fn start(world: &World, name: &str, bytes: u64, destination: &str, further: &[&str]) -> Result<(Background, String)> {
@@ -172,19 +199,28 @@ fn wait_for_group(world: &World, id: &str, lanes: Option<u64>) -> Result<Value> 
 fn two_transfers_share_a_cap_by_weight_and_never_exceed_it() -> Result<()> {
     let Some(world) = World::start(&ServerOptions { more: CONFIG, ..ServerOptions::default() })? else { return Ok(()) };
     let meter = Meter::start(&world)?;
-    let (_fair, fair) = start(&world, "fair", 200_000_000, "local:", &[])?;
-    std::thread::sleep(Duration::from_secs(2));
-    let alone = Instant::now();
-    std::thread::sleep(Duration::from_secs(2));
-    let alone = (alone, Instant::now());
-    let (_high, high) = start(&world, "high", 300_000_000, "local:", &["--policy", "high"])?;
-    std::thread::sleep(Duration::from_secs(2));
+    let (mut used, mut shares) = (String::new(), String::new());
+    let pause = |seconds| {
+        std::thread::sleep(Duration::from_secs(seconds));
+        Ok(())
+    };
+    let (_fair, fair) = start(&world, "fair", 500_000_000, "local:", &[])?;
+    pause(2)?;
+    settled(|| meter.during(&mut used, "alone", || pause(2)))?;
+    let (_high, high) = start(&world, "high", 500_000_000, "local:", &["--policy", "high"])?;
+    pause(2)?;
 
-    let shared = Instant::now();
-    let by_weight = sent(&world, [&fair, &high], 6)?;
-    let shared = (shared, Instant::now());
+    let both = [fair.as_str(), high.as_str()];
+    let mut share = |used: &mut String, name: &str, seconds, expected: std::ops::RangeInclusive<f64>| {
+        let rates = meter.during(used, name, || sent(&world, both, seconds))?;
+        let ratio = rates[1] / rates[0];
+        shares += &format!(" {name} {ratio:.3}");
+        ensure!(expected.contains(&ratio), "{name}: {rates:?}");
+        Ok(())
+    };
+    settled(|| share(&mut used, "by weight", 6, 1.9..=2.1))?;
     let mut leases = Vec::new();
-    for id in [&fair, &high] {
+    for id in both {
         let found = wait_for_limiter(&world, id, "lease")?;
         assert_eq!((&found["rate"]["cap"], &found["rate"]["in_force"]), (&"uplink".into(), &true.into()), "{found}");
         leases.push(found["rate"]["lease_rate_bps"].as_f64().context("no lease")?);
@@ -195,56 +231,32 @@ fn two_transfers_share_a_cap_by_weight_and_never_exceed_it() -> Result<()> {
 
     // A target in the middle: the other gets what is left.
     world.tradewind(&["rate", &high, "--rate", "10M"])?.success("tradewind rate")?;
-    std::thread::sleep(Duration::from_secs(2));
-    let changed = Instant::now();
-    let with_target = sent(&world, [&fair, &high], 3)?;
-    let changed = (changed, Instant::now());
+    pause(2)?;
+    settled(|| share(&mut used, "with a target of 10 Mbit/s", 3, 0.18..=0.22))?;
     let found = wait_for_limiter(&world, &high, "target")?;
     assert_eq!(found["rate"]["target_rate_bps"], 10_000_000, "{found}");
 
     // And without it again, as equals.
     world.tradewind(&["rate", &high, "--rate", "none", "--policy", "fair"])?.success("tradewind rate")?;
-    std::thread::sleep(Duration::from_secs(2));
-    let equal = sent(&world, [&fair, &high], 3)?;
+    pause(2)?;
+    settled(|| share(&mut used, "as equals", 3, 0.95..=1.05))?;
 
     // A fixed rate above the cap is not obeyed beyond the lease.
     world.tradewind(&["rate", &high, "--rate", "90M", "--policy", "fixed"])?.success("tradewind rate")?;
-    std::thread::sleep(Duration::from_secs(3));
+    pause(3)?;
     assert_eq!(world.status(&high)?["rate"]["target_rate_bps"], 60_000_000, "never above the cap");
 
     world.tradewind(&["cancel", &high])?.success("tradewind cancel")?;
-    std::thread::sleep(Duration::from_secs(6));
-    let again = Instant::now();
-    std::thread::sleep(Duration::from_secs(2));
-    let again = (again, Instant::now());
+    pause(6)?;
+    settled(|| meter.during(&mut used, "alone again", || pause(2)))?;
     let refused = world.tradewind(&["rate", &high, "--rate", "5M"])?;
     assert_eq!(refused.status.and_then(|status| status.code()), Some(2), "{}", refused.stderr);
-    let readings = meter.finish();
 
+    let readings = meter.finish();
     let (most, when) = most_in_a_second(&readings);
-    let used = |(from, to)| mean_bps(&readings, from, to) / CAP_BPS;
-    println!(
-        "cap 60 Mbit/s: most in any second {:.4} (at {when:.1?}, {} readings); used alone {:.4}, shared {:.4}, with a target {:.4}, alone again {:.4}",
-        most / CAP_BPS,
-        readings.len(),
-        used(alone),
-        used(shared),
-        used(changed),
-        used(again)
-    );
-    println!(
-        "high : fair {:.3} (2), with 10 Mbit/s {:.3} (0.2), equal {:.3} (1)",
-        by_weight[1] / by_weight[0],
-        with_target[1] / with_target[0],
-        equal[1] / equal[0]
-    );
+    println!("cap 60 Mbit/s: most in any second {:.4} (at {when:.1?}, {} readings)", most / CAP_BPS, readings.len());
+    println!("used:{used}; high : fair:{shares}");
     assert!(most <= 1.02 * CAP_BPS, "{most} bits within a second at {when:?}");
-    for (name, period) in [("alone", alone), ("shared", shared), ("with a target", changed), ("alone again", again)] {
-        assert!(used(period) >= 0.95, "{name}: {}", used(period));
-    }
-    assert!((1.9..=2.1).contains(&(by_weight[1] / by_weight[0])), "{by_weight:?}");
-    assert!((0.18..=0.22).contains(&(with_target[1] / with_target[0])), "{with_target:?}");
-    assert!((0.95..=1.05).contains(&(equal[1] / equal[0])), "{equal:?}");
     Ok(())
 }
 
@@ -278,17 +290,18 @@ fn transfers_of_one_host_share_the_path_as_one_group() -> Result<()> {
     }
     std::thread::sleep(Duration::from_secs(5));
     let ids = [0, 1, 2].map(|index: usize| running[index].1.as_str());
-    let rates = received(&world, ids, 6)?;
-    let (sum, jain) = (rates.iter().sum::<f64>(), jain(&rates));
-    println!("{rates:?} bit/s, Jain {jain:.4}");
-    for (id, share) in ids.into_iter().zip(averages(&world, ids, 4, |status| &status["rate"]["group"]["share_rate_bps"])?) {
-        let group = &world.status(id)?["rate"]["group"];
-        assert_eq!(group["lanes"], 3, "{group}");
-        assert!((share / (sum / 3.0) - 1.0).abs() < 0.2, "share {share} of {sum}");
-    }
-    assert!(jain >= 0.95, "{rates:?}");
-    assert!(sum >= 0.85 * 100e6, "{rates:?}");
-    Ok(())
+    settled(|| {
+        let rates = received(&world, ids, 6)?;
+        let (sum, jain) = (rates.iter().sum::<f64>(), jain(&rates));
+        println!("{rates:?} bit/s, Jain {jain:.4}");
+        for (id, share) in ids.into_iter().zip(averages(&world, ids, 4, |status| &status["rate"]["group"]["share_rate_bps"])?) {
+            let group = &world.status(id)?["rate"]["group"];
+            ensure!(group["lanes"] == 3, "{group}");
+            ensure!((share / (sum / 3.0) - 1.0).abs() < 0.2, "share {share} of {sum}");
+        }
+        ensure!(jain >= 0.95 && sum >= 0.85 * 100e6, "{rates:?}");
+        Ok(())
+    })
 }
 
 /// A client that falls silent, killed or cut off, does not hold the others of its host back until its lane times out; when it is back it belongs again.
@@ -302,9 +315,11 @@ fn a_transfer_that_falls_silent_leaves_its_group() -> Result<()> {
     silent.signal_stop();
     wait_for_group(&world, &stays, None)?;
     std::thread::sleep(Duration::from_secs(1));
-    let [alone] = received(&world, [&stays], 4)?;
-    // In the group it would have half.
-    assert!(alone >= 0.75 * 100e6, "{alone}");
+    settled(|| {
+        let [alone] = received(&world, [&stays], 4)?;
+        ensure!(alone >= 0.85 * 100e6, "{alone}");
+        Ok(())
+    })?;
     silent.signal_continue();
     wait_for_group(&world, &stays, Some(2))?;
     Ok(())
