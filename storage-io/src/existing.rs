@@ -5,7 +5,10 @@ use async_trait::async_trait;
 use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::metadata::token_text;
-use crate::store::{ObjectInfo, ObjectMeta, StoredObject};
+use crate::store::{Body, ObjectInfo, ObjectMeta, StoredObject};
+
+/// Bytes from which on a look before a write costs less than a write that is refused.
+const LOOK_BYTES: u64 = 256 << 10;
 
 /// What a look at an object found.
 pub(crate) struct Found {
@@ -32,8 +35,19 @@ pub(crate) trait Existing: Sync {
     /// Whether the store computed the checksum that `look` tells.
     fn computes_what_it_tells(&self) -> bool;
 
-    /// Whether a write without a look before it is refused, should the object be there.
+    /// Whether a write without a look before it is refused, should the object be there; as far as anybody knows.
+    fn may_refuse_blind_writes(&self) -> bool;
+
+    /// Whether that is proved.
     fn refuses_blind_writes(&self) -> bool;
+
+    /// The same as [`Existing::make_way`] before one write of all the bytes; few bytes are sent without a look where that is safe.
+    async fn make_way_for(&self, key: &str, meta: &ObjectMeta, body: &Body) -> Result<Option<StoredObject>, StoreError> {
+        if self.refuses_blind_writes() && body.len() < LOOK_BYTES {
+            return Ok(None);
+        }
+        self.make_way(key, meta, Some(body.crc())).await
+    }
 
     /// Looks before writing. `Ok(Some)` means that an earlier try of ours has stored the object already.
     async fn make_way(&self, key: &str, meta: &ObjectMeta, crc: Option<Crc64>) -> Result<Option<StoredObject>, StoreError> {
@@ -45,7 +59,7 @@ pub(crate) trait Existing: Sync {
             Ok(Some(found)) if found.is_ours(meta, crc) => Ok(Some(self.stored(found, crc.unwrap_or_default()))),
             Ok(Some(_)) => Err(StoreError::DestinationExists { object: key.to_owned() }),
             // Whoever may not list a bucket is told 403 for an object that is not there.
-            Err(StoreError::AccessDenied { .. }) if self.refuses_blind_writes() => Ok(None),
+            Err(StoreError::AccessDenied { .. }) if self.may_refuse_blind_writes() => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -255,6 +255,32 @@ async fn a_server_without_conditional_writes_is_noticed() {
     }
 }
 
+/// Looking before each of many small writes costs as many requests as the writes: only where the server does not refuse by itself.
+#[tokio::test]
+async fn a_server_that_proves_its_conditions_is_not_looked_at_before_small_writes() {
+    let sources: Vec<_> = (0..400).map(|number| source(&format!("f{number}"), 100)).collect();
+    for keeps in [false, true] {
+        let front = Front::start(true, move |op, _: &str, _| if op == Op::Put && !keeps { Fault::Replace } else { Fault::Pass }).await;
+        let store = front.store(Dialect::Auto);
+        assert_done(&upload(store.clone(), config(""), &sources).await, &sources);
+        let (looks, puts) = (front.seen(Op::Head).len(), front.seen(Op::Put).len());
+        assert_eq!((store.keeps_conditions(), puts), (keeps, 401), "one of them twice");
+        assert!(if keeps { (64..200).contains(&looks) } else { looks == 400 }, "{looks} looks");
+        for source in &sources {
+            assert!(front.read(&source.path).as_ref() == Some(&source.data));
+        }
+        // What exists stays, by the look or by the refusal.
+        let refused = upload(store.clone(), config(""), &[source("f7", 99)]).await;
+        assert!(matches!(store_error(&refused), StoreError::DestinationExists { .. }), "{:?}", refused.failed);
+        // A large one is looked for before its bytes are sent.
+        let before = front.seen(Op::Put).len();
+        let refused = upload(store, config(""), &[source("f8", 300_000)]).await;
+        assert!(matches!(store_error(&refused), StoreError::DestinationExists { .. }), "{:?}", refused.failed);
+        assert_eq!(front.seen(Op::Put).len(), before);
+        assert_eq!(front.read("f8").as_ref(), Some(&sources[8].data));
+    }
+}
+
 #[tokio::test]
 async fn a_store_that_never_answers_meets_the_deadline_and_the_clean_up_does_too() {
     let faults = |op, _: &str, _| if matches!(op, Op::Part | Op::Abort) { Fault::Stall } else { Fault::Pass };

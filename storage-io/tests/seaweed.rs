@@ -251,6 +251,14 @@ async fn wrong_checksums_are_refused(store: &S3Store, weed: &Weed) {
 }
 
 async fn existing_objects_stay(weed: &Weed) {
+    // Of many small ones it proves that it keeps them by itself.
+    let store = weed.store("bkt1");
+    let sources: Vec<_> = (0..200).map(|number| source(&format!("small/{number}"), 1000)).collect();
+    assert_done(&upload(store.clone(), config(""), &sources).await, &sources);
+    assert!(store.keeps_conditions());
+    let outcome = upload(store, config(""), &[source("small/7", 999)]).await;
+    assert!(matches!(outcome.failed, Some(UploadError::Store(StoreError::DestinationExists { .. }))), "{:?}", outcome.failed);
+    assert!(weed.read("bkt1", "small/7").as_ref() == Some(&sources[7].data));
     for len in [10, 11 * MIB] {
         let outcome = upload(weed.store("bkt1"), config(""), &[source("big", len)]).await;
         assert!(matches!(outcome.failed, Some(UploadError::Store(StoreError::DestinationExists { .. }))), "{:?}", outcome.failed);

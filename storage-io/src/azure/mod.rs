@@ -117,8 +117,13 @@ impl Existing for Container {
         false
     }
 
+    fn may_refuse_blind_writes(&self) -> bool {
+        true
+    }
+
+    /// Part of the service since its beginning; [`Store::check`] tries another condition.
     fn refuses_blind_writes(&self) -> bool {
-        false
+        true
     }
 }
 
@@ -208,7 +213,7 @@ impl Store for AzureStore {
 
     async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError> {
         let (key, crc) = (text_key(key)?, body.crc());
-        if let Some(done) = self.0.make_way(&key, &meta, Some(crc)).await? {
+        if let Some(done) = self.0.make_way_for(&key, &meta, &body).await? {
             return Ok(done);
         }
         let request = self.0.request("put a blob", Method::PUT, &key, body.len());

@@ -6,6 +6,7 @@
 //! back-pressured upload, retries below ours.
 
 pub(crate) mod body;
+mod conditions;
 mod config;
 mod errors;
 mod list;
@@ -15,7 +16,6 @@ mod upload;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -36,6 +36,7 @@ use crate::existing::{Existing, Found};
 use crate::list::{Depth, Listing};
 use crate::metadata::{TOKEN, described, metadata, text_key};
 use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Store, StoredObject, Upload};
+use conditions::Conditions;
 use upload::S3Upload;
 
 const MIB: u64 = 1 << 20;
@@ -65,8 +66,7 @@ struct Bucket {
     dialect: Dialect,
     /// Whether the server verifies CRC-64/NVME; known after the first probe.
     checksums: OnceCell<bool>,
-    /// Whether conditional writes are worth trying; cleared when the server says that it has none.
-    conditional: AtomicBool,
+    conditions: Conditions,
 }
 
 impl S3Store {
@@ -104,7 +104,7 @@ impl S3Store {
             place: config.place(),
             dialect: config.dialect,
             checksums,
-            conditional: AtomicBool::new(config.dialect != Dialect::Legacy),
+            conditions: Conditions::new(config.dialect != Dialect::Legacy),
         })))
     }
 
@@ -114,6 +114,12 @@ impl S3Store {
     pub fn verifies_checksums(&self) -> Option<bool> {
         self.0.checksums.get().copied()
     }
+
+    /// Whether this server has proved, in a write of many small objects, that it keeps to the condition "only where nothing is".
+    #[must_use]
+    pub fn keeps_conditions(&self) -> bool {
+        self.0.conditions.kept()
+    }
 }
 
 impl Bucket {
@@ -121,13 +127,9 @@ impl Bucket {
         Asked { place: &self.place, action, object, bytes }
     }
 
-    fn conditional(&self) -> bool {
-        self.conditional.load(Ordering::Relaxed)
-    }
-
     /// The condition to send: only where overwriting is not wanted and the server has conditions.
     fn condition(&self, meta: &ObjectMeta) -> Option<String> {
-        (!meta.overwrite && self.conditional()).then(|| "*".to_owned())
+        (!meta.overwrite && self.conditions.sent()).then(|| "*".to_owned())
     }
 
     /// Notes that the server has no conditional writes. True if that may explain the error and it is worth trying without.
@@ -135,7 +137,7 @@ impl Bucket {
         let drop = sent && self.dialect == Dialect::Auto && matches!(error, StoreError::NotSupported { .. });
         if drop {
             tracing::warn!(place = self.place, "the store has no conditional writes; existing objects are found by looking only");
-            self.conditional.store(false, Ordering::Relaxed);
+            self.conditions.give_up();
         }
         drop
     }
@@ -160,6 +162,27 @@ impl Bucket {
         check_answer(key, answer.checksum_crc64_nvme(), body.crc())?;
         let version_id = answer.version_id().map(str::to_owned);
         Ok(StoredObject { etag: answer.e_tag().map(bare), crc: body.crc(), verified_by_store: checksums, version_id })
+    }
+
+    /// Writes an object of ours a second time. A server that keeps to conditions refuses that, and need not be looked at before
+    /// small writes any more; another one replaces the object with itself. Returns the account of what is there in the end.
+    async fn prove_conditions(&self, key: &str, meta: &ObjectMeta, body: &Body, first: StoredObject) -> Result<StoredObject, StoreError> {
+        match self.put_once(key, meta, body, self.condition(meta)).await {
+            Ok(second) => {
+                tracing::info!(place = self.place, "the store takes conditions and does not keep to them; it is looked at before each write");
+                Ok(second)
+            }
+            Err(StoreError::DestinationExists { .. }) => {
+                self.conditions.prove();
+                tracing::info!(place = self.place, "the store keeps to conditions; it is not looked at before small writes");
+                Ok(first)
+            }
+            // It may or may not have been written, by the same bytes. The next process will ask again.
+            Err(error) => {
+                tracing::debug!(place = self.place, %error, "the store did not say whether it keeps to conditions");
+                Ok(first)
+            }
+        }
     }
 }
 
@@ -188,8 +211,12 @@ impl Existing for Bucket {
         true
     }
 
+    fn may_refuse_blind_writes(&self) -> bool {
+        self.conditions.sent()
+    }
+
     fn refuses_blind_writes(&self) -> bool {
-        self.conditional()
+        self.conditions.sent() && self.conditions.kept()
     }
 }
 
@@ -235,7 +262,7 @@ impl Store for S3Store {
 
     async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError> {
         let key = text_key(key)?;
-        if let Some(done) = self.0.make_way(&key, &meta, Some(body.crc())).await? {
+        if let Some(done) = self.0.make_way_for(&key, &meta, &body).await? {
             return Ok(done);
         }
         let condition = self.0.condition(&meta);
@@ -247,6 +274,7 @@ impl Store for S3Store {
             result = self.0.put_once(&key, &meta, &body, None).await;
         }
         match result {
+            Ok(_) if conditional && self.0.conditions.wants_proof() => self.0.prove_conditions(&key, &meta, &body, result?).await,
             Ok(done) => Ok(done),
             Err(error) => self.0.settle(&key, &meta, body.crc(), error).await,
         }

@@ -54,6 +54,8 @@ pub(crate) enum Fault {
     ErrorInBody,
     /// One bit of the data is flipped on the way.
     FlipBit,
+    /// Served as if there were no condition: what is there is replaced.
+    Replace,
     /// Never answered.
     Stall,
     /// Served after so many milliseconds, and refused with SlowDown where more than so many wait already.
@@ -73,6 +75,7 @@ pub(crate) struct Seen {
 type Faults = dyn Fn(Op, &str, usize) -> Fault + Send + Sync;
 
 struct Shared {
+    root: PathBuf,
     service: S3Service,
     faults: Box<Faults>,
     verifies: bool,
@@ -106,6 +109,7 @@ impl Front {
         let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
         builder.set_auth(SimpleAuth::from_single("key", "secret"));
         let shared = Arc::new(Shared {
+            root: root.path().to_owned(),
             service: builder.build(),
             faults: Box::new(faults),
             verifies,
@@ -210,6 +214,10 @@ impl Shared {
         let Ok(data) = body.collect().await.map(http_body_util::Collected::to_bytes) else {
             return Err(std::io::Error::other("the client went away"));
         };
+        if fault == Fault::Replace {
+            // The condition is signed and cannot be taken out.
+            let _ = std::fs::remove_file(self.root.join(head.uri.path().trim_start_matches('/')));
+        }
         let answer = match fault {
             Fault::Stall => std::future::pending::<Result<_, Infallible>>().await.unwrap_or_else(|never| match never {}),
             Fault::Refuse(status, code) => refusal(status, code),
