@@ -169,7 +169,10 @@ impl Bucket {
     async fn prove_conditions(&self, key: &str, meta: &ObjectMeta, body: &Body, first: StoredObject) -> Result<StoredObject, StoreError> {
         match self.put_once(key, meta, body, self.condition(meta)).await {
             Ok(second) => {
-                tracing::info!(place = self.place, "the store takes conditions and does not keep to them; it is looked at before each write");
+                tracing::info!(
+                    place = self.place,
+                    "the store takes conditions and does not keep to them; it is looked at before each write"
+                );
                 Ok(second)
             }
             Err(StoreError::DestinationExists { .. }) => {
