@@ -132,6 +132,12 @@ impl BlockBuf {
         unsafe { self.region.base.add(self.index as usize * self.region.slot_bytes) }
     }
 
+    /// Which slot of its pool it is, from 0.
+    #[must_use]
+    pub const fn slot(&self) -> usize {
+        self.index as usize
+    }
+
     /// Ends writing: the first `len` bytes (at most the slot) become readable by many.
     #[must_use]
     pub fn freeze(self, len: usize) -> SharedBlock {
@@ -185,6 +191,18 @@ struct Frozen {
 pub struct SharedBlock(Arc<Frozen>);
 
 impl SharedBlock {
+    /// Which slot of its pool it lies in, from 0.
+    #[must_use]
+    pub fn slot(&self) -> usize {
+        self.0.buf.slot()
+    }
+
+    /// The whole slot: behind the block is what the slot's last user left. For devices that take whole pages.
+    #[must_use]
+    pub fn whole_slot(&self) -> &[u8] {
+        &self.0.buf
+    }
+
     /// A part of the block that keeps the whole slot alive; `None` when `range` does not lie inside it.
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Option<BlockSlice> {
@@ -242,6 +260,7 @@ mod tests {
         drop(shared);
         assert_eq!(pool.available(), 1);
         assert_eq!(&bytes[..], b"bc");
+        assert_eq!(pool.take().map(|other| other.slot()), Some(1));
         let again = bytes.clone();
         drop(bytes);
         assert_eq!(pool.available(), 1);

@@ -1,0 +1,39 @@
+//! What can go wrong with staging.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a block was not staged, or did not come back.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StagingError {
+    /// No io_uring.
+    #[error("io_uring cannot be used ({source}); allow it (kernel.io_uring_disabled=0, or the container's seccomp profile), or leave [staging] out")]
+    NoRing {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The directory cannot be used.
+    #[error("the staging directory {} cannot be used: {detail}", directory.display())]
+    Directory {
+        /// Which one.
+        directory: PathBuf,
+        /// Why, and what to do.
+        detail: String,
+    },
+    /// As many blocks as are allowed are staged, or the disk has no more room.
+    #[error("staging is full")]
+    Full,
+    /// The disk failed.
+    #[error("the disk of the staging directory failed: {source}")]
+    Disk {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// What came back is not what was written.
+    #[error("the disk of the staging directory returned other bytes than were written; check the disk")]
+    Damaged,
+    /// The thread has ended.
+    #[error("staging has ended")]
+    Ended,
+}

@@ -1,0 +1,26 @@
+//! Blocks on a local disk while a store is slower than the network.
+//!
+//! A [`Staging`] is a thread with an io_uring of its own and files below one directory. Blocks go out of their pool slots with O_DIRECT and
+//! come back into others; nothing is copied, and nothing goes through the page cache. What is written here is not durable and is not meant
+//! to be: the files have no names (`O_TMPFILE`), so whatever ends the process gives their room back.
+//!
+//! | To | take |
+//! |---|---|
+//! | begin | [`Ring::new`] with all privileges, [`Staging::start`] without |
+//! | write a block, read it back | [`Staging::put`], [`Staging::get`] |
+//! | know how it went | [`Done`], which comes to the caller's own function |
+//!
+//! Blocks are written in the clear: whoever can read the disk can read them, as with the engine's memory.
+#![deny(unsafe_code)]
+
+mod error;
+mod ring;
+mod segments;
+mod staging;
+#[cfg(test)]
+mod tests;
+
+pub use crate::error::StagingError;
+pub use crate::ring::Ring;
+pub use crate::segments::Staged;
+pub use crate::staging::{Done, Outcome, Staging, StagingConfig};

@@ -1,0 +1,242 @@
+//! The thread behind the ring, and how others speak with it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crc_fast::CrcAlgorithm;
+use crossbeam::channel::{Receiver, Sender, unbounded};
+use tradewind_fabric::block_pool::SLOT_ALIGN;
+use tradewind_fabric::wake::Waker;
+use tradewind_fabric::{BlockBuf, SharedBlock};
+
+use crate::error::StagingError;
+use crate::ring::{Buffer, DEPTH, Landed, Ring};
+use crate::segments::{Place, Segments, Staged};
+
+/// How long segments that nobody uses are kept.
+const KEEP: Duration = Duration::from_secs(10);
+/// How long a disk without room is left alone.
+const FULL_FOR: Duration = Duration::from_secs(5);
+
+/// Where blocks go, and how many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StagingConfig {
+    /// Directory on a local disk.
+    pub directory: PathBuf,
+    /// Most bytes of blocks there at once.
+    pub bytes_max: u64,
+}
+
+/// How a [`Staging::put`] or [`Staging::get`] ended.
+#[derive(Debug)]
+pub struct Done {
+    /// The block's number, as the caller gave it.
+    pub block: u32,
+    /// What became of it.
+    pub result: Result<Outcome, StagingError>,
+}
+
+/// What became of a block.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It lies on the disk.
+    Written(Staged),
+    /// It is in memory again, byte for byte as it was.
+    Read(SharedBlock),
+}
+
+/// Told of the end of a request, on the thread of the ring: it only passes the news on.
+type Tell = Box<dyn FnOnce(Done) + Send>;
+
+enum Work {
+    Put { block: u32, data: SharedBlock, tell: Tell },
+    Get { block: u32, staged: Staged, into: BlockBuf, tell: Tell },
+}
+
+/// A request that the kernel has.
+struct Moving {
+    block: u32,
+    place: Place,
+    bytes: usize,
+    crc: u64,
+    tell: Tell,
+}
+
+/// The handle. Dropping the last clone ends the thread when all requests have ended.
+#[derive(Clone, Debug)]
+pub struct Staging(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    work: Option<Sender<Work>>,
+    waker: Waker,
+    segments: Arc<Segments>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.work = None;
+        self.waker.wake();
+        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            // One that panicked has printed why.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Staging {
+    /// Begins, and takes the first room on the disk to see whether it can be had.
+    ///
+    /// # Errors
+    /// [`StagingError::Directory`] and what to do about it, [`StagingError::Full`].
+    pub fn start(ring: Ring, config: &StagingConfig) -> Result<Self, StagingError> {
+        let directory = |detail: String| StagingError::Directory { directory: config.directory.clone(), detail };
+        std::fs::create_dir_all(&config.directory).map_err(|error| directory(error.to_string()))?;
+        let place_bytes = ring.pool().slot_bytes();
+        if config.bytes_max < place_bytes as u64 {
+            return Err(directory(format!("{} bytes are less than one block of {place_bytes}", config.bytes_max)));
+        }
+        let segments = Arc::new(Segments::new(&config.directory, place_bytes, config.bytes_max));
+        drop(segments.take()?);
+        let (work, inbox) = unbounded();
+        let waker = ring.waker();
+        let mover = Mover { ring, segments: Arc::clone(&segments), inbox, moving: HashMap::new(), keys: 0, full_until: None };
+        let thread = std::thread::Builder::new()
+            .name("staging".to_owned())
+            .spawn(move || mover.run())
+            .map_err(|error| directory(format!("no thread can be started: {error}")))?;
+        Ok(Self(Arc::new(Shared { work: Some(work), waker, segments, thread: Some(thread) })))
+    }
+
+    /// Blocks that there is room for.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.0.segments.room()
+    }
+
+    /// Writes a block. The caller may keep `data` until it is told, or forget it.
+    pub fn put(&self, block: u32, data: SharedBlock, tell: impl FnOnce(Done) + Send + 'static) {
+        self.send(Work::Put { block, data, tell: Box::new(tell) });
+    }
+
+    /// Reads a block back into a free slot; its place on the disk is free from then on.
+    pub fn get(&self, block: u32, staged: Staged, into: BlockBuf, tell: impl FnOnce(Done) + Send + 'static) {
+        self.send(Work::Get { block, staged, into, tell: Box::new(tell) });
+    }
+
+    fn send(&self, work: Work) {
+        let refused = match &self.0.work {
+            Some(queue) => queue.send(work).map_err(|refused| refused.0),
+            None => Err(work),
+        };
+        match refused {
+            Ok(()) => self.0.waker.wake(),
+            Err(Work::Put { block, tell, .. } | Work::Get { block, tell, .. }) => tell(Done { block, result: Err(StagingError::Ended) }),
+        }
+    }
+}
+
+/// What the thread has.
+struct Mover {
+    ring: Ring,
+    segments: Arc<Segments>,
+    inbox: Receiver<Work>,
+    moving: HashMap<u64, Moving>,
+    keys: u64,
+    /// The file system had no more room.
+    full_until: Option<Instant>,
+}
+
+impl Mover {
+    fn run(mut self) {
+        loop {
+            let is_over = self.take_work();
+            if is_over && self.ring.in_flight() == 0 {
+                return;
+            }
+            match self.ring.wait(KEEP) {
+                Ok(landed) if landed.is_empty() && self.ring.in_flight() == 0 => self.segments.shrink(),
+                Ok(landed) => landed.into_iter().for_each(|landed| self.land(landed)),
+                Err(error) => {
+                    tracing::error!(%error, "staging stops: io_uring does not work any more");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Starts what there is to do; true when nobody will ask for more.
+    fn take_work(&mut self) -> bool {
+        while self.ring.in_flight() < DEPTH {
+            match self.inbox.try_recv() {
+                Ok(Work::Put { block, data, tell }) => self.put(block, data, tell),
+                Ok(Work::Get { block, staged: Staged { place, bytes, crc }, into, tell }) => {
+                    self.start(Moving { block, place, bytes, crc, tell }, Buffer::In(into));
+                }
+                Err(error) => return error.is_disconnected(),
+            }
+        }
+        false
+    }
+
+    fn put(&mut self, block: u32, data: SharedBlock, tell: Tell) {
+        let place = match self.full_until {
+            Some(until) if Instant::now() < until && self.segments.is_used_up() => Err(StagingError::Full),
+            _ => self.segments.take(),
+        };
+        match place {
+            Ok(place) => {
+                self.full_until = None;
+                let moving = Moving { block, place, bytes: data.len(), crc: crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &data), tell };
+                self.start(moving, Buffer::Out(data));
+            }
+            Err(error) => {
+                if self.full_until.is_none() {
+                    tracing::warn!("no block is staged for now: {error}");
+                }
+                self.full_until = Some(Instant::now() + FULL_FOR);
+                drop(data);
+                tell(Done { block, result: Err(error) });
+            }
+        }
+    }
+
+    fn start(&mut self, moving: Moving, buffer: Buffer) {
+        let key = self.keys;
+        self.keys += 1;
+        let bytes = moving.bytes.next_multiple_of(SLOT_ALIGN);
+        self.ring.start(key, &moving.place.file, moving.place.offset, buffer, bytes);
+        self.moving.insert(key, moving);
+    }
+
+    fn land(&mut self, landed: Landed) {
+        let Some(Moving { block, place, bytes, crc, tell }) = self.moving.remove(&landed.key) else { return };
+        let result = match (landed.result, landed.buffer) {
+            (Err(source), _) => Err(StagingError::Disk { source }),
+            (Ok(()), Buffer::Out(_)) => Ok(Outcome::Written(Staged { place, bytes, crc })),
+            (Ok(()), Buffer::In(slot)) => {
+                let data = slot.freeze(bytes);
+                let is_same = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &data) == crc;
+                if is_same { Ok(Outcome::Read(data)) } else { Err(StagingError::Damaged) }
+            }
+        };
+        tell(Done { block, result });
+    }
+}
+
+impl Drop for Mover {
+    /// Whoever waits is told.
+    fn drop(&mut self) {
+        for Moving { block, tell, .. } in std::mem::take(&mut self.moving).into_values() {
+            tell(Done { block, result: Err(StagingError::Ended) });
+        }
+        for work in self.inbox.try_iter() {
+            let (Work::Put { block, tell, .. } | Work::Get { block, tell, .. }) = work;
+            tell(Done { block, result: Err(StagingError::Ended) });
+        }
+    }
+}

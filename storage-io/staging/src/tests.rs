@@ -1,0 +1,163 @@
+//! Blocks to the disk and back. On the disk that is built on: tmpfs takes unaligned O_DIRECT and would hide mistakes.
+
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tradewind_fabric::{BlockPool, SharedBlock};
+
+use crate::{Done, Outcome, Ring, Staged, Staging, StagingConfig, StagingError};
+
+const SLOT: usize = 64 << 10;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct World {
+    staging: Staging,
+    pool: BlockPool,
+    _folder: TempDir,
+}
+
+fn world(slots: usize, blocks_max: u64) -> World {
+    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let pool = BlockPool::new(slots, SLOT).unwrap();
+    let config = StagingConfig { directory: folder.path().to_owned(), bytes_max: blocks_max * SLOT as u64 };
+    let staging = Staging::start(Ring::new(&pool).unwrap(), &config).unwrap();
+    World { staging, pool, _folder: folder }
+}
+
+/// Bytes that differ from block to block; `len` of them.
+fn contents(block: u32, len: usize) -> Vec<u8> {
+    let mut state = u64::from(block).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+impl World {
+    fn block(&self, number: u32, len: usize) -> SharedBlock {
+        let mut slot = self.pool.take().expect("a free slot");
+        slot[..len].copy_from_slice(&contents(number, len));
+        slot.freeze(len)
+    }
+
+    fn put(&self, number: u32, data: SharedBlock) -> Receiver<Done> {
+        let (tell, told) = mpsc::channel();
+        self.staging.put(number, data, move |done| drop(tell.send(done)));
+        told
+    }
+
+    fn get(&self, number: u32, staged: Staged) -> Receiver<Done> {
+        let (tell, told) = mpsc::channel();
+        let slot = self.pool.take().expect("a free slot");
+        self.staging.get(number, staged, slot, move |done| drop(tell.send(done)));
+        told
+    }
+}
+
+fn written(told: &Receiver<Done>) -> Staged {
+    match told.recv_timeout(PATIENCE).unwrap().result {
+        Ok(Outcome::Written(staged)) => staged,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn read(told: &Receiver<Done>) -> Result<SharedBlock, StagingError> {
+    match told.recv_timeout(PATIENCE).unwrap().result {
+        Ok(Outcome::Read(block)) => Ok(block),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error),
+    }
+}
+
+#[test]
+fn many_more_blocks_than_memory_come_back_as_they_were() {
+    let world = world(40, 500);
+    let length = |block: u32| [SLOT, 1, 4096, 4097, SLOT - 1][block as usize % 5];
+    let mut staged = Vec::new();
+    for round in 0..20 {
+        // More at once than the ring takes.
+        let waiting: Vec<_> = (0..36).map(|index| round * 36 + index).filter(|block| *block < 500).collect();
+        let waiting: Vec<_> = waiting.into_iter().map(|block| (block, world.put(block, world.block(block, length(block))))).collect();
+        staged.extend(waiting.into_iter().map(|(block, told)| (block, written(&told))));
+        assert_eq!(world.pool.available(), 40, "memory comes back once a block is written");
+    }
+    assert_eq!((staged.len(), world.staging.room()), (500, 0));
+    // In another order.
+    staged.sort_by_key(|(block, _)| block.wrapping_mul(0x9e37_79b9));
+    let mut staged = staged.into_iter();
+    loop {
+        let reading: Vec<_> = staged.by_ref().take(36).map(|(block, staged)| (block, world.get(block, staged))).collect();
+        if reading.is_empty() {
+            break;
+        }
+        for (block, told) in reading {
+            assert!(read(&told).unwrap()[..] == contents(block, length(block)), "block {block}");
+        }
+    }
+    assert_eq!((world.pool.available(), world.staging.room()), (40, 500));
+}
+
+#[test]
+fn what_is_full_says_so_and_takes_more_later() {
+    let world = world(8, 3);
+    let staged: Vec<_> = (0..3).map(|block| written(&world.put(block, world.block(block, SLOT)))).collect();
+    let told = world.put(3, world.block(3, SLOT)).recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(told.result, Err(StagingError::Full)), "{told:?}");
+    assert_eq!((world.pool.available(), world.staging.room()), (8, 0));
+    drop(staged);
+    let again = written(&world.put(4, world.block(4, 10)));
+    assert!(read(&world.get(4, again)).unwrap()[..] == contents(4, 10));
+}
+
+#[test]
+fn a_changed_byte_on_the_disk_is_found() {
+    let world = world(4, 4);
+    let staged = written(&world.put(7, world.block(7, SLOT)));
+    // Direct I/O wants whole, aligned pages: those of another slot.
+    let mut page = world.pool.take().unwrap();
+    page[..4096].copy_from_slice(&contents(7, 4096));
+    page[100] ^= 1;
+    assert_eq!(rustix::io::pwrite(&*staged.place.file, &page[..4096], staged.place.offset).unwrap(), 4096);
+    let told = read(&world.get(7, staged));
+    assert!(matches!(told, Err(StagingError::Damaged)), "{told:?}");
+}
+
+#[test]
+fn a_disk_that_fails_is_told_and_the_block_is_still_there() {
+    let world = world(4, 4);
+    let staged = written(&world.put(1, world.block(1, SLOT)));
+    let file = std::sync::Arc::clone(&staged.place.file);
+    // What a device that went away does, as far as a test without one can: nothing is behind this place any more.
+    rustix::fs::ftruncate(&*file, 0).unwrap();
+    let told = read(&world.get(1, staged));
+    assert!(matches!(told, Err(StagingError::Disk { .. })), "{told:?}");
+    assert_eq!(world.pool.available(), 4);
+}
+
+#[test]
+fn ending_in_the_middle_waits_for_the_kernel_and_tells_everybody() {
+    let world = world(40, 100);
+    let waiting: Vec<_> = (0..40).map(|block| world.put(block, world.block(block, SLOT))).collect();
+    let World { staging, pool, _folder } = world;
+    drop(staging);
+    let told = waiting.iter().filter(|told| told.recv_timeout(PATIENCE).is_ok()).count();
+    assert_eq!((told, pool.available()), (40, 40));
+}
+
+#[test]
+fn a_directory_that_will_not_do_is_named() {
+    let pool = BlockPool::new(2, SLOT).unwrap();
+    let start = |directory: &str, bytes_max| {
+        Staging::start(Ring::new(&pool).unwrap(), &StagingConfig { directory: directory.into(), bytes_max }).map(|_| ())
+    };
+    for (directory, bytes_max) in [("/proc/tradewind", 1 << 20), ("/proc", 1 << 20), ("/tmp", 10)] {
+        let error = start(directory, bytes_max).unwrap_err();
+        assert!(matches!(error, StagingError::Directory { .. }) && error.to_string().contains(directory), "{error}");
+    }
+}
