@@ -35,6 +35,7 @@ use crate::orders;
 use crate::resume::{self, State};
 use crate::send_task::{self, BLOCKS_AHEAD, SendTask};
 use crate::shared::{Command, LaneEvent, LaneOpening, LaneShared, Mailbox, OpeningEnd};
+use crate::spill::Spilling;
 use crate::topology::{Opened, Workers};
 use crate::verify::Verifier;
 
@@ -384,17 +385,18 @@ impl Engine {
             called: open.call,
         };
         let payload_max = open.block_bytes as usize;
+        let memory = (blocks, work.pool_need(open.block_bytes).blocks_min as u32);
         let mut said = None;
         match work {
             Work::Receive(destined) => {
                 let config = self.receiver_config(open, blocks, chunk_bytes);
                 self.open_on_workers(&shared, &events, open.call, || OpeningEnd::Receive(config.clone()))?;
-                self.run_lane(self.lane_task(handle, *destined, arrived, cancelled, open.block_bytes, blocks).run());
+                self.run_lane(self.lane_task(handle, *destined, arrived, cancelled, open.block_bytes, memory).run());
             }
             Work::Copy { objects, into } => {
                 let window = blocks as u32;
                 tokio::spawn(send_task::copy(lane, Arc::clone(&shared), objects, self.pool.clone(), payload_max, window, events));
-                self.run_lane(self.lane_task(handle, *into, arrived, cancelled, open.block_bytes, blocks).run());
+                self.run_lane(self.lane_task(handle, *into, arrived, cancelled, open.block_bytes, memory).run());
             }
             Work::Send { objects, have } => {
                 said.clone_from(&have);
@@ -482,15 +484,19 @@ impl Engine {
         arrived: mpsc::UnboundedReceiver<LaneEvent>,
         cancel: oneshot::Receiver<LaneClosed>,
         block_bytes: u32,
-        blocks: u64,
+        (blocks, least): (u64, u32),
     ) -> LaneTask {
         let Destined { store, config, prepared, manifest } = destined;
+        // What a copy reads from another store waits there.
+        let staging = self.workers.staging.as_ref().filter(|_| !handle.mailboxes.is_empty());
+        let spilling = staging.and_then(|staging| Spilling::new(staging, &self.pool, blocks as u32, least, block_bytes));
         let config = UploaderConfig { pool_bytes: blocks * u64::from(block_bytes), ..config };
         let resumption = prepared.map(|prepared| prepared.resumption);
         let (uploads, stored) = mpsc::unbounded_channel();
         let uploader = Uploader::start(&tokio::runtime::Handle::current(), store, config, resumption, uploads);
         let statistics = Arc::clone(&self.workers.statistics[0]);
-        LaneTask { handle, statistics, uploader, stored, arrived, cancel, recent: VecDeque::new(), left_out: (0, None), manifest }
+        let (recent, left_out) = (VecDeque::new(), (0, None));
+        LaneTask { handle, statistics, uploader, stored, arrived, cancel, recent, left_out, manifest, spilling }
     }
 
     /// Runs a lane's task and hears of its end.

@@ -180,8 +180,10 @@ impl Lane {
             End::Receiving { receiver, handed_over } => {
                 let durable = shared.blocks_durable.load(Ordering::Acquire);
                 let window = shared.window_blocks.load(Ordering::Relaxed);
-                let waiting = handed_over.saturating_sub(durable);
-                receiver.set_blocks_allowed(now_ns, durable.saturating_add(window));
+                let staged = shared.blocks_staged.load(Ordering::Acquire);
+                let allowed = shared.blocks_allowed.load(Ordering::Acquire);
+                let waiting = handed_over.saturating_sub(durable.saturating_add(staged));
+                receiver.set_blocks_allowed(now_ns, if allowed == 0 { durable.saturating_add(window) } else { allowed });
                 let limited = u64::from(waiting) * 4 >= u64::from(window) * 3;
                 receiver.set_storage(now_ns, durable, shared.storage_kbps.load(Ordering::Relaxed), limited);
                 if let Some(orders) = orders {

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tradewind_client::ready_block;
 use tradewind_fabric::clock::now_ns;
 use tradewind_ipc::{ErrorCode, FileDone, FromEngine, LaneClosed, LaneReceipt, LaneTotals, Progress};
+use tradewind_staging::Done;
 use tradewind_storage::{UploadEvent, Uploader};
 use tradewind_wire::LaneId;
 use tradewind_wire::control::close;
@@ -19,6 +20,7 @@ use crate::destination;
 use crate::manifest::Manifest;
 use crate::orders::Reporting;
 use crate::shared::{Command, LaneEvent, LaneShared, Mailbox};
+use crate::spill::Spilling;
 use crate::statistics::{Stage, WorkerStatistics};
 
 pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
@@ -113,6 +115,8 @@ pub(crate) struct LaneTask {
     pub(crate) left_out: (u64, Option<String>),
     /// Told of every file that is durable.
     pub(crate) manifest: Option<Manifest>,
+    /// Where blocks wait while the store is slower than the network.
+    pub(crate) spilling: Option<Spilling>,
 }
 
 /// How a lane ended.
@@ -177,12 +181,14 @@ impl LaneTask {
             let end = tokio::select! {
                 Some(event) = self.arrived.recv() => self.on_arrival(event, waiting),
                 Some(event) = self.stored.recv() => self.on_stored(event, waiting),
+                Some(done) = moved(&mut self.spilling) => self.on_moved(done),
                 Ok(why) = &mut self.cancel => {
                     let wire = if why.code == ErrorCode::Cancelled { close::CANCELLED } else { close::SHUTDOWN };
                     Some(End::Failed((why.code, why.text, wire)))
                 }
                 _ = credit.tick() => {
                     self.carry_credit();
+                    self.go_on_spilling();
                     if told.elapsed() >= RECENT_FILES_INTERVAL {
                         told = Instant::now();
                         self.tell_recent();
@@ -205,7 +211,13 @@ impl LaneTask {
         match event {
             LaneEvent::Block { block, image, table, complete_ns } => {
                 waiting.insert(block.0, complete_ns);
-                self.uploader.block(ready_block(block, image, &table));
+                let ready = match &mut self.spilling {
+                    Some(spilling) => spilling.arrived(block, image, table),
+                    None => Some(ready_block(block, image, &table)),
+                };
+                if let Some(ready) = ready {
+                    self.uploader.block(ready);
+                }
                 None
             }
             LaneEvent::Fin { blocks } => {
@@ -237,7 +249,11 @@ impl LaneTask {
                 if let Some(complete_ns) = waiting.remove(&block) {
                     self.statistics.record(Stage::Store, now_ns().saturating_sub(complete_ns));
                 }
+                if let Some(spilling) = &mut self.spilling {
+                    spilling.became_durable();
+                }
                 self.handle.shared.blocks_durable.fetch_add(1, Ordering::Release);
+                self.go_on_spilling();
                 // The sender may be waiting for this credit, and the worker asleep.
                 self.handle.mailboxes.iter().for_each(Mailbox::ring);
                 None
@@ -262,6 +278,27 @@ impl LaneTask {
             }
             // Follows a failure, which has ended this loop already.
             UploadEvent::Stopped { .. } => None,
+        }
+    }
+
+    fn on_moved(&mut self, done: Done) -> Option<End> {
+        let applied = self.spilling.as_mut().map(|spilling| spilling.apply(done))?;
+        self.go_on_spilling();
+        self.handle.mailboxes.iter().for_each(Mailbox::ring);
+        match applied {
+            Ok(ready) => {
+                if let Some(ready) = ready {
+                    self.uploader.block(ready);
+                }
+                None
+            }
+            Err(failed) => Some(End::Failed(failed)),
+        }
+    }
+
+    fn go_on_spilling(&mut self) {
+        if let Some(spilling) = &mut self.spilling {
+            spilling.go_on(&self.handle.shared);
         }
     }
 
@@ -294,9 +331,15 @@ impl LaneTask {
             packets_rejected: shared.packets_rejected.load(Ordering::Relaxed),
             blocks_complete: u64::from(shared.blocks_complete.load(Ordering::Relaxed)),
             blocks_durable: stats.blocks_durable,
+            blocks_staged: self.spilling.as_ref().map_or(0, Spilling::spilled),
             files_durable: stats.files_done,
         }
     }
+}
+
+/// What the disk has done, on a lane that uses one.
+async fn moved(spilling: &mut Option<Spilling>) -> Option<Done> {
+    spilling.as_mut()?.moved().await
 }
 
 /// Why a lane fails whose other end closed it.

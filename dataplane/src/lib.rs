@@ -22,6 +22,7 @@ mod resume;
 mod send_task;
 mod sending;
 pub mod shared;
+mod spill;
 pub mod statistics;
 pub mod topology;
 mod verify;

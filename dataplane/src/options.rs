@@ -66,6 +66,12 @@ pub struct Options {
     /// How long an upload that nobody goes on with is kept, seconds, and what was stored is remembered.
     #[arg(long, default_value_t = 7 * 86_400)]
     pub resume_keep_s: u64,
+    /// Directory on a local disk where blocks wait while a store is slower than the network. Without it they wait in memory only.
+    #[arg(long)]
+    pub staging_dir: Option<PathBuf>,
+    /// Most bytes of blocks there.
+    #[arg(long, default_value_t = 16 << 30)]
+    pub staging_bytes: u64,
     /// Format of the log.
     #[arg(long, value_enum, default_value_t)]
     pub log: LogFormat,

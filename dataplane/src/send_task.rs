@@ -182,6 +182,7 @@ fn totals(shared: &LaneShared, packed: Option<&Packed>) -> LaneTotals {
         packets_rejected: count(&shared.packets_rejected),
         blocks_complete: u64::from(shared.blocks_complete.load(Ordering::Relaxed)),
         blocks_durable: u64::from(shared.blocks_durable.load(Ordering::Relaxed)),
+        blocks_staged: 0,
         files_durable: packed.map_or(0, |packed| packed.files),
     }
 }

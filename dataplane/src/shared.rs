@@ -174,6 +174,10 @@ pub struct LaneShared {
     pub ended: AtomicBool,
     /// Blocks that the store has whole; credits follow it.
     pub blocks_durable: AtomicU32,
+    /// Blocks that the sender was allowed to open, ever; 0: those that are durable and a window.
+    pub blocks_allowed: AtomicU32,
+    /// Whole blocks that wait on the disk.
+    pub blocks_staged: AtomicU32,
     /// Blocks that the sender may have open at once.
     pub window_blocks: AtomicU32,
     /// How fast the store takes data, kbit/s.

@@ -9,6 +9,7 @@ use tradewind_ipc::{XdpMode as IpcXdpMode, XdpStatus};
 use tradewind_netio::LinkError;
 use tradewind_netio::udp::{UdpConfig, UdpLink, device_mtu, precise_timers};
 use tradewind_proto::block::BlockWriter;
+use tradewind_staging::{Ring, Staging, StagingConfig, StagingError};
 use tradewind_wire::limits::chunk_bytes_for_mtu;
 use tradewind_xdp::{AttachMode, Steering, SteeringConfig, XdpLink, XdpLinkConfig, XdpMode};
 
@@ -47,6 +48,9 @@ pub enum StartError {
         /// What is needed.
         needed: u64,
     },
+    /// Blocks cannot wait on a disk as the options ask.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
     /// The system refused something else.
     #[error("{what}: {source}")]
     Os {
@@ -66,6 +70,8 @@ pub struct Opened {
     steering: Option<Steering>,
     /// The block pool.
     pub pool: BlockPool,
+    /// For blocks that wait on a disk, and where that is.
+    staging: Option<(Ring, StagingConfig)>,
     /// Whether AF_XDP is used, and why not.
     pub xdp: XdpStatus,
     /// Payload bytes of a DATA packet on this engine's path.
@@ -117,7 +123,13 @@ pub fn open(options: &Options) -> Result<Opened, StartError> {
         })
         .collect();
     let chunk_bytes = chunk_bytes_for_mtu(mtu_bytes, options.listen.is_ipv6());
-    Ok(Opened { links, steering, pool, xdp, chunk_bytes, listen: options.listen })
+    let staging = match &options.staging_dir {
+        Some(directory) => {
+            Some((Ring::new(&pool)?, StagingConfig { directory: directory.clone(), bytes_max: options.staging_bytes }))
+        }
+        None => None,
+    };
+    Ok(Opened { links, steering, pool, staging, xdp, chunk_bytes, listen: options.listen })
 }
 
 fn open_socket(options: &Options, mtu_bytes: usize) -> Result<UdpLink, StartError> {
@@ -188,16 +200,19 @@ pub struct Workers {
     pub statistics: Vec<Arc<WorkerStatistics>>,
     /// The steering program, if AF_XDP is used.
     pub steering: Option<Arc<Steering>>,
+    /// Where blocks wait while a store is slower than the network.
+    pub staging: Option<Staging>,
     threads: Vec<JoinHandle<Result<(), LinkError>>>,
 }
 
 /// Starts the workers, each pinned to a core. Call it after privileges were dropped: threads inherit.
 ///
 /// # Errors
-/// When the system has no thread left.
+/// When the system has no thread left, or the staging directory cannot be used.
 pub fn start(opened: Opened) -> Result<(Workers, BlockPool), StartError> {
-    let mut workers =
-        Workers { mailboxes: Vec::new(), statistics: Vec::new(), steering: opened.steering.map(Arc::new), threads: Vec::new() };
+    let steering = opened.steering.map(Arc::new);
+    let staging = opened.staging.and_then(|(ring, config)| start_staging(ring, &config).transpose()).transpose()?;
+    let mut workers = Workers { mailboxes: Vec::new(), statistics: Vec::new(), steering, staging, threads: Vec::new() };
     for (index, (link, waker)) in opened.links.into_iter().enumerate() {
         let mailbox = Mailbox::new(waker);
         let statistics = Arc::new(WorkerStatistics::default());
@@ -225,6 +240,21 @@ pub fn start(opened: Opened) -> Result<(Workers, BlockPool), StartError> {
         workers.threads.push(thread);
     }
     Ok((workers, opened.pool))
+}
+
+/// A full disk is no reason to serve nobody.
+fn start_staging(ring: Ring, config: &StagingConfig) -> Result<Option<Staging>, StagingError> {
+    match Staging::start(ring, config) {
+        Ok(staging) => {
+            tracing::info!("blocks may wait in {}, at most {} MiB", config.directory.display(), config.bytes_max >> 20);
+            Ok(Some(staging))
+        }
+        Err(StagingError::Full) => {
+            tracing::warn!("blocks wait in memory only: the disk of {} is full; make room and restart tradewindd", config.directory.display());
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 impl Workers {

@@ -441,6 +441,8 @@ pub struct LaneTotals {
     pub blocks_complete: u64,
     /// Blocks the store has confirmed.
     pub blocks_durable: u64,
+    /// Blocks that have waited on the server's disk because the store was slower than the network.
+    pub blocks_staged: u64,
     /// Files durable.
     pub files_durable: u64,
 }

@@ -78,6 +78,15 @@ fn check_engine(written: &Written, reader: &mut Reader<'_>) {
     if engine.pool_bytes.is_some_and(|pool| pool < 8 * u64::from(block_bytes)) {
         reader.error(line, "engine.pool_bytes is less than 8 blocks; leave it out for the engine's default");
     }
+    if let Some(directory) = engine.staging_dir.as_ref().filter(|directory| !directory.is_absolute()) {
+        reader.error(line, format!("engine.staging_dir '{}' is not an absolute path", directory.display()));
+    }
+    if engine.staging_bytes.is_some() && engine.staging_dir.is_none() {
+        reader.error(line, "engine.staging_bytes says how much, and engine.staging_dir not where; name a directory on a local disk");
+    }
+    if engine.staging_bytes.is_some_and(|bytes| bytes < 8 * u64::from(block_bytes)) {
+        reader.error(line, "engine.staging_bytes is less than 8 blocks; leave it out for the engine's default");
+    }
     if written.data.listen.port() == 0 || written.rest.listen.port() == 0 {
         // Tests bind port 0; a server there would not be found.
         reader.report(Severity::Warning, None, "port 0 lets the system choose a port, which clients cannot know");

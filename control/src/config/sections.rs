@@ -104,6 +104,11 @@ pub struct EngineSection {
     pub block_bytes: Option<u32>,
     /// Blocks a lane may have open at first. Default: the engine's choice.
     pub credit_blocks: Option<u32>,
+    /// Directory on a local disk, for direct I/O, where blocks wait while a store is slower than the network. Default: none, they wait in
+    /// memory only. Blocks lie there in the clear and without a name; they are gone when the engine ends.
+    pub staging_dir: Option<PathBuf>,
+    /// Most bytes of blocks there. Default: the engine's, 16 GiB.
+    pub staging_bytes: Option<u64>,
 }
 
 /// `[limits]`.

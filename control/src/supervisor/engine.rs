@@ -59,6 +59,12 @@ impl EngineCommand {
         };
         option("--log", &log);
         option("--resume-keep-s", &config.limits.resume_keep_s);
+        if let Some(bytes) = config.engine.staging_bytes {
+            option("--staging-bytes", &bytes);
+        }
+        if let Some(directory) = &config.engine.staging_dir {
+            arguments.extend(["--staging-dir".into(), directory.clone().into_os_string()]);
+        }
         arguments.extend(["--state-dir".into(), config.state_dir.clone().into_os_string()]);
         Self { program: config.engine.binary.clone(), arguments }
     }
