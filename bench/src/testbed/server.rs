@@ -23,7 +23,7 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 pub struct ServerOptions {
     /// Value of `data.xdp`: `auto`, `driver`, `generic`, `off`.
     pub xdp: &'static str,
-    /// Further sections of the configuration.
+    /// Further sections of the configuration; `{folder}` stands for the testbed's folder.
     pub more: &'static str,
 }
 
@@ -85,8 +85,9 @@ impl Server {
             "listen = \"{SERVER_ADDRESS}:33001\"\ninterface = \"{END_INTERFACE}\"\nxdp = \"{}\"\ncopy_from = [\"10.77.0.0/16\"]",
             options.xdp
         );
-        let text =
-            configuration(testbed.folder.path(), &format!("0.0.0.0:{REST_PORT}"), &data) + further_stores + "\n" + options.more + "\n";
+        let folder = testbed.folder.path();
+        let more = options.more.replace("{folder}", &folder.display().to_string());
+        let text = configuration(folder, &format!("0.0.0.0:{REST_PORT}"), &data) + further_stores + "\n" + &more + "\n";
         std::fs::write(&config, text)?;
         let mut command = testbed.server(&testbed.programs.ours("tradewindd"));
         command.arg("--config").arg(&config);
