@@ -9,6 +9,7 @@ pub mod kill_resume;
 pub mod loopback;
 pub mod process;
 pub mod small_files;
+pub mod staging;
 pub mod testbed;
 pub mod tree;
 

@@ -94,18 +94,35 @@ impl Segments {
     pub(crate) fn take(self: &Arc<Self>) -> Result<Place, StagingError> {
         let mut state = self.state();
         if state.free.is_empty() {
-            if state.files.len() >= self.segments_max {
-                return Err(StagingError::Full);
-            }
-            let file = self.make()?;
-            let first = state.files.len() as u32 * self.places_a_segment;
-            state.files.push(Arc::new(file));
-            state.free.extend(first..first + self.places_a_segment);
+            self.grow(&mut state)?;
         }
         let number = state.free.pop_first().ok_or(StagingError::Full)?;
         let file = Arc::clone(&state.files[(number / self.places_a_segment) as usize]);
         let offset = u64::from(number % self.places_a_segment) * self.place_bytes;
         Ok(Place { segments: Arc::clone(self), number, file, offset })
+    }
+
+    /// Takes all the room that is allowed.
+    ///
+    /// # Errors
+    /// [`StagingError::Full`], [`StagingError::Directory`].
+    pub(crate) fn reserve(&self) -> Result<(), StagingError> {
+        let mut state = self.state();
+        while state.files.len() < self.segments_max {
+            self.grow(&mut state)?;
+        }
+        Ok(())
+    }
+
+    fn grow(&self, state: &mut State) -> Result<(), StagingError> {
+        if state.files.len() >= self.segments_max {
+            return Err(StagingError::Full);
+        }
+        let file = self.make()?;
+        let first = state.files.len() as u32 * self.places_a_segment;
+        state.files.push(Arc::new(file));
+        state.free.extend(first..first + self.places_a_segment);
+        Ok(())
     }
 
     /// Gives the room of empty segments back to the file system, but for the first.

@@ -118,6 +118,14 @@ impl Staging {
         self.0.segments.room()
     }
 
+    /// Takes all the room on the disk that is allowed, at once. It is given back when nobody has used it for a while.
+    ///
+    /// # Errors
+    /// [`StagingError::Full`] when the disk has less, [`StagingError::Directory`].
+    pub fn reserve(&self) -> Result<(), StagingError> {
+        self.0.segments.reserve()
+    }
+
     /// Writes a block. The caller may keep `data` until it is told, or forget it.
     pub fn put(&self, block: u32, data: SharedBlock, tell: impl FnOnce(Done) + Send + 'static) {
         self.send(Work::Put { block, data, tell: Box::new(tell) });

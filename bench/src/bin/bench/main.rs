@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tradewind_bench::process::Interrupt;
-use tradewind_bench::{cells, fairness, kill_resume, small_files};
+use tradewind_bench::{cells, fairness, kill_resume, small_files, staging};
 
 /// Measures Tradewind on this machine.
 #[derive(Debug, Parser)]
@@ -28,6 +28,8 @@ enum What {
     Fairness(fairness::Arguments),
     /// Many small files into a local store: files a second, and memory.
     SmallFiles(small_files::Arguments),
+    /// Blocks that wait on a disk: written and read back, beside fio.
+    Staging(staging::Arguments),
     /// Client, control process and engine are killed at random moments; every transfer goes on and arrives byte-equal.
     KillResume(kill_resume::Arguments),
 }
@@ -47,6 +49,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
         None | Some(What::Crypto) => crypto::run(),
         Some(What::Cells(arguments)) => drop(cells::run(arguments, &Interrupt::watch()?)?),
         Some(What::SmallFiles(arguments)) => drop(small_files::run(arguments, &Interrupt::watch()?)?),
+        Some(What::Staging(arguments)) => drop(staging::run(arguments, &Interrupt::watch()?)?),
         Some(What::KillResume(arguments)) => {
             kill_resume::run(arguments, &Interrupt::watch()?)?;
         }
