@@ -124,9 +124,7 @@ pub fn open(options: &Options) -> Result<Opened, StartError> {
         .collect();
     let chunk_bytes = chunk_bytes_for_mtu(mtu_bytes, options.listen.is_ipv6());
     let staging = match &options.staging_dir {
-        Some(directory) => {
-            Some((Ring::new(&pool)?, StagingConfig { directory: directory.clone(), bytes_max: options.staging_bytes }))
-        }
+        Some(directory) => Some((Ring::new(&pool)?, StagingConfig { directory: directory.clone(), bytes_max: options.staging_bytes })),
         None => None,
     };
     Ok(Opened { links, steering, pool, staging, xdp, chunk_bytes, listen: options.listen })
@@ -250,7 +248,10 @@ fn start_staging(ring: Ring, config: &StagingConfig) -> Result<Option<Staging>, 
             Ok(Some(staging))
         }
         Err(StagingError::Full) => {
-            tracing::warn!("blocks wait in memory only: the disk of {} is full; make room and restart tradewindd", config.directory.display());
+            tracing::warn!(
+                "blocks wait in memory only: the disk of {} is full; make room and restart tradewindd",
+                config.directory.display()
+            );
             Ok(None)
         }
         Err(error) => Err(error),

@@ -75,7 +75,10 @@ fn details(status: &TransferStatus) -> Vec<String> {
         format!("packets      {} through AF_XDP, {} through the kernel", totals.packets_afxdp, totals.packets_kernel),
     ];
     if totals.blocks_staged > 0 {
-        lines.push(format!("staged       {} of {} blocks waited on the server's disk for the store", totals.blocks_staged, totals.blocks_complete));
+        lines.push(format!(
+            "staged       {} of {} blocks waited on the server's disk for the store",
+            totals.blocks_staged, totals.blocks_complete
+        ));
     }
     if let Some(rate) = rate_now(&status.rate) {
         lines.push(format!("rate         {rate}"));

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum StagingError {
     /// No io_uring.
-    #[error("io_uring cannot be used ({source}); allow it (kernel.io_uring_disabled=0, or the container's seccomp profile), or leave [staging] out")]
+    #[error(
+        "io_uring cannot be used ({source}); allow it (kernel.io_uring_disabled=0, or the container's seccomp profile), or leave [staging] out"
+    )]
     NoRing {
         /// What the kernel said.
         source: io::Error,

@@ -153,7 +153,9 @@ impl Ring {
         }
         let timeout = Timespec::from(timeout);
         match self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout)) {
-            Err(error) if !matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => return Err(error),
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
+                return Err(error);
+            }
             _ => {}
         }
         Ok(self.reap())

@@ -104,7 +104,8 @@ impl Staging {
         drop(segments.take()?);
         let (work, inbox) = unbounded();
         let waker = ring.waker();
-        let mover = Mover { ring, segments: Arc::clone(&segments), inbox, moving: HashMap::new(), keys: 0, full_until: None };
+        let mover =
+            Mover { ring, segments: Arc::clone(&segments), inbox, moving: HashMap::new(), keys: 0, full_until: None, used: Instant::now() };
         let thread = std::thread::Builder::new()
             .name("staging".to_owned())
             .spawn(move || mover.run())
@@ -157,6 +158,8 @@ struct Mover {
     keys: u64,
     /// The file system had no more room.
     full_until: Option<Instant>,
+    /// When it last had something to do.
+    used: Instant,
 }
 
 impl Mover {
@@ -166,8 +169,12 @@ impl Mover {
             if is_over && self.ring.in_flight() == 0 {
                 return;
             }
+            if self.ring.in_flight() > 0 {
+                self.used = Instant::now();
+            } else if self.used.elapsed() >= KEEP {
+                self.segments.shrink();
+            }
             match self.ring.wait(KEEP) {
-                Ok(landed) if landed.is_empty() && self.ring.in_flight() == 0 => self.segments.shrink(),
                 Ok(landed) => landed.into_iter().for_each(|landed| self.land(landed)),
                 Err(error) => {
                     tracing::error!(%error, "staging stops: io_uring does not work any more");
