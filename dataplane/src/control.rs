@@ -484,12 +484,12 @@ impl Engine {
         arrived: mpsc::UnboundedReceiver<LaneEvent>,
         cancel: oneshot::Receiver<LaneClosed>,
         block_bytes: u32,
-        (blocks, least): (u64, u32),
+        (blocks, part): (u64, u32),
     ) -> LaneTask {
         let Destined { store, config, prepared, manifest } = destined;
-        // What a copy reads from another store waits there.
-        let staging = self.workers.staging.as_ref().filter(|_| !handle.mailboxes.is_empty());
-        let spilling = staging.and_then(|staging| Spilling::new(staging, &self.pool, blocks as u32, least, block_bytes));
+        // What a copy reads from another store waits there. Directories of this machine are a disk themselves: they take small files at once.
+        let staging = self.workers.staging.as_ref().filter(|_| !handle.mailboxes.is_empty() && store.batch_objects_max() == 1);
+        let spilling = staging.and_then(|staging| Spilling::new(staging, &self.pool, blocks as u32, part, block_bytes));
         let config = UploaderConfig { pool_bytes: blocks * u64::from(block_bytes), ..config };
         let resumption = prepared.map(|prepared| prepared.resumption);
         let (uploads, stored) = mpsc::unbounded_channel();

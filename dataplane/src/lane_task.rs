@@ -198,7 +198,7 @@ impl LaneTask {
                 }
                 _ = progress.tick() => {
                     self.report_files();
-                    self.handle.first_packet_overdue(opened).map(End::Failed)
+                    self.check_disk().or_else(|| self.handle.first_packet_overdue(opened).map(End::Failed))
                 }
             };
             if let Some(end) = end {
@@ -221,6 +221,9 @@ impl LaneTask {
                 None
             }
             LaneEvent::Fin { blocks } => {
+                if let Some(spilling) = &mut self.spilling {
+                    spilling.announced(blocks);
+                }
                 self.uploader.finish(u64::from(blocks));
                 None
             }
@@ -290,6 +293,17 @@ impl LaneTask {
                 if let Some(ready) = ready {
                     self.uploader.block(ready);
                 }
+                None
+            }
+            Err(failed) => Some(End::Failed(failed)),
+        }
+    }
+
+    fn check_disk(&mut self) -> Option<End> {
+        let is_store_busy = self.uploader.stats().snapshot().requests_in_flight > 0;
+        match self.spilling.as_mut()?.check(std::time::Instant::now(), is_store_busy) {
+            Ok(late) => {
+                late.into_iter().for_each(|block| self.uploader.block(block));
                 None
             }
             Err(failed) => Some(End::Failed(failed)),

@@ -3,11 +3,12 @@
 //! Without staging a lane's window counts blocks from their first packet until the store has them: a store that stands still stops the
 //! sender after one window. With it, blocks on the disk do not count. When the uploader holds half a window, further blocks go to the disk
 //! and come back, lowest number first, as its blocks become durable. So all parts of objects that lack a block but one lack a block that has
-//! not arrived; it is handed over from memory when it comes. Some of the window, [`Spill::reserve`], is kept for blocks that come back: what
-//! the disk refuses is handed over out of turn, and its parts can only be completed from the disk.
+//! not arrived; it is handed over from memory when it comes. What the uploader lacks to half a window is kept for blocks that come back, and at
+//! least a part, [`Spill::reserve`]: what the disk refuses is handed over out of turn, and its parts can only be completed from the disk.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tradewind_client::ready_block;
@@ -22,6 +23,10 @@ use tradewind_wire::control::close;
 use crate::lane_task::Failed;
 use crate::shared::LaneShared;
 
+/// A disk that does not answer for so long is not waited for.
+const DISK_DEADLINE: Duration = Duration::from_secs(30);
+/// Nothing has moved for so long, with blocks on the disk and a store that is idle: one more than the window may come back, if the pool has room.
+const STILL: Duration = Duration::from_secs(5);
 /// Parts that an object may have at the stores that take the fewest.
 const PARTS_MAX: u64 = 10_000;
 
@@ -42,17 +47,21 @@ pub(crate) struct Spill<T> {
     reading: u32,
     /// Blocks were handed over while lower ones waited on the disk.
     is_out_of_turn: bool,
-    /// Blocks that went to the disk, ever.
+    /// Blocks that there are in all, once that is known.
+    total: Option<u32>,
+    /// Beyond the window, while something waits.
+    beyond: u32,
+    /// Blocks that lay on the disk, ever.
     spilled: u64,
     is_ended: bool,
 }
 
 impl<T> Spill<T> {
-    /// For a lane that may hold `window` blocks in memory and whose uploader needs `least` of them to go on. `None` where that leaves
-    /// nothing to win.
-    pub(crate) fn new(window: u32, least: u32) -> Option<Self> {
-        let reserve = least.max(window / 8).max(1);
-        (window / 2 >= reserve).then(|| Self {
+    /// For a lane that may hold `window` blocks in memory and whose parts are of `part` whole blocks: they touch one more. `None` where that
+    /// leaves nothing for the network.
+    pub(crate) fn new(window: u32, part: u32) -> Option<Self> {
+        let reserve = part.saturating_add(1).max(window / 8);
+        (window / 2 > reserve).then(|| Self {
             window,
             reserve,
             allowed: window,
@@ -63,6 +72,8 @@ impl<T> Spill<T> {
             staged: BTreeMap::new(),
             reading: 0,
             is_out_of_turn: false,
+            total: None,
+            beyond: 0,
             spilled: 0,
             is_ended: false,
         })
@@ -80,7 +91,6 @@ impl<T> Spill<T> {
             return false;
         }
         self.writing.insert(block);
-        self.spilled += 1;
         true
     }
 
@@ -88,6 +98,7 @@ impl<T> Spill<T> {
     pub(crate) fn written(&mut self, block: u32, place: T) {
         self.writing.remove(&block);
         self.staged.insert(block, place);
+        self.spilled += 1;
         self.grant();
     }
 
@@ -95,12 +106,21 @@ impl<T> Spill<T> {
     pub(crate) fn not_written(&mut self, block: u32) {
         self.writing.remove(&block);
         self.hand(block);
+        self.grant();
+    }
+
+    /// There are so many blocks in all.
+    pub(crate) fn announced(&mut self, total: u32) {
+        self.total = Some(total);
     }
 
     /// The next block to be read back, if there is memory for it.
     pub(crate) fn next(&mut self) -> Option<(u32, T)> {
+        // Of what the sender may open, it opens no more than there is.
+        let opened = self.total.map_or(self.allowed, |total| total.min(self.allowed));
+        let may_take = opened.saturating_sub(self.durable + self.staged());
         let is_uploader_full = self.uploading() + self.reading >= self.window / 2;
-        if self.allowed - self.durable - self.staged() >= self.window || is_uploader_full && !self.is_out_of_turn {
+        if may_take >= self.window + self.beyond || is_uploader_full && !self.is_out_of_turn && self.beyond == 0 {
             return None;
         }
         let next = self.staged.pop_first()?;
@@ -118,6 +138,12 @@ impl<T> Spill<T> {
     pub(crate) fn read(&mut self, block: u32) {
         self.reading -= 1;
         self.hand(block);
+        self.grant();
+    }
+
+    /// Nothing has moved for long: should parts be other than was thought, this gets them out of their circle.
+    pub(crate) fn stands_still(&mut self) {
+        self.beyond += u32::from(!self.staged.is_empty());
     }
 
     pub(crate) fn became_durable(&mut self) {
@@ -147,6 +173,11 @@ impl<T> Spill<T> {
         self.reserve
     }
 
+    /// Changes with everything that moves.
+    const fn moves(&self) -> (u32, u32, u32) {
+        (self.handed, self.durable, self.reading)
+    }
+
     const fn uploading(&self) -> u32 {
         self.handed - self.durable
     }
@@ -165,7 +196,12 @@ impl<T> Spill<T> {
     }
 
     fn grant(&mut self) {
-        let kept = if self.staged.is_empty() && self.writing.is_empty() && self.reading == 0 { 0 } else { self.reserve };
+        let is_empty = self.staged.is_empty() && self.writing.is_empty() && self.reading == 0;
+        if is_empty {
+            self.beyond = 0;
+        }
+        let lacking = (self.window / 2).saturating_sub(self.uploading() + self.reading);
+        let kept = if is_empty { 0 } else { self.reserve.max(lacking) };
         self.allowed = self.allowed.max(self.durable + self.staged() + self.window - kept);
     }
 }
@@ -177,17 +213,22 @@ pub(crate) struct Spilling {
     staging: Staging,
     pool: BlockPool,
     /// Blocks on their way to the disk: should it refuse them, they are still here.
-    held: HashMap<u32, (SharedBlock, BlockTable)>,
+    held: HashMap<u32, (Instant, SharedBlock, BlockTable)>,
+    /// Blocks on their way back.
+    reading: HashMap<u32, Instant>,
+    /// When something moved last, and what.
+    moved: (Instant, (u32, u32, u32)),
     tell: mpsc::UnboundedSender<Done>,
     told: mpsc::UnboundedReceiver<Done>,
     block_bytes: u32,
 }
 
 impl Spilling {
-    pub(crate) fn new(staging: &Staging, pool: &BlockPool, window: u32, least: u32, block_bytes: u32) -> Option<Self> {
-        let spill = Spill::new(window, least)?;
+    pub(crate) fn new(staging: &Staging, pool: &BlockPool, window: u32, part: u32, block_bytes: u32) -> Option<Self> {
+        let spill = Spill::new(window, part)?;
         let (tell, told) = mpsc::unbounded_channel();
-        Some(Self { spill, staging: staging.clone(), pool: pool.clone(), held: HashMap::new(), tell, told, block_bytes })
+        let (held, reading, moved) = (HashMap::new(), HashMap::new(), (Instant::now(), spill.moves()));
+        Some(Self { spill, staging: staging.clone(), pool: pool.clone(), held, reading, moved, tell, told, block_bytes })
     }
 
     /// A block has arrived; returned if it is handed over.
@@ -203,7 +244,7 @@ impl Spilling {
         }
         let tell = self.tell.clone();
         self.staging.put(block.0, image.clone(), move |done| drop(tell.send(done)));
-        self.held.insert(block.0, (image, table));
+        self.held.insert(block.0, (Instant::now(), image, table));
         None
     }
 
@@ -220,28 +261,65 @@ impl Spilling {
         let Done { block, result } = done;
         match result {
             Ok(Outcome::Written(place)) => {
-                self.held.remove(&block);
-                self.spill.written(block, place);
+                // One that was given up is at the uploader already.
+                if self.held.remove(&block).is_some() {
+                    self.spill.written(block, place);
+                }
                 Ok(None)
             }
             Ok(Outcome::Read(image)) => {
+                self.reading.remove(&block);
                 let table = BlockTable::verified(&image).map_err(|error| lost(block, &error))?;
                 self.spill.read(block);
                 Ok(Some(ready_block(BlockId(block), image, &table)))
             }
             Err(error) => match self.held.remove(&block) {
-                Some((image, table)) => {
+                Some((_, image, table)) => {
                     tracing::debug!(%error, block, "not staged");
                     self.spill.not_written(block);
                     Ok(Some(ready_block(BlockId(block), image, &table)))
                 }
-                None => Err(lost(block, &error)),
+                None if self.reading.contains_key(&block) => Err(lost(block, &error)),
+                None => Ok(None),
             },
         }
     }
 
     pub(crate) fn became_durable(&mut self) {
         self.spill.became_durable();
+    }
+
+    /// There are so many blocks in all.
+    pub(crate) fn announced(&mut self, total: u32) {
+        self.spill.announced(total);
+    }
+
+    /// What the disk has not taken in time is handed over, and it gets no more; also looks whether anything moves. To be called now and then.
+    /// `is_store_busy`: it has not answered everything.
+    ///
+    /// # Errors
+    /// A block does not come back.
+    pub(crate) fn check(&mut self, now: Instant, is_store_busy: bool) -> Result<Vec<ReadyBlock>, Failed> {
+        let is_late = |since: Instant| now.saturating_duration_since(since) >= DISK_DEADLINE;
+        if let Some((&block, _)) = self.reading.iter().find(|(_, since)| is_late(**since)) {
+            return Err(lost(block, &format!("it did not answer within {} s", DISK_DEADLINE.as_secs())));
+        }
+        let mut late = Vec::new();
+        if self.held.values().any(|(since, ..)| is_late(*since)) {
+            tracing::error!("the disk of the staging directory does not answer; this lane uses it no more");
+            self.spill.end();
+            for (block, (_, image, table)) in self.held.drain() {
+                self.spill.not_written(block);
+                late.push(ready_block(BlockId(block), image, &table));
+            }
+        }
+        if is_store_busy || self.moved.1 != self.spill.moves() {
+            self.moved = (now, self.spill.moves());
+        } else if now.saturating_duration_since(self.moved.0) >= STILL {
+            self.moved.0 = now;
+            self.spill.stands_still();
+        }
+        Ok(late)
     }
 
     /// Reads back what there is memory for, and publishes what the sender may open.
@@ -253,6 +331,7 @@ impl Spilling {
                 break;
             };
             let tell = self.tell.clone();
+            self.reading.insert(block, Instant::now());
             self.staging.get(block, place, slot, move |done| drop(tell.send(done)));
         }
         shared.blocks_staged.store(self.spill.staged(), Ordering::Release);
@@ -266,7 +345,7 @@ impl Spilling {
 
 fn lost(block: u32, error: &dyn std::fmt::Display) -> Failed {
     let text = format!("block {block} was lost on its way over the server's disk: {error}; the same command goes on where it stopped");
-    (ErrorCode::StoreUnavailable, text, close::STORAGE)
+    (ErrorCode::StagingFailed, text, close::STORAGE)
 }
 
 #[cfg(test)]
@@ -287,9 +366,14 @@ mod tests {
         /// One of so many is late; 0: none.
         late_of: usize,
         sent: u32,
+        /// Parts begin in the middle of blocks, so that some blocks belong to two.
+        is_shifted: bool,
+        total: u32,
         /// Blocks at the uploader, by part.
         parts: BTreeMap<u32, Vec<u32>>,
         whole: VecDeque<Vec<u32>>,
+        /// How many parts each block at the uploader still waits for.
+        waits: HashMap<u32, usize>,
         random: u64,
         stored: u32,
         most_in_memory: u32,
@@ -298,8 +382,24 @@ mod tests {
     impl World {
         fn new(window: u32, part: u32, seed: u64) -> Self {
             let spill = Spill::new(window, part).unwrap();
-            let (open, late, parts, whole) = (Vec::new(), Vec::new(), BTreeMap::new(), VecDeque::new());
-            Self { spill, part, open, late, round: 0, late_of: 20, sent: 0, parts, whole, random: seed | 1, stored: 0, most_in_memory: 0 }
+            let (open, late, parts, whole, waits) = (Vec::new(), Vec::new(), BTreeMap::new(), VecDeque::new(), HashMap::new());
+            Self {
+                spill,
+                part,
+                is_shifted: false,
+                total: u32::MAX,
+                waits,
+                open,
+                late,
+                round: 0,
+                late_of: 20,
+                sent: 0,
+                parts,
+                whole,
+                random: seed | 1,
+                stored: 0,
+                most_in_memory: 0,
+            }
         }
 
         fn below(&mut self, bound: usize) -> usize {
@@ -310,16 +410,23 @@ mod tests {
         }
 
         fn upload(&mut self, block: u32) {
-            let part = self.parts.entry(block / self.part).or_default();
-            part.push(block);
-            if part.len() as u32 == self.part {
-                let whole = self.parts.remove(&(block / self.part)).unwrap();
-                self.whole.push_back(whole);
+            let last = block / self.part;
+            let is_shared = self.is_shifted && block.is_multiple_of(self.part) && block > 0;
+            let touched: Vec<u32> = if is_shared { vec![last - 1, last] } else { vec![last] };
+            self.waits.insert(block, touched.len());
+            for part in touched {
+                let blocks = self.parts.entry(part).or_default();
+                blocks.push(block);
+                let end = (part + 1).saturating_mul(self.part) + u32::from(self.is_shifted);
+                if blocks.len() as u32 == end.min(self.total) - part * self.part {
+                    self.whole.extend(self.parts.remove(&part));
+                }
             }
         }
 
         /// One block arrives, if the sender may have one open.
         fn network(&mut self, total: u32, has_room: bool) {
+            self.total = total;
             while self.sent < total.min(self.spill.allowed()) {
                 self.open.push(self.sent);
                 self.sent += 1;
@@ -367,9 +474,13 @@ mod tests {
         }
 
         fn store(&mut self) {
-            for _ in self.whole.pop_front().unwrap_or_default() {
-                self.spill.became_durable();
-                self.stored += 1;
+            for block in self.whole.pop_front().unwrap_or_default() {
+                let waits = self.waits.get_mut(&block).unwrap();
+                *waits -= 1;
+                if *waits == 0 {
+                    self.spill.became_durable();
+                    self.stored += 1;
+                }
             }
         }
 
@@ -382,15 +493,19 @@ mod tests {
 
     #[test]
     fn every_block_arrives_within_the_window_however_slow_the_store_is() {
-        for seed in 1..200_u64 {
-            let (window, part) = [(64, 16), (32, 16), (160, 16), (256, 1), (16, 5)][seed as usize % 5];
+        for seed in 1..300_u64 {
+            let (window, part) = [(64, 16), (36, 16), (160, 16), (256, 1), (16, 5), (6, 1), (10, 3)][seed as usize % 7];
             let total = 40 * part;
             let mut world = World::new(window, part, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            world.is_shifted = seed % 2 == 0;
             let mut idle = 0;
             while world.stored < total {
                 let before = (world.stored, world.sent, world.open.len());
-                let has_room = world.spill.staged() < 500 && seed % 7 != 0;
+                let has_room = world.spill.staged() < 500 && seed % 5 != 0;
                 world.network(total, has_room);
+                if world.sent == total && seed % 4 < 2 {
+                    world.spill.announced(total);
+                }
                 let fails = seed % 3 == 0 && world.below(10) == 0;
                 world.disk(fails);
                 if world.below(8) == 0 {
@@ -422,6 +537,43 @@ mod tests {
         assert_eq!((world.sent, world.spill.spilled()), (64, 0));
     }
 
+    /// Uploads that were begun by a server with other settings, say.
+    #[test]
+    fn parts_that_are_larger_than_was_thought_get_out_of_their_circle() {
+        let (total, mut idle, mut helped) = (240, 0, 0);
+        let mut world = World { part: 12, ..World::new(16, 2, 11) };
+        while world.stored < total {
+            let before = (world.stored, world.sent, world.open.len(), world.late.len());
+            world.network(total, true);
+            world.disk(false);
+            world.store();
+            idle = if before == (world.stored, world.sent, world.open.len(), world.late.len()) { idle + 1 } else { 0 };
+            if idle > 400 {
+                (idle, helped) = (0, helped + 1);
+                world.spill.stands_still();
+            }
+            assert!(helped < 100, "{:?}", world.spill);
+        }
+        assert!(helped > 0 && world.most_in_memory <= 16 + 12, "{helped}, {} in memory", world.most_in_memory);
+    }
+
+    #[test]
+    fn a_store_that_is_back_gets_half_a_window_at_once() {
+        let mut world = World { late_of: 0, ..World::new(64, 8, 3) };
+        for round in 0..4000 {
+            world.network(10_000, true);
+            // Stands still, and then takes a third of what comes.
+            if round > 500 && round % 24 == 0 {
+                world.store();
+            }
+            world.disk(false);
+            if world.spill.staged() > 0 {
+                assert!(world.spill.uploading() >= 32, "round {round}: {:?}", world.spill);
+            }
+        }
+        assert!(world.stored > 1000 && world.spill.staged() > 1000, "{} stored: {:?}", world.stored, world.spill.staged());
+    }
+
     #[test]
     fn a_fast_store_hardly_uses_the_disk() {
         let mut world = World { late_of: 0, ..World::new(64, 16, 9) };
@@ -436,9 +588,9 @@ mod tests {
 
     #[test]
     fn a_window_without_a_part_to_spare_has_none() {
-        assert!(Spill::<()>::new(31, 16).is_none());
+        assert!(Spill::<()>::new(35, 16).is_none());
         assert!(Spill::<()>::new(1, 1).is_none());
-        assert_eq!(Spill::<()>::new(32, 16).map(|spill| spill.reserve()), Some(16));
+        assert_eq!(Spill::<()>::new(36, 16).map(|spill| spill.reserve()), Some(17));
         assert_eq!(Spill::<()>::new(256, 1).map(|spill| spill.reserve()), Some(32));
     }
 }

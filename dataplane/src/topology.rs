@@ -9,7 +9,7 @@ use tradewind_ipc::{XdpMode as IpcXdpMode, XdpStatus};
 use tradewind_netio::LinkError;
 use tradewind_netio::udp::{UdpConfig, UdpLink, device_mtu, precise_timers};
 use tradewind_proto::block::BlockWriter;
-use tradewind_staging::{Ring, Staging, StagingConfig, StagingError};
+use tradewind_staging::{Ring, Staging, StagingConfig};
 use tradewind_wire::limits::chunk_bytes_for_mtu;
 use tradewind_xdp::{AttachMode, Steering, SteeringConfig, XdpLink, XdpLinkConfig, XdpMode};
 
@@ -48,9 +48,6 @@ pub enum StartError {
         /// What is needed.
         needed: u64,
     },
-    /// Blocks cannot wait on a disk as the options ask.
-    #[error(transparent)]
-    Staging(#[from] StagingError),
     /// The system refused something else.
     #[error("{what}: {source}")]
     Os {
@@ -123,10 +120,13 @@ pub fn open(options: &Options) -> Result<Opened, StartError> {
         })
         .collect();
     let chunk_bytes = chunk_bytes_for_mtu(mtu_bytes, options.listen.is_ipv6());
-    let staging = match &options.staging_dir {
-        Some(directory) => Some((Ring::new(&pool)?, StagingConfig { directory: directory.clone(), bytes_max: options.staging_bytes })),
-        None => None,
-    };
+    let staging = options.staging_dir.as_ref().and_then(|directory| match Ring::new(&pool) {
+        Ok(ring) => Some((ring, StagingConfig { directory: directory.clone(), bytes_max: options.staging_bytes })),
+        Err(error) => {
+            tracing::error!("blocks wait in memory only: {error}");
+            None
+        }
+    });
     Ok(Opened { links, steering, pool, staging, xdp, chunk_bytes, listen: options.listen })
 }
 
@@ -206,10 +206,10 @@ pub struct Workers {
 /// Starts the workers, each pinned to a core. Call it after privileges were dropped: threads inherit.
 ///
 /// # Errors
-/// When the system has no thread left, or the staging directory cannot be used.
+/// When the system has no thread left.
 pub fn start(opened: Opened) -> Result<(Workers, BlockPool), StartError> {
     let steering = opened.steering.map(Arc::new);
-    let staging = opened.staging.and_then(|(ring, config)| start_staging(ring, &config).transpose()).transpose()?;
+    let staging = opened.staging.and_then(|(ring, config)| start_staging(ring, &config));
     let mut workers = Workers { mailboxes: Vec::new(), statistics: Vec::new(), steering, staging, threads: Vec::new() };
     for (index, (link, waker)) in opened.links.into_iter().enumerate() {
         let mailbox = Mailbox::new(waker);
@@ -240,21 +240,18 @@ pub fn start(opened: Opened) -> Result<(Workers, BlockPool), StartError> {
     Ok((workers, opened.pool))
 }
 
-/// A full disk is no reason to serve nobody.
-fn start_staging(ring: Ring, config: &StagingConfig) -> Result<Option<Staging>, StagingError> {
+/// A disk that is full or broken is no reason to serve nobody.
+fn start_staging(ring: Ring, config: &StagingConfig) -> Option<Staging> {
+    let (directory, mib) = (config.directory.display(), config.bytes_max >> 20);
     match Staging::start(ring, config) {
         Ok(staging) => {
-            tracing::info!("blocks may wait in {}, at most {} MiB", config.directory.display(), config.bytes_max >> 20);
-            Ok(Some(staging))
+            tracing::info!("blocks may wait in {directory}, at most {mib} MiB");
+            Some(staging)
         }
-        Err(StagingError::Full) => {
-            tracing::warn!(
-                "blocks wait in memory only: the disk of {} is full; make room and restart tradewindd",
-                config.directory.display()
-            );
-            Ok(None)
+        Err(error) => {
+            tracing::error!("blocks wait in memory only, and not in {directory}, until tradewindd is restarted: {error}");
+            None
         }
-        Err(error) => Err(error),
     }
 }
 

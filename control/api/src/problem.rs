@@ -128,7 +128,11 @@ impl ProblemCode {
                 | ErrorCode::SourceMissing
                 | ErrorCode::SourceUnreadable => 422,
                 ErrorCode::StoreRejected => 502,
-                ErrorCode::StoreUnavailable | ErrorCode::EngineDied | ErrorCode::Draining | ErrorCode::ResourceExhausted => 503,
+                ErrorCode::StoreUnavailable
+                | ErrorCode::EngineDied
+                | ErrorCode::StagingFailed
+                | ErrorCode::Draining
+                | ErrorCode::ResourceExhausted => 503,
                 ErrorCode::PeerGone | ErrorCode::IdleTimeout => 504,
                 ErrorCode::DiskFull => 507,
                 ErrorCode::IntegrityMismatch | ErrorCode::WrongKey | ErrorCode::ProtocolViolation | ErrorCode::Internal => 500,

@@ -78,9 +78,10 @@ fn cure(failure: &Failure, begun: bool) -> Option<Cure> {
             PACKET_BYTES.into_iter().find(|bytes| *bytes < *packet_bytes as usize).map(Cure::SmallerPackets)
         }
         Failure::Upload { source: UploadError::Lost { .. }, .. } => Some(Cure::Again),
-        Failure::Transfer { code: ErrorCode::EngineDied | ErrorCode::Draining | ErrorCode::PeerGone | ErrorCode::IdleTimeout, .. } => {
-            Some(Cure::Again)
-        }
+        Failure::Transfer {
+            code: ErrorCode::EngineDied | ErrorCode::StagingFailed | ErrorCode::Draining | ErrorCode::PeerGone | ErrorCode::IdleTimeout,
+            ..
+        } => Some(Cure::Again),
         Failure::Server(ClientError::Refused(problem)) if problem.code == ProblemCode::Transfer(ErrorCode::EngineDied) => Some(Cure::Again),
         Failure::Trust(TrustError::Unreachable { .. }) if begun => Some(Cure::Again),
         Failure::Server(error) if begun => match error {
@@ -121,7 +122,9 @@ mod tests {
         let lost = upload(UploadError::Lost { endpoint: ([192, 0, 2, 1], 1).into(), text: String::new() });
         assert_eq!(cure(&lost, false), Some(Cure::Again));
         for code in ErrorCode::ALL {
-            let curable = [ErrorCode::EngineDied, ErrorCode::Draining, ErrorCode::PeerGone, ErrorCode::IdleTimeout].contains(&code);
+            let curable =
+                [ErrorCode::EngineDied, ErrorCode::StagingFailed, ErrorCode::Draining, ErrorCode::PeerGone, ErrorCode::IdleTimeout]
+                    .contains(&code);
             assert_eq!(cure(&transfer(code), true).is_some(), curable, "{code}");
         }
         assert_eq!(cure(&refused(ApiCode::EngineUnavailable), true), Some(Cure::Again));

@@ -72,6 +72,8 @@ pub enum ErrorCode {
     Cancelled,
     /// The engine process ended while the transfer ran; submit it again.
     EngineDied,
+    /// A block was lost on its way to the store: the disk on which it waited failed.
+    StagingFailed,
     /// The engine is shutting down and takes no new lanes.
     Draining,
     /// A limit of the engine is reached (lanes, memory).
@@ -84,7 +86,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, in the order of declaration.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::BucketMissing,
         Self::AccessDenied,
         Self::StoreUnavailable,
@@ -102,6 +104,7 @@ impl ErrorCode {
         Self::ProtocolViolation,
         Self::Cancelled,
         Self::EngineDied,
+        Self::StagingFailed,
         Self::Draining,
         Self::ResourceExhausted,
         Self::Unsupported,
@@ -129,6 +132,7 @@ impl ErrorCode {
             Self::ProtocolViolation => "protocol_violation",
             Self::Cancelled => "cancelled",
             Self::EngineDied => "engine_died",
+            Self::StagingFailed => "staging_failed",
             Self::Draining => "draining",
             Self::ResourceExhausted => "resource_exhausted",
             Self::Unsupported => "unsupported",
@@ -167,7 +171,8 @@ impl ErrorCode {
             | Self::PeerGone
             | Self::IdleTimeout
             | Self::ProtocolViolation
-            | Self::EngineDied => exit::TRANSFER,
+            | Self::EngineDied
+            | Self::StagingFailed => exit::TRANSFER,
             Self::Draining | Self::ResourceExhausted => exit::BUSY,
             Self::Cancelled => exit::CANCELLED,
             Self::Internal => exit::INTERNAL,
@@ -179,7 +184,13 @@ impl ErrorCode {
     pub const fn is_retryable(self) -> bool {
         matches!(
             self,
-            Self::StoreUnavailable | Self::PeerGone | Self::IdleTimeout | Self::EngineDied | Self::Draining | Self::ResourceExhausted
+            Self::StoreUnavailable
+                | Self::PeerGone
+                | Self::IdleTimeout
+                | Self::EngineDied
+                | Self::StagingFailed
+                | Self::Draining
+                | Self::ResourceExhausted
         )
     }
 
@@ -204,6 +215,7 @@ impl ErrorCode {
             Self::ProtocolViolation => "the other end broke the protocol",
             Self::Cancelled => "the transfer was cancelled",
             Self::EngineDied => "the server's engine ended during the transfer",
+            Self::StagingFailed => "a disk of the server lost what waited for the store",
             Self::Draining => "the server is shutting down",
             Self::ResourceExhausted => "the server has no room for another transfer",
             Self::Unsupported => "this is not supported by the server",
@@ -232,6 +244,7 @@ impl ErrorCode {
             Self::ProtocolViolation => "use the same tradewind version on both ends",
             Self::Cancelled => "send again if this was not intended",
             Self::EngineDied => "send again; the server has restarted its engine, its log says why it ended",
+            Self::StagingFailed => "send again; its operator should look at the disk of engine.staging_dir",
             Self::Draining => "send again in a minute",
             Self::ResourceExhausted => "wait for other transfers to end, or raise the server's limits",
             Self::Unsupported => "leave the option out, or update the server",

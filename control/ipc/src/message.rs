@@ -442,9 +442,16 @@ pub struct LaneTotals {
     /// Blocks the store has confirmed.
     pub blocks_durable: u64,
     /// Blocks that have waited on the server's disk because the store was slower than the network.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub blocks_staged: u64,
     /// Files durable.
     pub files_durable: u64,
+}
+
+/// Left out where it says nothing: servers and clients of builds without it do not know it.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's own shape")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// How far a lane is.

@@ -165,7 +165,8 @@ impl Bucket {
     }
 
     /// Writes an object of ours a second time. A server that keeps to conditions refuses that, and need not be looked at before
-    /// small writes any more; another one replaces the object with itself. Returns the account of what is there in the end.
+    /// small writes any more; another one replaces the object with itself, or what somebody else has put there in the milliseconds since
+    /// the first write (which no look can see either). Returns the account of what is there in the end.
     async fn prove_conditions(&self, key: &str, meta: &ObjectMeta, body: &Body, first: StoredObject) -> Result<StoredObject, StoreError> {
         match self.put_once(key, meta, body, self.condition(meta)).await {
             Ok(second) => {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 pub enum StagingError {
     /// No io_uring.
     #[error(
-        "io_uring cannot be used ({source}); allow it (kernel.io_uring_disabled=0, or the container's seccomp profile), or leave [staging] out"
+        "io_uring cannot be used ({source}); allow it (kernel.io_uring_disabled=0, or the container's seccomp profile), or leave engine.staging_dir out"
     )]
     NoRing {
         /// What the kernel said.

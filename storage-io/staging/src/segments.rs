@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FallocateFlags, Mode, OFlags};
@@ -20,6 +21,8 @@ pub(crate) struct Segments {
     place_bytes: u64,
     places_a_segment: u32,
     segments_max: usize,
+    /// Places that are free or may be made: known without the lock.
+    room: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -45,13 +48,24 @@ pub struct Staged {
 pub(crate) struct Place {
     segments: Arc<Segments>,
     number: u32,
+    is_bad: bool,
     pub(crate) file: Arc<OwnedFd>,
     pub(crate) offset: u64,
 }
 
+impl Place {
+    /// The disk failed here: nobody gets this place again.
+    pub(crate) fn spoil(&mut self) {
+        self.is_bad = true;
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        self.segments.state().free.insert(self.number);
+        if !self.is_bad {
+            self.segments.state().free.insert(self.number);
+            self.segments.room.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -61,13 +75,9 @@ impl Segments {
         let place_bytes = place_bytes as u64;
         let places_a_segment = (SEGMENT_BYTES.min(bytes_max) / place_bytes).clamp(1, 4096) as u32;
         let segments_max = bytes_max / (place_bytes * u64::from(places_a_segment));
-        Self {
-            directory: directory.to_owned(),
-            place_bytes,
-            places_a_segment,
-            segments_max: usize::try_from(segments_max).unwrap_or(usize::MAX).max(1),
-            state: Mutex::default(),
-        }
+        let segments_max = usize::try_from(segments_max).unwrap_or(usize::MAX).max(1);
+        let room = AtomicU64::new(segments_max as u64 * u64::from(places_a_segment));
+        Self { directory: directory.to_owned(), place_bytes, places_a_segment, segments_max, room, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -77,9 +87,7 @@ impl Segments {
 
     /// Blocks that there is room for without asking the file system for more than is allowed.
     pub(crate) fn room(&self) -> u64 {
-        let state = self.state();
-        let more = self.segments_max.saturating_sub(state.files.len()) as u64;
-        state.free.len() as u64 + more * u64::from(self.places_a_segment)
+        self.room.load(Ordering::Relaxed)
     }
 
     /// Whether the next place would need more room on the disk.
@@ -92,14 +100,15 @@ impl Segments {
     /// # Errors
     /// [`StagingError::Full`], [`StagingError::Directory`].
     pub(crate) fn take(self: &Arc<Self>) -> Result<Place, StagingError> {
-        let mut state = self.state();
-        if state.free.is_empty() {
-            self.grow(&mut state)?;
+        if self.is_used_up() {
+            self.grow()?;
         }
+        let mut state = self.state();
         let number = state.free.pop_first().ok_or(StagingError::Full)?;
+        self.room.fetch_sub(1, Ordering::Relaxed);
         let file = Arc::clone(&state.files[(number / self.places_a_segment) as usize]);
         let offset = u64::from(number % self.places_a_segment) * self.place_bytes;
-        Ok(Place { segments: Arc::clone(self), number, file, offset })
+        Ok(Place { segments: Arc::clone(self), number, is_bad: false, file, offset })
     }
 
     /// Takes all the room that is allowed.
@@ -107,18 +116,22 @@ impl Segments {
     /// # Errors
     /// [`StagingError::Full`], [`StagingError::Directory`].
     pub(crate) fn reserve(&self) -> Result<(), StagingError> {
-        let mut state = self.state();
-        while state.files.len() < self.segments_max {
-            self.grow(&mut state)?;
+        while self.state().files.len() < self.segments_max {
+            self.grow()?;
         }
         Ok(())
     }
 
-    fn grow(&self, state: &mut State) -> Result<(), StagingError> {
-        if state.files.len() >= self.segments_max {
+    /// The file system may take its time, so the lock is not held meanwhile.
+    fn grow(&self) -> Result<(), StagingError> {
+        if self.state().files.len() >= self.segments_max {
             return Err(StagingError::Full);
         }
         let file = self.make()?;
+        let mut state = self.state();
+        if state.files.len() >= self.segments_max {
+            return Ok(());
+        }
         let first = state.files.len() as u32 * self.places_a_segment;
         state.files.push(Arc::new(file));
         state.free.extend(first..first + self.places_a_segment);
@@ -127,14 +140,17 @@ impl Segments {
 
     /// Gives the room of empty segments back to the file system, but for the first.
     pub(crate) fn shrink(&self) {
-        let mut state = self.state();
-        while state.files.len() > 1 {
-            let first = (state.files.len() - 1) as u32 * self.places_a_segment;
-            if state.free.range(first..).count() < self.places_a_segment as usize {
+        loop {
+            let mut state = self.state();
+            let first = state.files.len().saturating_sub(1) as u32 * self.places_a_segment;
+            if state.files.len() < 2 || state.free.range(first..).count() < self.places_a_segment as usize {
                 return;
             }
             state.free.split_off(&first);
-            state.files.pop();
+            let file = state.files.pop();
+            drop(state);
+            // Giving 256 MiB back takes a while too.
+            drop(file);
         }
     }
 

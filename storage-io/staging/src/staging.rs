@@ -18,6 +18,8 @@ use crate::segments::{Place, Segments, Staged};
 
 /// How long segments that nobody uses are kept.
 const KEEP: Duration = Duration::from_secs(10);
+/// How long the end of staging waits for the disk.
+const END: Duration = Duration::from_secs(5);
 /// How long a disk without room is left alone.
 const FULL_FOR: Duration = Duration::from_secs(5);
 
@@ -48,17 +50,39 @@ pub enum Outcome {
     Read(SharedBlock),
 }
 
-/// Told of the end of a request, on the thread of the ring: it only passes the news on.
-type Tell = Box<dyn FnOnce(Done) + Send>;
+/// Told of the end of a request, on the thread of the ring: it only passes the news on. Whatever happens to the thread, it is told.
+struct Tell {
+    block: u32,
+    to: Option<Box<dyn FnOnce(Done) + Send>>,
+}
+
+impl Tell {
+    fn new(block: u32, to: impl FnOnce(Done) + Send + 'static) -> Self {
+        Self { block, to: Some(Box::new(to)) }
+    }
+
+    fn tell(mut self, result: Result<Outcome, StagingError>) {
+        if let Some(to) = self.to.take() {
+            to(Done { block: self.block, result });
+        }
+    }
+}
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        if let Some(to) = self.to.take() {
+            to(Done { block: self.block, result: Err(StagingError::Ended) });
+        }
+    }
+}
 
 enum Work {
-    Put { block: u32, data: SharedBlock, tell: Tell },
-    Get { block: u32, staged: Staged, into: BlockBuf, tell: Tell },
+    Put { data: SharedBlock, tell: Tell },
+    Get { staged: Staged, into: BlockBuf, tell: Tell },
 }
 
 /// A request that the kernel has.
 struct Moving {
-    block: u32,
     place: Place,
     bytes: usize,
     crc: u64,
@@ -81,9 +105,11 @@ impl Drop for Shared {
     fn drop(&mut self) {
         self.work = None;
         self.waker.wake();
-        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != std::thread::current().id()) {
-            // One that panicked has printed why.
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        // It waits for the disk, which may never answer; then it is left behind, with the memory that the kernel still has.
+        let deadline = Instant::now() + END;
+        while !thread.is_finished() && Instant::now() < deadline && thread.thread().id() != std::thread::current().id() {
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 }
@@ -101,7 +127,7 @@ impl Staging {
             return Err(directory(format!("{} bytes are less than one block of {place_bytes}", config.bytes_max)));
         }
         let segments = Arc::new(Segments::new(&config.directory, place_bytes, config.bytes_max));
-        drop(segments.take()?);
+        try_out(&segments, &ring)?;
         let (work, inbox) = unbounded();
         let waker = ring.waker();
         let mover =
@@ -129,24 +155,34 @@ impl Staging {
 
     /// Writes a block. The caller may keep `data` until it is told, or forget it.
     pub fn put(&self, block: u32, data: SharedBlock, tell: impl FnOnce(Done) + Send + 'static) {
-        self.send(Work::Put { block, data, tell: Box::new(tell) });
+        self.send(Work::Put { data, tell: Tell::new(block, tell) });
     }
 
     /// Reads a block back into a free slot; its place on the disk is free from then on.
     pub fn get(&self, block: u32, staged: Staged, into: BlockBuf, tell: impl FnOnce(Done) + Send + 'static) {
-        self.send(Work::Get { block, staged, into, tell: Box::new(tell) });
+        self.send(Work::Get { staged, into, tell: Tell::new(block, tell) });
     }
 
     fn send(&self, work: Work) {
-        let refused = match &self.0.work {
-            Some(queue) => queue.send(work).map_err(|refused| refused.0),
-            None => Err(work),
-        };
-        match refused {
-            Ok(()) => self.0.waker.wake(),
-            Err(Work::Put { block, tell, .. } | Work::Get { block, tell, .. }) => tell(Done { block, result: Err(StagingError::Ended) }),
+        // What is refused is dropped, and told of by that.
+        if self.0.work.as_ref().is_some_and(|queue| queue.send(work).is_ok()) {
+            self.0.waker.wake();
         }
     }
+}
+
+/// A page to the disk and back, as the ring will do it.
+fn try_out(segments: &Arc<Segments>, ring: &Ring) -> Result<(), StagingError> {
+    let place = segments.take()?;
+    let Some(mut slot) = ring.pool().take() else { return Ok(()) };
+    let page = &mut slot[..SLOT_ALIGN];
+    let disk = |source: rustix::io::Errno| StagingError::Disk { source: source.into() };
+    page.fill(0x5a);
+    let written = rustix::io::pwrite(&*place.file, &*page, place.offset).map_err(disk)?;
+    page.fill(0);
+    let read = rustix::io::pread(&*place.file, &mut *page, place.offset).map_err(disk)?;
+    let is_same = (written, read) == (SLOT_ALIGN, SLOT_ALIGN) && page.iter().all(|&byte| byte == 0x5a);
+    if is_same { Ok(()) } else { Err(StagingError::Damaged) }
 }
 
 /// What the thread has.
@@ -188,9 +224,9 @@ impl Mover {
     fn take_work(&mut self) -> bool {
         while self.ring.in_flight() < DEPTH {
             match self.inbox.try_recv() {
-                Ok(Work::Put { block, data, tell }) => self.put(block, data, tell),
-                Ok(Work::Get { block, staged: Staged { place, bytes, crc }, into, tell }) => {
-                    self.start(Moving { block, place, bytes, crc, tell }, Buffer::In(into));
+                Ok(Work::Put { data, tell }) => self.put(data, tell),
+                Ok(Work::Get { staged: Staged { place, bytes, crc }, into, tell }) => {
+                    self.start(Moving { place, bytes, crc, tell }, Buffer::In(into));
                 }
                 Err(error) => return error.is_disconnected(),
             }
@@ -198,7 +234,7 @@ impl Mover {
         false
     }
 
-    fn put(&mut self, block: u32, data: SharedBlock, tell: Tell) {
+    fn put(&mut self, data: SharedBlock, tell: Tell) {
         let place = match self.full_until {
             Some(until) if Instant::now() < until && self.segments.is_used_up() => Err(StagingError::Full),
             _ => self.segments.take(),
@@ -206,7 +242,7 @@ impl Mover {
         match place {
             Ok(place) => {
                 self.full_until = None;
-                let moving = Moving { block, place, bytes: data.len(), crc: crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &data), tell };
+                let moving = Moving { place, bytes: data.len(), crc: crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &data), tell };
                 self.start(moving, Buffer::Out(data));
             }
             Err(error) => {
@@ -215,7 +251,7 @@ impl Mover {
                 }
                 self.full_until = Some(Instant::now() + FULL_FOR);
                 drop(data);
-                tell(Done { block, result: Err(error) });
+                tell.tell(Err(error));
             }
         }
     }
@@ -229,29 +265,31 @@ impl Mover {
     }
 
     fn land(&mut self, landed: Landed) {
-        let Some(Moving { block, place, bytes, crc, tell }) = self.moving.remove(&landed.key) else { return };
+        let Some(Moving { mut place, bytes, crc, tell }) = self.moving.remove(&landed.key) else { return };
         let result = match (landed.result, landed.buffer) {
-            (Err(source), _) => Err(StagingError::Disk { source }),
-            (Ok(()), Buffer::Out(_)) => Ok(Outcome::Written(Staged { place, bytes, crc })),
+            (Err(source), _) => {
+                tracing::error!(%source, "the disk of the staging directory failed");
+                place.spoil();
+                Err(StagingError::Disk { source })
+            }
+            (Ok(()), Buffer::Out(data)) => {
+                // Whoever is told finds its memory free.
+                drop(data);
+                return tell.tell(Ok(Outcome::Written(Staged { place, bytes, crc })));
+            }
             (Ok(()), Buffer::In(slot)) => {
                 let data = slot.freeze(bytes);
                 let is_same = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &data) == crc;
-                if is_same { Ok(Outcome::Read(data)) } else { Err(StagingError::Damaged) }
+                if is_same {
+                    Ok(Outcome::Read(data))
+                } else {
+                    tracing::error!("the disk of the staging directory returned other bytes than were written");
+                    place.spoil();
+                    Err(StagingError::Damaged)
+                }
             }
         };
-        tell(Done { block, result });
-    }
-}
-
-impl Drop for Mover {
-    /// Whoever waits is told.
-    fn drop(&mut self) {
-        for Moving { block, tell, .. } in std::mem::take(&mut self.moving).into_values() {
-            tell(Done { block, result: Err(StagingError::Ended) });
-        }
-        for work in self.inbox.try_iter() {
-            let (Work::Put { block, tell, .. } | Work::Get { block, tell, .. }) = work;
-            tell(Done { block, result: Err(StagingError::Ended) });
-        }
+        drop(place);
+        tell.tell(result);
     }
 }

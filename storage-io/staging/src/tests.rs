@@ -115,6 +115,44 @@ fn what_is_full_says_so_and_takes_more_later() {
     assert!(read(&world.get(4, again)).unwrap()[..] == contents(4, 10));
 }
 
+/// On a file system of its own, which is full after one segment.
+#[test]
+fn a_disk_without_room_is_full_and_an_empty_one_is_not_begun_with() {
+    if !rustix::process::getuid().is_root() {
+        println!("SKIP: mounting needs root");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let path = folder.path().to_str().unwrap();
+        assert!(std::process::Command::new(program).args(arguments).arg(path).status().unwrap().success());
+    };
+    let pool = BlockPool::new(4, SLOT).unwrap();
+    for (mib, fits) in [(300, true), (100, false)] {
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"]);
+        let config = StagingConfig { directory: folder.path().to_owned(), bytes_max: 1 << 30 };
+        let staging = Staging::start(Ring::new(&pool).unwrap(), &config);
+        let staged = staging.as_ref().map(|staging| {
+            assert!(matches!(staging.reserve(), Err(StagingError::Full)));
+            let staged: Vec<_> = (0..4096)
+                .map(|block| {
+                    let (tell, told) = mpsc::channel();
+                    staging.put(block, pool.take().unwrap().freeze(SLOT), move |done| drop(tell.send(done)));
+                    written(&told)
+                })
+                .collect();
+            let (tell, told) = mpsc::channel();
+            staging.put(4096, pool.take().unwrap().freeze(SLOT), move |done| drop(tell.send(done)));
+            let refused = told.recv_timeout(PATIENCE).unwrap();
+            assert!(matches!(refused.result, Err(StagingError::Full)), "{refused:?}");
+            staged.len()
+        });
+        assert!(if fits { staged.is_ok_and(|staged| staged == 4096) } else { matches!(staged, Err(StagingError::Full)) });
+        drop(staging);
+        run("umount", &[]);
+    }
+}
+
 #[test]
 fn a_changed_byte_on_the_disk_is_found() {
     let world = world(4, 4);
