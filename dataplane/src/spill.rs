@@ -456,7 +456,7 @@ mod tests {
 
         /// The disk does some of what it has to do.
         fn disk(&mut self, fails: bool) {
-            if let Some(&block) = self.spill.writing.iter().nth_back(0) {
+            if let Some(&block) = self.spill.writing.last() {
                 if fails {
                     self.spill.not_written(block);
                     self.upload(block);

@@ -88,6 +88,22 @@ impl World {
         Ok(serde_json::from_str(&self.tradewind(&["status", "--json", id])?.stdout)?)
     }
 
+    /// Waits until what the server says of a transfer fits; then that.
+    ///
+    /// # Errors
+    /// When it does not in so many seconds; the message says what was waited for.
+    pub fn wait_for(&self, id: &str, seconds: u64, what: &str, fits: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            let found = self.status(id)?;
+            if fits(&found) {
+                return Ok(found);
+            }
+            ensure!(Instant::now() < deadline, "not {what}: {found}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Waits until a transfer that is not among the `known` ones has received its first bytes; returns its id.
     ///
     /// # Errors

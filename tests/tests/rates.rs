@@ -173,26 +173,13 @@ fn received<const N: usize>(world: &World, ids: [&str; N], seconds: u64) -> Resu
     Ok(rates)
 }
 
-/// Waits until the server says of a transfer what is expected.
-fn wait_for(world: &World, id: &str, seconds: u64, what: &str, is_so: impl Fn(&Value) -> bool) -> Result<Value> {
-    let deadline = Instant::now() + Duration::from_secs(seconds);
-    loop {
-        let found = world.status(id)?;
-        if is_so(&found) {
-            return Ok(found);
-        }
-        ensure!(Instant::now() < deadline, "not {what}: {found}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
 fn wait_for_limiter(world: &World, id: &str, limiter: &str) -> Result<Value> {
-    wait_for(world, id, 30, &format!("limited by {limiter}"), |status| status["rate"]["limiter"] == limiter)
+    world.wait_for(id, 30, &format!("limited by {limiter}"), |status| status["rate"]["limiter"] == limiter)
 }
 
 /// Waits until a transfer is told that it is one of so many.
 fn wait_for_group(world: &World, id: &str, lanes: Option<u64>) -> Result<Value> {
-    wait_for(world, id, 8, &format!("in a group of {lanes:?}"), |status| status["rate"]["group"]["lanes"].as_u64() == lanes)
+    world.wait_for(id, 8, &format!("in a group of {lanes:?}"), |status| status["rate"]["group"]["lanes"].as_u64() == lanes)
 }
 
 #[test]

@@ -3,9 +3,8 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 use tradewind_bench::testbed::{BUCKET, ServerOptions, sha256_of_file};
 use tradewind_tests::{World, event};
@@ -17,24 +16,13 @@ const FILE_BYTES: u64 = 100 * MIB;
 const SMALL: u64 = 1000;
 /// Blocks that a lane may hold in memory: six parts.
 const WINDOW: u64 = 48;
+/// Longest time to wait for anything, seconds.
+const PATIENCE_S: u64 = 40;
 const STAGING: &str = "[engine]\ncredit_blocks = 48\nstaging_dir = \"{folder}/staging\"\n";
 const LITTLE: &str = "[engine]\ncredit_blocks = 48\nstaging_dir = \"{folder}/staging\"\nstaging_bytes = 16777216\n";
 
 fn world(more: &'static str) -> Result<Option<World>> {
     World::start(&ServerOptions { more, ..ServerOptions::default() })
-}
-
-/// Waits until what the server says of the transfer fits; then that.
-fn wait_for(world: &World, id: &str, what: &str, fits: impl Fn(&Value) -> bool) -> Result<Value> {
-    let deadline = Instant::now() + Duration::from_secs(40);
-    loop {
-        let status = world.status(id)?;
-        if fits(&status) {
-            return Ok(status);
-        }
-        ensure!(Instant::now() < deadline, "not {what}: {status}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 fn number(status: &Value, name: &str) -> u64 {
@@ -69,7 +57,7 @@ fn a_store_that_stands_still_does_not_stop_the_network() -> Result<()> {
     let sending = world.send_in_background(&tree, &format!("s3://{BUCKET}/"), &[]);
     let id = world.wait_for_bytes(&[])?;
     world.store.process().signal_stop();
-    let waiting = wait_for(&world, &id, "all received", |status| number(status, "bytes_received") >= FILE_BYTES + SMALL * 10_000);
+    let waiting = world.wait_for(&id, PATIENCE_S, "all received", |status| number(status, "bytes_received") >= FILE_BYTES + SMALL * 10_000);
     world.store.process().signal_continue();
     let waiting = waiting?;
     println!("{} blocks on the disk while the store stood still", number(&waiting, "blocks_staged"));
@@ -96,7 +84,7 @@ fn a_full_disk_is_as_none() -> Result<()> {
     let sending = world.send_in_background(&file, &format!("s3://{BUCKET}/f"), &[]);
     let id = world.wait_for_bytes(&[])?;
     world.store.process().signal_stop();
-    let waiting = wait_for(&world, &id, "limited by storage", |status| status["rate"]["limiter"] == "storage");
+    let waiting = world.wait_for(&id, PATIENCE_S, "limited by storage", |status| status["rate"]["limiter"] == "storage");
     world.store.process().signal_continue();
     let waiting = waiting?;
     let (received, staged) = (number(&waiting, "bytes_received"), number(&waiting, "blocks_staged"));
@@ -114,9 +102,9 @@ fn a_killed_engine_loses_nothing_that_it_has_confirmed() -> Result<()> {
     let sending = world.send_in_background(&file, &format!("s3://{BUCKET}/f"), &[]);
     let id = world.wait_for_bytes(&[])?;
     // Some parts are there.
-    wait_for(&world, &id, "32 MiB durable", |status| number(status, "bytes_durable") >= 32 * MIB)?;
+    world.wait_for(&id, PATIENCE_S, "32 MiB durable", |status| number(status, "bytes_durable") >= 32 * MIB)?;
     world.store.process().signal_stop();
-    let waiting = wait_for(&world, &id, "on the disk", |status| number(status, "blocks_staged") >= 8);
+    let waiting = world.wait_for(&id, PATIENCE_S, "on the disk", |status| number(status, "blocks_staged") >= 8);
     let killed = Command::new("kill").args(["-9", &world.server.engine_pid().context("no engine")?.to_string()]).status();
     world.store.process().signal_continue();
     waiting?;
@@ -138,7 +126,7 @@ fn a_disk_that_returns_other_bytes_costs_another_attempt() -> Result<()> {
     let sending = world.send_in_background(&file, &format!("s3://{BUCKET}/f"), &[]);
     let id = world.wait_for_bytes(&[])?;
     world.store.process().signal_stop();
-    let waiting = wait_for(&world, &id, "on the disk", |status| number(status, "blocks_staged") >= 20);
+    let waiting = world.wait_for(&id, PATIENCE_S, "on the disk", |status| number(status, "blocks_staged") >= 20);
     let [segment] = <[PathBuf; 1]>::try_from(unnamed(&world)?).map_err(|found| anyhow::anyhow!("{found:?}"))?;
     let disk = std::fs::OpenOptions::new().write(true).open(segment)?;
     std::os::unix::fs::FileExt::write_all_at(&disk, &[0x5a; 4096], 10 * MIB)?;
