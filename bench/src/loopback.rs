@@ -4,13 +4,13 @@ use std::fs::{self, File};
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::process::{Background, Finished, Interrupt, children, run};
-use crate::testbed::{Host, Programs, Store, StorePorts, as_user, configuration};
+use crate::testbed::{Host, Programs, Store, StorePorts, as_user, configuration, events};
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// A transfer that takes longer hangs.
@@ -147,6 +147,25 @@ impl Loopback {
         let mut command = self.tradewind();
         command.args(arguments).stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
         command.spawn().context("cannot start tradewind")
+    }
+}
+
+impl Loopback {
+    /// Waits until what [`Self::begin`] has begun with `--json` says that one of its totals is so large.
+    ///
+    /// # Errors
+    /// When it ends before, or is not there after two minutes.
+    pub fn wait_for_progress(&self, name: &str, begun: &mut std::process::Child, total: &str, least: u64) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        loop {
+            let said = fs::read_to_string(self.path(&format!("{name}.out")))?;
+            if events(&said, "progress").last().is_some_and(|progress| progress[total].as_u64() >= Some(least)) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{total} is not {least} after two minutes: {said}");
+            ensure!(begun.try_wait()?.is_none(), "it ended before {total} was {least}: {said}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

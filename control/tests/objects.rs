@@ -144,7 +144,14 @@ async fn an_engine_that_dies_ends_the_question_and_serves_the_next_when_it_is_ba
         let client = client.clone();
         async move { client.object("data:silent").await }
     });
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    // Until the engine has the question.
+    for _ in 0..400 {
+        if client.object("data:asked").await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(client.object("data:asked").await.unwrap().size, 5);
     assert_eq!(problem(client.remove_object("data:die").await.unwrap_err()).code, ErrorCode::EngineDied.into());
     assert_eq!(problem(waiting.await.unwrap().unwrap_err()).code, ErrorCode::EngineDied.into());
     wait_for_engine(&client, 2).await;

@@ -316,7 +316,7 @@ async fn a_drained_server_tells_its_engine_and_ends() {
     let server = Server::start("").await;
     let client = server.ready().await;
     server.supervisor.drain().await;
-    tokio::time::timeout(Duration::from_secs(10), server.supervising).await.expect("the supervisor ends").unwrap();
+    tokio::time::timeout(Duration::from_secs(30), server.supervising).await.expect("the supervisor ends").unwrap();
     let error = client.submit(&to("data:done")).await.unwrap_err();
     assert_eq!(code(&error), ApiCode::EngineUnavailable.into());
     server.http.stop().await;

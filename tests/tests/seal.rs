@@ -398,14 +398,9 @@ fn an_interrupted_sealed_transfer_goes_on_with_the_same_key_only() -> Result<()>
     let sealed_bytes = tradewind_sealed_size(bytes);
     for (begun_with, goes_on_with) in [("one", "one"), ("one", "other")] {
         let sending = |key: &str| ["send", "--json", "--seal", "--passphrase-file", key, &large, "local:in/"].map(str::to_owned).to_vec();
-        let begun = [sending(&text(begun_with)), vec!["--rate".to_owned(), "160M".to_owned()]].concat();
+        let begun = [sending(&text(begun_with)), vec!["--rate".to_owned(), "80M".to_owned()]].concat();
         let mut client = world.begin(begun_with, &begun.iter().map(String::as_str).collect::<Vec<_>>())?;
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !partial.exists() {
-            ensure!(Instant::now() < deadline, "it did not begin");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        std::thread::sleep(Duration::from_millis(1500));
+        world.wait_for_progress(begun_with, &mut client, "bytes_durable", 16 << 20)?;
         client.kill()?;
         client.wait()?;
         assert!(partial.exists(), "it was interrupted");

@@ -4,7 +4,6 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::time::Duration;
 
 use anyhow::Result;
 use tradewind_bench::loopback::Loopback;
@@ -71,10 +70,10 @@ fn files_that_grow_or_vanish_are_left_out_and_named_and_the_rest_goes_on() -> Re
     for (name, bytes) in [("a-small", 1000), ("b-grows", 40 << 20), ("c-vanishes", 3000), ("d-last", 2 << 20)] {
         random.write(&source.join(name), bytes)?;
     }
-    let arguments = ["send", "--json", "--rate", "60M", &format!("{}/", source.display()), "local:in/"];
+    let arguments = ["send", "--json", "--rate", "40M", &format!("{}/", source.display()), "local:in/"];
     let mut client = world.begin("growing", &arguments)?;
-    // The walk has seen all of them by now, and the second is being read.
-    std::thread::sleep(Duration::from_millis(1500));
+    // The walk has seen all of them by then, and the second is being read.
+    world.wait_for_progress("growing", &mut client, "bytes_sent", 2 << 20)?;
     fs::OpenOptions::new().append(true).open(source.join("b-grows"))?.write_all(b"more")?;
     fs::remove_file(source.join("c-vanishes"))?;
     let status = client.wait()?;

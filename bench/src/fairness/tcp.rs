@@ -172,8 +172,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_flow_on_loopback_is_counted() {
+    /// What was received in a third of a second.
+    fn steps_on_loopback() -> Vec<u64> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
         let address = listener.local_addr().expect("bound");
         let stop = Arc::new(AtomicBool::new(false));
@@ -189,8 +189,18 @@ mod tests {
         std::thread::sleep(Duration::from_millis(350));
         stop.store(true, Ordering::Relaxed);
         join(sender).expect("sends");
-        let steps = join(receiver).expect("receives");
-        assert!((2..=40).contains(&steps.len()) && steps.iter().sum::<u64>() > 1_000_000, "{steps:?}");
+        join(receiver).expect("receives")
+    }
+
+    #[test]
+    fn a_flow_on_loopback_is_counted() {
+        // A machine that stands still for a moment may do so at the wrong one.
+        let is_counted = (0..4).any(|_| {
+            let steps = steps_on_loopback();
+            println!("{steps:?}");
+            (2..=40).contains(&steps.len()) && steps.iter().sum::<u64>() > 1_000_000
+        });
+        assert!(is_counted, "none of 4 times");
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Server {
         command.arg("--config").arg(&config);
         let mut process = Background::start(&mut command, &testbed.path("tradewindd.log"))?;
         process
-            .wait_until(&testbed.interrupt, START_DEADLINE, || health(testbed).is_ok_and(|health| health["status"] == "ok"))
+            .wait_until(&testbed.interrupt, START_DEADLINE, || health_within(testbed, "2").is_ok_and(|health| health["status"] == "ok"))
             .context("tradewindd did not start")?;
         Ok(Self { process })
     }
@@ -159,9 +159,13 @@ pub(crate) fn as_user(command: &mut Command, folder: &Path, server: &str) {
 /// # Errors
 /// When it does not answer with JSON.
 pub fn health(testbed: &Testbed) -> Result<Value> {
+    health_within(testbed, "30")
+}
+
+fn health_within(testbed: &Testbed, seconds: &str) -> Result<Value> {
     let mut curl = testbed.server(Path::new("curl"));
     let output = curl
-        .args(["--silent", "--insecure", "--max-time", "2", "--user", &format!("{ACCESS_KEY}:{SECRET}")])
+        .args(["--silent", "--insecure", "--max-time", seconds, "--user", &format!("{ACCESS_KEY}:{SECRET}")])
         .arg(format!("https://{SERVER_ADDRESS}:{REST_PORT}/healthz"))
         .output()?;
     Ok(serde_json::from_slice(&output.stdout)?)

@@ -174,8 +174,12 @@ mod tests {
     async fn round_trip_on_loopback() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let time = tcp_round_trip(address).await.unwrap();
-        assert!(time < Duration::from_secs(1), "{time:?}");
+        // A machine that stands still for a moment makes one of them slow.
+        let mut least = Duration::MAX;
+        for _ in 0..4 {
+            least = least.min(tcp_round_trip(address).await.unwrap());
+        }
+        assert!(least < Duration::from_secs(1), "{least:?}");
         drop(listener);
         assert_eq!(tcp_round_trip(address).await, None);
     }

@@ -4,7 +4,7 @@
 //! `missing…` refuses with `bucket_missing`, `denied…` with `access_denied`, `silent…` is not answered, `die…` kills the process, `run…` reports
 //! progress and then waits, `done…` reports progress, a file and the end. Everything else is opened and left alone.
 //! Of every store it says that it holds `a`, `in/one`, `in/two` and `in/deep/three` until they are removed; keys with the first four
-//! names are answered as above.
+//! names are answered as above, and from the first that is not answered on it holds `asked` as well.
 //! `FAKE_ENGINE_LOG` names a file to which it appends its arguments and `drain`. `FAKE_ENGINE_FAIL` makes it exit 7 at once.
 #![forbid(unsafe_code)]
 
@@ -108,6 +108,7 @@ fn browsed(objects: &mut BTreeSet<String>, question: &BrowseQuestion) -> Option<
     } else if name.starts_with("denied") {
         return refused(ErrorCode::AccessDenied);
     } else if name.starts_with("silent") {
+        objects.insert("asked".to_owned());
         return None;
     } else if name.starts_with("die") {
         std::process::abort();

@@ -2,7 +2,7 @@
 //! name and ends with the test's thread and sockets, also after a crash. Needs root.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::thread::UnshareFlags;
 use tradewind_netio::udp::{Offload, UdpConfig, UdpLink, Warning};
@@ -41,10 +41,16 @@ fn queue(link: &mut UdpLink, path: &Path, bytes: usize, tag: u8) -> Transmit {
     .expect("link works")
 }
 
-fn received(link: &mut UdpLink) -> Vec<(u8, usize)> {
-    let mut all = Vec::new();
-    while link.receive(0, 64, &mut |_, bytes| all.push((bytes[0], bytes.len()))).expect("link works") > 0 {}
-    all
+/// All that is there, waiting at most 20 s until it is so many.
+fn received(link: &mut UdpLink, count: usize) -> Vec<(u8, usize)> {
+    let (mut all, deadline) = (Vec::new(), Instant::now() + Duration::from_secs(20));
+    loop {
+        while link.receive(0, 64, &mut |_, bytes| all.push((bytes[0], bytes.len()))).expect("link works") > 0 {}
+        if all.len() >= count || Instant::now() > deadline {
+            return all;
+        }
+        link.wait(Duration::from_millis(10)).expect("link works");
+    }
 }
 
 #[test]
@@ -57,7 +63,7 @@ fn segments_over_the_mtu_fail_alone_and_do_not_end_segmentation() {
             assert_eq!(queue(&mut a, &path, bytes, tag), Transmit::Queued);
         }
         a.flush().expect("link works");
-        assert_eq!(received(&mut b), [(1, 1472), (2, 1472), (5, 700), (6, 1472), (7, 1472)]);
+        assert_eq!(received(&mut b, 5), [(1, 1472), (2, 1472), (5, 700), (6, 1472), (7, 1472)]);
         assert_eq!((a.counters().sent, a.counters().send_failed), (5, 2));
         assert!(a.uses_gso(), "the device was not the reason");
         assert_eq!(tradewind_netio::udp::device_mtu("lo").expect("loopback"), 1500);
@@ -88,7 +94,7 @@ fn what_the_kernel_does_not_take_stays_queued() {
             for _ in 0..2000 {
                 a.wait(Duration::from_millis(5)).expect("link works");
                 a.flush().expect("link works");
-                all.extend(received(&mut b));
+                all.extend(received(&mut b, 0));
                 if all.len() == 40 {
                     break;
                 }
@@ -109,7 +115,7 @@ fn a_device_that_is_down_is_counted_and_the_link_lives_on() {
         queue(&mut a, &nowhere, 100, 2);
         queue(&mut a, &path, 100, 3);
         a.flush().expect("link works");
-        assert_eq!(received(&mut b), [(3, 100)]);
+        assert_eq!(received(&mut b, 1), [(3, 100)]);
         assert_eq!((a.counters().sent, a.counters().send_failed), (1, 2), "no route: both of the message are counted");
     });
 }

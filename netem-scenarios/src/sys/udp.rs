@@ -130,6 +130,6 @@ mod tests {
         }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
         assert_eq!(got.iter().map(|g| g.0.clone()).collect::<Vec<_>>(), [b"one".to_vec(), b"three".to_vec()]);
-        assert!(got.iter().all(|g| g.1 <= now && now - g.1 < 5_000_000_000), "{got:?} at {now}");
+        assert!(got.iter().all(|g| g.1 <= now && now - g.1 < 60_000_000_000), "{got:?} at {now}");
     }
 }

@@ -39,6 +39,14 @@ pub(crate) fn peer_socket(peer: &Peer, address: &'static str) -> UdpSocket {
     socket
 }
 
+/// Waits until it is so, at most until the deadline: what is asserted afterwards tells what is missing.
+pub(crate) fn wait_until(is_so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_so() && started.elapsed() < DEADLINE {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Waits until `count` datagrams have arrived.
 pub(crate) fn receive(link: &mut XdpLink, count: usize) -> Vec<(Meta, Vec<u8>)> {
     let mut received = Vec::new();
