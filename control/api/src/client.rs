@@ -74,6 +74,8 @@ pub enum ClientError {
         server: ServerAddress,
         /// Why.
         reason: String,
+        /// Whether there was a connection, with the server's key: it broke.
+        was_connected: bool,
     },
     /// No answer in time.
     #[error("{server} did not answer within {seconds} s")]
@@ -163,7 +165,7 @@ impl Client {
         let address = response.remote_addr().map(|a| a.ip());
         let answer = self.read(response).await?;
         let reason = || "its address is unknown".to_owned();
-        Ok((answer, address.ok_or_else(|| ClientError::Unreachable { server: self.server.clone(), reason: reason() })?))
+        Ok((answer, address.ok_or_else(|| self.broken(reason()))?))
     }
 
     /// `GET /v1/transfers/{id}`.
@@ -347,7 +349,7 @@ impl Client {
             }
         }
         let reason = || "the server or its engine stopped before it had read everything".to_owned();
-        if ended { Ok(()) } else { Err(ClientError::Unreachable { server: self.server.clone(), reason: reason() }) }
+        if ended { Ok(()) } else { Err(self.broken(reason())) }
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Response, ClientError> {
@@ -385,8 +387,12 @@ impl Client {
                 presented,
             },
             _ if error.is_timeout() && !error.is_connect() => ClientError::Timeout { server, seconds: REQUEST_TIMEOUT.as_secs() },
-            _ => ClientError::Unreachable { server, reason: chain(error) },
+            _ => ClientError::Unreachable { server, reason: chain(error), was_connected: !error.is_connect() },
         }
+    }
+
+    fn broken(&self, reason: String) -> ClientError {
+        ClientError::Unreachable { server: self.server.clone(), reason, was_connected: true }
     }
 
     async fn body(&self, mut response: Response) -> Result<(u16, Vec<u8>), ClientError> {

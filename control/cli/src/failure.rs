@@ -393,7 +393,11 @@ mod tests {
             (Failure::SealKey { detail: "d".into(), hint: "h" }, exit::AUTH, "seal_key"),
             (Failure::Seal { files: 1, done: "unsealed", first: "f".into() }, exit::SOURCE, "source_unreadable"),
             (Failure::Server(ClientError::Refused(Problem::new(ApiCode::Unauthorized, "d"))), exit::AUTH, "unauthorized"),
-            (Failure::Server(ClientError::Unreachable { server, reason: "r".into() }), exit::UNREACHABLE, "unreachable"),
+            (
+                Failure::Server(ClientError::Unreachable { server, reason: "r".into(), was_connected: false }),
+                exit::UNREACHABLE,
+                "unreachable",
+            ),
             (Failure::Source(changed()), exit::SOURCE, "source_changed"),
             (Failure::LeftOut { files: 2, first: changed() }, exit::SOURCE, "source_changed"),
             (upload(UploadError::Cancelled), exit::CANCELLED, "cancelled"),

@@ -71,7 +71,7 @@ impl Attempts {
 
 /// What may cure a failure. `begun`: an attempt of this command had reached the server before.
 ///
-/// An engine that ends while the server opens the lane is not the same as none: the server has promised a new one.
+/// An engine or a server that ends while it opens the lane is not the same as none: it is started again.
 fn cure(failure: &Failure, begun: bool) -> Option<Cure> {
     match failure {
         Failure::Upload { source: UploadError::PathMtu { packet_bytes, .. }, .. } => {
@@ -83,6 +83,7 @@ fn cure(failure: &Failure, begun: bool) -> Option<Cure> {
             ..
         } => Some(Cure::Again),
         Failure::Server(ClientError::Refused(problem)) if problem.code == ProblemCode::Transfer(ErrorCode::EngineDied) => Some(Cure::Again),
+        Failure::Server(ClientError::Unreachable { was_connected: true, .. }) => Some(Cure::Again),
         Failure::Trust(TrustError::Unreachable { .. }) if begun => Some(Cure::Again),
         Failure::Server(error) if begun => match error {
             ClientError::Unreachable { .. } | ClientError::Timeout { .. } => Some(Cure::Again),
@@ -130,6 +131,12 @@ mod tests {
         assert_eq!(cure(&refused(ApiCode::EngineUnavailable), true), Some(Cure::Again));
         assert_eq!(cure(&refused(ApiCode::EngineUnavailable), false), None, "before anything was sent the user is told at once");
         assert_eq!(cure(&refused(ApiCode::Unauthorized), true), None);
+        let unreachable = |was_connected| {
+            let server = "192.0.2.1".parse().unwrap();
+            Failure::Server(ClientError::Unreachable { server, reason: "r".into(), was_connected })
+        };
+        assert_eq!(cure(&unreachable(false), false), None);
+        assert_eq!([(true, false), (false, true)].map(|(had, begun)| cure(&unreachable(had), begun)), [Some(Cure::Again); 2]);
         let died = Failure::Server(ClientError::Refused(Problem::new(ErrorCode::EngineDied, "d")));
         assert_eq!(cure(&died, false), Some(Cure::Again), "the server has taken the request and starts a new engine");
         assert_eq!(cure(&upload(UploadError::Cancelled), true), None);
