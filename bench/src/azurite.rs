@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tempfile::TempDir;
 
 use crate::process::{Background, Interrupt};
@@ -72,11 +73,12 @@ impl Azurite {
         format!("http://127.0.0.1:{}/{ACCOUNT}", self.port)
     }
 
-    /// A blob as curl fetches it, without a signature. `path`: percent-encoded.
+    /// A blob as curl fetches it, without a signature.
     ///
     /// # Errors
     /// When curl cannot be started.
-    pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
+    pub fn read(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        let path = utf8_percent_encode(key, NON_ALPHANUMERIC).to_string().replace("%2F", "/");
         let url = format!("{}/{CONTAINER}/{path}", self.endpoint());
         let output = Command::new("curl").args(["--silent", "--fail", &url]).output().context("cannot start curl")?;
         Ok(output.status.success().then_some(output.stdout))

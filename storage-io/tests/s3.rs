@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::front::{BUCKET, Fault, Front, Op};
 use common::listing::listing;
-use common::{MIB, Outcome, all_kinds, assert_done, config, conformance, cut, listen, quick_retry, source, upload};
+use common::{MIB, Outcome, all_given_back, all_kinds, assert_done, config, conformance, cut, listen, quick_retry, source, upload};
 use tokio::sync::mpsc;
 use tradewind_fabric::BlockPool;
 use tradewind_storage::{
@@ -123,30 +123,33 @@ async fn throttling_is_waited_out_and_counted() {
 
 #[tokio::test]
 async fn a_store_far_away_is_asked_for_more_at_once_and_one_that_refuses_for_less() {
-    let sources: Vec<_> = (0..3000).map(|number| source(&format!("f{number}"), 100)).collect();
+    // So far that the delay limits it, not the processor, which client and server share; however slow, no request is taken for lost.
+    let deadlines = Deadlines { request_ms: 60_000, ..quick_retry().deadlines };
+    let patient = || UploaderConfig { retry: RetryPolicy { deadlines, ..quick_retry() }, ..config("") };
+    let sources: Vec<_> = (0..1000).map(|number| source(&format!("f{number}"), 100)).collect();
     let far = |delay_ms, at_once| {
         move |op, _: &str, _| if matches!(op, Op::Put | Op::Part) { Fault::Far(delay_ms, at_once) } else { Fault::Pass }
     };
-    let front = Front::start(true, far(100, usize::MAX)).await;
-    let outcome = upload(front.store(Dialect::Aws), config(""), &sources).await;
+    let front = Front::start(true, far(600, usize::MAX)).await;
+    let outcome = upload(front.store(Dialect::Aws), patient(), &sources).await;
     assert_done(&outcome, &sources);
     assert!(front.most_waiting() > 48, "{} at once, 32 in the beginning", front.most_waiting());
 
     // Objects of one part, and parts.
     let large: Vec<_> = (0..150).map(|number| source(&format!("g{number}"), if number % 50 == 0 { 11 * MIB } else { 1_100_000 })).collect();
-    let front = Front::start(true, far(300, usize::MAX)).await;
-    let outcome = upload(front.store(Dialect::Aws), config(""), &large).await;
+    let front = Front::start(true, far(1000, usize::MAX)).await;
+    let outcome = upload(front.store(Dialect::Aws), patient(), &large).await;
     assert_done(&outcome, &large);
     assert!(front.most_waiting() > 12, "{} at once, 8 in the beginning", front.most_waiting());
 
-    let front = Front::start(true, far(10, 20)).await;
+    let front = Front::start(true, far(100, 20)).await;
     // As patient as in production beside what a request takes.
-    let retry = RetryPolicy { tries_max: 30, pause_base_ms: 10, pause_max_ms: 200, ..quick_retry() };
+    let retry = RetryPolicy { tries_max: 30, pause_base_ms: 100, pause_max_ms: 2000, deadlines };
     let outcome = upload(front.store(Dialect::Aws), UploaderConfig { retry, ..config("") }, &sources).await;
     assert_done(&outcome, &sources);
     let throttled = outcome.stats.throttled;
     // Nothing but a limit keeps it from being asked for 256 at once; at 32 at once a third would be refused.
-    assert!(throttled > 0 && throttled < 1000, "{throttled} of 3000 refused");
+    assert!(throttled > 0 && throttled < 200, "{throttled} of 1000 refused");
 }
 
 #[tokio::test]
@@ -285,13 +288,13 @@ async fn a_server_that_proves_its_conditions_is_not_looked_at_before_small_write
 async fn a_store_that_never_answers_meets_the_deadline_and_the_clean_up_does_too() {
     let faults = |op, _: &str, _| if matches!(op, Op::Part | Op::Abort) { Fault::Stall } else { Fault::Pass };
     let front = Front::start(true, faults).await;
-    let retry = RetryPolicy { tries_max: 2, deadlines: Deadlines { request_ms: 200, bytes_per_s_min: 1 << 30 }, ..quick_retry() };
+    let retry = RetryPolicy { tries_max: 2, deadlines: Deadlines { request_ms: 1000, bytes_per_s_min: 1 << 30 }, ..quick_retry() };
     let settings = UploaderConfig { retry, cleanup_ms: 600, ..config("") };
     let started = std::time::Instant::now();
     let outcome = upload(front.store(Dialect::Aws), settings, &[source("large", 11 * MIB)]).await;
     assert!(matches!(store_error(&outcome), StoreError::Timeout { .. }), "{:?}", outcome.failed);
     assert_eq!(outcome.stopped, Some((0, 1)), "what could not be aborted is said");
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
@@ -320,7 +323,7 @@ async fn cancelling_and_dropping_abort_what_is_open() {
         assert!(matches!(outcome.failed, Some(UploadError::Cancelled)), "{:?}", outcome.failed);
         assert_eq!(outcome.stopped, Some((1, 0)));
         assert_eq!((front.open_uploads(), front.read("large")), (Vec::new(), None));
-        assert_eq!((pool.available(), stats.snapshot().requests_in_flight), (pool.capacity(), 0));
+        all_given_back(&pool, &stats).await;
     }
 }
 

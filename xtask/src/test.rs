@@ -2,15 +2,18 @@
 //! namespaces or measure time must not compete for two cores, so programs never run side by side, and those of
 //! [`SERIAL_PACKAGES`] run one test at a time.
 //!
-//! Two lines that a test may print mean something here (libtest keeps a passing test's output; we ask for it):
+//! Three lines that a test may print mean something here (libtest keeps a passing test's output; we ask for it):
 //! - `SKIP: reason` — it could not test what it says; all of them are listed at the end;
 //! - `AFXDP-TEST-RAN name mode` — it moved packets through an AF_XDP socket. A full run fails without one where the machine
-//!   supports AF_XDP.
+//!   supports AF_XDP;
+//! - `CONFORMANCE {row}` — what a storage platform's checks found, a row of the table that is printed at the end ([`stores`]).
 
 mod afxdp;
 mod output;
 mod programs;
+mod stores;
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -25,6 +28,9 @@ const SERIAL_PACKAGES: [&str; 4] = ["tradewind-xdp", "tradewind-netem", "tradewi
 /// The package of the end-to-end tests.
 const END_TO_END: &str = "tradewind-tests";
 
+/// Packages whose test files may be named to run only these.
+const FILE_PACKAGES: [&str; 2] = [END_TO_END, "tradewind-storage"];
+
 /// Packages whose tests start programs of the whole workspace.
 const END_TO_END_PACKAGES: [&str; 4] = ["tradewind-tests", "tradewind-bench", "tradewindd", "tradewind-cli"];
 
@@ -33,8 +39,11 @@ const AFXDP_PACKAGES: [&str; 2] = ["tradewind-xdp", "tradewind-tests"];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Packages to test, with or without `tradewind-`, or end-to-end tests by their file in `tests/tests`: trees, resume, integrity (default: all)
+    /// Packages to test, with or without `tradewind-`, or tests by their file in `tests/tests` or `storage-io/tests`: trees, resume, stores (default: all)
     packages: Vec<String>,
+    /// Write the conformance table of storage platforms to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
     /// Arguments for the test programs, such as a part of a test's name
     #[arg(last = true)]
     filters: Vec<String>,
@@ -44,23 +53,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
     setup::run()?;
     let workspace = cargo::workspace()?;
-    let end_to_end = workspace.packages.iter().filter(|package| package.name == END_TO_END);
-    let files: Vec<&str> = end_to_end
-        .flat_map(|package| &package.targets)
-        .filter(|(kind, _)| kind == "test")
-        .filter_map(|(_, path)| path.file_stem()?.to_str())
+    let named: Vec<(&str, &str)> = FILE_PACKAGES
+        .into_iter()
+        .flat_map(|name| workspace.packages.iter().filter(move |package| package.name == name).map(move |package| (name, package)))
+        .flat_map(|(name, package)| package.targets.iter().map(move |target| (name, target)))
+        .filter(|(_, (kind, _))| kind == "test")
+        .filter_map(|(name, (_, path))| Some((name, path.file_stem()?.to_str()?)))
+        .filter(|(_, file)| arguments.packages.iter().any(|wanted| wanted == file))
         .collect();
-    let wanted = || arguments.packages.iter().map(String::as_str);
     let names = || workspace.packages.iter().map(|package| package.name.as_str());
-    let of_files: Vec<&str> = wanted().filter(|name| files.contains(name)).collect();
+    let wanted = arguments.packages.iter().map(String::as_str);
     // A name that is both means both.
-    let of_packages: Vec<&str> = wanted().filter(|name| !files.contains(name) || names().any(|package| is_called(package, name))).collect();
-    let mut chosen = if of_packages.is_empty() && !of_files.is_empty() { Vec::new() } else { choose(&of_packages, names())? };
-    // Only these files of the package, unless all of it is wanted.
-    let only = if chosen.contains(&END_TO_END) { Vec::new() } else { of_files };
-    if !only.is_empty() {
-        chosen.push(END_TO_END);
-    }
+    let of_packages: Vec<&str> =
+        wanted.filter(|name| named.iter().all(|(_, file)| file != name) || names().any(|package| is_called(package, name))).collect();
+    let whole = if of_packages.is_empty() && !named.is_empty() { Vec::new() } else { choose(&of_packages, names())? };
+    // Only these files of a package, unless all of it is wanted.
+    let partly = FILE_PACKAGES.into_iter().filter(|name| !whole.contains(name) && named.iter().any(|(package, _)| package == name));
+    let chosen: Vec<&str> = whole.iter().copied().chain(partly).collect();
     let is_end_to_end = chosen.iter().any(|package| END_TO_END_PACKAGES.contains(package));
     if is_end_to_end {
         // These tests start the programs themselves; they find them in TRADEWIND_BIN_DIR.
@@ -69,7 +78,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let mut tests = programs::build(&workspace, &chosen, is_end_to_end)?;
     tests.retain(|program| {
-        program.package != END_TO_END || only.is_empty() || only.iter().any(|file| program.name == format!("test {file}"))
+        let is_named = |(package, file): &(&str, &str)| program.package == *package && program.name == format!("test {file}");
+        whole.contains(&program.package.as_str()) || named.iter().any(is_named)
     });
     tests.sort_by_key(|program| (is_serial(&program.package), program.package.clone(), program.name.clone()));
 
@@ -78,12 +88,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         run_program(program, arguments, &workspace, &mut tally)?;
     }
     if arguments.filters.is_empty() {
-        // Files of the end-to-end tests are no documentation.
-        let documented: Vec<&str> = chosen.iter().copied().filter(|package| only.is_empty() || *package != END_TO_END).collect();
-        doc_tests(&workspace, &documented, &mut tally)?;
+        doc_tests(&workspace, &whole, &mut tally)?;
     }
-    let complete = arguments.filters.is_empty() && AFXDP_PACKAGES.iter().all(|package| chosen.contains(package));
-    summarise(&tally, complete, started)
+    let complete = arguments.filters.is_empty() && AFXDP_PACKAGES.iter().all(|package| whole.contains(package));
+    let problems = stores::report(&tally.conformance, arguments.json.as_deref())?;
+    summarise(&tally, complete, problems, started)
 }
 
 fn is_serial(package: &str) -> bool {
@@ -138,8 +147,8 @@ fn doc_tests(workspace: &cargo::Workspace, chosen: &[&str], tally: &mut Tally) -
     output::run(&mut command, "doc tests", tally)
 }
 
-/// Prints what happened; an error if anything failed, nothing ran, or AF_XDP was possible and not tested.
-fn summarise(tally: &Tally, complete: bool, started: Instant) -> Result<()> {
+/// Prints what happened; an error if anything failed or is a `further` problem, nothing ran, or AF_XDP was possible and not tested.
+fn summarise(tally: &Tally, complete: bool, further: Vec<String>, started: Instant) -> Result<()> {
     println!("\n== summary");
     for skip in &tally.skips {
         println!("SKIP: {skip}");
@@ -148,6 +157,7 @@ fn summarise(tally: &Tally, complete: bool, started: Instant) -> Result<()> {
         println!("through AF_XDP: {line}");
     }
     let mut problems: Vec<String> = tally.failures.iter().map(|failure| format!("failed: {failure}")).collect();
+    problems.extend(further);
     if tally.passed + tally.failed == 0 {
         problems.push(String::from("no test ran"));
     }
@@ -185,12 +195,17 @@ mod tests {
     #[test]
     fn failures_and_empty_runs_are_errors() {
         let passed = Tally { passed: 1, ..Tally::default() };
-        assert!(summarise(&passed, false, Instant::now()).is_ok());
-        assert!(summarise(&Tally::default(), false, Instant::now()).is_err(), "nothing ran");
+        assert!(summarise(&passed, false, Vec::new(), Instant::now()).is_ok());
+        assert!(summarise(&Tally::default(), false, Vec::new(), Instant::now()).is_err(), "nothing ran");
         let failed = Tally { passed: 9, failed: 1, failures: vec![String::from("x")], ..Tally::default() };
-        assert!(summarise(&failed, false, Instant::now()).is_err());
+        assert!(summarise(&failed, false, Vec::new(), Instant::now()).is_err());
+        assert!(summarise(&passed, false, vec![String::from("a row is missing")], Instant::now()).is_err());
         let with_afxdp = Tally { passed: 1, afxdp: vec![String::from("veth copy")], ..Tally::default() };
-        assert!(summarise(&with_afxdp, true, Instant::now()).is_ok());
-        assert_eq!(summarise(&passed, true, Instant::now()).is_err(), afxdp::missing().is_none(), "an error only where it is possible");
+        assert!(summarise(&with_afxdp, true, Vec::new(), Instant::now()).is_ok());
+        assert_eq!(
+            summarise(&passed, true, Vec::new(), Instant::now()).is_err(),
+            afxdp::missing().is_none(),
+            "an error only where it is possible"
+        );
     }
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use super::Bucket;
 use crate::checksum::Crc64;
 use crate::error::StoreError;
+use crate::retry::{Deadlines, RetryPolicy};
 use crate::store::Body;
 
 /// Last component of the key that probing uses. No object of that name ever comes to be.
@@ -19,7 +20,7 @@ impl Bucket {
         match self.checksums.get() {
             Some(&checksums) => {
                 let id = self.create(&key, None, checksums).await?;
-                self.abort(&key, &id).await
+                self.give_up(&key, &id).await
             }
             None => self.checksums.get_or_try_init(|| self.probe(&key)).await.map(|_| ()),
         }
@@ -52,17 +53,24 @@ impl Bucket {
             Err(error) if is_plain_refusal(&error) => {
                 // It may be the checksum's announcement that it does not like. If not, this fails as well.
                 let id = self.create(key, None, false).await?;
-                self.abort(key, &id).await?;
+                self.give_up(key, &id).await?;
                 return Ok(false);
             }
             Err(error) => return Err(error),
         };
         let verdict = self.tries_checksums(key, &id).await;
-        self.abort(key, &id).await?;
+        self.give_up(key, &id).await?;
         if let Ok(checksums) = verdict {
             tracing::info!(place = self.place, checksums, "probed the store");
         }
         verdict
+    }
+
+    /// Aborts a probe. Nobody else knows of it, so this is tried more than once here: the caller's next try begins another one.
+    async fn give_up(&self, key: &str, id: &str) -> Result<(), StoreError> {
+        let deadlines = Deadlines { request_ms: 5_000, ..Deadlines::default() };
+        let policy = RetryPolicy { tries_max: 6, pause_base_ms: 50, pause_max_ms: 1_000, deadlines };
+        policy.run("aborting a probe", 0, StoreError::is_retryable, |_| {}, || self.abort(key, id)).await
     }
 
     async fn tries_checksums(&self, key: &str, id: &str) -> Result<bool, StoreError> {

@@ -2,8 +2,11 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod checks;
 pub(crate) mod front;
 pub(crate) mod listing;
+pub(crate) mod proxy;
+pub(crate) mod weed;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +18,7 @@ use tokio::time::timeout;
 use tradewind_fabric::BlockPool;
 use tradewind_storage::{
     Body, Crc64, Deadlines, FileMeta, ObjectKey, ObjectMeta, ObjectName, ObjectRange, Part, Piece, ReadyBlock, RetryPolicy, StatsSnapshot,
-    Store, StoreError, UploadError, UploadEvent, Uploader, UploaderConfig,
+    Store, StoreError, UploadError, UploadEvent, UploadStats, Uploader, UploaderConfig,
 };
 
 pub(crate) const MIB: usize = 1 << 20;
@@ -168,21 +171,28 @@ pub(crate) async fn upload(store: Arc<dyn Store>, config: UploaderConfig, source
         uploader.block(block);
     }
     uploader.finish(total);
+    let stats = Arc::clone(uploader.stats());
     let outcome = listen(uploader, events).await;
-    // Tasks that were told to stop drop what they hold a moment after the upload has said its last word.
-    for _ in 0..500 {
-        if pool.available() == pool.capacity() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert_eq!(pool.available(), pool.capacity(), "blocks were not given back");
+    all_given_back(&pool, &stats).await;
     if outcome.finished.is_some() {
         let mut durable = outcome.durable.clone();
         durable.sort_unstable();
         assert!(durable.into_iter().map(u64::from).eq(0..total), "each block durable once");
     }
     outcome
+}
+
+/// Asserts that no blocks are held and no requests on their way any more. Tasks that were told to stop drop what they hold a moment after the
+/// upload has said its last word.
+pub(crate) async fn all_given_back(pool: &BlockPool, stats: &UploadStats) {
+    let left = || (pool.capacity() - pool.available(), stats.snapshot().requests_in_flight);
+    for _ in 0..500 {
+        if left() == (0, 0) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(left(), (0, 0), "blocks not given back, requests in flight");
 }
 
 /// Asserts that the upload went well and said the right things about every file.

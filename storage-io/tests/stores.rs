@@ -1,0 +1,97 @@
+//! The conformance table: one suite of checks over every platform, each against the most real server that can run here. `cargo xtask test stores`
+//! prints it.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::checks::{Subject, conform, skip};
+use common::weed::Weed;
+use tradewind_bench::azurite::{ACCOUNT, Azurite, CONTAINER, KEY};
+use tradewind_storage::{AzureConfig, AzureCredentials, AzureStore, Dialect, LocalStore, S3Config, S3Store, Store};
+
+fn s3(config: &S3Config) -> Arc<dyn Store> {
+    Arc::new(S3Store::open(config).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_as_amazon_serves_it() {
+    let Some(weed) = Weed::start("S3").map(Arc::new) else { return skip("Amazon S3", "SeaweedFS", "SeaweedFS is not installed") };
+    let (opened, read) = (Arc::clone(&weed), Arc::clone(&weed));
+    conform(Subject {
+        platform: "Amazon S3",
+        server: "SeaweedFS 4.48",
+        open: Arc::new(move || opened.store("bkt1")),
+        stranger: Some(s3(&weed.config("bkt1", "test1", "not-it"))),
+        nowhere: Some(s3(&weed.config("no-such-bucket", "test1", "secret1"))),
+        read: Arc::new(move |key| read.read("bkt1", key)),
+        unverified: None,
+        unconditional: None,
+        is_directory: false,
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_as_older_stores_serve_it() {
+    let (platform, server) = ("S3, dialect legacy", "SeaweedFS 4.48, asked as Ceph 16 would be");
+    let Some(weed) = Weed::start("S3, dialect legacy").map(Arc::new) else { return skip(platform, server, "SeaweedFS is not installed") };
+    let (opened, read) = (Arc::clone(&weed), Arc::clone(&weed));
+    let legacy = |config: S3Config| S3Config { dialect: Dialect::Legacy, ..config };
+    conform(Subject {
+        platform,
+        server,
+        open: Arc::new(move || s3(&legacy(opened.config("bkt1", "test1", "secret1")))),
+        stranger: Some(s3(&legacy(weed.config("bkt1", "test1", "not-it")))),
+        nowhere: Some(s3(&legacy(weed.config("no-such-bucket", "test1", "secret1")))),
+        read: Arc::new(move |key| read.read("bkt1", key)),
+        unverified: Some("the dialect has no checksums"),
+        unconditional: Some("the dialect has no conditions"),
+        is_directory: false,
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure() {
+    let Some(azurite) = Azurite::start().unwrap().map(Arc::new) else {
+        return skip("Azure Blob Storage", "Azurite", "Azurite is not installed");
+    };
+    let endpoint = azurite.endpoint();
+    let store = move |container: &str, key: &str| -> Arc<dyn Store> {
+        let credentials = AzureCredentials::key(key).unwrap();
+        let (account, container) = (ACCOUNT.to_owned(), container.to_owned());
+        Arc::new(AzureStore::open(&AzureConfig { account, container, endpoint: Some(endpoint.clone()), credentials }).unwrap())
+    };
+    let (stranger, nowhere) = (store(CONTAINER, "c2VjcmV0LXRoYXQtaXMtd3Jvbmc="), store("nothing-here", KEY));
+    conform(Subject {
+        platform: "Azure Blob Storage",
+        server: "Azurite 3.37",
+        open: Arc::new(move || store(CONTAINER, KEY)),
+        stranger: Some(stranger),
+        nowhere: Some(nowhere),
+        read: Arc::new(move |key| azurite.read(key).unwrap()),
+        unverified: Some("Azurite ignores them"),
+        unconditional: None,
+        is_directory: false,
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn local_files() {
+    let root = tempfile::Builder::new().prefix(".test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (opened, read) = (root.path().to_owned(), root.path().to_owned());
+    conform(Subject {
+        platform: "local files",
+        server: "the disk that is built on",
+        open: Arc::new(move || Arc::new(LocalStore::open(&opened).unwrap())),
+        stranger: None,
+        nowhere: None,
+        read: Arc::new(move |key| std::fs::read(read.join(key)).ok()),
+        unverified: Some("a directory has none of its own"),
+        unconditional: None,
+        is_directory: true,
+    })
+    .await;
+}
