@@ -10,6 +10,7 @@ pub mod loopback;
 pub mod process;
 pub mod small_files;
 pub mod staging;
+pub mod storage;
 pub mod testbed;
 pub mod tree;
 

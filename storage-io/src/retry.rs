@@ -1,7 +1,7 @@
 //! One retry loop for every request to every store: bounded in number and time, paused with jitter, a deadline on each try.
 //!
 //! The SDK's own retries are switched off: two loops inside each other multiply, the inner one is invisible in our statistics,
-//! and its shared token bucket runs dry exactly when a store throttles.
+//! and its shared token bucket runs dry exactly when a store throttles. One request has a second loop around it: the abort of a probe.
 
 use std::future::Future;
 use std::time::Duration;

@@ -48,6 +48,32 @@ fn a_multipart_upload_goes_on_part_by_part_for_another_client() -> Result<()> {
     Ok(())
 }
 
+/// The client waits for an answer when its server is killed; it asks the next one by itself.
+#[test]
+fn a_server_that_is_killed_while_it_takes_a_transfer_is_asked_again() -> Result<()> {
+    let mut world = Loopback::start(&std::env::temp_dir(), &Interrupt::default())?;
+    Random::new(14).write(&world.path("file"), 3 << 20)?;
+    let engine = world.engine_pid().expect("no engine");
+    let signal = |name: &str, pid: u32| Command::new("kill").args([name, &pid.to_string()]).status();
+    // An engine that stands still opens no lane, so that the answer is waited for.
+    assert!(signal("-STOP", engine)?.success());
+    let mut client =
+        world.begin("asking", &["send", "--json", "--retries", "12", &world.path("file").display().to_string(), "local:in/"])?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !world.run(&["status", "--json"])?.stdout.contains("transfer_id") {
+        assert!(Instant::now() < deadline && client.try_wait()?.is_none(), "{}", fs::read_to_string(world.path("asking.out"))?);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let control = world.control_pid()?;
+    assert!(signal("-KILL", control)?.success());
+    world.start_server()?;
+    let status = client.wait()?;
+    let said = fs::read_to_string(world.path("asking.out"))?;
+    assert!(status.success() && said.contains("\"retry\""), "{status} {said}");
+    assert_eq!(fs::read(world.path("local/in/file"))?, fs::read(world.path("file"))?);
+    Ok(())
+}
+
 #[test]
 fn a_source_that_changed_in_between_starts_again_and_only_that_one() -> Result<()> {
     let world = Loopback::start(&std::env::temp_dir(), &Interrupt::default())?;

@@ -387,7 +387,7 @@ impl Client {
                 presented,
             },
             _ if error.is_timeout() && !error.is_connect() => ClientError::Timeout { server, seconds: REQUEST_TIMEOUT.as_secs() },
-            _ => ClientError::Unreachable { server, reason: chain(error), was_connected: !error.is_connect() },
+            _ => ClientError::Unreachable { server, reason: chain(error), was_connected: !error.is_connect() && !error.is_builder() },
         }
     }
 

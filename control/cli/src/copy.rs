@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueHint};
 use serde_json::json;
 use tradewind_api::{
-    Client, ErrorCode, Fingerprint, LaneOffer, Outcome, RatePolicy, RateRequest, RemoteLane, ResumePolicy, Select, ServerAddress,
-    SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit, last_part,
+    Client, ClientError, ErrorCode, Fingerprint, LaneOffer, Outcome, RatePolicy, RateRequest, RemoteLane, ResumePolicy, Select,
+    ServerAddress, SubmitRequest, SubmitResponse, TransferState, TransferStatus, exit, last_part,
 };
 use tradewind_client::{Selected, chunk_bytes_for_packets};
 
@@ -131,6 +131,10 @@ pub(crate) async fn copy(options: &CopyOptions) -> Result<u8, Failure> {
         let result = copy_once(options, &select, attempts.number, &mut interrupts).await;
         let Err(failure) = result else { return result };
         let Some(cure @ Cure::Again) = attempts.cure(&failure) else { return Err(failure) };
+        // Whether a server has begun to copy inside itself is not known where its answer was lost: another copy would run beside that one.
+        if options.to.server.is_none() && attempts.number == 1 && matches!(failure, Failure::Server(ClientError::Unreachable { .. })) {
+            return Err(failure);
+        }
         attempts.go_on(&failure, cure, &mut interrupts).await?;
     }
 }

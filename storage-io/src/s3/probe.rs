@@ -59,7 +59,10 @@ impl Bucket {
             Err(error) => return Err(error),
         };
         let verdict = self.tries_checksums(key, &id).await;
-        self.give_up(key, &id).await?;
+        if let Err(error) = self.give_up(key, &id).await {
+            // What was found out is true all the same.
+            tracing::warn!(place = self.place, key, %error, "an upload that was begun to find out what the store can do is left there");
+        }
         if let Ok(checksums) = verdict {
             tracing::info!(place = self.place, checksums, "probed the store");
         }
@@ -68,7 +71,7 @@ impl Bucket {
 
     /// Aborts a probe. Nobody else knows of it, so this is tried more than once here: the caller's next try begins another one.
     async fn give_up(&self, key: &str, id: &str) -> Result<(), StoreError> {
-        let deadlines = Deadlines { request_ms: 5_000, ..Deadlines::default() };
+        let deadlines = Deadlines { request_ms: 20_000, ..Deadlines::default() };
         let policy = RetryPolicy { tries_max: 6, pause_base_ms: 50, pause_max_ms: 1_000, deadlines };
         policy.run("aborting a probe", 0, StoreError::is_retryable, |_| {}, || self.abort(key, id)).await
     }

@@ -317,11 +317,15 @@ async fn metadata(subject: Subject) -> Verdict {
         assert!(subject.is_directory || info.attributes.to_vec() == wanted, "{name}: {info:?}");
         let read = store.read(&key(name), 0..1, Some(&info)).await.unwrap();
         assert_eq!((read.info.mtime_ns, read.info.mode), (info.mtime_ns, info.mode), "{name}");
+        assert!(read.info.crc.is_none() || read.info.crc == info.crc, "{name}: {read:?}");
     }
     // This very file, and others of its name.
     let own = async |meta: ObjectMeta, data: &[u8]| store.find_own(&key("meta/small"), meta, Crc64::of(data)).await.unwrap().is_some();
     assert!(own(meta(3, false, 11), b"abc").await);
-    assert!(!own(ObjectMeta { mtime_ns: 1, ..meta(4, false, 13) }, b"abcd").await);
+    assert!(!own(meta(3, false, 11), b"abd").await, "other contents");
+    // A directory keeps no tokens, and knows a file by its time.
+    let other = if subject.is_directory { ObjectMeta { mtime_ns: 1, ..meta(3, false, 11) } } else { meta(3, false, 13) };
+    assert!(!own(other, b"abc").await, "another file");
     Verdict::Passed
 }
 

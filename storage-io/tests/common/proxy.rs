@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
-use http_body_util::combinators::BoxBody;
+use futures_util::future::ready;
+use futures_util::{StreamExt as _, stream};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::CONTENT_LENGTH;
@@ -51,7 +52,7 @@ impl Fault {
     }
 }
 
-type Body = BoxBody<Bytes, io::Error>;
+type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 struct Shared {
     upstream: SocketAddr,
@@ -119,13 +120,17 @@ fn cut() -> io::Error {
 }
 
 fn whole(body: Bytes) -> Body {
-    Full::new(body).map_err(|never| match never {}).boxed()
+    Full::new(body).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// The first half of it, and then the connection breaks.
+/// The first half of it, and then the connection breaks: a moment later, or hyper would not have sent the half.
 fn half(body: &Bytes) -> Body {
-    let frames = [Ok(Frame::data(body.slice(..body.len() / 2))), Err(cut())];
-    StreamBody::new(stream::iter(frames)).boxed()
+    let first = Frame::data(body.slice(..body.len() / 2));
+    let end = async {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Err(cut())
+    };
+    StreamBody::new(stream::once(ready(Ok(first))).chain(stream::once(end))).boxed_unsync()
 }
 
 impl Shared {

@@ -134,7 +134,10 @@ impl<'a> Reader<'a> {
             self.tally.afxdp.push(which.to_owned());
         }
         if let Some((_, row)) = line.split_once("CONFORMANCE ") {
-            self.tally.conformance.extend(serde_json::from_str::<Row>(row));
+            match serde_json::from_str::<Row>(row) {
+                Ok(row) => self.tally.conformance.push(row),
+                Err(error) => self.tally.failures.push(format!("{}: a line of the conformance table: {error}", self.program)),
+            }
         }
         let is_verdict = self.test.is_none() && line.starts_with("test ");
         if is_verdict && let Some(test) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {

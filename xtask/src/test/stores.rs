@@ -29,9 +29,9 @@ pub(super) struct Row {
     skipped_reason: Option<String>,
 }
 
-/// Prints the table of what was checked, and writes it where that is wanted. What is wrong with it.
-pub(super) fn report(rows: &[Row], json: Option<&Path>) -> Result<Vec<String>> {
-    if rows.is_empty() {
+/// Prints the table of what was checked, and writes it where that is wanted. What is wrong with it; `is_complete`: all checks were to be made.
+pub(super) fn report(rows: &[Row], is_complete: bool, json: Option<&Path>) -> Result<Vec<String>> {
+    if rows.is_empty() && !is_complete {
         return Ok(json.map(|_| String::from("--json writes the conformance table, and no platform was checked")).into_iter().collect());
     }
     let rows = table(rows);
@@ -43,7 +43,7 @@ pub(super) fn report(rows: &[Row], json: Option<&Path>) -> Result<Vec<String>> {
         let text = serde_json::to_string_pretty(&rows).context("the table cannot be written as JSON")?;
         std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(missing(&rows))
+    Ok(if is_complete { missing(&rows) } else { Vec::new() })
 }
 
 /// With those that are not there.
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn the_table_has_a_line_for_each_platform() {
         let folder = std::env::temp_dir().join(format!("tradewind-table-{}", std::process::id()));
-        let problems = report(&[row("Amazon S3", 17)], Some(&folder)).expect("it can be written");
+        let problems = report(&[row("Amazon S3", 17)], true, Some(&folder)).expect("it can be written");
         let written: Vec<Row> = serde_json::from_slice(&std::fs::read(&folder).expect("it is there")).expect("rows");
         std::fs::remove_file(&folder).expect("it is there");
         assert_eq!((problems.len(), written.len()), (2, 1 + NOT_THERE.len()));
@@ -113,7 +113,9 @@ mod tests {
         assert_eq!(lines.len(), 1 + written.len());
         assert!(lines[1].starts_with("Amazon S3") && lines[1].ends_with("17      17       0"), "{lines:#?}");
         assert!(lines[2].ends_with("this program has no such store yet"), "{lines:#?}");
-        assert_eq!(report(&[], None).expect("nothing"), [""; 0]);
-        assert_eq!(report(&[], Some(&folder)).expect("nothing").len(), 1);
+        assert_eq!(report(&[], false, None).expect("nothing"), [""; 0]);
+        assert_eq!(report(&[], false, Some(&folder)).expect("nothing").len(), 1);
+        assert_eq!(report(&[], true, None).expect("nothing").len(), NEVER_SKIPPED.len());
+        assert_eq!(report(&[row("Amazon S3", 17)], false, None).expect("a filtered run"), [""; 0]);
     }
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tradewind_bench::process::Interrupt;
-use tradewind_bench::{cells, fairness, kill_resume, small_files, staging};
+use tradewind_bench::{cells, fairness, kill_resume, small_files, staging, storage};
 
 /// Measures Tradewind on this machine.
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ enum What {
     SmallFiles(small_files::Arguments),
     /// Blocks that wait on a disk: written and read back, beside fio.
     Staging(staging::Arguments),
+    /// Blocks to a store by the engine's uploader, beside s5cmd, rclone and the AWS CLI.
+    Storage(storage::Arguments),
     /// Client, control process and engine are killed at random moments; every transfer goes on and arrives byte-equal.
     KillResume(kill_resume::Arguments),
 }
@@ -50,6 +52,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
         Some(What::Cells(arguments)) => drop(cells::run(arguments, &Interrupt::watch()?)?),
         Some(What::SmallFiles(arguments)) => drop(small_files::run(arguments, &Interrupt::watch()?)?),
         Some(What::Staging(arguments)) => drop(staging::run(arguments, &Interrupt::watch()?)?),
+        Some(What::Storage(arguments)) => drop(storage::run(arguments, &Interrupt::watch()?)?),
         Some(What::KillResume(arguments)) => {
             kill_resume::run(arguments, &Interrupt::watch()?)?;
         }
