@@ -231,8 +231,9 @@ impl<L: Link> Worker<L> {
             if lane.is_closed() {
                 lanes.remove(&id);
             } else if full {
-                lane.timer_ns = now + 1;
-                self.timers.push(Reverse((now + 1, id)));
+                // What has not taken a single packet since the last flush, as a link that is down, is not asked again at once.
+                lane.timer_ns = now + if queued { 1 } else { RETRY_NS };
+                self.timers.push(Reverse((lane.timer_ns, id)));
                 break;
             } else {
                 // Later than now in any case: a lane that stays due must not keep this loop for itself.
