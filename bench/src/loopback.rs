@@ -148,9 +148,7 @@ impl Loopback {
         command.args(arguments).stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
         command.spawn().context("cannot start tradewind")
     }
-}
 
-impl Loopback {
     /// Waits until what [`Self::begin`] has begun with `--json` says that one of its totals is so large.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! `cargo xtask bench storage`: blocks to a store by the engine's uploader, beside the clients that users know, on the same server in the same run.
 //!
 //! All read the same files, which the kernel has in memory, and write them into one SeaweedFS on the same machine, in turns, as they do when nobody
-//! tells them otherwise. Ours takes them as blocks of 1 MiB with their checksums, as from the network. Medians are reported. `--json FILE`: `gib_per_s`, `cpu_s_per_gib` (the client's), `peers` with the same for each, and
-//! `over_fastest_peer`.
+//! tells them otherwise. Ours takes them as blocks of 1 MiB with their checksums, as from the network. Medians are reported. `--json FILE`:
+//! `gib_per_s`, `cpu_s_per_gib` (the client's), `peers` with the same for each, and `over_fastest_peer`.
 
 use std::fs::File;
 use std::io::Read as _;
