@@ -121,15 +121,9 @@ impl Front {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = Arc::clone(&shared);
-        let accepting = tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let shared = Arc::clone(&serving);
-                let service = service_fn(move |request| {
-                    let shared = Arc::clone(&shared);
-                    async move { shared.serve(request).await }
-                });
-                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service));
-            }
+        let accepting = accept(listener, move |request| {
+            let shared = Arc::clone(&serving);
+            async move { shared.serve(request).await }
         });
         Self { shared, root, address, accepting }
     }
@@ -165,6 +159,23 @@ impl Front {
     pub(crate) fn seen(&self, op: Op) -> Vec<Seen> {
         self.shared.seen.lock().unwrap().iter().filter(|seen| seen.op == op).cloned().collect()
     }
+}
+
+/// Serves HTTP to whoever connects, until it is aborted. An error cuts the connection.
+pub(crate) fn accept<F, B>(
+    listener: TcpListener,
+    serve: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+) -> tokio::task::JoinHandle<()>
+where
+    F: Future<Output = Result<Response<B>, std::io::Error>> + Send,
+    B: hyper::body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let service = service_fn(serve.clone());
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service));
+        }
+    })
 }
 
 fn classify(request: &Request<Incoming>) -> Op {

@@ -14,10 +14,11 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::CONTENT_LENGTH;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+
+use super::front::accept;
 
 /// What is done to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,15 +92,9 @@ impl Proxy {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, serving) = (listener.local_addr().unwrap(), Arc::clone(&shared));
-        let accepting = tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let shared = Arc::clone(&serving);
-                let service = service_fn(move |request| {
-                    let shared = Arc::clone(&shared);
-                    async move { shared.serve(request).await }
-                });
-                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service));
-            }
+        let accepting = accept(listener, move |request| {
+            let shared = Arc::clone(&serving);
+            async move { shared.serve(request).await }
         });
         Self { shared, accepting, address }
     }
