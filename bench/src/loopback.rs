@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::process::{Background, Finished, Interrupt, children, run};
-use crate::testbed::{Host, Programs, Store, StorePorts, as_user, configuration, events};
+use crate::testbed::{Host, Programs, Store, StorePorts, as_user, configuration, has_progressed};
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// A transfer that takes longer hangs.
@@ -157,7 +157,7 @@ impl Loopback {
         let deadline = Instant::now() + Duration::from_secs(120);
         loop {
             let said = fs::read_to_string(self.path(&format!("{name}.out")))?;
-            if events(&said, "progress").last().is_some_and(|progress| progress[total].as_u64() >= Some(least)) {
+            if has_progressed(&said, total, least) {
                 return Ok(());
             }
             ensure!(Instant::now() < deadline, "{total} is not {least} after two minutes: {said}");

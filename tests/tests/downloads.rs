@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use tradewind_bench::process::{Finished, run};
-use tradewind_bench::testbed::{BUCKET, Server, ServerOptions, events, write_random};
+use tradewind_bench::testbed::{BUCKET, Server, ServerOptions, events, has_progressed, write_random};
 use tradewind_tests::{World, event, settled};
 
 /// Contents, permissions and modification time of every file, by path.
@@ -212,11 +212,15 @@ fn an_interrupted_download_goes_on() -> Result<()> {
         std::fs::create_dir(&place)?;
         let target = place.display().to_string();
         let partial = place.join(".large.tradewind-partial");
-        let said = std::fs::File::create(world.testbed.path(&format!("said-{signal}")))?;
+        let said = world.testbed.path(&format!("said-{signal}"));
         let mut command = Server::tradewind(&world.testbed);
-        let child = command.args(["get", "--json", "--rate", "40M", &base, &target]).stdout(said).stderr(Stdio::piped()).spawn()?;
+        let child = command
+            .args(["get", "--json", "--rate", "40M", &base, &target])
+            .stdout(std::fs::File::create(&said)?)
+            .stderr(Stdio::piped())
+            .spawn()?;
         let begun = Instant::now();
-        while !has_kept(&world.testbed.path(&format!("said-{signal}")), 20 << 20)? {
+        while !has_progressed(&std::fs::read_to_string(&said)?, "bytes_durable", 20 << 20) {
             ensure!(begun.elapsed() < Duration::from_secs(60), "20 MiB are not on the disk after 60 s");
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -267,12 +271,6 @@ fn download(xdp: &'static str, arguments: &[&str]) -> Result<()> {
     // 100 Mbit/s of which 1 % is lost, with headers and start; less on a machine that is busy with other tests.
     ensure!(done["goodput_bps"].as_f64() > Some(60e6), "{done}");
     Ok(())
-}
-
-/// Whether a `get --json` in the background says that so much is on the disk.
-fn has_kept(said: &Path, bytes: u64) -> Result<bool> {
-    let said = std::fs::read_to_string(said)?;
-    Ok(events(&said, "progress").last().is_some_and(|progress| progress["bytes_durable"].as_u64() >= Some(bytes)))
 }
 
 #[test]

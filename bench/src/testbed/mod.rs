@@ -14,7 +14,7 @@ use tradewind_netem::scenario::{Direction, DirectionSpec};
 use tradewind_netem::stats::EmulatorStats;
 use tradewind_netem::topology::{EmulatorGuard, Namespace, SERVER_ADDRESS, SERVER_MANAGEMENT_ADDRESS, Topology, TopologyOptions};
 
-pub use server::{ACCESS_KEY, REST_PORT, Server, ServerOptions, events, health};
+pub use server::{ACCESS_KEY, REST_PORT, Server, ServerOptions, events, has_progressed, health};
 pub(crate) use server::{as_user, configuration};
 pub use store::{BUCKET, Host, Store, StorePorts, sha256_of_file, write_random, write_zeros};
 

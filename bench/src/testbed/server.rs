@@ -176,3 +176,9 @@ fn health_within(testbed: &Testbed, seconds: &str) -> Result<Value> {
 pub fn events(stdout: &str, kind: &str) -> Vec<Value> {
     stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(|event| event["event"] == kind).collect()
 }
+
+/// Whether the last event `progress` that `tradewind --json` wrote says that one of its totals is so large.
+#[must_use]
+pub fn has_progressed(stdout: &str, total: &str, least: u64) -> bool {
+    events(stdout, "progress").last().is_some_and(|progress| progress[total].as_u64() >= Some(least))
+}
