@@ -1,6 +1,7 @@
 //! From a checked configuration to a running server, and back.
 
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,11 +38,12 @@ async fn serve(config: Config) -> Result<()> {
     let tls = identity.tls_config().context("key and certificate do not belong together; remove the tls directory in state_dir")?;
     // Made here, so that a key that cannot be used keeps the server from starting rather than from signing.
     identity::receipt_key(&config.state_dir)?;
+    // Before the engine runs: its connections to stores have local ports that the system chooses, and could take this one.
+    let listener = http::bind(config.rest.listen).await.with_context(|| cannot_listen(config.rest.listen))?;
     let (supervisor, supervising) = Supervisor::start(&config);
     let limits = http::Limits { connections_max: config.rest.connections_max };
     let router = http::router(&config, supervisor.clone());
-    let server = http::start(config.rest.listen, limits, tls, router).await;
-    let server = server.with_context(|| format!("cannot listen on {}; is another tradewindd running? (--listen)", config.rest.listen))?;
+    let server = http::start(listener, limits, tls, router).context("cannot read the address that is listened on")?;
     println!("tradewindd {} listens on {}\nfingerprint {fingerprint}", env!("CARGO_PKG_VERSION"), server.address);
 
     tokio::select! {
@@ -56,4 +58,12 @@ async fn serve(config: Config) -> Result<()> {
     }
     server.stop().await;
     Ok(())
+}
+
+fn cannot_listen(address: SocketAddr) -> String {
+    let port = address.port();
+    format!(
+        "cannot listen on {address}; is another tradewindd running? (--listen) If a connection has the port (`ss -tanp sport = {port}`), keep it \
+         free: sysctl -w net.ipv4.ip_local_reserved_ports={port}"
+    )
 }

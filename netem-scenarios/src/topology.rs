@@ -276,6 +276,8 @@ impl Topology {
             ("net/ipv4/tcp_rmem", "4096 131072 268435456"),
             ("net/ipv4/tcp_wmem", "4096 131072 268435456"),
             ("net/ipv4/tcp_no_metrics_save", "1"),
+            // Where servers listen, no connection starts from.
+            ("net/ipv4/ip_local_reserved_ports", "33000-33001"),
         ];
         let mut script = String::new();
         for (key, value) in settings {

@@ -25,7 +25,7 @@ use tradewind_api::{
 
 pub(crate) use proof::manifest_path;
 use server::Peer;
-pub use server::{Limits, Running, start};
+pub use server::{Limits, Running, bind, start};
 
 use crate::auth::{Authenticator, Identified};
 use crate::config::{Config, StoreConfig};

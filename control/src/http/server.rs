@@ -55,20 +55,23 @@ impl Running {
 const BIND_PATIENCE: Duration = Duration::from_secs(3);
 const BIND_RETRY: Duration = Duration::from_millis(100);
 
-/// Binds and serves.
+/// Serves on a listener of [`bind`].
 ///
 /// # Errors
-/// The address cannot be bound.
-pub async fn start(address: SocketAddr, limits: Limits, tls: Arc<rustls::ServerConfig>, router: Router) -> io::Result<Running> {
-    let listener = bind(address).await?;
+/// The listener's address cannot be read.
+pub fn start(listener: TcpListener, limits: Limits, tls: Arc<rustls::ServerConfig>, router: Router) -> io::Result<Running> {
     let address = listener.local_addr()?;
     let (stop, stopped) = watch::channel(false);
     let task = tokio::spawn(accept(listener, limits, TlsAcceptor::from(tls), router, stopped));
     Ok(Running { address, stop, task })
 }
 
-/// Waits a moment for an address that is in use: what a killed server leaves (a child that has not yet become another program) is gone soon.
-async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+/// Binds. Waits a moment for an address that is in use: what a killed server leaves (a child that has not yet become another program) is gone
+/// soon.
+///
+/// # Errors
+/// The address cannot be bound.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let deadline = Instant::now() + BIND_PATIENCE;
     loop {
         match TcpListener::bind(address).await {

@@ -47,7 +47,7 @@ impl Server {
         let (supervisor, supervising) = Supervisor::start(&config);
         let router = http::router(&config, supervisor.clone());
         let limits = http::Limits { connections_max: 64 };
-        let http = http::start(config.rest.listen, limits, identity.tls_config().unwrap(), router).await.unwrap();
+        let http = http::start(http::bind(config.rest.listen).await.unwrap(), limits, identity.tls_config().unwrap(), router).unwrap();
         let address = http.address.to_string().parse().unwrap();
         Self { address, fingerprint, supervisor, supervising, http, folder }
     }
