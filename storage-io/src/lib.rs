@@ -24,9 +24,11 @@ mod metadata;
 pub mod name;
 mod plan;
 mod reading;
+mod rest;
 mod retry;
 mod s3;
 mod store;
+mod swift;
 mod upload;
 
 pub use azure::{AzureConfig, AzureCredentials, AzureStore};
@@ -45,4 +47,5 @@ pub use store::{
     Attributes, Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Part, PartReceipt, Store, StoredObject, Upload,
     check_destination,
 };
+pub use swift::{LargeObjects, SwiftAuth, SwiftConfig, SwiftStore};
 pub use upload::{FileMeta, ObjectName, Piece, ReadyBlock, Sample, StatsSnapshot, UploadEvent, UploadStats, Uploader, UploaderConfig};

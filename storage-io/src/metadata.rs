@@ -13,6 +13,9 @@ const KEY_BYTES_MAX: usize = 1024;
 /// Metadata name of an object's token, see [`ObjectMeta::token`].
 pub(crate) const TOKEN: &str = "tradewind-upload";
 
+/// Metadata name of the whole object's CRC-64/NVME, base64, where the store keeps none itself.
+pub(crate) const CRC: &str = "tradewind-crc64nvme";
+
 /// What an object's metadata says of the file that was stored.
 pub(crate) fn described(metadata: Option<&HashMap<String, String>>) -> ObjectInfo {
     let mtime_ns = metadata.and_then(|metadata| time::parse(metadata.get("mtime")?));
@@ -50,6 +53,38 @@ fn parse_mode(text: &str) -> Option<u32> {
 
 pub(crate) fn token_text(token: u128) -> String {
     format!("{token:032x}")
+}
+
+/// A metadata name for a store that does not take every character: what is not `plain` (by its place and itself), and an `x` before a `q`, become
+/// `xqHH`.
+pub(crate) fn escaped_name(name: &str, plain: impl Fn(usize, char) -> bool) -> String {
+    let mut written = String::with_capacity(name.len());
+    for (at, c) in name.char_indices() {
+        let is_escape = c == 'x' && name[at + 1..].starts_with('q');
+        if plain(at, c) && !is_escape {
+            written.push(c);
+        } else {
+            written.push_str(&format!("xq{:02x}", u32::from(c)));
+        }
+    }
+    written
+}
+
+/// The reverse.
+pub(crate) fn plain_name(name: &str) -> String {
+    let (mut read, mut rest) = (String::with_capacity(name.len()), name);
+    while let Some(at) = rest.find("xq") {
+        let c = rest.get(at + 2..at + 4).and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(u8::is_ascii_graphic);
+        read.push_str(&rest[..at]);
+        rest = if let Some(c) = c {
+            read.push(char::from(c));
+            &rest[at + 4..]
+        } else {
+            read.push_str("xq");
+            &rest[at + 2..]
+        };
+    }
+    read + rest
 }
 
 #[cfg(test)]

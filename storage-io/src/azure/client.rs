@@ -6,9 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
-use reqwest::redirect::Policy;
 use reqwest::{Method, Response, StatusCode};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
@@ -17,21 +16,17 @@ use super::config::{AzureConfig, AzureCredentials};
 use super::errors;
 use crate::asked::Asked;
 use crate::error::StoreError;
+use crate::rest::{self, CONNECT_DEADLINE, PATH, QUERY};
 use crate::s3::body::Chunks;
 use crate::store::Body;
 
 /// Of the REST API; CRC-64 since 2019-02-02.
 const API_VERSION: &str = "2021-12-02";
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Where a machine of Azure asks for its identity's tokens ("Azure Instance Metadata Service").
 const IDENTITY_URL: &str =
     "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fstorage.azure.com%2F";
 /// A new token is asked for so long before the old one expires.
 const TOKEN_MARGIN: Duration = Duration::from_secs(300);
-
-/// Everything but what RFC 3986 calls unreserved, and '/'.
-const PATH: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
-const QUERY: AsciiSet = PATH.add(b'/');
 
 /// What a request is signed with.
 enum Auth {
@@ -95,11 +90,7 @@ impl<'a> Request<'a> {
 
 impl Client {
     pub(super) fn new(config: &AzureConfig) -> Result<Self, StoreError> {
-        let unusable = |error: reqwest::Error| StoreError::Configuration { detail: format!("no HTTP client can be made: {error}") };
-        // Fails only where another one was chosen before, which is as well.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let http =
-            reqwest::Client::builder().connect_timeout(CONNECT_DEADLINE).no_proxy().redirect(Policy::none()).build().map_err(unusable)?;
+        let http = rest::client()?;
         let auth = match &config.credentials {
             AzureCredentials::Key(key) => Auth::Key(Box::new(hmac::Key::new(hmac::HMAC_SHA256, key))),
             AzureCredentials::Sas(sas) => Auth::Sas(sas.clone()),

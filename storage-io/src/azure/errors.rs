@@ -2,35 +2,18 @@
 
 use reqwest::Response;
 
+pub(super) use crate::rest::plain;
+
 use crate::asked::{Asked, refusal_text, shorten};
 use crate::error::StoreError;
-
-/// Longest error answer that is read, bytes.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
-
-/// An error without the URL, which may hold a signature.
-pub(super) fn plain(error: &reqwest::Error) -> String {
-    let mut text = if error.is_connect() { "no connection".to_owned() } else { "the exchange broke off".to_owned() };
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    shorten(&text)
-}
+use crate::rest::{text_of, words_of};
 
 impl Asked<'_> {
     /// Turns an answer that is no success into an error.
-    pub(super) async fn refused(&self, mut answer: Response) -> StoreError {
+    pub(super) async fn refused(&self, answer: Response) -> StoreError {
         let status = answer.status().as_u16();
-        let code = answer.headers().get("x-ms-error-code").and_then(|code| code.to_str().ok()).unwrap_or_default().to_owned();
-        let mut body = Vec::new();
-        while body.len() < ANSWER_BYTES_MAX
-            && let Ok(Some(chunk)) = answer.chunk().await
-        {
-            body.extend_from_slice(&chunk);
-        }
-        let body = String::from_utf8_lossy(&body);
+        let code = text_of(answer.headers(), "x-ms-error-code").unwrap_or_default().to_owned();
+        let body = words_of(answer).await;
         let words = body.split_once("<Message>").and_then(|(_, rest)| rest.split(['\n', '<']).next()).unwrap_or_default();
         refusal(self, status, &code, &shorten(words))
     }

@@ -7,9 +7,10 @@ use reqwest::Method;
 use serde::Deserialize;
 
 use super::client::Request;
-use super::{Container, bare, date_ns, errors};
+use super::{Container, errors};
 use crate::error::StoreError;
 use crate::list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};
+use crate::rest::{bare, date_ns};
 use crate::store::ObjectKey;
 
 /// Between the last key of a page and the service's marker in [`Listing::next`]: no key holds it.

@@ -26,8 +26,9 @@ use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::existing::{Existing, Found};
 use crate::list::{Depth, Listing};
-use crate::metadata::{TOKEN, described, metadata, text_key};
+use crate::metadata::{CRC, TOKEN, described, escaped_name, metadata, plain_name, text_key};
 use crate::reading::{Reading, changed, ends_early};
+use crate::rest::{bare, date_ns, text_of};
 use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Store, StoredObject, Upload};
 use client::{Client, Request};
 use upload::BlockUpload;
@@ -45,8 +46,6 @@ const LIMITS: Limits = Limits {
     object_bytes_max: 50_000 * 4000 * MIB,
 };
 
-/// Metadata name of the whole object's CRC-64/NVME, base64.
-const CRC: &str = "tradewind-crc64nvme";
 const CRC_HEADER: &str = "x-ms-content-crc64";
 const META_HEADER: &str = "x-ms-meta-";
 /// Last component of the key that a check names. No object of that name ever comes to be.
@@ -266,55 +265,15 @@ fn found(headers: &HeaderMap, range: Option<&str>) -> Found {
     Found { info, token: pairs.get(TOKEN).cloned(), version_id: text_of(headers, "x-ms-version-id").map(str::to_owned) }
 }
 
-fn text_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
-}
-
-fn bare(etag: &str) -> String {
-    etag.trim_start_matches("W/").trim_matches('"').to_owned()
-}
-
-/// An HTTP date, nanoseconds since 1970-01-01 UTC.
-fn date_ns(text: &str) -> Option<i64> {
-    let since = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
-    i64::try_from(since.as_nanos()).ok()
-}
-
 /// A checksum as the service writes it: its bytes, lowest first, in base64.
 fn crc_text(crc: Crc64) -> String {
     BASE64_STANDARD.encode(crc.0.to_le_bytes())
 }
 
-/// A metadata name as the service takes it, an identifier: what is neither a letter nor a digit, a digit at the beginning, and an `x` before a `q`
-/// become `xqHH`. Without `_`, for the service sorts it in another place than others do, and what is sorted is signed.
+/// A metadata name as the service takes it, an identifier. Without `_`, for the service sorts it in another place than others do, and what is
+/// sorted is signed.
 fn identifier(name: &str) -> String {
-    let mut written = String::with_capacity(name.len());
-    for (at, c) in name.char_indices() {
-        let is_escape = c == 'x' && name[at + 1..].starts_with('q');
-        if c.is_ascii_alphabetic() && !is_escape || at > 0 && c.is_ascii_digit() {
-            written.push(c);
-        } else {
-            written.push_str(&format!("xq{:02x}", u32::from(c)));
-        }
-    }
-    written
-}
-
-/// The reverse.
-fn plain_name(name: &str) -> String {
-    let (mut read, mut rest) = (String::with_capacity(name.len()), name);
-    while let Some(at) = rest.find("xq") {
-        let c = rest.get(at + 2..at + 4).and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(u8::is_ascii_graphic);
-        read.push_str(&rest[..at]);
-        rest = if let Some(c) = c {
-            read.push(char::from(c));
-            &rest[at + 4..]
-        } else {
-            read.push_str("xq");
-            &rest[at + 2..]
-        };
-    }
-    read + rest
+    escaped_name(name, |at, c| c.is_ascii_alphabetic() || at > 0 && c.is_ascii_digit())
 }
 
 #[cfg(test)]

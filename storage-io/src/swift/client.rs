@@ -1,0 +1,187 @@
+//! Requests to a Swift proxy: addresses, tokens, answers (Object Storage API v1).
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use percent_encoding::utf8_percent_encode;
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, Response, StatusCode};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use super::auth::{Session, log_in};
+use super::config::{SwiftAuth, SwiftConfig};
+use super::errors;
+use crate::asked::Asked;
+use crate::error::StoreError;
+use crate::rest::{self, CONNECT_DEADLINE, PATH, QUERY, plain};
+use crate::s3::body::Chunks;
+use crate::store::Body;
+
+/// An account and the connections to it.
+pub(super) struct Client {
+    http: reqwest::Client,
+    auth: SwiftAuth,
+    pub(super) place: String,
+    session: Mutex<Option<Arc<Session>>>,
+    info: OnceLock<Info>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Client").field(&self.place).finish()
+    }
+}
+
+/// What a cluster tells of itself.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Info {
+    #[serde(default)]
+    pub(super) swift: Swift,
+    #[serde(default)]
+    pub(super) slo: Option<Slo>,
+}
+
+impl Default for Info {
+    /// Of a cluster that tells nothing: most have static large objects.
+    fn default() -> Self {
+        Self { swift: Swift::default(), slo: Some(Slo::default()) }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub(super) struct Swift {
+    /// Bytes.
+    pub(super) max_file_size: u64,
+}
+
+impl Default for Swift {
+    fn default() -> Self {
+        Self { max_file_size: 5 << 30 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub(super) struct Slo {
+    pub(super) max_manifest_segments: u32,
+    /// Bytes.
+    pub(super) min_segment_size: u64,
+}
+
+impl Default for Slo {
+    fn default() -> Self {
+        Self { max_manifest_segments: 1000, min_segment_size: 1 }
+    }
+}
+
+/// A request without its token.
+pub(super) struct Request<'a> {
+    pub(super) asked: Asked<'a>,
+    pub(super) method: Method,
+    pub(super) container: &'a str,
+    /// `None`: the container itself.
+    pub(super) key: Option<&'a str>,
+    query: Vec<(&'static str, String)>,
+    headers: HeaderMap,
+    body: Option<Body>,
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn new(asked: Asked<'a>, method: Method, container: &'a str, key: Option<&'a str>) -> Self {
+        Self { asked, method, container, key, query: Vec::new(), headers: HeaderMap::new(), body: None }
+    }
+
+    pub(super) fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.query.push((name, value.into()));
+        self
+    }
+
+    /// A value that is no header's is left out: metadata is checked before.
+    pub(super) fn header(mut self, name: &str, value: &str) -> Self {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
+            self.headers.insert(name, value);
+        }
+        self
+    }
+
+    pub(super) fn body(mut self, body: &Body) -> Self {
+        self.body = Some(body.clone());
+        self
+    }
+}
+
+impl Client {
+    pub(super) fn new(config: &SwiftConfig) -> Result<Self, StoreError> {
+        config.checked()?;
+        let (http, auth, place) = (rest::client()?, config.auth.clone(), config.place());
+        Ok(Self { http, auth, place, session: Mutex::new(None), info: OnceLock::new() })
+    }
+
+    /// What the cluster has told, or what most have.
+    pub(super) fn info(&self) -> Info {
+        self.info.get().cloned().unwrap_or_default()
+    }
+
+    /// Sends a request and returns a successful answer. A token that is not taken is renewed once.
+    pub(super) async fn send(&self, request: Request<'_>) -> Result<Response, StoreError> {
+        let session = self.session(None).await?;
+        let answer = self.send_once(&request, &session).await?;
+        let answer = if answer.status() == StatusCode::UNAUTHORIZED {
+            let session = self.session(Some(&session)).await?;
+            self.send_once(&request, &session).await?
+        } else {
+            answer
+        };
+        if answer.status().is_success() { Ok(answer) } else { Err(errors::refused(&request.asked, answer).await) }
+    }
+
+    async fn send_once(&self, request: &Request<'_>, session: &Session) -> Result<Response, StoreError> {
+        let asked = request.asked;
+        let mut url = format!("{}/{}", session.url, utf8_percent_encode(request.container, &PATH));
+        if let Some(key) = request.key {
+            url.push('/');
+            url.extend(utf8_percent_encode(key, &PATH));
+        }
+        let pairs: Vec<String> =
+            request.query.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, &QUERY))).collect();
+        if !pairs.is_empty() {
+            url = format!("{url}?{}", pairs.join("&"));
+        }
+        let mut token = HeaderValue::from_str(&session.token).map_err(|_| asked.unmade("the token is not text"))?;
+        token.set_sensitive(true);
+        let mut builder = self.http.request(request.method.clone(), url).headers(request.headers.clone()).header("x-auth-token", token);
+        if let Some(body) = &request.body {
+            builder = builder.header(CONTENT_LENGTH, body.len()).body(reqwest::Body::wrap(Chunks::new(body)));
+        } else if request.method == Method::PUT {
+            builder = builder.header(CONTENT_LENGTH, 0);
+        }
+        builder.send().await.map_err(|error| asked.broken(&plain(&error)))
+    }
+
+    /// A session that is good as far as is known, and not the one that was `refused`.
+    async fn session(&self, refused: Option<&Arc<Session>>) -> Result<Arc<Session>, StoreError> {
+        let mut known = self.session.lock().await;
+        let is_good = |session: &&Arc<Session>| session.is_fresh() && refused.is_none_or(|refused| !Arc::ptr_eq(refused, session));
+        if let Some(session) = known.as_ref().filter(is_good) {
+            return Ok(Arc::clone(session));
+        }
+        let session = Arc::new(log_in(&self.http, &self.auth, &self.place).await?);
+        *known = Some(Arc::clone(&session));
+        if self.info.get().is_none() {
+            self.ask_info(&session.url).await;
+        }
+        Ok(session)
+    }
+
+    /// Clusters may keep it to themselves.
+    async fn ask_info(&self, account: &str) {
+        let Some((base, _)) = account.split_once("/v1") else { return };
+        let answer = self.http.get(format!("{base}/info")).timeout(CONNECT_DEADLINE).send().await;
+        let Ok(answer) = answer.and_then(Response::error_for_status) else { return };
+        if let Ok(info) = answer.json::<Info>().await {
+            let _ = self.info.set(info);
+        }
+    }
+}
