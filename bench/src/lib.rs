@@ -11,6 +11,7 @@ pub mod process;
 pub mod small_files;
 pub mod staging;
 pub mod storage;
+pub mod swift;
 pub mod testbed;
 pub mod tree;
 

@@ -8,7 +8,11 @@ use std::sync::Arc;
 use common::checks::{Subject, conform, skip};
 use common::weed::Weed;
 use tradewind_bench::azurite::{ACCOUNT, Azurite, CONTAINER, KEY};
-use tradewind_storage::{AzureConfig, AzureCredentials, AzureStore, Dialect, LocalStore, S3Config, S3Store, Store};
+use tradewind_bench::swift::{self, Swift};
+use tradewind_storage::{
+    AzureConfig, AzureCredentials, AzureStore, Dialect, LargeObjects, LocalStore, S3Config, S3Store, Store, SwiftAuth, SwiftConfig,
+    SwiftStore,
+};
 
 fn s3(config: &S3Config) -> Arc<dyn Store> {
     Arc::new(S3Store::open(config).unwrap())
@@ -76,6 +80,38 @@ async fn azure() {
         is_directory: false,
     })
     .await;
+}
+
+async fn conform_swift(platform: &'static str, large_objects: LargeObjects) {
+    let Some(running) = Swift::start().unwrap().map(Arc::new) else { return skip(platform, "Swift", "Swift is not installed") };
+    let auth_url = running.auth_url();
+    let store = move |container: &str, key: &str| -> Arc<dyn Store> {
+        let auth = SwiftAuth::V1 { auth_url: auth_url.clone(), user: swift::USER.to_owned(), key: key.to_owned().into() };
+        Arc::new(SwiftStore::open(&SwiftConfig { container: container.to_owned(), segments: None, auth, large_objects }).unwrap())
+    };
+    let (stranger, nowhere) = (store(swift::CONTAINER, "not-it"), store("nothing-here", swift::KEY));
+    conform(Subject {
+        platform,
+        server: "Swift 2.30",
+        open: Arc::new(move || store(swift::CONTAINER, swift::KEY)),
+        stranger: Some(stranger),
+        nowhere: Some(nowhere),
+        read: Arc::new(move |key| running.read(key).unwrap()),
+        unverified: None,
+        unconditional: None,
+        is_directory: false,
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swift_static() {
+    conform_swift("OpenStack Swift, static large objects", LargeObjects::Slo).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swift_dynamic() {
+    conform_swift("OpenStack Swift, dynamic large objects", LargeObjects::Dlo).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

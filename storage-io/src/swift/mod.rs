@@ -47,6 +47,7 @@ const NAME_BYTES_MAX: usize = 1024;
 const SEGMENT_NAME_BYTES: usize = "/tradewind//".len() + 32 + 8;
 /// Bytes from which on checksums are computed on a thread that may block.
 const BLOCKING_BYTES: u64 = 64 << 10;
+const REMOVE_TRIES: u32 = 3;
 /// Requests for segments at a time.
 const REQUESTS_AT_ONCE: usize = 8;
 
@@ -159,21 +160,21 @@ impl Container {
 
     /// Removes segments that no object needs any more. What cannot be removed is told in the log: the object itself is as it should be.
     async fn remove(&self, segments: Vec<(String, String)>) {
-        let asked = self.asked("delete a segment", "segment", 0);
-        let removing = segments.iter().map(|(container, name)| async move {
-            let mut tries = 0;
-            loop {
-                tries += 1;
-                match self.client.send(Request::new(asked, Method::DELETE, container, Some(name))).await {
-                    Err(error) if error.is_retryable() && tries < 3 => {}
-                    Err(error) if !matches!(error, StoreError::ObjectGone { .. }) => {
-                        return tracing::warn!(container, name, %error, "a segment stays that nothing needs");
-                    }
-                    _ => return,
-                }
-            }
-        });
+        let removing = segments.into_iter().map(|segment| self.remove_one(segment));
         stream::iter(removing).buffer_unordered(REQUESTS_AT_ONCE).collect::<Vec<()>>().await;
+    }
+
+    async fn remove_one(&self, (container, name): (String, String)) {
+        let asked = self.asked("delete a segment", &name, 0);
+        for tries in 1..=REMOVE_TRIES {
+            match self.client.send(Request::new(asked, Method::DELETE, &container, Some(&name))).await {
+                Err(error) if error.is_retryable() && tries < REMOVE_TRIES => {}
+                Err(error) if !matches!(error, StoreError::ObjectGone { .. }) => {
+                    return tracing::warn!(container, name, %error, "a segment stays that nothing needs");
+                }
+                _ => return,
+            }
+        }
     }
 
     /// The account of a write that was acknowledged.

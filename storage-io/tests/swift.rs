@@ -1,0 +1,145 @@
+//! Uploads to the real OpenStack Swift (Debian's packages), read back by curl without a token from a container that everybody may read.
+//!
+//! What every platform must do is in tests/stores.rs. Without Swift the test says SKIP and passes.
+
+mod common;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use common::listing::pages;
+use common::{MIB, all_kinds, assert_done, config, noise, source, upload};
+use tradewind_bench::swift::{CONTAINER, KEY, Swift, USER};
+use tradewind_storage::{
+    Body, Crc64, Depth, LargeObjects, ObjectKey, ObjectMeta, Part, Store as _, StoreError, SwiftAuth, SwiftConfig, SwiftStore, UploadError,
+};
+
+fn config_of(swift: &Swift, container: &str, key: &str, large_objects: LargeObjects) -> SwiftConfig {
+    let auth = SwiftAuth::V1 { auth_url: swift.auth_url(), user: USER.to_owned(), key: key.to_owned().into() };
+    SwiftConfig { container: container.to_owned(), segments: None, auth, large_objects }
+}
+
+fn store_of(swift: &Swift, large_objects: LargeObjects) -> Arc<SwiftStore> {
+    Arc::new(SwiftStore::open(&config_of(swift, CONTAINER, KEY, large_objects)).unwrap())
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new(name.as_bytes()).unwrap()
+}
+
+fn meta(size: usize, overwrite: bool, token: u128) -> ObjectMeta {
+    let attributes = [("uid", "1000"), ("tradewind-xattr.a_b", "v")].map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    ObjectMeta { size: size as u64, mtime_ns: common::MTIME_NS, mode: 0o640, overwrite, token, attributes }
+}
+
+fn body(data: &[u8]) -> Body {
+    Body::new(vec![bytes::Bytes::copy_from_slice(data)], Crc64::of(data))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swift() {
+    let Some(mut swift) = Swift::start().unwrap() else { return };
+    let store = store_of(&swift, LargeObjects::Auto);
+    let sources = all_kinds();
+    let outcome = upload(store.clone(), config("up/"), &sources).await;
+    assert_done(&outcome, &sources);
+    for source in &sources {
+        let name = format!("up/{}", source.path);
+        assert!(swift.read(&name).unwrap().as_ref() == Some(&source.data), "{name} differs when read with curl");
+        let info = store.head(&key(&name)).await.unwrap().expect("it is there");
+        assert_eq!((info.size, info.crc), (source.data.len() as u64, Some(Crc64::of(&source.data))), "{name}");
+    }
+    let again = upload(store.clone(), config("up/"), &[source("part", 4 * MIB)]).await;
+    assert!(matches!(again.failed, Some(UploadError::Store(StoreError::DestinationExists { .. }))), "{:?}", again.failed);
+
+    for large_objects in [LargeObjects::Slo, LargeObjects::Dlo] {
+        large_objects_come_and_go(&swift, large_objects).await;
+    }
+    many_pages(&store).await;
+    destinations_are_checked(&swift).await;
+
+    swift.forget_tokens().unwrap();
+    assert_eq!(store.head(&key("never there")).await.unwrap(), None, "a token that is not taken is renewed");
+}
+
+/// Names of the segments that are there.
+async fn segments(swift: &Swift, prefix: &str) -> Vec<String> {
+    let segments = SwiftStore::open(&config_of(swift, "test_segments", KEY, LargeObjects::Slo)).unwrap();
+    let entries = pages(&segments, prefix, 100, Depth::All).await;
+    entries.iter().map(|entry| String::from_utf8(entry.key().to_vec()).unwrap()).collect()
+}
+
+async fn large_objects_come_and_go(swift: &Swift, large_objects: LargeObjects) {
+    let (store, name) = (store_of(swift, large_objects), format!("large {large_objects:?}/ü +%"));
+    let data = noise(3, 2 * MIB + 5);
+    let put = async |overwrite: bool, token: u128| {
+        let begun = store.begin(&key(&name), meta(data.len(), overwrite, token)).await?;
+        let mut receipts = Vec::new();
+        for (number, chunk) in (1..).zip(data.chunks(MIB)) {
+            receipts.push(begun.put_part(Part { number, offset: 0, body: body(chunk) }).await.unwrap());
+        }
+        begun.complete(&receipts, Crc64::of(&data)).await.map(|stored| (stored, begun))
+    };
+    let (stored, begun) = put(false, 1).await.unwrap();
+    let info = store.head(&key(&name)).await.unwrap().expect("it is there");
+    assert_eq!((info.size, info.mtime_ns, info.mode), (data.len() as u64, Some(common::MTIME_NS), Some(0o640)), "{large_objects:?}");
+    if large_objects == LargeObjects::Slo {
+        assert_eq!(info.etag, stored.etag);
+    }
+    assert!(swift.read(&name).unwrap().as_ref() == Some(&data), "{large_objects:?}");
+    let middle = store.read(&key(&name), MIB as u64 - 1..MIB as u64 + 1, Some(&info)).await.unwrap();
+    assert_eq!(middle.bytes.concat(), data[MIB - 1..=MIB], "{large_objects:?}");
+    let listed = store.list(&name, None, 10, Depth::All).await.unwrap();
+    let [tradewind_storage::ListEntry::Object(object)] = &listed.entries[..] else { panic!("{listed:?}") };
+    assert_eq!((object.size, object.etag.as_ref()), (info.size, info.etag.as_ref()), "{large_objects:?}");
+    assert_eq!(segments(swift, &name).await.len(), 3);
+    // Giving up what is complete takes nothing away.
+    begun.abort().await.unwrap();
+    assert_eq!(segments(swift, &name).await.len(), 3);
+    let refused = put(false, 2).await.err();
+    assert!(matches!(refused, Some(StoreError::DestinationExists { .. })), "{refused:?}");
+    // Another takes its place, and its segments are the only ones.
+    put(true, 3).await.unwrap();
+    assert!(swift.read(&name).unwrap().as_ref() == Some(&data));
+    assert_eq!(segments(swift, &name).await.len(), 3, "{large_objects:?}: those of the first are gone");
+    store.put(&key(&name), meta(3, true, 4), body(b"abc")).await.unwrap();
+    assert_eq!(segments(swift, &name).await, [""; 0], "{large_objects:?}");
+    put(true, 5).await.unwrap();
+    assert!(store.delete(&key(&name)).await.unwrap() && !store.delete(&key(&name)).await.unwrap());
+    assert_eq!(segments(swift, &name).await, [""; 0], "{large_objects:?}: deleted");
+    // Given up before its end.
+    let begun = store.begin(&key(&name), meta(data.len(), false, 6)).await.unwrap();
+    begun.put_part(Part { number: 1, offset: 0, body: body(&data[..MIB]) }).await.unwrap();
+    assert_eq!(segments(swift, &name).await.len(), 1);
+    begun.abort().await.unwrap();
+    assert_eq!(segments(swift, &name).await, [""; 0], "{large_objects:?}: given up");
+}
+
+async fn many_pages(store: &Arc<SwiftStore>) {
+    let names: Vec<String> = (0..60).map(|number| format!("many/{}/n {number:04}+ü", number % 3)).collect();
+    for name in &names {
+        store.put(&key(name), meta(1, true, 7), body(b"x")).await.unwrap();
+    }
+    let mut sorted = names.clone();
+    sorted.sort_unstable();
+    for limit in [1000, 7] {
+        let listed = pages(&**store, "many/", limit, Depth::All).await;
+        let listed: Vec<String> = listed.iter().map(|entry| String::from_utf8(entry.key().to_vec()).unwrap()).collect();
+        assert_eq!(listed, sorted, "pages of {limit}");
+    }
+}
+
+async fn destinations_are_checked(swift: &Swift) {
+    let config = |container: &str, key: &str| config_of(swift, container, key, LargeObjects::Auto);
+    let check = |config: SwiftConfig| async move { SwiftStore::open(&config).unwrap().check("a/").await };
+    check(config(CONTAINER, KEY)).await.unwrap();
+    assert_eq!(swift.read("a/.tradewind-probe").unwrap(), None, "a check leaves nothing behind");
+    let missing = check(config("nothing-here", KEY)).await;
+    assert!(matches!(missing, Err(StoreError::NotFound { .. })), "{missing:?}");
+    let wrong = check(config(CONTAINER, "hush-hush")).await.unwrap_err();
+    assert!(matches!(wrong, StoreError::BadCredentials { .. }) && !format!("{wrong:?} {wrong}").contains("hush"), "{wrong:?}");
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let auth = SwiftAuth::V1 { auth_url: format!("http://{gone}/auth/v1.0"), user: USER.to_owned(), key: KEY.to_owned().into() };
+    let unavailable = check(SwiftConfig { auth, ..config(CONTAINER, KEY) }).await;
+    assert!(matches!(unavailable, Err(StoreError::Unavailable { .. })), "{unavailable:?}");
+}
