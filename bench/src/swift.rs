@@ -115,7 +115,7 @@ impl Swift {
         // Who reads a large object needs to read its segments too.
         let script = "set -e; u=$1; h=$(curl -fsS -i -H \"X-Auth-User: $2\" -H \"X-Auth-Key: $3\" $u/auth/v1.0 | tr -d '\\r'); \
                       t=$(echo \"$h\" | sed -n 's/^X-Auth-Token: //Ip'); for c in $4 $4_segments; do \
-                      curl -fsS -X PUT -H \"X-Auth-Token: $t\" -H 'X-Container-Read: .r:*' $u/v1/AUTH_test/$c; done";
+                      curl -fsS -X PUT -H \"X-Auth-Token: $t\" -H 'X-Container-Read: .r:*,.rlistings' $u/v1/AUTH_test/$c; done";
         let url = swift.url();
         let mut made = || {
             let mut shell = Command::new("sh");
