@@ -1,8 +1,8 @@
-//! OpenStack Swift on loopback: proxy, account, container and object server with one replica, TempAuth, memcached.
+//! OpenStack Swift on loopback: proxy, account, container and object server with one replica and TempAuth.
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,7 +11,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tempfile::TempDir;
 
 use crate::process::{Background, Interrupt};
+use crate::testbed::venv;
 
+/// What it is, for tables.
+pub const SERVER: &str = "Swift 2.38";
 /// Account and user.
 pub const USER: &str = "test:tester";
 /// The user's key.
@@ -20,15 +23,7 @@ pub const KEY: &str = "testing";
 pub const CONTAINER: &str = "test";
 
 const START_DEADLINE: Duration = Duration::from_secs(120);
-/// Debian's: Swift is not seen by other Pythons.
-const PYTHON: &str = "/usr/bin/python3";
-const PROGRAMS: [&str; 5] = [
-    "/usr/bin/memcached",
-    "/usr/bin/swift-proxy-server",
-    "/usr/bin/swift-account-server",
-    "/usr/bin/swift-container-server",
-    "/usr/bin/swift-object-server",
-];
+const SERVERS: [&str; 4] = ["account", "container", "object", "proxy"];
 
 const MAKE_RINGS: &str = r#"
 import sys
@@ -42,89 +37,78 @@ for kind, port in zip(("account", "container", "object"), ports):
     builder.get_ring().save(f"{folder}/{kind}.ring.gz")
 "#;
 
+/// Instead of memcached, which is none of Python's: the one proxy keeps in its memory what several would share.
+const CACHE: &str = r#"
+class Cache:
+    def __init__(self): self.kept = {}
+    def get(self, key, raise_on_error=False): return self.kept.get(key)
+    def set(self, key, value, *_, **__): self.kept[key] = value
+    def delete(self, key, server_key=None): self.kept.pop(key, None)
+    def incr(self, key, delta=1, time=0): self.kept[key] = max(0, self.kept.get(key, 0) + delta); return self.kept[key]
+    def decr(self, key, delta=1, time=0): return self.incr(key, -delta)
+    def get_multi(self, keys, *_): return [self.kept.get(key) for key in keys]
+    def set_multi(self, mapping, *_, **__): self.kept.update(mapping)
+
+def filter_factory(settings, **_):
+    cache = Cache()
+
+    def wrap(application):
+        def answer(environ, start_response):
+            environ["swift.cache"] = cache
+            return application(environ, start_response)
+        return answer
+    return wrap
+"#;
+
 /// A running Swift with an empty container.
 pub struct Swift {
+    /// In the order of [`SERVERS`].
     servers: Vec<Background>,
     folder: TempDir,
     port: u16,
-    memcached_port: u16,
 }
 
 impl Swift {
-    /// Starts it, or prints `SKIP: reason` and returns `None` where it is not installed.
+    /// Starts it, or prints `SKIP: reason` and returns `None` where `cargo xtask setup` has not installed it.
     ///
     /// # Errors
     /// When it does not come up; the message holds the end of its log.
     pub fn start() -> Result<Option<Self>> {
-        if let Some(missing) = PROGRAMS.iter().find(|program| !Path::new(program).exists()) {
-            println!("SKIP: Swift is not tested: no {missing} (Debian: swift-proxy swift-account swift-container swift-object memcached)");
+        let proxy = program("proxy")?;
+        if !proxy.exists() {
+            println!("SKIP: Swift is not tested: no {}; `cargo xtask setup` installs it", proxy.display());
             return Ok(None);
         }
         let folder = tempfile::Builder::new().prefix("twswift-").tempdir()?;
         let at = folder.path();
         fs::create_dir_all(at.join("srv/d1"))?;
         // Held until all are known, so that no two are the same.
-        let held: Vec<TcpListener> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
+        let held: Vec<TcpListener> = SERVERS.iter().map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
         let ports: Vec<u16> = held.iter().map(|held| Ok(held.local_addr()?.port())).collect::<std::io::Result<_>>()?;
         drop(held);
-        let hash =
-            "[swift-hash]\nswift_hash_path_prefix = pre\nswift_hash_path_suffix = suf\n[storage-policy:0]\nname = gold\ndefault = yes\n";
-        fs::write(at.join("swift.conf"), hash)?;
-        let common = |port: u16| {
-            let (folder, user) = (at.display(), std::env::var("USER").unwrap_or_else(|_| "root".to_owned()));
-            format!(
-                "[DEFAULT]\nbind_ip = 127.0.0.1\nbind_port = {port}\nuser = {user}\nswift_dir = {folder}\nworkers = 1\nlog_address = /dev/null\n"
-            )
-        };
-        let mut rings = Command::new(PYTHON);
+        write_configuration(at, &ports)?;
+        let mut rings = Command::new(venv()?.join("bin/python"));
         rings.args(["-c", MAKE_RINGS]).arg(at).args(ports[..3].iter().map(u16::to_string)).env("SWIFT_DIR", at);
         anyhow::ensure!(rings.status()?.success(), "Swift's rings cannot be made");
-        for (kind, port) in ["account", "container", "object"].iter().zip(&ports) {
-            let text = format!(
-                "{}devices = {}/srv\nmount_check = false\n[pipeline:main]\npipeline = {kind}-server\n[app:{kind}-server]\nuse = egg:swift#{kind}\n",
-                common(*port),
-                at.display()
-            );
-            fs::write(at.join(format!("{kind}.conf")), text)?;
-        }
-        let (port, memcached_port) = (ports[3], ports[4]);
-        let mut text = common(port)
-            + "[pipeline:main]\npipeline = catch_errors gatekeeper healthcheck cache listing_formats tempauth copy slo dlo proxy-server\n\
-               [app:proxy-server]\nuse = egg:swift#proxy\naccount_autocreate = true\n\
-               [filter:tempauth]\nuse = egg:swift#tempauth\nuser_test_tester = testing .admin\nstorage_url_scheme = http\n";
-        for (filter, egg) in [
-            ("catch_errors", "catch_errors"),
-            ("gatekeeper", "gatekeeper"),
-            ("healthcheck", "healthcheck"),
-            ("listing_formats", "listing_formats"),
-            ("copy", "copy"),
-            ("slo", "slo"),
-            ("dlo", "dlo"),
-        ] {
-            text.push_str(&format!("[filter:{filter}]\nuse = egg:swift#{egg}\n"));
-        }
-        text.push_str(&format!("[filter:cache]\nuse = egg:swift#memcache\nmemcache_servers = 127.0.0.1:{memcached_port}\n"));
-        fs::write(at.join("proxy.conf"), text)?;
-        let mut servers = vec![memcached(at, memcached_port)?];
-        for kind in ["account", "container", "object", "proxy"] {
-            let mut command = Command::new(PYTHON);
-            command.arg(format!("/usr/bin/swift-{kind}-server")).arg(at.join(format!("{kind}.conf"))).env("SWIFT_CONF", at);
-            servers.push(Background::start(command.env("SWIFT_DIR", at), &at.join(format!("{kind}.log")))?);
-        }
-        let mut swift = Self { servers, folder, port, memcached_port };
+        let servers = SERVERS.iter().map(|kind| server(kind, at)).collect::<Result<_>>()?;
+        let mut swift = Self { servers, folder, port: ports[3] };
         // Who reads a large object needs to read its segments too.
         let script = "set -e; u=$1; h=$(curl -fsS -i -H \"X-Auth-User: $2\" -H \"X-Auth-Key: $3\" $u/auth/v1.0 | tr -d '\\r'); \
                       t=$(echo \"$h\" | sed -n 's/^X-Auth-Token: //Ip'); for c in $4 $4_segments; do \
                       curl -fsS -X PUT -H \"X-Auth-Token: $t\" -H 'X-Container-Read: .r:*,.rlistings' $u/v1/AUTH_test/$c; done";
         let url = swift.url();
-        let mut made = || {
+        swift.wait(|| {
             let mut shell = Command::new("sh");
             shell.args(["-c", script, "sh", &url, USER, KEY, CONTAINER]).stderr(std::process::Stdio::null());
             shell.stdout(std::process::Stdio::null()).status().is_ok_and(|status| status.success())
-        };
-        let proxy = swift.servers.last_mut().context("there is a proxy")?;
-        proxy.wait_until(&Interrupt::default(), START_DEADLINE, &mut made).context("Swift did not start")?;
+        })?;
         Ok(Some(swift))
+    }
+
+    /// Waits for the proxy.
+    fn wait(&mut self, mut is_there: impl FnMut() -> bool) -> Result<()> {
+        let proxy = self.servers.last_mut().context("there is a proxy")?;
+        proxy.wait_until(&Interrupt::default(), START_DEADLINE, &mut is_there).context("Swift did not start")
     }
 
     fn url(&self) -> String {
@@ -148,19 +132,74 @@ impl Swift {
         Ok(output.status.success().then_some(output.stdout))
     }
 
-    /// Makes it forget every token that it gave.
+    /// Makes it forget every token that it gave: its proxy is another one.
     ///
     /// # Errors
-    /// When memcached cannot be started again.
+    /// When the proxy cannot be started again.
     pub fn forget_tokens(&mut self) -> Result<()> {
-        self.servers[0].stop()?;
-        self.servers[0] = memcached(self.folder.path(), self.memcached_port)?;
-        Ok(())
+        let proxy = self.servers.last_mut().context("there is a proxy")?;
+        proxy.stop()?;
+        *proxy = server("proxy", self.folder.path())?;
+        let url = format!("{}/healthcheck", self.url());
+        self.wait(|| Command::new("curl").args(["-fs", "-o", "/dev/null", &url]).status().is_ok_and(|status| status.success()))
     }
 }
 
-fn memcached(folder: &Path, port: u16) -> Result<Background> {
-    let mut command = Command::new(PROGRAMS[0]);
-    command.args(["-l", "127.0.0.1", "-p", &port.to_string(), "-u", "nobody", "-m", "64"]);
-    Background::start(&mut command, &folder.join("memcached.log"))
+fn program(kind: &str) -> Result<PathBuf> {
+    Ok(venv()?.join(format!("bin/swift-{kind}-server")))
 }
+
+fn server(kind: &str, folder: &Path) -> Result<Background> {
+    let mut command = Command::new(program(kind)?);
+    command.arg(folder.join(format!("{kind}.conf"))).env("SWIFT_CONF", folder).env("SWIFT_DIR", folder).env("PYTHONPATH", folder);
+    Background::start(&mut command, &folder.join(format!("{kind}.log")))
+}
+
+fn write_configuration(folder: &Path, ports: &[u16]) -> Result<()> {
+    let hash = "[swift-hash]\nswift_hash_path_prefix = pre\nswift_hash_path_suffix = suf\n[storage-policy:0]\nname = gold\ndefault = yes\n";
+    fs::write(folder.join("swift.conf"), hash)?;
+    fs::write(folder.join("tradewind_cache.py"), CACHE)?;
+    let user = std::env::var("USER").unwrap_or_else(|_| "root".to_owned());
+    for (kind, port) in SERVERS.iter().zip(ports) {
+        let at = folder.display();
+        let common = format!(
+            "[DEFAULT]\nbind_ip = 127.0.0.1\nbind_port = {port}\nuser = {user}\nswift_dir = {at}\nworkers = 1\nlog_address = /dev/null\n"
+        );
+        let own = match *kind {
+            "proxy" => PROXY.to_owned(),
+            kind => format!(
+                "devices = {at}/srv\nmount_check = false\n[pipeline:main]\npipeline = {kind}-server\n[app:{kind}-server]\nuse = egg:swift#{kind}\n"
+            ),
+        };
+        fs::write(folder.join(format!("{kind}.conf")), common + &own)?;
+    }
+    Ok(())
+}
+
+const PROXY: &str = "
+[pipeline:main]
+pipeline = catch_errors gatekeeper healthcheck cache listing_formats tempauth copy slo dlo proxy-server
+[app:proxy-server]
+use = egg:swift#proxy
+account_autocreate = true
+[filter:tempauth]
+use = egg:swift#tempauth
+user_test_tester = testing .admin
+storage_url_scheme = http
+[filter:cache]
+paste.filter_factory = tradewind_cache:filter_factory
+[filter:catch_errors]
+use = egg:swift#catch_errors
+[filter:gatekeeper]
+use = egg:swift#gatekeeper
+[filter:healthcheck]
+use = egg:swift#healthcheck
+[filter:listing_formats]
+use = egg:swift#listing_formats
+[filter:copy]
+use = egg:swift#copy
+[filter:slo]
+use = egg:swift#slo
+[filter:dlo]
+use = egg:swift#dlo
+";

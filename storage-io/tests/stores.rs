@@ -92,7 +92,7 @@ async fn conform_swift(platform: &'static str, large_objects: LargeObjects) {
     let (stranger, nowhere) = (store(swift::CONTAINER, "not-it"), store("nothing-here", swift::KEY));
     conform(Subject {
         platform,
-        server: "Swift 2.30",
+        server: swift::SERVER,
         open: Arc::new(move || store(swift::CONTAINER, swift::KEY)),
         stranger: Some(stranger),
         nowhere: Some(nowhere),
@@ -106,12 +106,12 @@ async fn conform_swift(platform: &'static str, large_objects: LargeObjects) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swift_static() {
-    conform_swift("OpenStack Swift, static large objects", LargeObjects::Slo).await;
+    conform_swift("OpenStack Swift", LargeObjects::Slo).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swift_dynamic() {
-    conform_swift("OpenStack Swift, dynamic large objects", LargeObjects::Dlo).await;
+    conform_swift("Swift, dynamic large objects", LargeObjects::Dlo).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

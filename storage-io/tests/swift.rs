@@ -1,4 +1,4 @@
-//! Uploads to the real OpenStack Swift (Debian's packages), read back by curl without a token from a container that everybody may read.
+//! Uploads to the real OpenStack Swift (from PyPI), read back by curl without a token from a container that everybody may read.
 //!
 //! What every platform must do is in tests/stores.rs. Without Swift the test says SKIP and passes.
 
@@ -60,7 +60,7 @@ async fn swift() {
     destinations_are_checked(&swift).await;
 
     swift.forget_tokens().unwrap();
-    // The cluster itself may need a moment to find its memcached again, and answers 503 until then.
+    // The new proxy may need a moment to find the other servers.
     let renewed = async {
         loop {
             match store.head(&key("never there")).await {

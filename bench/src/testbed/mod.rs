@@ -27,6 +27,17 @@ pub struct Programs {
     venv: PathBuf,
 }
 
+/// Where test stores and store clients from PyPI are: `TRADEWIND_VENV`, or where `cargo xtask setup` puts them by itself.
+///
+/// # Errors
+/// When neither that nor `HOME` is set.
+pub fn venv() -> Result<PathBuf> {
+    Ok(match std::env::var_os("TRADEWIND_VENV") {
+        Some(venv) => PathBuf::from(venv),
+        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache/tradewind/venv"),
+    })
+}
+
 impl Programs {
     /// From `TRADEWIND_BIN_DIR` (default: where this program is) and `TRADEWIND_VENV`, which `cargo xtask` sets.
     ///
@@ -37,10 +48,7 @@ impl Programs {
             Some(bin) => PathBuf::from(bin),
             None => std::env::current_exe()?.parent().context("this program has no folder")?.to_owned(),
         };
-        let venv = match std::env::var_os("TRADEWIND_VENV") {
-            Some(venv) => PathBuf::from(venv),
-            None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache/tradewind/venv"),
-        };
+        let venv = venv()?;
         for program in ["tradewind", "tradewindd", "tradewind-engine", "tradewind-netem"] {
             if !bin.join(program).exists() {
                 bail!("{} is missing; run this through `cargo xtask`, which builds it", bin.join(program).display());

