@@ -132,6 +132,17 @@ impl Swift {
         Ok(output.status.success().then_some(output.stdout))
     }
 
+    /// Names of a container's objects, a line each, as curl lists them without a token.
+    ///
+    /// # Errors
+    /// When there is no such list.
+    pub fn names(&self, container: &str) -> Result<String> {
+        let url = format!("{}/v1/AUTH_test/{container}", self.url());
+        let output = Command::new("curl").args(["--silent", "--fail", &url]).output().context("cannot start curl")?;
+        anyhow::ensure!(output.status.success(), "container {container} cannot be listed");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// Makes it forget every token that it gave: its proxy is another one.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use tradewind_api::{ApiCode, BucketScheme, DestinationName, DestinationUrl, ErrorCode, Problem, ResumePolicy, Submission, SubmitRequest};
-use tradewind_ipc::{AzureStore, Destination, Job, Receive, S3Store, Store};
+use tradewind_ipc::{AzureStore, Destination, Job, Receive, S3Store, Store, SwiftStore};
 
 use crate::auth::Identified;
 use crate::config::StoreConfig;
@@ -93,6 +93,10 @@ fn is_below(destination: &Destination, source: &Destination) -> bool {
             Store::Azure(store) => {
                 format!("{} {} {}/{name}", store.endpoint.as_deref().unwrap_or_default(), store.account, store.container)
             }
+            Store::Swift(store) => {
+                let auth_url = store.auth.as_ref().map_or("", |auth| &auth.auth_url);
+                format!("{auth_url} {}/{name}", store.container)
+            }
         }
     };
     let (to, from) = (place(destination), place(source));
@@ -156,6 +160,7 @@ const fn scheme_of(config: &StoreConfig) -> Option<BucketScheme> {
     match config {
         StoreConfig::S3(_) => Some(BucketScheme::S3),
         StoreConfig::Azure(_) => Some(BucketScheme::Azure),
+        StoreConfig::Swift(_) => Some(BucketScheme::Swift),
         StoreConfig::Local { .. } => None,
     }
 }
@@ -166,6 +171,7 @@ fn allows(config: &StoreConfig, bucket: &str) -> bool {
     match config {
         StoreConfig::S3(config) => among(&config.buckets),
         StoreConfig::Azure(config) => among(&config.containers),
+        StoreConfig::Swift(config) => among(&config.containers),
         StoreConfig::Local { .. } => false,
     }
 }
@@ -190,6 +196,9 @@ fn in_bucket(config: &StoreConfig, bucket: String, name: DestinationName) -> Opt
             account_key: config.account_key.clone(),
             sas: config.sas.clone(),
         }),
+        StoreConfig::Swift(config) => {
+            Store::Swift(SwiftStore { container: bucket, auth: config.auth.clone().map(Box::new), large_objects: config.large_objects })
+        }
         StoreConfig::Local { .. } => return None,
     };
     Some(Destination { store, name })
@@ -228,6 +237,11 @@ mod tests {
         StoreConfig::Azure(crate::config::AzureConfig { account: "acct".into(), endpoint: None, containers, account_key: None, sas: None })
     }
 
+    fn swift(containers: &[&str]) -> StoreConfig {
+        let containers = containers.iter().map(|&name| name.to_owned()).collect();
+        StoreConfig::Swift(crate::config::SwiftConfig { containers, auth: None, large_objects: tradewind_ipc::LargeObjects::Auto })
+    }
+
     fn outcome(user_stores: Option<&[&str]>, destination: &str) -> Result<String, ProblemCode> {
         let local = |root: &str| StoreConfig::Local { root: root.into() };
         let stores = BTreeMap::from([
@@ -236,6 +250,7 @@ mod tests {
             ("data".to_owned(), local("/data")),
             ("inner".to_owned(), local("/data/inner")),
             ("cloud".to_owned(), azure(&["alpha"])),
+            ("stack".to_owned(), swift(&["alpha"])),
         ]);
         let stores_of_user = user_stores.map(|names| names.iter().map(|&n| n.to_owned()).collect());
         let user = Identified { access_key: "u".into(), stores: stores_of_user };
@@ -244,6 +259,7 @@ mod tests {
             Store::Local { root } => root.display().to_string(),
             Store::S3(store) => store.bucket,
             Store::Azure(store) => format!("{}/{}", store.account, store.container),
+            Store::Swift(store) => format!("swift {}", store.container),
         };
         Ok(match found.name {
             DestinationName::Into(prefix) => format!("{place} into {prefix}"),
@@ -264,6 +280,8 @@ mod tests {
             ("inner:x/", "/data/inner into x/"),
             ("az://alpha/in/", "acct/alpha into in/"),
             ("cloud:alpha/key", "acct/alpha as key"),
+            ("swift://alpha/in/", "swift alpha into in/"),
+            ("stack:alpha/key", "swift alpha as key"),
         ] {
             assert_eq!(outcome(None, destination).as_deref(), Ok(expected), "{destination}");
         }

@@ -70,6 +70,31 @@ fn every_problem_is_named_with_its_line() {
 }
 
 #[test]
+fn a_store_of_each_kind_has_its_own_settings() {
+    let swift = "kind = \"swift\"\ncontainers = [\"c\"]\n";
+    let keystone = "auth_url = \"https://k:5000/v3\"\nuser = \"u\"\npassword = \"hush-hush\"\n";
+    for (settings, expected) in [
+        (format!("{swift}{keystone}project = \"p\"\nregion = \"r\"\n"), None),
+        (format!("{swift}auth_url = \"http://h/auth/v1.0\"\nuser = \"a:u\"\npassword = \"hush-hush\"\n"), None),
+        (format!("{swift}auth_url = \"http://h\"\napplication_credential = \"i\"\npassword = \"hush-hush\"\n"), None),
+        (swift.to_owned(), None),
+        (format!("{swift}{keystone}"), Some("give user, project and password for Keystone")),
+        (format!("{swift}user = \"a:u\"\npassword = \"hush-hush\"\n"), Some("needs 'auth_url'")),
+        (format!("{swift}{keystone}project = \"p\"\ninterface = \"outer\"\n"), Some("'interface' is public, internal or admin")),
+        (format!("{swift}buckets = [\"b\"]\n"), Some("a Swift store has no 'buckets'; it has kind, auth_url, containers")),
+        ("kind = \"swift\"\n".to_owned(), Some("list the containers")),
+        ("kind = \"local\"\nroot = \"/\"\nregion = \"r\"\n".to_owned(), Some("a local store has no 'region'; it has kind, root")),
+        ("kind = \"s3\"\nregion = \"r\"\nbuckets = [\"b\"]\nsas = \"s\"\n".to_owned(), Some("an S3 store has no 'sas'")),
+        ("kind = \"azure\"\naccount = \"a\"\ncontainers = [\"c\"]\nroot = \"/\"\n".to_owned(), Some("an Azure store has no 'root'")),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let (status, text) = check(&write_config(folder.path(), &format!("[stores.mine]\n{settings}")));
+        assert_eq!(status, if expected.is_some() { 2 } else { 0 }, "{settings}\n{text}");
+        assert!(expected.is_none_or(|expected| text.contains(expected)) && !text.contains("hush"), "{settings}\n{text}");
+    }
+}
+
+#[test]
 fn a_missing_file_and_broken_toml_are_errors_with_a_place() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.toml");

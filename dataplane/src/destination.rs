@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use tradewind_ipc::{Destination, DestinationName, Dialect as IpcDialect, ErrorCode, Store as IpcStore};
+use tradewind_ipc::{
+    Destination, DestinationName, Dialect as IpcDialect, ErrorCode, LargeObjects as IpcLargeObjects, Store as IpcStore,
+    SwiftAuth as IpcSwiftAuth, SwiftIdentity,
+};
 use tradewind_storage::{
-    AzureConfig, AzureCredentials, AzureStore, Credentials, Dialect, LocalStore, ObjectName, RetryPolicy, S3Config, S3Store, Store,
-    StoreError, UploadError, check_destination,
+    AzureConfig, AzureCredentials, AzureStore, Credentials, Dialect, LargeObjects, LocalStore, ObjectName, RetryPolicy, S3Config, S3Store,
+    Store, StoreError, SwiftAuth, SwiftConfig, SwiftStore, UploadError, check_destination,
 };
 
 /// Opens the store and finds out whether it takes objects.
@@ -53,7 +56,30 @@ pub(crate) fn open_store(store: &IpcStore) -> Result<Arc<dyn Store>, StoreError>
             let (account, container, endpoint) = (azure.account.clone(), azure.container.clone(), azure.endpoint.clone());
             Arc::new(AzureStore::open(&AzureConfig { account, container, endpoint, credentials })?)
         }
+        IpcStore::Swift(swift) => {
+            let large_objects = match swift.large_objects {
+                IpcLargeObjects::Auto => LargeObjects::Auto,
+                IpcLargeObjects::Static => LargeObjects::Slo,
+                IpcLargeObjects::Dynamic => LargeObjects::Dlo,
+            };
+            let auth = swift.auth.as_ref().map_or_else(SwiftAuth::from_env, |auth| Ok(swift_auth(auth)))?;
+            Arc::new(SwiftStore::open(&SwiftConfig { container: swift.container.clone(), segments: None, auth, large_objects })?)
+        }
     })
+}
+
+fn swift_auth(auth: &IpcSwiftAuth) -> SwiftAuth {
+    let IpcSwiftAuth { auth_url, identity, region, interface } = auth.clone();
+    match identity {
+        SwiftIdentity::V1 { user, key } => SwiftAuth::V1 { auth_url, user, key: key.expose().to_owned().into() },
+        SwiftIdentity::Password { user, user_domain, password, project, project_domain } => {
+            let password = password.expose().to_owned().into();
+            SwiftAuth::Password { auth_url, user, user_domain, password, project, project_domain, region, interface }
+        }
+        SwiftIdentity::Application { id, secret } => {
+            SwiftAuth::Application { auth_url, id, secret: secret.expose().to_owned().into(), region, interface }
+        }
+    }
 }
 
 fn dialect(dialect: IpcDialect) -> Result<Dialect, StoreError> {

@@ -47,7 +47,9 @@ pub enum StoreError {
         detail: String,
     },
     /// The store does not know these credentials, or they have expired.
-    #[error("{place} does not accept the credentials: {detail}; check access key, secret key, session token and region")]
+    #[error(
+        "{place} does not accept the credentials: {detail}; check those of the store in the server's configuration (for S3 access key, secret key, session token and region)"
+    )]
     BadCredentials {
         /// Where.
         place: String,

@@ -1,6 +1,8 @@
 //! What the end-to-end tests share: a world with everything running, and the user's command in it.
 #![forbid(unsafe_code)]
 
+pub mod containers;
+
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: builds everything once, then runs the test programs one after the other. Tests that own network
 //! namespaces or measure time must not compete for two cores, so programs never run side by side, and those of
-//! [`SERIAL_PACKAGES`] run one test at a time.
+//! [`SERIAL_PACKAGES`] run one test at a time. One of these that fails is run once more, alone (ADR 0022); what passes only then is named.
 //!
 //! Three lines that a test may print mean something here (libtest keeps a passing test's output; we ask for it):
 //! - `SKIP: reason` — it could not test what it says; all of them are listed at the end;
@@ -123,15 +123,31 @@ fn choose<'a>(wanted: &[&str], all: impl Iterator<Item = &'a str>) -> Result<Vec
 }
 
 fn run_program(program: &Program, arguments: &Arguments, workspace: &cargo::Workspace, tally: &mut Tally) -> Result<()> {
-    println!("\n== {} {}", program.package, program.name);
-    let mut command = program.command();
-    command.arg("--show-output").args(&arguments.filters);
-    if is_serial(&program.package) {
-        command.arg("--test-threads=1");
+    let name = format!("{} {}", program.package, program.name);
+    println!("\n== {name}");
+    let run = |filters: &[String], tally: &mut Tally| {
+        let mut command = program.command();
+        command.arg("--show-output").args(filters);
+        if is_serial(&program.package) {
+            command.arg("--test-threads=1");
+        }
+        command.env("TRADEWIND_BIN_DIR", workspace.target_directory.join("debug"));
+        setup::point_to_programs(process::without_store_variables(&mut command))?;
+        output::run(&mut command, &name, tally)
+    };
+    let mut first = Tally::default();
+    run(&arguments.filters, &mut first)?;
+    if is_serial(&program.package) && first.failures_are_few() {
+        for test in std::mem::take(&mut first.failures) {
+            let only = test.strip_prefix(&format!("{name}: ")).unwrap_or(&test);
+            println!("\n== {name}: {only} once more, alone");
+            let mut second = Tally::default();
+            run(&[String::from("--exact"), only.to_owned()], &mut second)?;
+            first.settle(test, second);
+        }
     }
-    command.env("TRADEWIND_BIN_DIR", workspace.target_directory.join("debug"));
-    setup::point_to_programs(process::without_store_variables(&mut command))?;
-    output::run(&mut command, &format!("{} {}", program.package, program.name), tally)
+    tally.add(first);
+    Ok(())
 }
 
 /// Examples in documentation, which cargo alone can run.
@@ -160,6 +176,9 @@ fn summarise(tally: &Tally, complete: bool, further: Vec<String>, started: Insta
     }
     for line in &tally.afxdp {
         println!("through AF_XDP: {line}");
+    }
+    for test in &tally.unsteady {
+        println!("failed, then passed alone: {test}");
     }
     let mut problems: Vec<String> = tally.failures.iter().map(|failure| format!("failed: {failure}")).collect();
     problems.extend(further);

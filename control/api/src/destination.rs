@@ -9,7 +9,7 @@ use crate::limits::{BUCKET_BYTES, DESTINATION_BYTES_MAX, OBJECT_KEY_BYTES_MAX, P
 /// A destination, split. Text is taken literally: nothing is percent-decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DestinationUrl {
-    /// `s3://bucket/key` or `az://container/key`: any configured store of the kind that allows the bucket or container.
+    /// `s3://bucket/key`, `az://container/key` or `swift://container/key`: any configured store of the kind that allows the bucket or container.
     Bucket {
         /// What kind of store.
         scheme: BucketScheme,
@@ -43,10 +43,12 @@ pub enum BucketScheme {
     S3,
     /// `az://`: Azure Blob Storage, whose buckets are called containers.
     Azure,
+    /// `swift://`: OpenStack Swift, with containers too.
+    Swift,
 }
 
 impl BucketScheme {
-    pub(crate) const ALL: [Self; 2] = [Self::S3, Self::Azure];
+    pub(crate) const ALL: [Self; 3] = [Self::S3, Self::Azure, Self::Swift];
 
     /// As in URLs.
     #[must_use]
@@ -54,6 +56,7 @@ impl BucketScheme {
         match self {
             Self::S3 => "s3",
             Self::Azure => "az",
+            Self::Swift => "swift",
         }
     }
 }
@@ -62,7 +65,9 @@ impl BucketScheme {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DestinationError {
     /// No known form.
-    #[error("'{0}' is not a destination: expected s3://BUCKET/PREFIX/, az://CONTAINER/PREFIX/, file:///PATH/ or STORE:PATH/")]
+    #[error(
+        "'{0}' is not a destination: expected s3://BUCKET/PREFIX/, az://CONTAINER/PREFIX/, swift://CONTAINER/PREFIX/, file:///PATH/ or STORE:PATH/"
+    )]
     Form(String),
     /// Too long.
     #[error("the destination's {what} has {bytes} bytes, {limit} are allowed")]
@@ -239,6 +244,7 @@ mod tests {
         let named = |path: &str, into| DestinationUrl::Named { store: "archive".into(), path: path.into(), into };
         for (text, expected) in [
             ("az://files/a/", DestinationUrl::Bucket { scheme: BucketScheme::Azure, bucket: "files".into(), name: Into("a/".into()) }),
+            ("swift://files/a", DestinationUrl::Bucket { scheme: BucketScheme::Swift, bucket: "files".into(), name: Exact("a".into()) }),
             ("s3://bucket", s3("bucket", Into(String::new()))),
             ("s3://bucket/", s3("bucket", Into(String::new()))),
             ("s3://bucket/a/b/", s3("bucket", Into("a/b/".into()))),

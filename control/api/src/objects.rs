@@ -72,6 +72,7 @@ mod tests {
             ("s3://bucket/", "s3://bucket/"),
             ("az://files", "az://files/"),
             ("az://files/a/b", "az://files/a/"),
+            ("swift://files/a/b", "swift://files/a/"),
             ("s3://bucket/a", "s3://bucket/"),
             ("s3://bucket/a/", "s3://bucket/a/"),
             ("s3://bucket/a/b", "s3://bucket/a/"),

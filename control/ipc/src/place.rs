@@ -29,6 +29,80 @@ pub enum Store {
     S3(S3Store),
     /// A container of Azure Blob Storage.
     Azure(AzureStore),
+    /// A container of OpenStack Swift.
+    Swift(SwiftStore),
+}
+
+/// A container of OpenStack Swift and how to reach it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SwiftStore {
+    /// Container.
+    pub container: String,
+    /// `None` uses the engine's environment (`ST_AUTH` and so on, `OS_AUTH_URL` and so on).
+    pub auth: Option<Box<SwiftAuth>>,
+    /// How objects of several parts are made.
+    pub large_objects: LargeObjects,
+}
+
+/// Where and how a cluster is asked for a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SwiftAuth {
+    /// URL of Keystone, or of version 1.
+    pub auth_url: String,
+    /// Who asks.
+    pub identity: SwiftIdentity,
+    /// Region of Keystone's catalogue; the first that it holds if `None`.
+    pub region: Option<String>,
+    /// Interface of Keystone's catalogue: `public`, `internal` or `admin`.
+    pub interface: String,
+}
+
+/// Who asks a cluster for a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum SwiftIdentity {
+    /// Version 1 (TempAuth, Ceph).
+    V1 {
+        /// `ACCOUNT:USER`.
+        user: String,
+        /// The user's key.
+        key: SecretText,
+    },
+    /// Keystone: a user in a project.
+    Password {
+        /// User.
+        user: String,
+        /// Its domain's name.
+        user_domain: String,
+        /// Password.
+        password: SecretText,
+        /// Project.
+        project: String,
+        /// Its domain's name.
+        project_domain: String,
+    },
+    /// Keystone: an application credential.
+    Application {
+        /// Its id.
+        id: String,
+        /// Its secret.
+        secret: SecretText,
+    },
+}
+
+/// How Swift's objects of several parts are made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LargeObjects {
+    /// Static where the cluster has them.
+    #[default]
+    Auto,
+    /// A list of segments that the cluster verifies.
+    Static,
+    /// Whatever lies below a prefix.
+    Dynamic,
 }
 
 /// A container of Azure Blob Storage and how to reach it. Without key and signature the engine's environment is used, and what that does not hold

@@ -4,12 +4,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use tradewind_api::is_store_name;
-use tradewind_ipc::SecretText;
+use tradewind_ipc::{SecretText, SwiftAuth, SwiftIdentity};
 
 use super::caps;
 use super::load::{Reader, Severity, Written};
 use super::sections::{GivenSecret, StoreKind, StoreSection, UserSection};
-use super::{AzureConfig, Config, S3Config, StoreConfig, User};
+use super::{AzureConfig, Config, S3Config, StoreConfig, SwiftConfig, User};
 
 const SECRET_BYTES_MIN: usize = 12;
 const SECRET_FILE_BYTES_MAX: u64 = 4096;
@@ -139,20 +139,40 @@ fn user(section: &UserSection, line: usize, written: &Written, reader: &mut Read
 }
 
 fn store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Option<StoreConfig> {
-    if !is_store_name(name) || matches!(name, "s3" | "az" | "file") {
-        reader.error(line, format!("stores.{name}: a store's name is 2 to 64 letters, digits, '-' and '_', and not s3, az or file"));
+    if !is_store_name(name) || matches!(name, "s3" | "az" | "swift" | "file") {
+        reader.error(line, format!("stores.{name}: a store's name is 2 to 64 letters, digits, '-' and '_', and not s3, az, swift or file"));
     }
+    check_settings(name, section, line, reader);
     match section.kind {
         StoreKind::Local => local_store(name, section, line, reader),
         StoreKind::S3 => s3_store(name, section, line, reader),
         StoreKind::Azure => azure_store(name, section, line, reader),
+        StoreKind::Swift => swift_store(name, section, line, reader),
+    }
+}
+
+const S3_SETTINGS: &str =
+    "endpoint, region, buckets, access_key, secret_key, secret_key_file, secret_key_env, session_token, path_style, dialect";
+const AZURE_SETTINGS: &str = "account, containers, endpoint, account_key, account_key_file, account_key_env, sas, sas_file, sas_env";
+const SWIFT_SETTINGS: &str = "auth_url, containers, user, password, password_file, password_env, project, user_domain, project_domain, \
+                              application_credential, region, interface, large_objects";
+
+/// A setting that only stores of another kind have is a mistake.
+fn check_settings(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) {
+    let (kind, known) = match section.kind {
+        StoreKind::Local => ("a local store", "root"),
+        StoreKind::S3 => ("an S3 store", S3_SETTINGS),
+        StoreKind::Azure => ("an Azure store", AZURE_SETTINGS),
+        StoreKind::Swift => ("a Swift store", SWIFT_SETTINGS),
+    };
+    let is_known = |setting: &str| setting == "kind" || known.split(", ").any(|known| known == setting);
+    let given = serde_json::to_value(section).unwrap_or_default();
+    for setting in given.as_object().into_iter().flat_map(serde_json::Map::keys).filter(|setting| !is_known(setting)) {
+        reader.error(line, format!("stores.{name}: {kind} has no '{setting}'; it has kind, {known}"));
     }
 }
 
 fn local_store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Option<StoreConfig> {
-    if section.endpoint.is_some() || section.has_s3() || section.has_azure() {
-        reader.error(line, format!("stores.{name}: a local store has only 'kind' and 'root'"));
-    }
     let Some(root) = &section.root else {
         reader.error(line, format!("stores.{name}: a local store needs 'root', an absolute directory"));
         return None;
@@ -167,9 +187,6 @@ fn local_store(name: &str, section: &StoreSection, line: Option<usize>, reader: 
 }
 
 fn s3_store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Option<StoreConfig> {
-    if section.root.is_some() || section.has_azure() {
-        reader.error(line, format!("stores.{name}: an S3 store has no 'root', which is for local stores, and nothing that is for Azure"));
-    }
     check_endpoint(name, section, line, reader);
     if section.endpoint.is_none() && section.region.is_none() {
         reader.error(line, format!("stores.{name}: give 'region' for AWS, or 'endpoint' for another server"));
@@ -202,21 +219,12 @@ fn check_endpoint(name: &str, section: &StoreSection, line: Option<usize>, reade
 }
 
 fn azure_store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Option<StoreConfig> {
-    if section.root.is_some() || section.has_s3() {
-        reader.error(
-            line,
-            format!("stores.{name}: an Azure store has 'account', 'containers', 'endpoint' and a key or signature, nothing else"),
-        );
-    }
     check_endpoint(name, section, line, reader);
     let account = section.account.clone().unwrap_or_default();
     if account.is_empty() || !account.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
         reader.error(line, format!("stores.{name}: an Azure store needs 'account', lower-case letters and digits"));
     }
-    let containers = section.containers.clone().unwrap_or_default();
-    if containers.is_empty() {
-        reader.error(line, format!("stores.{name}: list the containers that may be written to in 'containers' ([\"*\"] for all)"));
-    }
+    let containers = containers(name, section, line, reader);
     let what = format!("stores.{name}.account_key");
     let account_key = secret(&what, section.account_key(), line.unwrap_or(1), reader).ok()?;
     let what = format!("stores.{name}.sas");
@@ -225,6 +233,51 @@ fn azure_store(name: &str, section: &StoreSection, line: Option<usize>, reader: 
         reader.error(line, format!("stores.{name}: give account_key or sas, not both"));
     }
     Some(StoreConfig::Azure(AzureConfig { account, endpoint: section.endpoint.clone(), containers, account_key, sas }))
+}
+
+fn containers(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Vec<String> {
+    let containers = section.containers.clone().unwrap_or_default();
+    if containers.is_empty() {
+        reader.error(line, format!("stores.{name}: list the containers that may be written to in 'containers' ([\"*\"] for all)"));
+    }
+    containers
+}
+
+fn swift_store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Option<StoreConfig> {
+    let containers = containers(name, section, line, reader);
+    let what = format!("stores.{name}.password");
+    let password = secret(&what, section.password(), line.unwrap_or(1), reader).ok()?;
+    let auth = swift_auth(section, password).map_err(|problem| reader.error(line, format!("stores.{name}: {problem}"))).ok()?;
+    Some(StoreConfig::Swift(SwiftConfig { containers, auth, large_objects: section.large_objects.unwrap_or_default() }))
+}
+
+/// Whose token is asked for: `None` if nothing says so and the engine's environment does.
+fn swift_auth(section: &StoreSection, password: Option<SecretText>) -> Result<Option<SwiftAuth>, &'static str> {
+    let whose = (&section.user, &section.application_credential, &section.project, password);
+    if section.auth_url.is_none() && matches!(whose, (None, None, None, None)) {
+        return Ok(None);
+    }
+    let Some(auth_url) = section.auth_url.clone().filter(|url| url.starts_with("https://") || url.starts_with("http://")) else {
+        return Err("a Swift store needs 'auth_url', beginning with https:// or http://");
+    };
+    let domain = |given: &Option<String>| given.clone().unwrap_or_else(|| "Default".to_owned());
+    let identity = match whose {
+        (Some(user), None, None, Some(key)) if user.contains(':') => SwiftIdentity::V1 { user: user.clone(), key },
+        (Some(user), None, Some(project), Some(password)) => {
+            let (user_domain, project_domain) = (domain(&section.user_domain), domain(&section.project_domain));
+            SwiftIdentity::Password { user: user.clone(), user_domain, password, project: project.clone(), project_domain }
+        }
+        (None, Some(id), None, Some(secret)) => SwiftIdentity::Application { id: id.clone(), secret },
+        _ => {
+            return Err("give user, project and password for Keystone; or application_credential and password, its secret; \
+                        or for version 1 user = \"ACCOUNT:USER\" and password, without project");
+        }
+    };
+    let interface = section.interface.clone().unwrap_or_else(|| "public".to_owned());
+    if !matches!(interface.as_str(), "public" | "internal" | "admin") {
+        return Err("'interface' is public, internal or admin");
+    }
+    Ok(Some(SwiftAuth { auth_url, identity, region: section.region.clone(), interface }))
 }
 
 /// The secret from the one of three places that is given; `Ok(None)` if none is, `Err` after a problem was reported.

@@ -11,7 +11,7 @@ pub use sections::{DataSection, EngineSection, LimitsSection, LogFormat, RestSec
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use tradewind_ipc::{Dialect, SecretText};
+use tradewind_ipc::{Dialect, LargeObjects, SecretText, SwiftAuth};
 
 /// Where the configuration file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/tradewind/tradewindd.toml";
@@ -81,6 +81,8 @@ pub enum StoreConfig {
     S3(S3Config),
     /// Containers of an Azure storage account.
     Azure(AzureConfig),
+    /// Containers of an OpenStack Swift account.
+    Swift(SwiftConfig),
     /// A directory of this machine.
     Local {
         /// Absolute path; nothing outside is written.
@@ -123,4 +125,15 @@ pub struct AzureConfig {
     pub account_key: Option<SecretText>,
     /// A shared access signature.
     pub sas: Option<SecretText>,
+}
+
+/// Containers of an OpenStack Swift account.
+#[derive(Debug, Clone)]
+pub struct SwiftConfig {
+    /// Containers that may be written to; `*` stands for all.
+    pub containers: Vec<String>,
+    /// `None` uses the engine's environment.
+    pub auth: Option<SwiftAuth>,
+    /// How objects of several parts are made.
+    pub large_objects: LargeObjects,
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize, Serializer};
-use tradewind_ipc::{Dialect, RatePolicy, SecretText};
+use tradewind_ipc::{Dialect, LargeObjects, RatePolicy, SecretText};
 
 /// Format of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -208,6 +208,7 @@ impl UserSection {
 pub(super) enum StoreKind {
     S3,
     Azure,
+    Swift,
     Local,
 }
 
@@ -254,20 +255,31 @@ pub(super) struct StoreSection {
     pub(super) sas_file: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sas_env: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) auth_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "redacted")]
+    pub(super) password: Option<SecretText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) password_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) password_env: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) application_credential: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) project: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) user_domain: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) project_domain: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) interface: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) large_objects: Option<LargeObjects>,
 }
 
 impl StoreSection {
-    /// Whether it says something that only S3 stores have.
-    pub(super) fn has_s3(&self) -> bool {
-        let place = self.region.is_some() || self.buckets.is_some() || self.path_style.is_some() || self.dialect.is_some();
-        self.secret_key().is_any() || place || self.access_key.is_some() || self.session_token.is_some()
-    }
-
-    /// Whether it says something that only Azure stores have.
-    pub(super) fn has_azure(&self) -> bool {
-        self.account_key().is_any() || self.sas().is_any() || self.account.is_some() || self.containers.is_some()
-    }
-
     pub(super) fn secret_key(&self) -> GivenSecret<'_> {
         GivenSecret::new(&self.secret_key, &self.secret_key_file, &self.secret_key_env)
     }
@@ -278,6 +290,10 @@ impl StoreSection {
 
     pub(super) fn sas(&self) -> GivenSecret<'_> {
         GivenSecret::new(&self.sas, &self.sas_file, &self.sas_env)
+    }
+
+    pub(super) fn password(&self) -> GivenSecret<'_> {
+        GivenSecret::new(&self.password, &self.password_file, &self.password_env)
     }
 }
 
@@ -293,10 +309,6 @@ impl<'a> GivenSecret<'a> {
     #[expect(clippy::ref_option, reason = "the fields as they are")]
     fn new(text: &'a Option<SecretText>, file: &'a Option<PathBuf>, env: &'a Option<String>) -> Self {
         Self { text: text.as_ref(), file: file.as_deref(), env: env.as_deref() }
-    }
-
-    const fn is_any(&self) -> bool {
-        self.text.is_some() || self.file.is_some() || self.env.is_some()
     }
 }
 

@@ -173,7 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn keystone_is_asked_and_its_catalogue_read() {
-        let body = r#"{"token": {"expires_at": "2999-01-01T00:00:00.000000Z", "catalog": [
+        let body = r#"{"token": {"expires_at": "2200-01-01T00:00:00.000000Z", "catalog": [
             {"type": "identity", "endpoints": [{"interface": "public", "region": "two", "url": "http://wrong"}]},
             {"type": "object-store", "endpoints": [
                 {"interface": "admin", "region": "two", "url": "http://wrong"}, {"interface": "public", "region": "one", "url": "http://one/v1/A"},

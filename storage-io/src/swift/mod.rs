@@ -64,6 +64,8 @@ struct Container {
     large_objects: LargeObjects,
     /// Whether the container is known to be there.
     seen: AtomicBool,
+    /// Whether that of segments is.
+    segments_seen: AtomicBool,
 }
 
 impl SwiftStore {
@@ -74,7 +76,14 @@ impl SwiftStore {
     pub fn open(config: &SwiftConfig) -> Result<Self, StoreError> {
         let segments = config.segments.clone().unwrap_or_else(|| format!("{}_segments", config.container));
         let (name, large_objects) = (config.container.clone(), config.large_objects);
-        Ok(Self(Arc::new(Container { client: Client::new(config)?, name, segments, large_objects, seen: AtomicBool::new(false) })))
+        Ok(Self(Arc::new(Container {
+            client: Client::new(config)?,
+            name,
+            segments,
+            large_objects,
+            seen: false.into(),
+            segments_seen: false.into(),
+        })))
     }
 }
 
@@ -101,6 +110,22 @@ impl Container {
             let asked = self.asked("look for the container", "", 0);
             self.client.send(Request::new(asked, Method::HEAD, &self.name, None)).await?;
             self.seen.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Making what is there already changes nothing. Who may not make it may find it made.
+    async fn make_segments_container(&self) -> Result<(), StoreError> {
+        if !self.segments_seen.load(Ordering::Relaxed) {
+            let asked = self.asked("make the container of segments", "", 0);
+            let made = self.client.send(Request::new(asked, Method::PUT, &self.segments, None)).await;
+            if let Err(error @ StoreError::AccessDenied { .. }) = made {
+                let asked = self.asked("look for the container of segments", "", 0);
+                self.client.send(Request::new(asked, Method::HEAD, &self.segments, None)).await.map_err(|_| error)?;
+            } else {
+                made?;
+            }
+            self.segments_seen.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -333,9 +358,7 @@ impl Store for SwiftStore {
         }
         self.0.make_way(&key, &meta, None).await?;
         self.0.is_there().await?;
-        // Making what is there already changes nothing.
-        let asked = self.0.asked("make the container of segments", "", 0);
-        self.0.client.send(Request::new(asked, Method::PUT, &self.0.segments, None)).await?;
+        self.0.make_segments_container().await?;
         Ok(Arc::new(SegmentUpload { container: Arc::clone(&self.0), key, id: rand::random(), meta }))
     }
 

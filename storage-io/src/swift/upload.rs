@@ -10,7 +10,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::client::Request;
-use super::{Container, writing};
+use super::{Container, digest_of, writing};
 use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::existing::Existing as _;
@@ -56,6 +56,12 @@ pub(super) fn own_prefix(key: &str) -> String {
     format!("{key}/tradewind/")
 }
 
+/// MD5 of the entity tags one after the other, as large objects have it.
+fn etag_of(parts: &[PartReceipt]) -> String {
+    let tags: Vec<Bytes> = parts.iter().filter_map(|part| part.etag.clone()).map(Bytes::from).collect();
+    digest_of(&tags).0
+}
+
 #[async_trait]
 impl Upload for SegmentUpload {
     async fn put_part(&self, part: Part) -> Result<PartReceipt, StoreError> {
@@ -94,7 +100,10 @@ impl Upload for SegmentUpload {
             Ok(answer) => {
                 let prefix = self.prefix();
                 container.remove(old.into_iter().filter(|(_, name)| !name.starts_with(&prefix)).collect()).await;
-                Ok(Container::stored_now(&answer, crc))
+                let stored = Container::stored_now(&answer, crc);
+                // What was written was empty; read, it has the entity tag of its segments.
+                let etag = if container.makes_dynamic() { Some(etag_of(parts)) } else { stored.etag };
+                Ok(StoredObject { etag, ..stored })
             }
             Err(error) => container.settle(&self.key, &self.meta, crc, error).await,
         }

@@ -28,6 +28,12 @@ pub(super) struct Row {
     skipped_reason: Option<String>,
 }
 
+impl Row {
+    pub(super) fn is_same_platform(&self, other: &Self) -> bool {
+        self.platform == other.platform
+    }
+}
+
 /// Prints the table of what was checked, and writes it where that is wanted. What is wrong with it; `is_complete`: all checks were to be made.
 pub(super) fn report(rows: &[Row], is_complete: bool, json: Option<&Path>) -> Result<Vec<String>> {
     if rows.is_empty() && !is_complete {
