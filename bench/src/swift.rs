@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -74,6 +74,20 @@ impl Swift {
     /// # Errors
     /// When it does not come up; the message holds the end of its log.
     pub fn start() -> Result<Option<Self>> {
+        Self::start_with(PROXY)
+    }
+
+    /// The same without static large objects, and without telling so.
+    ///
+    /// # Errors
+    /// As [`Swift::start`].
+    pub fn start_without_static() -> Result<Option<Self>> {
+        Self::start_with(
+            &PROXY.replace(" slo ", " ").replace("account_autocreate = true", "account_autocreate = true\nexpose_info = false"),
+        )
+    }
+
+    fn start_with(proxy_configuration: &str) -> Result<Option<Self>> {
         let proxy = program("proxy")?;
         if !proxy.exists() {
             println!("SKIP: Swift is not tested: no {}; `cargo xtask setup` installs it", proxy.display());
@@ -86,22 +100,15 @@ impl Swift {
         let held: Vec<TcpListener> = SERVERS.iter().map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
         let ports: Vec<u16> = held.iter().map(|held| Ok(held.local_addr()?.port())).collect::<std::io::Result<_>>()?;
         drop(held);
-        write_configuration(at, &ports)?;
+        write_configuration(at, &ports, proxy_configuration)?;
         let mut rings = Command::new(venv()?.join("bin/python"));
         rings.args(["-c", MAKE_RINGS]).arg(at).args(ports[..3].iter().map(u16::to_string)).env("SWIFT_DIR", at);
         anyhow::ensure!(rings.status()?.success(), "Swift's rings cannot be made");
         let servers = SERVERS.iter().map(|kind| server(kind, at)).collect::<Result<_>>()?;
         let mut swift = Self { servers, folder, port: ports[3] };
-        // Who reads a large object needs to read its segments too.
-        let script = "set -e; u=$1; h=$(curl -fsS -i -H \"X-Auth-User: $2\" -H \"X-Auth-Key: $3\" $u/auth/v1.0 | tr -d '\\r'); \
-                      t=$(echo \"$h\" | sed -n 's/^X-Auth-Token: //Ip'); for c in $4 $4_segments; do \
-                      curl -fsS -X PUT -H \"X-Auth-Token: $t\" -H 'X-Container-Read: .r:*,.rlistings' $u/v1/AUTH_test/$c; done";
         let url = swift.url();
-        swift.wait(|| {
-            let mut shell = Command::new("sh");
-            shell.args(["-c", script, "sh", &url, USER, KEY, CONTAINER]).stderr(std::process::Stdio::null());
-            shell.stdout(std::process::Stdio::null()).status().is_ok_and(|status| status.success())
-        })?;
+        // Who reads a large object needs to read its segments too.
+        swift.wait(|| as_user(&url, &format!("{CONTAINER} {CONTAINER}_segments"), ""))?;
         Ok(Some(swift))
     }
 
@@ -132,6 +139,16 @@ impl Swift {
         Ok(output.status.success().then_some(output.stdout))
     }
 
+    /// Makes another container that everybody may read. What is replaced in it goes to the container `NAME_old`.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn make_versioned(&self, name: &str) -> Result<()> {
+        let made = as_user(&self.url(), &format!("{name}_old {name} {name}_segments"), &format!("-H 'X-Versions-Location: {name}_old'"));
+        anyhow::ensure!(made, "the containers of {name} cannot be made");
+        Ok(())
+    }
+
     /// Names of a container's objects, a line each, as curl lists them without a token.
     ///
     /// # Errors
@@ -156,6 +173,18 @@ impl Swift {
     }
 }
 
+/// Makes containers that everybody may read, with further headers as curl takes them; whether that worked.
+fn as_user(url: &str, containers: &str, headers: &str) -> bool {
+    let script = format!(
+        "set -e; h=$(curl -fsS -i -H 'X-Auth-User: {USER}' -H 'X-Auth-Key: {KEY}' {url}/auth/v1.0 | tr -d '\\r'); \
+         t=$(echo \"$h\" | sed -n 's/^X-Auth-Token: //Ip'); for c in {containers}; do \
+         curl -fsS -X PUT -H \"X-Auth-Token: $t\" -H 'X-Container-Read: .r:*,.rlistings' {headers} {url}/v1/AUTH_test/$c; done"
+    );
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).stdout(Stdio::null()).stderr(Stdio::null());
+    shell.status().is_ok_and(|status| status.success())
+}
+
 fn program(kind: &str) -> Result<PathBuf> {
     Ok(venv()?.join(format!("bin/swift-{kind}-server")))
 }
@@ -166,7 +195,7 @@ fn server(kind: &str, folder: &Path) -> Result<Background> {
     Background::start(&mut command, &folder.join(format!("{kind}.log")))
 }
 
-fn write_configuration(folder: &Path, ports: &[u16]) -> Result<()> {
+fn write_configuration(folder: &Path, ports: &[u16], proxy: &str) -> Result<()> {
     let hash = "[swift-hash]\nswift_hash_path_prefix = pre\nswift_hash_path_suffix = suf\n[storage-policy:0]\nname = gold\ndefault = yes\n";
     fs::write(folder.join("swift.conf"), hash)?;
     fs::write(folder.join("tradewind_cache.py"), CACHE)?;
@@ -177,7 +206,7 @@ fn write_configuration(folder: &Path, ports: &[u16]) -> Result<()> {
             "[DEFAULT]\nbind_ip = 127.0.0.1\nbind_port = {port}\nuser = {user}\nswift_dir = {at}\nworkers = 1\nlog_address = /dev/null\n"
         );
         let own = match *kind {
-            "proxy" => PROXY.to_owned(),
+            "proxy" => proxy.to_owned(),
             kind => format!(
                 "devices = {at}/srv\nmount_check = false\n[pipeline:main]\npipeline = {kind}-server\n[app:{kind}-server]\nuse = egg:swift#{kind}\n"
             ),
@@ -189,7 +218,7 @@ fn write_configuration(folder: &Path, ports: &[u16]) -> Result<()> {
 
 const PROXY: &str = "
 [pipeline:main]
-pipeline = catch_errors gatekeeper healthcheck cache listing_formats tempauth copy slo dlo proxy-server
+pipeline = catch_errors gatekeeper healthcheck cache listing_formats tempauth copy slo dlo versioned_writes proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -209,6 +238,9 @@ use = egg:swift#healthcheck
 use = egg:swift#listing_formats
 [filter:copy]
 use = egg:swift#copy
+[filter:versioned_writes]
+use = egg:swift#versioned_writes
+allow_versioned_writes = true
 [filter:slo]
 use = egg:swift#slo
 [filter:dlo]

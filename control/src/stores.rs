@@ -94,8 +94,8 @@ fn is_below(destination: &Destination, source: &Destination) -> bool {
                 format!("{} {} {}/{name}", store.endpoint.as_deref().unwrap_or_default(), store.account, store.container)
             }
             Store::Swift(store) => {
-                let auth_url = store.auth.as_ref().map_or("", |auth| &auth.auth_url);
-                format!("{auth_url} {}/{name}", store.container)
+                let account = store.auth.as_ref().map(|auth| auth.account()).unwrap_or_default();
+                format!("{account} {}/{name}", store.container)
             }
         }
     };

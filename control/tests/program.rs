@@ -82,6 +82,12 @@ fn a_store_of_each_kind_has_its_own_settings() {
         (format!("{swift}user = \"a:u\"\npassword = \"hush-hush\"\n"), Some("needs 'auth_url'")),
         (format!("{swift}{keystone}project = \"p\"\ninterface = \"outer\"\n"), Some("'interface' is public, internal or admin")),
         (format!("{swift}buckets = [\"b\"]\n"), Some("a Swift store has no 'buckets'; it has kind, auth_url, containers")),
+        (format!("{swift}region = \"r\"\n"), Some("from the engine's environment")),
+        (
+            format!("{swift}auth_url = \"http://h/auth/v1.0\"\nuser = \"a:u\"\npassword = \"hush-hush\"\nregion = \"r\"\n"),
+            Some("version 1"),
+        ),
+        (format!("{swift}auth_url = \"http://me@h\"\nuser = \"a:u\"\npassword = \"hush-hush\"\n"), Some("more than an address")),
         ("kind = \"swift\"\n".to_owned(), Some("list the containers")),
         ("kind = \"local\"\nroot = \"/\"\nregion = \"r\"\n".to_owned(), Some("a local store has no 'region'; it has kind, root")),
         ("kind = \"s3\"\nregion = \"r\"\nbuckets = [\"b\"]\nsas = \"s\"\n".to_owned(), Some("an S3 store has no 'sas'")),

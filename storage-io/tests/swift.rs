@@ -57,6 +57,8 @@ async fn swift() {
         large_objects_come_and_go(&swift, large_objects).await;
     }
     many_pages(&store).await;
+    old_versions_keep_their_segments(&swift).await;
+    metadata_that_is_too_long_is_refused(&store).await;
     destinations_are_checked(&swift).await;
 
     swift.forget_tokens().unwrap();
@@ -122,6 +124,51 @@ async fn large_objects_come_and_go(swift: &Swift, large_objects: LargeObjects) {
     assert_eq!(segments(swift, &name).await.len(), 1);
     begun.abort().await.unwrap();
     assert_eq!(segments(swift, &name).await, [""; 0], "{large_objects:?}: given up");
+}
+
+/// Stores an object of three segments.
+async fn put_large(store: &Arc<SwiftStore>, name: &str, token: u128) -> Result<Vec<u8>, StoreError> {
+    let data = noise(token as u64, 2 * MIB + 5);
+    let begun = store.begin(&key(name), meta(data.len(), true, token)).await?;
+    let mut receipts = Vec::new();
+    for (number, chunk) in (1..).zip(data.chunks(MIB)) {
+        receipts.push(begun.put_part(Part { number, offset: 0, body: body(chunk) }).await?);
+    }
+    begun.complete(&receipts, Crc64::of(&data)).await.map(|_| data)
+}
+
+async fn old_versions_keep_their_segments(swift: &Swift) {
+    swift.make_versioned("history").unwrap();
+    let store = Arc::new(SwiftStore::open(&config_of(swift, "history", KEY, LargeObjects::Slo)).unwrap());
+    let first = put_large(&store, "f", 21).await.unwrap();
+    let second = put_large(&store, "f", 22).await.unwrap();
+    assert_eq!(swift.names("history_segments").unwrap().lines().count(), 6, "those of both versions");
+    let old = SwiftStore::open(&config_of(swift, "history_old", KEY, LargeObjects::Slo)).unwrap();
+    let listed = pages(&old, "", 100, Depth::All).await;
+    let old_key = ObjectKey::new(listed[0].key()).unwrap();
+    let read = async |store: &SwiftStore, key: &ObjectKey, len: usize| store.read(key, 0..len as u64, None).await.unwrap().bytes.concat();
+    assert!(read(&old, &old_key, first.len()).await == first && read(&store, &key("f"), second.len()).await == second);
+}
+
+async fn metadata_that_is_too_long_is_refused(store: &Arc<SwiftStore>) {
+    let long = ObjectMeta { attributes: [("xattr".to_owned(), "v".repeat(300))].into(), ..meta(3, true, 8) };
+    let refused = store.put(&key("long"), long.clone(), body(b"abc")).await.err();
+    assert!(matches!(refused, Some(StoreError::InvalidName { .. })), "{refused:?}");
+    assert!(matches!(store.begin(&key("long"), long).await.err(), Some(StoreError::InvalidName { .. })));
+    assert_eq!(store.head(&key("long")).await.unwrap(), None);
+}
+
+/// A cluster that does not know static large objects must not store the list of segments as if it were the object.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_of_segments_is_never_an_object() {
+    let Some(swift) = Swift::start_without_static().unwrap() else { return };
+    let store = store_of(&swift, LargeObjects::Slo);
+    let refused = put_large(&store, "large", 31).await.err();
+    assert!(matches!(refused, Some(StoreError::ChecksumMismatch { .. })), "{refused:?}");
+    assert_eq!(store.head(&key("large")).await.unwrap(), None);
+    let store = store_of(&swift, LargeObjects::Dlo);
+    let data = put_large(&store, "large", 32).await.unwrap();
+    assert!(swift.read("large").unwrap().as_ref() == Some(&data));
 }
 
 async fn many_pages(store: &Arc<SwiftStore>) {

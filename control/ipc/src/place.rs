@@ -59,6 +59,19 @@ pub struct SwiftAuth {
     pub interface: String,
 }
 
+impl SwiftAuth {
+    /// Whose containers they are, in words without secrets: different for different accounts.
+    #[must_use]
+    pub fn account(&self) -> String {
+        let (url, region) = (self.auth_url.trim_end_matches('/'), self.region.as_deref().unwrap_or_default());
+        match &self.identity {
+            SwiftIdentity::V1 { user, .. } => format!("{url} {}", user.split_once(':').map_or(user.as_str(), |(account, _)| account)),
+            SwiftIdentity::Password { project, project_domain, .. } => format!("{url} {region} {project_domain} {project}"),
+            SwiftIdentity::Application { id, .. } => format!("{url} {region} {id}"),
+        }
+    }
+}
+
 /// Who asks a cluster for a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

@@ -254,23 +254,30 @@ fn swift_store(name: &str, section: &StoreSection, line: Option<usize>, reader: 
 /// Whose token is asked for: `None` if nothing says so and the engine's environment does.
 fn swift_auth(section: &StoreSection, password: Option<SecretText>) -> Result<Option<SwiftAuth>, &'static str> {
     let whose = (&section.user, &section.application_credential, &section.project, password);
+    let of_keystone = section.region.is_some() || section.interface.is_some();
+    let domains = section.user_domain.is_some() || section.project_domain.is_some();
     if section.auth_url.is_none() && matches!(whose, (None, None, None, None)) {
-        return Ok(None);
+        return if of_keystone || domains { Err("without auth_url all of that comes from the engine's environment") } else { Ok(None) };
     }
     let Some(auth_url) = section.auth_url.clone().filter(|url| url.starts_with("https://") || url.starts_with("http://")) else {
         return Err("a Swift store needs 'auth_url', beginning with https:// or http://");
     };
+    if auth_url.contains(['?', '#', '@']) {
+        return Err("'auth_url' is more than an address; user and password have settings of their own");
+    }
     let domain = |given: &Option<String>| given.clone().unwrap_or_else(|| "Default".to_owned());
     let identity = match whose {
-        (Some(user), None, None, Some(key)) if user.contains(':') => SwiftIdentity::V1 { user: user.clone(), key },
+        (Some(user), None, None, Some(key)) if user.contains(':') && !of_keystone && !domains => {
+            SwiftIdentity::V1 { user: user.clone(), key }
+        }
         (Some(user), None, Some(project), Some(password)) => {
             let (user_domain, project_domain) = (domain(&section.user_domain), domain(&section.project_domain));
             SwiftIdentity::Password { user: user.clone(), user_domain, password, project: project.clone(), project_domain }
         }
-        (None, Some(id), None, Some(secret)) => SwiftIdentity::Application { id: id.clone(), secret },
+        (None, Some(id), None, Some(secret)) if !domains => SwiftIdentity::Application { id: id.clone(), secret },
         _ => {
             return Err("give user, project and password for Keystone; or application_credential and password, its secret; \
-                        or for version 1 user = \"ACCOUNT:USER\" and password, without project");
+                        or for version 1 user = \"ACCOUNT:USER\" and password, without project; and nothing else of who asks");
         }
     };
     let interface = section.interface.clone().unwrap_or_else(|| "public".to_owned());

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use reqwest::header::HeaderValue;
 use reqwest::{Client, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -63,11 +64,13 @@ pub(super) async fn log_in(http: &Client, auth: &SwiftAuth, place: &str) -> Resu
     let asked = Asked { place, action: "give a token", object: "", bytes: 0 };
     match auth {
         SwiftAuth::V1 { user, key, .. } => {
-            let request = http.get(auth.url()).header("x-auth-user", user).header("x-auth-key", key.as_str());
+            let mut key = HeaderValue::from_str(key).map_err(|_| asked.unmade("the key is not text"))?;
+            key.set_sensitive(true);
+            let request = http.get(auth.url()).header("x-auth-user", user).header("x-auth-key", key);
             let answer = accepted(&asked, request.timeout(DEADLINE).send().await).await?;
             let seconds = text_of(answer.headers(), "x-auth-token-expires").and_then(|text| text.parse().ok());
             let header = |name| text_of(answer.headers(), name).ok_or_else(|| asked.unmade(&format!("the answer has no {name}")));
-            session(header("x-auth-token")?, header("x-storage-url")?, seconds.map(Duration::from_secs))
+            session(auth, header("x-auth-token")?, header("x-storage-url")?, seconds.map(Duration::from_secs))
         }
         SwiftAuth::Password { region, interface, .. } | SwiftAuth::Application { region, interface, .. } => {
             let url = auth.url();
@@ -82,7 +85,7 @@ pub(super) async fn log_in(http: &Client, auth: &SwiftAuth, place: &str) -> Resu
                     region.as_ref().map_or(String::new(), |region| format!(" in the region {region}"))
                 ),
             })?;
-            session(&token, url, time::parse(&about.expires_at).map(from_now))
+            session(auth, &token, url, time::parse(&about.expires_at).map(from_now))
         }
     }
 }
@@ -93,7 +96,15 @@ fn from_now(at_ns: i64) -> Duration {
     (SystemTime::UNIX_EPOCH + at).duration_since(SystemTime::now()).unwrap_or_default()
 }
 
-fn session(token: &str, url: &str, life: Option<Duration>) -> Result<Session, StoreError> {
+fn session(auth: &SwiftAuth, token: &str, url: &str, life: Option<Duration>) -> Result<Session, StoreError> {
+    if auth.url().starts_with("https://") && !url.starts_with("https://") {
+        let detail = format!(
+            "auth_url is https:// and the account's address is {}: tokens and data would go in the clear; correct the cluster's \
+                              catalogue or storage_url_scheme",
+            shorten(url)
+        );
+        return Err(StoreError::Configuration { detail });
+    }
     // A life shorter than the margin is used for half of it.
     let usable = life.map(|life| life.saturating_sub(MARGIN).max(life / 2));
     let expires = usable.and_then(|usable| Instant::now().checked_add(usable));

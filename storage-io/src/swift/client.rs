@@ -54,11 +54,28 @@ impl Default for Info {
 pub(super) struct Swift {
     /// Bytes.
     pub(super) max_file_size: u64,
+    /// Entries of a page.
+    pub(super) container_listing_limit: usize,
+    /// Bytes.
+    pub(super) max_meta_name_length: usize,
+    /// Bytes.
+    pub(super) max_meta_value_length: usize,
+    /// Pairs.
+    pub(super) max_meta_count: usize,
+    /// Bytes of all names and values.
+    pub(super) max_meta_overall_size: usize,
 }
 
 impl Default for Swift {
     fn default() -> Self {
-        Self { max_file_size: 5 << 30 }
+        Self {
+            max_file_size: 5 << 30,
+            container_listing_limit: 10_000,
+            max_meta_name_length: 128,
+            max_meta_value_length: 256,
+            max_meta_count: 90,
+            max_meta_overall_size: 4096,
+        }
     }
 }
 
@@ -134,6 +151,10 @@ impl Client {
         } else {
             answer
         };
+        // 202 says that something newer is there by the clock of another proxy, and that nothing was written. A later try has a later time.
+        if request.method == Method::PUT && request.key.is_some() && answer.status() == StatusCode::ACCEPTED {
+            return Err(request.asked.broken("HTTP 202: something newer is there, so nothing was written; the proxies' clocks may differ"));
+        }
         if answer.status().is_success() { Ok(answer) } else { Err(errors::refused(&request.asked, answer).await) }
     }
 
@@ -177,11 +198,47 @@ impl Client {
 
     /// Clusters may keep it to themselves.
     async fn ask_info(&self, account: &str) {
-        let Some((base, _)) = account.split_once("/v1") else { return };
+        let Some((base, _)) = account.rsplit_once("/v1") else { return };
         let answer = self.http.get(format!("{base}/info")).timeout(CONNECT_DEADLINE).send().await;
         let Ok(answer) = answer.and_then(Response::error_for_status) else { return };
         if let Ok(info) = answer.json::<Info>().await {
             let _ = self.info.set(info);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::error::StoreError;
+    use crate::swift::LargeObjects;
+
+    /// A proxy whose clock is behind says 202, and has written nothing.
+    #[tokio::test]
+    async fn what_was_not_written_is_not_stored() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut asked = Vec::new();
+                while !asked.windows(4).any(|four| four == b"\r\n\r\n") {
+                    assert_ne!(stream.read_buf(&mut asked).await.unwrap(), 0);
+                }
+                let session = format!("HTTP/1.1 200 OK\r\nx-auth-token: t\r\nx-storage-url: http://{address}/v1/A");
+                let status = if asked.starts_with(b"GET /auth") { session.as_str() } else { "HTTP/1.1 202 Accepted" };
+                stream.write_all(format!("{status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").as_bytes()).await.unwrap();
+            }
+        });
+        let auth = SwiftAuth::V1 { auth_url: format!("http://{address}/auth"), user: "a:u".to_owned(), key: "k".to_owned().into() };
+        let config = SwiftConfig { container: "c".to_owned(), segments: None, auth, large_objects: LargeObjects::Auto };
+        let client = Client::new(&config).unwrap();
+        let asked = Asked { place: "here", action: "put an object", object: "o", bytes: 0 };
+        let put = client.send(Request::new(asked, Method::PUT, "c", Some("o"))).await;
+        assert!(matches!(put.err(), Some(StoreError::Unavailable { .. })));
+        client.send(Request::new(asked, Method::PUT, "c", None)).await.unwrap();
     }
 }

@@ -72,10 +72,17 @@ impl SwiftAuth {
             return Ok(Self::V1 { auth_url, user: need("ST_USER")?, key: Zeroizing::new(need("ST_KEY")?) });
         }
         let (auth_url, region) = (need("OS_AUTH_URL")?, lookup("OS_REGION_NAME"));
-        let interface = lookup("OS_INTERFACE").unwrap_or_else(|| "public".to_owned());
+        // Older clients wrote `publicURL`.
+        let interface = lookup("OS_INTERFACE").unwrap_or_else(|| "public".to_owned()).trim_end_matches("URL").to_owned();
         if let Some(id) = lookup("OS_APPLICATION_CREDENTIAL_ID") {
             let secret = Zeroizing::new(need("OS_APPLICATION_CREDENTIAL_SECRET")?);
             return Ok(Self::Application { auth_url, id, secret, region, interface });
+        }
+        for (id, name) in [("OS_USER_DOMAIN_ID", "OS_USER_DOMAIN_NAME"), ("OS_PROJECT_DOMAIN_ID", "OS_PROJECT_DOMAIN_NAME")] {
+            // The id of the domain Default is `default`.
+            if lookup(name).is_none() && lookup(id).is_some_and(|id| id != "default") {
+                return Err(StoreError::Configuration { detail: format!("{id} is set; name the domain with {name} instead") });
+            }
         }
         let domain = |name| lookup(name).unwrap_or_else(|| "Default".to_owned());
         Ok(Self::Password {
@@ -88,6 +95,16 @@ impl SwiftAuth {
             region,
             interface,
         })
+    }
+
+    /// Whose containers they are.
+    fn account(&self) -> String {
+        let of_region = |region: &Option<String>| region.as_ref().map_or(String::new(), |region| format!(" in {region}"));
+        match self {
+            Self::V1 { user, .. } => format!("account {}", user.split_once(':').map_or(user.as_str(), |(account, _)| account)),
+            Self::Password { project, project_domain, region, .. } => format!("project {project} ({project_domain}){}", of_region(region)),
+            Self::Application { id, region, .. } => format!("application credential {id}{}", of_region(region)),
+        }
     }
 
     /// Where tokens are asked for.
@@ -136,20 +153,26 @@ pub struct SwiftConfig {
 }
 
 impl SwiftConfig {
-    /// The container in words, without secrets.
+    /// The container in words, without secrets: the same for whoever means the same container.
     #[must_use]
     pub fn place(&self) -> String {
-        let url = self.auth.url();
-        let host = url.split_once("://").map_or(url, |(_, host)| host).split(['/', '?', '#']).next().unwrap_or_default();
+        let host = self.auth.url().split_once("://").map_or(self.auth.url(), |(_, rest)| rest);
+        let host = host.split(['/', '?', '#']).next().unwrap_or_default();
         // Whatever stands before '@' might be a password.
-        format!("container {} of Swift at {}", self.container, host.rsplit_once('@').map_or(host, |(_, host)| host))
+        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+        format!("container {} of {} of Swift at {host}", self.container, self.auth.account())
+    }
+
+    /// Container of the segments.
+    pub(super) fn segments(&self) -> String {
+        self.segments.clone().unwrap_or_else(|| format!("{}_segments", self.container))
     }
 
     pub(super) fn checked(&self) -> Result<(), StoreError> {
         let wrong = |detail: &str| Err(StoreError::Configuration { detail: detail.to_owned() });
         let is_name = |name: &str| !name.is_empty() && name.len() <= 256 && !name.contains('/');
-        if !is_name(&self.container) || self.segments.as_deref().is_some_and(|name| !is_name(name)) {
-            return wrong("a container's name has 1 to 256 bytes and no '/'");
+        if !is_name(&self.container) || !is_name(&self.segments()) {
+            return wrong("a container's name has 1 to 256 bytes and no '/', and so has that of its segments (NAME_segments)");
         }
         match self.auth.url() {
             url if !url.starts_with("https://") && !url.starts_with("http://") => {
@@ -177,6 +200,14 @@ mod tests {
         assert!(matches!(password, SwiftAuth::Password { user_domain, .. } if user_domain == "Default"));
         let set = &[("OS_AUTH_URL", "http://k"), ("OS_APPLICATION_CREDENTIAL_ID", "i"), ("OS_APPLICATION_CREDENTIAL_SECRET", "s")];
         assert!(matches!(from(set).unwrap(), SwiftAuth::Application { id, .. } if id == "i"));
+        let by_id = &[
+            ("OS_AUTH_URL", "http://k"),
+            ("OS_USER_DOMAIN_ID", "ab12"),
+            ("OS_USERNAME", "u"),
+            ("OS_PASSWORD", "p"),
+            ("OS_PROJECT_NAME", "x"),
+        ];
+        assert!(from(by_id).unwrap_err().to_string().contains("OS_USER_DOMAIN_NAME"));
         assert!(from(&[]).is_err() && from(&[("ST_AUTH", "http://h")]).is_err());
     }
 
@@ -185,7 +216,7 @@ mod tests {
         let auth =
             SwiftAuth::V1 { auth_url: "http://u:pass@host/v1".to_owned(), user: "u".to_owned(), key: Zeroizing::new("k".to_owned()) };
         let config = SwiftConfig { container: "c".to_owned(), segments: None, auth, large_objects: LargeObjects::Auto };
-        assert_eq!(config.place(), "container c of Swift at host");
+        assert_eq!(config.place(), "container c of account u of Swift at host");
         assert!(config.checked().is_err_and(|error| !error.to_string().contains("pass")));
     }
 }

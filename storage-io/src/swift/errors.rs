@@ -12,20 +12,27 @@ pub(super) async fn refused(asked: &Asked<'_>, answer: Response) -> StoreError {
     let words = words_of(answer).await;
     // Pages of HTML say no more than the status.
     let words = if words.trim_start().starts_with('<') && !words.contains("quota") { "" } else { words.trim() };
-    refusal(asked, status, &shorten(words))
+    refusal(asked, status, words)
+}
+
+/// Whether one of the segments that a manifest names could not be looked at just now.
+fn names_a_moment(words: &str) -> bool {
+    let is_of_now = |status: &str| matches!(status, "408" | "429" | "498" | "499") || status.starts_with('5');
+    words.split(", ").skip(1).any(|rest| rest.get(..3).is_some_and(|status| status.parse::<u16>().is_ok() && is_of_now(status)))
 }
 
 fn refusal(asked: &Asked<'_>, status: u16, words: &str) -> StoreError {
     let (place, object, action) = (asked.place.to_owned(), asked.object.to_owned(), asked.action);
-    let detail = refusal_text(status, "", words);
+    let detail = refusal_text(status, "", &shorten(words));
     match status {
         401 => StoreError::BadCredentials { place, detail },
         403 => StoreError::AccessDenied { place, action, detail },
         404 if object.is_empty() || action.starts_with("put") => StoreError::NotFound { place },
         404 => StoreError::ObjectGone { object },
+        400 if names_a_moment(words) => StoreError::Unavailable { place, detail },
         400 if words.contains("404 Not Found") => StoreError::UploadGone { object },
         400 if words.contains("Etag Mismatch") => StoreError::ChecksumMismatch { object, detail },
-        412 => StoreError::DestinationExists { object },
+        412 if action.starts_with("put") || action.starts_with("read") => StoreError::DestinationExists { object },
         413 if words.contains("quota") => StoreError::Full { place, detail },
         413 => StoreError::TooLarge { object, size_bytes: asked.bytes, max_bytes: asked.bytes.saturating_sub(1) },
         422 => StoreError::ChecksumMismatch { object, detail },
@@ -47,7 +54,12 @@ mod tests {
         assert!(matches!(refusal(&asked, 413, "Upload exceeds quota."), StoreError::Full { .. }));
         assert!(matches!(refusal(&asked, 413, ""), StoreError::TooLarge { size_bytes: 9, .. }));
         assert!(matches!(refusal(&asked, 422, ""), StoreError::ChecksumMismatch { .. }));
-        assert!(matches!(refusal(&asked, 400, "Errors: /s/k, 404 Not Found"), StoreError::UploadGone { .. }));
+        let long = format!("Errors:\n/s/{}, 404 Not Found", "k".repeat(500));
+        assert!(matches!(refusal(&asked, 400, &long), StoreError::UploadGone { .. }));
+        let moment = "Errors:\n/s/k%2C%20500/1, 404 Not Found\n/s/k/2, 503 Service Unavailable";
+        assert!(matches!(refusal(&asked, 400, moment), StoreError::Unavailable { .. }));
+        assert!(matches!(refusal(&asked, 412, ""), StoreError::DestinationExists { .. }));
+        assert!(matches!(refusal(&Asked { action: "list objects", ..asked }, 412, "Maximum limit is 9"), StoreError::Rejected { .. }));
         for status in [429, 498, 503, 507] {
             assert!(refusal(&asked, status, "").is_retryable(), "{status}");
         }

@@ -32,10 +32,18 @@ pub(super) struct Object {
     slo_etag: Option<String>,
 }
 
+/// MD5 of nothing.
+const EMPTY: &str = "d41d8cd98f00b204e9800998ecf8427e";
+
 impl Container {
+    /// Most entries of a page.
+    fn page_entries(&self) -> usize {
+        self.client.info().swift.container_listing_limit.clamp(1, LIST_ENTRIES_MAX)
+    }
+
     /// One page, see [`crate::Store::list`].
     pub(super) async fn list(&self, prefix: &str, after: Option<&[u8]>, limit: usize, depth: Depth) -> Result<Listing, StoreError> {
-        let limit = limit.clamp(1, LIST_ENTRIES_MAX);
+        let limit = limit.clamp(1, self.page_entries());
         let after = after.map(|after| String::from_utf8_lossy(after).into_owned());
         // Behind a folder, nothing of it may come again.
         let marker = after.map(|after| if depth == Depth::OneLevel && after.ends_with('/') { after + "\u{10ffff}" } else { after });
@@ -56,7 +64,7 @@ impl Container {
         let modified_ns = time::parse(&format!("{}Z", object.last_modified));
         let (mut size, mut etag) = (object.bytes, bare(object.slo_etag.as_deref().unwrap_or(&object.hash)));
         // A dynamic large object is listed as if it were empty.
-        if size == 0 && self.makes_dynamic() {
+        if size == 0 && object.hash == EMPTY {
             let Some(found) = self.look(&object.name).await? else { return Ok(None) };
             (size, etag) = (found.info.size, found.info.etag.unwrap_or(etag));
         }
@@ -85,13 +93,14 @@ impl Container {
         let mut all: Vec<Object> = Vec::new();
         loop {
             let marker = all.last().map(|object| object.name.clone()).unwrap_or_default();
-            let lines = match self.page(container, prefix, &marker, LIST_ENTRIES_MAX, Depth::All).await {
+            let limit = self.page_entries();
+            let lines = match self.page(container, prefix, &marker, limit, Depth::All).await {
                 Err(StoreError::NotFound { .. }) => return Ok(all),
                 lines => lines?,
             };
             let count = lines.len();
             all.extend(lines.into_iter().filter_map(|line| if let Line::Object(object) = line { Some(object) } else { None }));
-            if count < LIST_ENTRIES_MAX {
+            if count < limit {
                 return Ok(all);
             }
         }

@@ -48,6 +48,8 @@ const SEGMENT_NAME_BYTES: usize = "/tradewind//".len() + 32 + 8;
 /// Bytes from which on checksums are computed on a thread that may block.
 const BLOCKING_BYTES: u64 = 64 << 10;
 const REMOVE_TRIES: u32 = 3;
+/// Longest manifest that is read, bytes: ten thousand segments with the longest names.
+const MANIFEST_BYTES_MAX: usize = 64 << 20;
 /// Requests for segments at a time.
 const REQUESTS_AT_ONCE: usize = 8;
 
@@ -64,7 +66,9 @@ struct Container {
     large_objects: LargeObjects,
     /// Whether the container is known to be there.
     seen: AtomicBool,
-    /// Whether that of segments is.
+    /// Whether what is replaced or deleted can be had again, and needs its segments then.
+    keeps_versions: AtomicBool,
+    /// Whether the container of segments is known to be there.
     segments_seen: AtomicBool,
 }
 
@@ -74,7 +78,7 @@ impl SwiftStore {
     /// # Errors
     /// [`StoreError::Configuration`] when the description is not usable.
     pub fn open(config: &SwiftConfig) -> Result<Self, StoreError> {
-        let segments = config.segments.clone().unwrap_or_else(|| format!("{}_segments", config.container));
+        let segments = config.segments();
         let (name, large_objects) = (config.container.clone(), config.large_objects);
         Ok(Self(Arc::new(Container {
             client: Client::new(config)?,
@@ -82,6 +86,7 @@ impl SwiftStore {
             segments,
             large_objects,
             seen: false.into(),
+            keeps_versions: false.into(),
             segments_seen: false.into(),
         })))
     }
@@ -108,7 +113,10 @@ impl Container {
     async fn is_there(&self) -> Result<(), StoreError> {
         if !self.seen.load(Ordering::Relaxed) {
             let asked = self.asked("look for the container", "", 0);
-            self.client.send(Request::new(asked, Method::HEAD, &self.name, None)).await?;
+            let answer = self.client.send(Request::new(asked, Method::HEAD, &self.name, None)).await?;
+            let has = |name: &&str| text_of(answer.headers(), name).is_some_and(|value| !value.eq_ignore_ascii_case("false"));
+            let keeps_versions = ["x-versions-enabled", "x-versions-location", "x-history-location"].iter().any(has);
+            self.keeps_versions.store(keeps_versions, Ordering::Relaxed);
             self.seen.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -132,7 +140,8 @@ impl Container {
 
     /// Headers of an object.
     async fn headers(&self, key: &str) -> Result<Option<HeaderMap>, StoreError> {
-        match self.client.send(self.request("look for an object", Method::HEAD, key, 0)).await {
+        // Of all replicas the newest: one that was away may know an older object.
+        match self.client.send(self.request("look for an object", Method::HEAD, key, 0).header("x-newest", "true")).await {
             Ok(answer) => Ok(Some(answer.headers().clone())),
             // It may be the container that is missing.
             Err(StoreError::ObjectGone { .. }) => self.is_there().await.map(|()| None),
@@ -157,11 +166,19 @@ impl Container {
         Err(StoreError::ChecksumMismatch { object: key.to_owned(), detail })
     }
 
-    /// Containers and names of a large object's segments: those that this program stored, with `all` also those of others' static ones.
-    async fn segments_of(&self, key: &str, all: bool) -> Result<Vec<(String, String)>, StoreError> {
+    /// Segments that nothing needs once the object is replaced or deleted, see [`Container::segments_of`].
+    async fn old_segments(&self, key: &str, of_others: bool) -> Result<Vec<(String, String)>, StoreError> {
+        self.is_there().await?;
+        if self.keeps_versions.load(Ordering::Relaxed) { Ok(Vec::new()) } else { self.segments_of(key, of_others).await }
+    }
+
+    /// Containers and names of a large object's segments: those that this program stored, with `of_others` also what others put below the object's
+    /// name into the container of segments. Any other object that a manifest names may be more than a segment.
+    async fn segments_of(&self, key: &str, of_others: bool) -> Result<Vec<(String, String)>, StoreError> {
         #[derive(Deserialize)]
         struct Segment {
-            name: String,
+            /// None of data inside the manifest.
+            name: Option<String>,
         }
         let Some(headers) = self.headers(key).await? else { return Ok(Vec::new()) };
         let own = format!("{}/{}", self.segments, own_prefix(key));
@@ -169,9 +186,19 @@ impl Container {
         if text_of(&headers, "x-static-large-object").is_some_and(|text| text.eq_ignore_ascii_case("true")) {
             let request = self.request("read a manifest", Method::GET, key, 0).query("multipart-manifest", "get");
             let asked = request.asked;
-            let text = self.client.send(request).await?.bytes().await.map_err(|error| asked.broken(&plain(&error)))?;
+            let mut answer = self.client.send(request.header("x-newest", "true")).await?;
+            if text_of(answer.headers(), "x-static-large-object").is_none() {
+                return Err(asked.broken("another object has taken its place meanwhile"));
+            }
+            let mut text = Vec::new();
+            while let Some(chunk) = answer.chunk().await.map_err(|error| asked.broken(&plain(&error)))? {
+                text.extend_from_slice(&chunk);
+                if text.len() > MANIFEST_BYTES_MAX {
+                    return Err(asked.unmade("the manifest is longer than any"));
+                }
+            }
             let list: Vec<Segment> = serde_json::from_slice(&text).map_err(|error| asked.unmade(&format!("the manifest: {error}")))?;
-            paths.extend(list.into_iter().map(|segment| segment.name.trim_start_matches('/').to_owned()));
+            paths.extend(list.into_iter().filter_map(|segment| Some(segment.name?.trim_start_matches('/').to_owned())));
         } else if let Some(manifest) = text_of(&headers, "x-object-manifest") {
             let manifest = percent_encoding::percent_decode_str(manifest).decode_utf8_lossy().into_owned();
             if let Some((container, prefix)) = manifest.split_once('/').filter(|_| manifest.starts_with(&own)) {
@@ -179,14 +206,58 @@ impl Container {
                 paths.extend(below.into_iter().map(|object| format!("{container}/{}", object.name)));
             }
         }
-        let wanted = paths.iter().filter(|path| all || path.starts_with(&own));
+        let below = format!("{}/{key}/", self.segments);
+        let wanted = paths.iter().filter(|path| path.starts_with(if of_others { &below } else { &own }));
         Ok(wanted.filter_map(|path| path.split_once('/')).map(|(container, name)| (container.to_owned(), name.to_owned())).collect())
     }
 
-    /// Removes segments that no object needs any more. What cannot be removed is told in the log: the object itself is as it should be.
-    async fn remove(&self, segments: Vec<(String, String)>) {
-        let removing = segments.into_iter().map(|segment| self.remove_one(segment));
-        stream::iter(removing).buffer_unordered(REQUESTS_AT_ONCE).collect::<Vec<()>>().await;
+    /// Removes segments that no object needs any more, also if nobody waits for it. What cannot be removed is told in the log: the object itself
+    /// is as it should be.
+    async fn remove(self: &Arc<Self>, segments: Vec<(String, String)>) {
+        if segments.is_empty() {
+            return;
+        }
+        let container = Arc::clone(self);
+        let removing = tokio::spawn(async move {
+            let removing = segments.into_iter().map(|segment| container.remove_one(segment));
+            stream::iter(removing).buffer_unordered(REQUESTS_AT_ONCE).collect::<Vec<()>>().await;
+        });
+        // It has told what went wrong.
+        let _ = removing.await;
+    }
+
+    /// The object first, then its segments.
+    async fn delete(self: Arc<Self>, key: String) -> Result<bool, StoreError> {
+        let segments = self.old_segments(&key, true).await?;
+        let deleted = match self.client.send(self.request("delete an object", Method::DELETE, &key, 0)).await {
+            Ok(_) => true,
+            Err(StoreError::ObjectGone { .. }) => false,
+            // Its answer may have been lost: nobody could name the segments later.
+            Err(error) if error.is_retryable() && !segments.is_empty() => match self.headers(&key).await {
+                Ok(None) => true,
+                _ => return Err(error),
+            },
+            Err(error) => return Err(error),
+        };
+        self.remove(segments).await;
+        Ok(deleted)
+    }
+
+    /// Refuses metadata that the cluster would refuse, before any data is sent.
+    fn check_metadata(&self, key: &str, meta: &ObjectMeta) -> Result<(), StoreError> {
+        let limits = self.client.info().swift;
+        let pairs = headers_of(meta, Crc64::default());
+        let is_long =
+            |(name, value): &(String, String)| name.len() > limits.max_meta_name_length || value.len() > limits.max_meta_value_length;
+        let bytes: usize = pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let reason = if pairs.iter().any(is_long) {
+            "an attribute that is kept of it is longer than this Swift takes (max_meta_value_length, max_meta_name_length)"
+        } else if pairs.len() > limits.max_meta_count || bytes > limits.max_meta_overall_size {
+            "the attributes that are kept of it are more than this Swift takes (max_meta_count, max_meta_overall_size)"
+        } else {
+            return Ok(());
+        };
+        Err(StoreError::InvalidName { name: key.to_owned(), reason })
     }
 
     async fn remove_one(&self, (container, name): (String, String)) {
@@ -242,14 +313,19 @@ impl Existing for Container {
 
 /// A request that writes an object: its metadata, and the condition that nothing is replaced.
 fn writing<'a>(mut request: Request<'a>, meta: &ObjectMeta, crc: Crc64) -> Request<'a> {
-    let mut pairs = metadata(meta);
-    pairs.insert(CRC.to_owned(), crc.to_base64());
-    for (name, value) in pairs {
-        // A proxy cannot tell '_' from '-'.
-        request = request.header(&format!("{META_HEADER}{}", escaped_name(&name, |_, c| c != '_')), &value);
+    for (name, value) in headers_of(meta, crc) {
+        request = request.header(&format!("{META_HEADER}{name}"), &value);
     }
     request = request.header("content-type", "application/octet-stream");
     if meta.overwrite { request } else { request.header("if-none-match", "*") }
+}
+
+/// Metadata of an object by names as headers have them.
+fn headers_of(meta: &ObjectMeta, crc: Crc64) -> Vec<(String, String)> {
+    let mut pairs = metadata(meta);
+    pairs.insert(CRC.to_owned(), crc.to_base64());
+    // A proxy cannot tell '_' from '-'.
+    pairs.into_iter().map(|(name, value)| (escaped_name(&name, |_, c| c != '_'), value)).collect()
 }
 
 #[async_trait]
@@ -320,18 +396,11 @@ impl Store for SwiftStore {
         self.0.list(prefix, after, limit, depth).await
     }
 
-    /// The object first, then its segments.
+    /// What was begun is done, also if nobody waits for it any more: afterwards nothing names the segments.
     async fn delete(&self, key: &ObjectKey) -> Result<bool, StoreError> {
-        let key = text_key(key)?;
-        let segments = self.0.segments_of(&key, true).await?;
-        match self.0.client.send(self.0.request("delete an object", Method::DELETE, &key, 0)).await {
-            Ok(_) => {
-                self.0.remove(segments).await;
-                Ok(true)
-            }
-            Err(StoreError::ObjectGone { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
+        let (container, key) = (Arc::clone(&self.0), text_key(key)?);
+        let failed = |error| self.0.asked("delete an object", "", 0).broken(&format!("{error}"));
+        tokio::spawn(container.delete(key)).await.map_err(failed)?
     }
 
     async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError> {
@@ -339,14 +408,23 @@ impl Store for SwiftStore {
         if let Some(done) = self.0.make_way_for(&key, &meta, &body).await? {
             return Ok(done);
         }
+        self.0.check_metadata(&key, &meta)?;
         let md5 = self.0.digest(&key, &body).await?;
-        let old = if meta.overwrite { self.0.segments_of(&key, false).await? } else { Vec::new() };
+        let old = if meta.overwrite { self.0.old_segments(&key, false).await? } else { Vec::new() };
         let request = self.0.request("put an object", Method::PUT, &key, body.len()).header("etag", &md5).body(&body);
         match self.0.client.send(writing(request, &meta, crc)).await {
             Ok(answer) => {
                 self.0.remove(old).await;
                 Ok(Container::stored_now(&answer, crc))
             }
+            // Its answer may have been lost: nobody could name the old segments later.
+            Err(error) if error.is_retryable() && !old.is_empty() => match self.0.find_own(&key, &meta, crc).await {
+                Ok(Some(stored)) => {
+                    self.0.remove(old).await;
+                    Ok(stored)
+                }
+                _ => Err(error),
+            },
             Err(error) => self.0.settle(&key, &meta, crc, error).await,
         }
     }
@@ -356,16 +434,17 @@ impl Store for SwiftStore {
         if key.len() + SEGMENT_NAME_BYTES > NAME_BYTES_MAX {
             return Err(StoreError::InvalidName { name: key, reason: "its segments' names would be longer than 1024 bytes" });
         }
+        self.0.check_metadata(&key, &meta)?;
         self.0.make_way(&key, &meta, None).await?;
         self.0.is_there().await?;
         self.0.make_segments_container().await?;
-        Ok(Arc::new(SegmentUpload { container: Arc::clone(&self.0), key, id: rand::random(), meta }))
+        Ok(Arc::new(SegmentUpload::new(Arc::clone(&self.0), key, rand::random(), meta)))
     }
 
     async fn reopen(&self, key: &ObjectKey, meta: ObjectMeta, handle: &str) -> Result<Arc<dyn Upload>, StoreError> {
         let key = text_key(key)?;
         let id = u128::from_str_radix(handle, 16).map_err(|_| StoreError::UploadGone { object: key.clone() })?;
-        Ok(Arc::new(SegmentUpload { container: Arc::clone(&self.0), key, id, meta }))
+        Ok(Arc::new(SegmentUpload::new(Arc::clone(&self.0), key, id, meta)))
     }
 
     async fn find_own(&self, key: &ObjectKey, meta: ObjectMeta, crc: Crc64) -> Result<Option<StoredObject>, StoreError> {

@@ -47,7 +47,7 @@ impl Tally {
 
     /// The verdict on a test that has failed, by its second run.
     pub(super) fn settle(&mut self, test: String, second: Self) {
-        if (second.passed, second.failed, second.failures.len()) == (1, 0, 0) {
+        if (second.passed, second.failed, second.failures.len(), second.skips.len()) == (1, 0, 0, 0) {
             self.failed -= 1;
             self.passed += 1;
             self.unsteady.push(test);
@@ -101,11 +101,12 @@ fn run_with(command: &mut Command, name: &str, tally: &mut Tally, echo: &mut dyn
             }
             let why =
                 other.map_or_else(|| format!("still running after {} s, killed", PROGRAM_TIME_MAX.as_secs()), |status| status.to_string());
+            // 101 is libtest's for tests that failed.
+            tally.crashed |= failed_before == 0 || ended.is_none_or(|status| status.code() != Some(101));
             if failed_before == 0 {
                 // It crashed or hung: no test says so.
                 tally.failed += 1;
                 tally.failures.push(format!("{name} ({why})"));
-                tally.crashed = true;
             }
         }
     }
@@ -272,6 +273,15 @@ mod tests {
         let three = "test a ... FAILED\ntest b ... FAILED\ntest c ... FAILED\ntest result: FAILED. 0 passed; 3 failed; 0 ignored\n";
         assert!(!read(three).failures_are_few(), "too many");
         assert!(!of_script("exit 3").0.failures_are_few(), "a crash");
+        let verdict = "echo 'test a ... FAILED'; echo 'test result: FAILED. 0 passed; 1 failed; 0 ignored'";
+        assert!(!of_script(&format!("{verdict}; kill -9 $$")).0.failures_are_few(), "a crash behind the verdict");
+        assert!(of_script(&format!("{verdict}; exit 101")).0.failures_are_few());
+        let skips = "successes:\n\n---- a stdout ----\nSKIP: not root\n\nsuccesses:\n    a\n\n";
+        assert_eq!(
+            settled(&format!("test a ... ok\n\n{skips}test result: ok. 1 passed; 0 failed; 0 ignored\n")).1,
+            1,
+            "skipped is not passed"
+        );
     }
 
     #[test]
