@@ -28,6 +28,7 @@ use tradewind_wire::{Group, LaneId};
 use crate::browse::Browser;
 use crate::destination;
 use crate::figures;
+use crate::keeping::Keeping;
 use crate::lane_task::{LaneHandle, LaneTask};
 use crate::opening::{Destined, Rival, Work, supersede};
 use crate::options::Options;
@@ -137,6 +138,7 @@ struct Engine {
 /// # Errors
 /// [`ControlError`] when the engine cannot go on.
 pub async fn serve(stream: UnixStream, workers: Workers, pool: BlockPool, facts: Facts) -> Result<(), ControlError> {
+    let facts = Facts { state: facts.state.map(|state| state.with_kept(workers.kept.as_ref())), ..facts };
     let (mut sender, mut receiver, _) = tradewind_ipc::connect_control(stream, SOFTWARE).await?;
     sender.send(&FromEngine::Ready(facts.ready.clone())).await?;
     let (to_control, mut outgoing) = mpsc::unbounded_channel();
@@ -491,12 +493,14 @@ impl Engine {
         let staging = self.workers.staging.as_ref().filter(|_| !handle.mailboxes.is_empty() && store.batch_objects_max() == 1);
         let spilling = staging.and_then(|staging| Spilling::new(staging, &self.pool, blocks as u32, part, block_bytes));
         let config = UploaderConfig { pool_bytes: blocks * u64::from(block_bytes), ..config };
+        let kept = prepared.as_ref().and_then(|prepared| prepared.kept.clone()).filter(|_| !handle.mailboxes.is_empty());
+        let keeping = self.workers.staging.as_ref().zip(kept).map(|(staging, kept)| Keeping::new(staging, kept));
         let resumption = prepared.map(|prepared| prepared.resumption);
         let (uploads, stored) = mpsc::unbounded_channel();
         let uploader = Uploader::start(&tokio::runtime::Handle::current(), store, config, resumption, uploads);
         let statistics = Arc::clone(&self.workers.statistics[0]);
         let (recent, left_out) = (VecDeque::new(), (0, None));
-        LaneTask { handle, statistics, uploader, stored, arrived, cancel, recent, left_out, manifest, spilling }
+        LaneTask { handle, statistics, uploader, stored, arrived, cancel, recent, left_out, manifest, spilling, keeping }
     }
 
     /// Runs a lane's task and hears of its end.

@@ -17,6 +17,7 @@ use tradewind_wire::LaneId;
 use tradewind_wire::control::close;
 
 use crate::destination;
+use crate::keeping::Keeping;
 use crate::manifest::Manifest;
 use crate::orders::Reporting;
 use crate::shared::{Command, LaneEvent, LaneShared, Mailbox};
@@ -117,6 +118,8 @@ pub(crate) struct LaneTask {
     pub(crate) manifest: Option<Manifest>,
     /// Where blocks wait while the store is slower than the network.
     pub(crate) spilling: Option<Spilling>,
+    /// Where they outlive this engine.
+    pub(crate) keeping: Option<Keeping>,
 }
 
 /// How a lane ended.
@@ -135,6 +138,9 @@ impl LaneTask {
         match end {
             End::Done { files, bytes } => {
                 self.finish_manifest().await;
+                if let Some(keeping) = self.keeping.take() {
+                    keeping.finish().await;
+                }
                 let receipt = now_ns();
                 self.handle.finish(receipt);
                 let elapsed_ms = self.handle.elapsed_ms();
@@ -211,6 +217,9 @@ impl LaneTask {
         match event {
             LaneEvent::Block { block, image, table, complete_ns } => {
                 waiting.insert(block.0, complete_ns);
+                if let Some(keeping) = &self.keeping {
+                    keeping.arrived(block.0, &image);
+                }
                 let ready = match &mut self.spilling {
                     Some(spilling) => spilling.arrived(block, image, table),
                     None => Some(ready_block(block, image, &table)),
@@ -254,6 +263,9 @@ impl LaneTask {
                 }
                 if let Some(spilling) = &mut self.spilling {
                     spilling.became_durable();
+                }
+                if let Some(keeping) = &self.keeping {
+                    keeping.became_durable(block);
                 }
                 self.handle.shared.blocks_durable.fetch_add(1, Ordering::Release);
                 self.go_on_spilling();

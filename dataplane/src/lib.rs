@@ -8,6 +8,7 @@ mod browse;
 pub mod control;
 mod destination;
 mod figures;
+mod keeping;
 mod lane;
 mod lane_task;
 pub mod link;

@@ -29,6 +29,16 @@ pub enum LogFormat {
     Json,
 }
 
+/// Which blocks the engine writes to the staging directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum StagingMode {
+    /// Those for which there is no room in memory.
+    #[default]
+    Auto,
+    /// All, so that they outlive the engine.
+    Always,
+}
+
 /// The data process of Tradewind. It is started by tradewindd; run it by hand only with --probe.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "tradewind-engine", version)]
@@ -72,6 +82,9 @@ pub struct Options {
     /// Most bytes of blocks there.
     #[arg(long, default_value_t = 16 << 30)]
     pub staging_bytes: u64,
+    /// Which blocks go there.
+    #[arg(long, value_enum, default_value_t)]
+    pub staging_mode: StagingMode,
     /// Format of the log.
     #[arg(long, value_enum, default_value_t)]
     pub log: LogFormat,

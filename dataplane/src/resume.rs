@@ -7,10 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tradewind_ipc::{DurableList, DurableSummary};
-use tradewind_proto::block::fingerprint;
-use tradewind_storage::{Durable, Journal, Resumption, RetryPolicy, Sample, Scope, Store, StoreError, UploaderConfig, resume};
+use tradewind_client::files_and_pieces;
+use tradewind_proto::block::{BlockTable, fingerprint};
+use tradewind_staging::Keep;
+use tradewind_storage::{Durable, Journal, Recalled, Resumption, RetryPolicy, Sample, Scope, Store, StoreError, UploaderConfig, resume};
 
+use crate::keeping::Kept;
 use crate::manifest::{self, Manifest};
+use crate::options::StagingMode;
 
 /// How long looking through what earlier transfers left may take.
 const RESUME_TIMEOUT: Duration = Duration::from_secs(80);
@@ -24,6 +28,8 @@ pub(crate) struct State {
     lists: PathBuf,
     directory: PathBuf,
     keep: Duration,
+    /// What earlier engines received, and whether lanes of this one add to it.
+    kept: Option<(Keep, StagingMode)>,
 }
 
 /// What a lane begins with.
@@ -32,6 +38,8 @@ pub(crate) struct Prepared {
     pub(crate) resumption: Resumption,
     /// What the sender is told, if it asked.
     pub(crate) list: Option<DurableList>,
+    /// Where this lane's blocks outlive the engine.
+    pub(crate) kept: Option<Kept>,
 }
 
 impl State {
@@ -48,7 +56,11 @@ impl State {
         }
         fs::create_dir_all(&lists).map_err(failed)?;
         manifest::prepare(directory).map_err(failed)?;
-        Ok(Self { journal: Journal::open(directory)?, lists, directory: directory.to_owned(), keep })
+        Ok(Self { journal: Journal::open(directory)?, lists, directory: directory.to_owned(), keep, kept: None })
+    }
+
+    pub(crate) fn with_kept(self, kept: Option<&(Keep, StagingMode)>) -> Self {
+        Self { kept: kept.cloned(), ..self }
     }
 
     /// Begins the manifest of a transfer.
@@ -103,7 +115,12 @@ impl State {
             }
             write_line(list, &mut summary, durable).map_err(failed)
         };
-        let resumption = resume(scope, config, is_wanted, &mut each).await?;
+        let kept = self.kept.as_ref().map(|(keep, mode)| (Kept { keep: keep.clone(), scope: config.names_token(scope.place()) }, *mode));
+        let recalled = match &kept {
+            Some((kept, _)) => recall(kept.clone(), self.keep, is_wanted, config.clone()).await,
+            None => Recalled::default(),
+        };
+        let resumption = resume(scope, config, is_wanted, recalled, &mut each).await?;
         let path = match list {
             Some(mut list) => {
                 list.flush().map_err(failed)?;
@@ -111,7 +128,8 @@ impl State {
             }
             None => None,
         };
-        Ok(Prepared { resumption, list: is_wanted.then_some(DurableList { summary, path }) })
+        let kept = kept.filter(|(_, mode)| *mode == StagingMode::Always).map(|(kept, _)| kept);
+        Ok(Prepared { resumption, list: is_wanted.then_some(DurableList { summary, path }), kept })
     }
 
     /// The lane has ended.
@@ -136,6 +154,38 @@ impl State {
             Err(_) => tracing::info!("more uploads that nobody has gone on with are left to the next lane"),
         }
     }
+}
+
+/// Reads what earlier lanes of the same names kept, after removing what nobody goes on with. If nothing is wanted, none of it is of use any more.
+async fn recall(kept: Kept, after: Duration, is_wanted: bool, config: UploaderConfig) -> Recalled {
+    let recalling = tokio::task::spawn_blocking(move || {
+        let Kept { keep, scope } = kept;
+        let files = keep.expire(after);
+        if files > 0 {
+            tracing::info!("{files} files of received blocks removed that nobody has gone on with for {} s", after.as_secs());
+        }
+        let mut recalled = Recalled::default();
+        if !is_wanted {
+            keep.forget(scope);
+            return recalled;
+        }
+        let images = keep.recall(scope);
+        let blocks = images.len();
+        for image in images {
+            match BlockTable::parse(&image) {
+                Ok(table) => {
+                    let (files, pieces) = files_and_pieces(&table);
+                    recalled.add(&config, &image, &files, &pieces);
+                }
+                Err(error) => tracing::warn!(%error, "a kept block is left out"),
+            }
+        }
+        if blocks > 0 {
+            tracing::info!("{blocks} blocks of an interrupted transfer are still here");
+        }
+        recalled
+    });
+    recalling.await.unwrap_or_default()
 }
 
 /// A line as `tradewind_api::DurableEntry` reads it.

@@ -9,7 +9,7 @@ use tradewind_ipc::{XdpMode as IpcXdpMode, XdpStatus};
 use tradewind_netio::LinkError;
 use tradewind_netio::udp::{UdpConfig, UdpLink, device_mtu, precise_timers};
 use tradewind_proto::block::BlockWriter;
-use tradewind_staging::{Ring, Staging, StagingConfig};
+use tradewind_staging::{Keep, Ring, Staging, StagingConfig};
 use tradewind_wire::limits::chunk_bytes_for_mtu;
 use tradewind_xdp::{AttachMode, Steering, SteeringConfig, XdpLink, XdpLinkConfig, XdpMode};
 
@@ -68,7 +68,7 @@ pub struct Opened {
     /// The block pool.
     pub pool: BlockPool,
     /// For blocks that wait on a disk, and where that is.
-    staging: Option<(Ring, StagingConfig)>,
+    staging: Option<(Ring, StagingConfig, StagingMode)>,
     /// Whether AF_XDP is used, and why not.
     pub xdp: XdpStatus,
     /// Payload bytes of a DATA packet on this engine's path.
@@ -121,7 +121,10 @@ pub fn open(options: &Options) -> Result<Opened, StartError> {
         .collect();
     let chunk_bytes = chunk_bytes_for_mtu(mtu_bytes, options.listen.is_ipv6());
     let staging = options.staging_dir.as_ref().and_then(|directory| match Ring::new(&pool) {
-        Ok(ring) => Some((ring, StagingConfig { directory: directory.clone(), bytes_max: options.staging_bytes })),
+        Ok(ring) => {
+            let config = StagingConfig { directory: directory.clone(), bytes_max: options.staging_bytes };
+            Some((ring, config, options.staging_mode))
+        }
         Err(error) => {
             tracing::error!("blocks wait in memory only: {error}");
             None
@@ -200,6 +203,8 @@ pub struct Workers {
     pub steering: Option<Arc<Steering>>,
     /// Where blocks wait while a store is slower than the network.
     pub staging: Option<Staging>,
+    /// What outlives the engine, and whether lanes of this one add to it.
+    pub kept: Option<(Keep, StagingMode)>,
     threads: Vec<JoinHandle<Result<(), LinkError>>>,
 }
 
@@ -209,8 +214,10 @@ pub struct Workers {
 /// When the system has no thread left.
 pub fn start(opened: Opened) -> Result<(Workers, BlockPool), StartError> {
     let steering = opened.steering.map(Arc::new);
-    let staging = opened.staging.and_then(|(ring, config)| start_staging(ring, &config));
-    let mut workers = Workers { mailboxes: Vec::new(), statistics: Vec::new(), steering, staging, threads: Vec::new() };
+    let place_bytes = opened.pool.slot_bytes();
+    let kept = opened.staging.as_ref().and_then(|(_, config, mode)| Some((open_kept(config, place_bytes, *mode)?, *mode)));
+    let staging = opened.staging.and_then(|(ring, config, _)| start_staging(ring, &config));
+    let mut workers = Workers { mailboxes: Vec::new(), statistics: Vec::new(), steering, staging, kept, threads: Vec::new() };
     for (index, (link, waker)) in opened.links.into_iter().enumerate() {
         let mailbox = Mailbox::new(waker);
         let statistics = Arc::new(WorkerStatistics::default());
@@ -253,6 +260,16 @@ fn start_staging(ring: Ring, config: &StagingConfig) -> Option<Staging> {
             None
         }
     }
+}
+
+/// Where there is nothing from another time, only a lane that is to add to it needs it.
+fn open_kept(config: &StagingConfig, place_bytes: usize, mode: StagingMode) -> Option<Keep> {
+    let directory = config.directory.join("kept");
+    if mode == StagingMode::Auto && !directory.exists() {
+        return None;
+    }
+    let opened = Keep::open(&directory, place_bytes, config.bytes_max);
+    opened.inspect_err(|error| tracing::error!("blocks do not outlive the engine until tradewindd is restarted: {error}")).ok()
 }
 
 impl Workers {

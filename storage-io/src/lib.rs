@@ -36,7 +36,7 @@ pub use checksum::{Crc64, RunningCrc64};
 pub use error::{StoreError, UploadError};
 pub use fetch::{FetchConfig, Fetched, FetchedObject, TakesPath, TakesTime, Wanted, fetch};
 pub use holes::{HOLE_BYTES_MIN, SPARSE_ATTRIBUTE, are_zeros, is_marked_sparse, may_have_holes, sparse_attribute};
-pub use journal::{Durable, Journal, Resumption, Scope, resume};
+pub use journal::{Durable, Journal, Recalled, Resumption, Scope, resume};
 pub use list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};
 pub use local::{FsyncPolicy, LocalStore};
 pub use name::decode as decode_name;

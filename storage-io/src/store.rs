@@ -95,8 +95,12 @@ pub(crate) fn token_of(key: &ObjectKey, size: u64, mtime_ns: i64, variant: u64) 
     if variant != 0 {
         text.extend(variant.to_be_bytes());
     }
+    token(&text)
+}
+
+pub(crate) fn token(text: &[u8]) -> u128 {
     let reversed: Vec<u8> = text.iter().rev().copied().collect();
-    u128::from(Crc64::of(&text).0) << 64 | u128::from(Crc64::of(&reversed).0)
+    u128::from(Crc64::of(text).0) << 64 | u128::from(Crc64::of(&reversed).0)
 }
 
 /// Bytes to be stored, in the buffers they arrived in. Clones share them.

@@ -19,6 +19,7 @@ const WINDOW: u64 = 48;
 /// Longest time to wait for anything, seconds.
 const PATIENCE_S: u64 = 40;
 const STAGING: &str = "[engine]\ncredit_blocks = 48\nstaging_dir = \"{folder}/staging\"\n";
+const ALWAYS: &str = "[engine]\ncredit_blocks = 48\nstaging_dir = \"{folder}/staging\"\nstaging_mode = \"always\"\n";
 const LITTLE: &str = "[engine]\ncredit_blocks = 48\nstaging_dir = \"{folder}/staging\"\nstaging_bytes = 16777216\n";
 
 fn world(more: &'static str) -> Result<Option<World>> {
@@ -117,6 +118,36 @@ fn a_killed_engine_loses_nothing_that_it_has_confirmed() -> Result<()> {
     let kept = event(&sent, "started").context("started")?["bytes_kept"].as_u64();
     println!("{kept:?} bytes kept");
     assert_eq!(world.store.sha256(&world.testbed, "f")?, sha256_of_file(&file)?);
+    Ok(())
+}
+
+/// What it had received and could not store outlives it: hardly anything is sent twice.
+#[test]
+fn what_a_killed_engine_had_received_is_not_sent_again() -> Result<()> {
+    let Some(mut world) = world(ALWAYS)? else { return Ok(()) };
+    let file = world.file("f", FILE_BYTES)?;
+    let sending = world.send_in_background(&file, &format!("s3://{BUCKET}/f"), &["--rate", "50M"]);
+    let id = world.wait_for_bytes(&[])?;
+    world.wait_for_total(&id, "bytes_durable", 16 * MIB)?;
+    world.store.process().signal_stop();
+    let ahead = |status: &Value| number(status, "bytes_received") >= number(status, "bytes_durable") + 40 * MIB;
+    let waiting = world.wait_for(&id, PATIENCE_S, "received and not stored", ahead);
+    // What is on its way to the disk gets there.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let killed = Command::new("kill").args(["-9", &world.server.engine_pid().context("no engine")?.to_string()]).status();
+    world.store.process().signal_continue();
+    let (received, durable) = (number(&waiting.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?.clone(), "bytes_received"), number(&waiting?, "bytes_durable"));
+    assert!(killed?.success());
+    let sent = sending.join().expect("the thread panicked")?;
+    sent.success("tradewind send")?;
+    assert!(event(&sent, "retry").is_some(), "{}", sent.stdout);
+    let again = sent.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(|event| event["event"] == "started").last();
+    let kept = again.context("started")?["bytes_kept"].as_u64().context("bytes_kept")?;
+    println!("{received} bytes received, {durable} of them stored, {kept} kept");
+    assert!(kept + 4 * MIB >= received && kept >= durable + 36 * MIB, "{received} received, {durable} stored, {kept} kept");
+    assert_eq!(world.store.sha256(&world.testbed, "f")?, sha256_of_file(&file)?);
+    let left: Vec<_> = std::fs::read_dir(world.testbed.path("staging/kept"))?.map(|entry| Ok(entry?.file_name())).collect::<Result<_>>()?;
+    assert_eq!(left, ["lock"], "what the store has is kept by nobody");
     Ok(())
 }
 

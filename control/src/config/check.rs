@@ -84,6 +84,9 @@ fn check_engine(written: &Written, reader: &mut Reader<'_>) {
     if engine.staging_bytes.is_some() && engine.staging_dir.is_none() {
         reader.error(line, "engine.staging_bytes says how much, and engine.staging_dir not where; name a directory on a local disk");
     }
+    if engine.staging_mode.is_some() && engine.staging_dir.is_none() {
+        reader.error(line, "engine.staging_mode says which blocks, and engine.staging_dir not where; name a directory on a local disk");
+    }
     if engine.staging_bytes.is_some_and(|bytes| bytes < 8 * u64::from(block_bytes)) {
         reader.error(line, "engine.staging_bytes is less than 8 blocks; leave it out for the engine's default");
     }

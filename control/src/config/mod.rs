@@ -6,7 +6,7 @@ mod load;
 mod sections;
 
 pub use load::{Loaded, Problem, Severity, load, load_text};
-pub use sections::{DataSection, EngineSection, LimitsSection, LogFormat, RestSection, WeightsSection, XdpChoice};
+pub use sections::{DataSection, EngineSection, LimitsSection, LogFormat, RestSection, StagingMode, WeightsSection, XdpChoice};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -109,6 +109,19 @@ pub struct EngineSection {
     pub staging_dir: Option<PathBuf>,
     /// Most bytes of blocks there. Default: the engine's, 16 GiB.
     pub staging_bytes: Option<u64>,
+    /// Which blocks go there. Default: those for which there is no room in memory.
+    pub staging_mode: Option<StagingMode>,
+}
+
+/// Which blocks the engine writes to its staging directory.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum StagingMode {
+    /// Those for which there is no room in memory. They are gone when the engine ends.
+    Auto,
+    /// All, into files with names below `kept`, until the store has them: a transfer that is gone on with need not send them again. As much room
+    /// again as `staging_bytes`.
+    Always,
 }
 
 /// `[limits]`.

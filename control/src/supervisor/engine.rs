@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tradewind_ipc::{FromEngine, IpcError, ToEngine, accept_engine};
 
 use super::EngineEvent;
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogFormat, StagingMode};
 
 /// The descriptor at which the engine finds its end of the socket.
 const CONTROL_FD: i32 = 3;
@@ -61,6 +61,9 @@ impl EngineCommand {
         option("--resume-keep-s", &config.limits.resume_keep_s);
         if let Some(bytes) = config.engine.staging_bytes {
             option("--staging-bytes", &bytes);
+        }
+        if config.engine.staging_mode == Some(StagingMode::Always) {
+            option("--staging-mode", &"always");
         }
         if let Some(directory) = &config.engine.staging_dir {
             arguments.extend(["--staging-dir".into(), directory.clone().into_os_string()]);

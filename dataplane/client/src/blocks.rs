@@ -29,6 +29,13 @@ fn kept(record: &FileRecord) -> Attributes {
 /// A verified block as the uploader takes it.
 #[must_use]
 pub fn ready_block(block: BlockId, image: SharedBlock, table: &BlockTable) -> ReadyBlock {
+    let (files, pieces) = files_and_pieces(table);
+    ReadyBlock { id: block.0, data: image, files, pieces }
+}
+
+/// What a block holds, as the uploader knows it.
+#[must_use]
+pub fn files_and_pieces(table: &BlockTable) -> (Vec<FileMeta>, Vec<Piece>) {
     let files = table
         .files
         .iter()
@@ -54,7 +61,7 @@ pub fn ready_block(block: BlockId, image: SharedBlock, table: &BlockTable) -> Re
             is_hole: extent.is_hole,
         })
         .collect();
-    ReadyBlock { id: block.0, data: image, files, pieces }
+    (files, pieces)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ mod source;
 mod upload;
 mod worker;
 
-pub use blocks::{CRC_ATTRIBUTE, ERROR_ATTRIBUTE, is_of_the_way, ready_block};
+pub use blocks::{CRC_ATTRIBUTE, ERROR_ATTRIBUTE, files_and_pieces, is_of_the_way, ready_block};
 pub use download::{Download, DownloadReport, FileEvent};
 pub use durable::{Compare, Durable};
 pub use error::{SourceError, UploadError};

@@ -7,6 +7,7 @@
 //! One thread owns the connection that writes; entries reach it by a channel and are committed together.
 
 mod database;
+mod recalled;
 mod resume;
 
 use std::collections::HashMap;
@@ -24,6 +25,8 @@ use crate::store::{Attributes, ObjectKey, ObjectMeta, PartReceipt, Store, token_
 use crate::upload::Sample;
 use database::Database;
 pub(crate) use resume::Reopened;
+pub use recalled::Recalled;
+pub(crate) use recalled::RecalledPiece;
 pub use resume::{Durable, Resumption, resume};
 
 /// Entries wait at most so long for their commit.
@@ -163,6 +166,12 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// [`Store::place`].
+    #[must_use]
+    pub fn place(&self) -> &str {
+        &self.place.name
+    }
+
     fn tell(&self, entry: Entry) {
         // The thread ends only with the last of its senders.
         let _ = self.journal.commands.send(Command::Entry(Arc::clone(&self.place), entry));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 
 use super::database::{Database, Row};
-use super::{DoneObject, OpenObject, Scope, unix_now};
+use super::{DoneObject, OpenObject, Recalled, Scope, unix_now};
 use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::list::{Depth, LIST_ENTRIES_MAX, ListEntry};
@@ -64,6 +64,8 @@ pub struct Resumption {
     pub(crate) scope: Scope,
     /// Uploads that are open at the store.
     pub(crate) open: HashMap<ObjectKey, Reopened>,
+    /// What no store has of what was received.
+    pub(crate) recalled: Recalled,
     /// Objects of the same size and time as the source count as ours.
     pub(crate) by_attributes: bool,
 }
@@ -85,7 +87,8 @@ pub(crate) struct Reopened {
 }
 
 /// Reads the journal, asks the store whether it is still true, and hands over what need not be sent again. With `is_wanted` false nothing is,
-/// but what was begun is still found and given up when the same object is begun anew.
+/// but what was begun is still found and given up when the same object is begun anew. `recalled`: what was kept of what earlier transfers of the
+/// same names and variant received; nothing if nothing is wanted.
 ///
 /// # Errors
 /// [`StoreError`] of the journal or the store, or what `each` returns.
@@ -93,15 +96,19 @@ pub async fn resume(
     scope: &Scope,
     config: &UploaderConfig,
     is_wanted: bool,
+    recalled: Recalled,
     each: &mut (dyn FnMut(&Durable) -> Result<(), StoreError> + Send),
 ) -> Result<Resumption, StoreError> {
     // What the transfer before this one told the journal may still be on its way.
     scope.flush().await;
-    let mut resumption = Resumption { scope: scope.clone(), open: HashMap::new(), by_attributes: is_wanted };
+    let mut resumption = Resumption { scope: scope.clone(), open: HashMap::new(), recalled, by_attributes: is_wanted };
     let (mut after, mut listed) = (None, None);
     loop {
         let rows = page(scope, config, after.take()).await?;
-        let Some(last) = rows.last() else { return Ok(resumption) };
+        let Some(last) = rows.last() else {
+            resumption.recalled.tell(config, each)?;
+            return Ok(resumption);
+        };
         after = Some(last.key().clone());
         if listed.is_none() && rows.len() == PAGE && is_wanted {
             listed = Some(Listed::of(scope.place.store.as_ref(), config).await?);
@@ -116,6 +123,7 @@ pub async fn resume(
                 Looked::Done(object) => {
                     let path = config.path_of(&object.key);
                     let DoneObject { key, size, mtime_ns, etag, crc, samples, .. } = object;
+                    resumption.recalled.is_stored(&key);
                     each(&Durable::File { path, size, mtime_ns, key, crc, etag, samples })?;
                 }
                 Looked::Open(mut reopened) => {
@@ -128,6 +136,11 @@ pub async fn resume(
                         let (path, size, mtime_ns) = (config.path_of(key), *size, *mtime_ns);
                         each(&Durable::Part { path, size, mtime_ns, offset, length: receipt.len, crc: receipt.crc })?;
                     }
+                    let ranges = reopened.receipts.iter().map(|receipt| {
+                        let start = u64::from(receipt.number - 1) * part_bytes;
+                        start..start + receipt.len
+                    });
+                    resumption.recalled.are_stored(key, *size, *mtime_ns, &ranges.collect::<Vec<_>>());
                     resumption.open.insert(key.clone(), reopened);
                 }
                 Looked::Gone => {}

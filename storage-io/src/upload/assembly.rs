@@ -14,7 +14,7 @@ use super::samples::{Sample, is_sampled};
 use crate::checksum::Crc64;
 use crate::error::{StoreError, UploadError};
 use crate::holes;
-use crate::journal::{DoneObject, OpenObject, Reopened};
+use crate::journal::{DoneObject, OpenObject, Recalled, RecalledPiece, Reopened};
 use crate::plan::PartPlan;
 use crate::store::{Body, Limits, ObjectKey, ObjectMeta, Part, PartReceipt, StoredObject, Upload, token_of};
 
@@ -129,6 +129,20 @@ impl File {
     }
 }
 
+/// What earlier transfers left.
+#[derive(Debug, Default)]
+pub(super) struct Earlier {
+    /// What they began and this one may go on with.
+    pub(super) open: HashMap<ObjectKey, Reopened>,
+    /// What they received.
+    pub(super) recalled: Recalled,
+    /// Tokens follow from name, size and time.
+    pub(super) by_attributes: bool,
+}
+
+/// The number of no block: of what an earlier transfer received. There is nobody to be told that the store has it.
+const RECALLED: u32 = u32::MAX;
+
 /// The state of one transfer.
 #[derive(Debug)]
 pub(super) struct Assembly {
@@ -137,12 +151,9 @@ pub(super) struct Assembly {
     files: HashMap<u32, File>,
     done: HashSet<u32>,
     withdrawn: HashSet<u32>,
-    /// What earlier transfers began and this one may go on with.
-    open: HashMap<ObjectKey, Reopened>,
+    earlier: Earlier,
     /// Uploads of files that were found there, for the driver to take over.
     pub(super) adopted: Vec<(u32, Arc<dyn Upload>)>,
-    /// Tokens follow from name, size and time.
-    by_attributes: bool,
     /// How many parts or objects a block still waits for.
     blocks: HashMap<u32, usize>,
     blocks_received: u64,
@@ -167,16 +178,15 @@ pub(super) struct Queues {
 const SMALL_BYTES_MAX: u64 = 1 << 20;
 
 impl Assembly {
-    pub(super) fn new(config: UploaderConfig, limits: Limits, open: HashMap<ObjectKey, Reopened>, by_attributes: bool) -> Self {
+    pub(super) fn new(config: UploaderConfig, limits: Limits, earlier: Earlier) -> Self {
         Self {
             config,
             limits,
             files: HashMap::new(),
             done: HashSet::new(),
             withdrawn: HashSet::new(),
-            open,
+            earlier,
             adopted: Vec::new(),
-            by_attributes,
             blocks: HashMap::new(),
             blocks_received: 0,
             announced: None,
@@ -264,7 +274,7 @@ impl Assembly {
         let variant = self.config.variant;
         let is_same =
             |Reopened { object, .. }: &Reopened| (object.size, object.mtime_ns, object.variant) == (meta.size, meta.mtime_ns, variant);
-        let (resumed, stale) = match self.open.remove(&key) {
+        let (resumed, stale) = match self.earlier.open.remove(&key) {
             Some(reopened) if is_same(&reopened) && !reopened.receipts.is_empty() => (Some(reopened), None),
             other => (None, other.map(|reopened| reopened.upload)),
         };
@@ -282,7 +292,7 @@ impl Assembly {
             let (path, size_bytes, pool_bytes) = (name, meta.size, self.config.pool_bytes);
             return Err(UploadError::PoolTooSmall { path, size_bytes, part_bytes: plan.part_bytes(), pool_bytes });
         }
-        let token = if self.by_attributes { token_of(&key, meta.size, meta.mtime_ns, self.config.variant) } else { rand::random() };
+        let token = if self.earlier.by_attributes { token_of(&key, meta.size, meta.mtime_ns, self.config.variant) } else { rand::random() };
         let mut file = File {
             meta: meta.clone(),
             key,
@@ -312,7 +322,7 @@ impl Assembly {
             file.receipts = receipts.into_iter().map(|receipt| (receipt.number, receipt)).collect();
             self.adopted.push((meta.file, upload));
             self.files.insert(meta.file, file);
-            return Ok(());
+            return self.recall(meta);
         }
         let object_meta = file.object_meta(self.config.overwrite);
         if meta.size == 0 {
@@ -329,6 +339,22 @@ impl Assembly {
         {
             file.cut.insert(1);
             file.in_flight.insert(1, vec![block]);
+        }
+        self.recall(meta)
+    }
+
+    /// A file has begun of which an earlier transfer received something: it is as if that came now.
+    fn recall(&mut self, meta: &FileMeta) -> Result<(), UploadError> {
+        let Some(&File { ref key, plan, .. }) = self.files.get(&meta.file) else { return Ok(()) };
+        let pieces = self.earlier.recalled.take(key, meta.size, meta.mtime_ns);
+        for (file_offset, RecalledPiece { length, data, crc }) in pieces {
+            let (is_hole, run) = data.map_or((true, Run::Hole(length)), |data| (false, Run::Data(data)));
+            // Pieces come from blocks, which are no longer than this.
+            let len = u32::try_from(length).unwrap_or(u32::MAX);
+            let piece = Piece { file: meta.file, file_offset, len, data_offset: 0, crc64: crc.0, is_hole };
+            for (number, at, run, crc) in split(&plan, &piece, run)? {
+                self.fill(RECALLED, meta.file, number, at, run, crc)?;
+            }
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::error::StoreError;
 use crate::name;
 use crate::retry::RetryPolicy;
-use crate::store::ObjectKey;
+use crate::store::{ObjectKey, token};
 
 /// What the files are called at the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +81,16 @@ impl UploaderConfig {
             ObjectName::Into(prefix) => self.key_of(prefix, path),
             ObjectName::Exact(name) => ObjectKey::new(name.as_bytes()),
         }
+    }
+
+    /// The same for every transfer that makes the same objects of the same files: at a [`crate::Store::place`], of these names, of this variant.
+    #[must_use]
+    pub fn names_token(&self, place: &str) -> u128 {
+        let name = match &self.name {
+            ObjectName::Into(prefix) => format!("into {prefix}"),
+            ObjectName::Exact(name) => format!("as {name}"),
+        };
+        token(format!("{place}\0{name}\0{}", self.variant).as_bytes())
     }
 
     /// What all keys of this transfer begin with.

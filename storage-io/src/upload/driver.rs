@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, timeout};
 
-use super::assembly::{Assembly, Job, Milestone, again};
+use super::assembly::{Assembly, Earlier, Job, Milestone, again};
 use super::block::FileMeta;
 use super::concurrency::{Bounds, Concurrency};
 use super::stats::{DrainMeter, UploadStats};
@@ -84,11 +84,11 @@ pub(super) async fn run(
     mut inbox: UnboundedReceiver<Command>,
     events: UnboundedSender<UploadEvent>,
 ) {
-    let (journal, open, by_attributes) = match resumption {
-        Some(Resumption { scope, open, by_attributes }) => (Some(scope), open, by_attributes),
-        None => (None, HashMap::new(), false),
+    let (journal, earlier) = match resumption {
+        Some(Resumption { scope, open, recalled, by_attributes }) => (Some(scope), Earlier { open, recalled, by_attributes }),
+        None => (None, Earlier::default()),
     };
-    let assembly = Assembly::new(config.clone(), store.limits(), open, by_attributes);
+    let assembly = Assembly::new(config.clone(), store.limits(), earlier);
     let batch_max = store.batch_objects_max();
     let bounds = |first: u32, most: u32| {
         let (first, most) = (first.max(1) as usize, most.max(first).max(1) as usize);

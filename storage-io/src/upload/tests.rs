@@ -147,7 +147,7 @@ proptest! {
             ids.swap(at, (picks[at % picks.len()] as usize).wrapping_add(at * 7) % (at + 1));
         }
         let announce_at = order.index(ids.len() + 1);
-        let (mut assembly, mut model) = (Assembly::new(config(), LIMITS, HashMap::new(), false), Model::default());
+        let (mut assembly, mut model) = (Assembly::new(config(), LIMITS, Earlier::default()), Model::default());
         let (mut blocks, mut files) = (Vec::new(), Vec::new());
         for (turn, &id) in ids.iter().enumerate() {
             if turn == announce_at {
@@ -211,7 +211,7 @@ fn holes_become_zeros_of_the_parts_that_they_are_in() {
         if reversed {
             blocks.reverse();
         }
-        let (mut assembly, mut model) = (Assembly::new(config(), LIMITS, HashMap::new(), false), Model::default());
+        let (mut assembly, mut model) = (Assembly::new(config(), LIMITS, Earlier::default()), Model::default());
         blocks.iter().for_each(|block| assembly.add_block(block).unwrap());
         drop(blocks);
         assembly.announce(3).unwrap();
@@ -221,7 +221,7 @@ fn holes_become_zeros_of_the_parts_that_they_are_in() {
         assert!(model.objects[&0] == expected, "reversed: {reversed}");
         assert_eq!((pool.available(), assembly.finished()), (pool.capacity(), Some((1, SIZE as u64))));
     }
-    let mut assembly = Assembly::new(config(), LIMITS, HashMap::new(), false);
+    let mut assembly = Assembly::new(config(), LIMITS, Earlier::default());
     let mut twice = block(&pool, 0, &[(0, SIZE, 0, 512)]);
     twice.pieces.push(hole(511, 2));
     assert!(matches!(assembly.add_block(&twice), Err(UploadError::Overlap { file: 0, offset: 511 })));
@@ -230,7 +230,7 @@ fn holes_become_zeros_of_the_parts_that_they_are_in() {
 #[test]
 fn hostile_blocks_end_as_named_errors() {
     let pool = BlockPool::new(16, BLOCK).unwrap();
-    let mut assembly = Assembly::new(config(), LIMITS, HashMap::new(), false);
+    let mut assembly = Assembly::new(config(), LIMITS, Earlier::default());
     assembly.add_block(&block(&pool, 0, &[(0, 3000, 0, 512)])).unwrap();
     let mut refuse = |block: &ReadyBlock| assembly.add_block(block).unwrap_err();
     let again = refuse(&block(&pool, 0, &[(0, 3000, 512, 512)]));
@@ -275,7 +275,7 @@ impl ReadyBlock {
 #[test]
 fn what_is_missing_at_the_end_has_a_name() {
     let pool = BlockPool::new(4, BLOCK).unwrap();
-    let mut assembly = Assembly::new(config(), LIMITS, HashMap::new(), false);
+    let mut assembly = Assembly::new(config(), LIMITS, Earlier::default());
     assembly.add_block(&block(&pool, 0, &[(0, 1000, 0, 512)])).unwrap();
     let error = assembly.announce(1).unwrap_err();
     assert!(matches!(error, UploadError::Incomplete { missing_bytes: 488, .. }), "{error}");
@@ -288,9 +288,9 @@ fn what_is_missing_at_the_end_has_a_name() {
 fn a_part_that_the_pool_cannot_hold_is_refused_at_the_first_block() {
     let pool = BlockPool::new(2, BLOCK).unwrap();
     let first = block(&pool, 0, &[(0, 3000, 0, 512)]);
-    let mut enough = Assembly::new(UploaderConfig { pool_bytes: 2048, ..config() }, LIMITS, HashMap::new(), false);
+    let mut enough = Assembly::new(UploaderConfig { pool_bytes: 2048, ..config() }, LIMITS, Earlier::default());
     enough.add_block(&first).unwrap();
-    let mut short = Assembly::new(UploaderConfig { pool_bytes: 2047, ..config() }, LIMITS, HashMap::new(), false);
+    let mut short = Assembly::new(UploaderConfig { pool_bytes: 2047, ..config() }, LIMITS, Earlier::default());
     let error = short.add_block(&first).unwrap_err();
     assert!(matches!(error, UploadError::PoolTooSmall { part_bytes: 2048, pool_bytes: 2047, .. }), "{error}");
 }
@@ -298,7 +298,7 @@ fn a_part_that_the_pool_cannot_hold_is_refused_at_the_first_block() {
 #[test]
 fn one_name_is_for_one_file() {
     let pool = BlockPool::new(4, BLOCK).unwrap();
-    let exact = || Assembly::new(UploaderConfig { name: ObjectName::Exact("that".into()), ..config() }, LIMITS, HashMap::new(), false);
+    let exact = || Assembly::new(UploaderConfig { name: ObjectName::Exact("that".into()), ..config() }, LIMITS, Earlier::default());
     let mut one = exact();
     one.add_block(&block(&pool, 0, &[(0, 1000, 0, 512)])).unwrap();
     one.add_block(&block(&pool, 1, &[(0, 1000, 512, 488)])).unwrap();
@@ -309,7 +309,7 @@ fn one_name_is_for_one_file() {
 #[test]
 fn a_withdrawn_file_leaves_nothing_and_holds_no_block() {
     let pool = BlockPool::new(16, BLOCK).unwrap();
-    let (mut assembly, mut model) = (Assembly::new(config(), LIMITS, HashMap::new(), false), Model::default());
+    let (mut assembly, mut model) = (Assembly::new(config(), LIMITS, Earlier::default()), Model::default());
     let size = 9 * BLOCK;
     for id in 0..5 {
         assembly.add_block(&block(&pool, id, &[(0, size, id as usize * BLOCK, BLOCK)])).unwrap();
@@ -343,7 +343,7 @@ fn a_file_that_the_store_refuses_is_left_out_if_that_is_wanted_and_the_others_ca
     let full = || StoreError::Full { place: "disk".to_owned(), detail: "no room".to_owned() };
     let pool = BlockPool::new(16, BLOCK).unwrap();
     let config = UploaderConfig { leave_out: true, ..config() };
-    let (mut assembly, mut model) = (Assembly::new(config, LIMITS, HashMap::new(), false), Model::default());
+    let (mut assembly, mut model) = (Assembly::new(config, LIMITS, Earlier::default()), Model::default());
     let size = 9 * BLOCK;
     for id in 0..5 {
         assembly.add_block(&block(&pool, id, &[(0, size, id as usize * BLOCK, BLOCK)])).unwrap();
@@ -373,7 +373,7 @@ fn a_file_that_the_store_refuses_is_left_out_if_that_is_wanted_and_the_others_ca
     assert_eq!(left_out.collect::<Vec<_>>(), [0, 2]);
     assert_eq!(pool.available(), 16);
 
-    let mut strict = Assembly::new(self::config(), LIMITS, HashMap::new(), false);
+    let mut strict = Assembly::new(self::config(), LIMITS, Earlier::default());
     strict.add_block(&block(&pool, 0, &[(0, size, 0, BLOCK)])).unwrap();
     assert!(matches!(strict.leave_out(0, refused()), Err(StoreError::InvalidName { .. })));
 }
@@ -381,7 +381,7 @@ fn a_file_that_the_store_refuses_is_left_out_if_that_is_wanted_and_the_others_ca
 #[test]
 fn an_upload_that_is_begun_after_its_file_was_withdrawn_is_aborted() {
     let pool = BlockPool::new(16, BLOCK).unwrap();
-    let (mut assembly, mut model) = (Assembly::new(config(), LIMITS, HashMap::new(), false), Model::default());
+    let (mut assembly, mut model) = (Assembly::new(config(), LIMITS, Earlier::default()), Model::default());
     assembly.add_block(&block(&pool, 0, &[(0, 9 * BLOCK, 0, BLOCK)])).unwrap();
     let begin = assembly.jobs.control.pop_front().unwrap();
     let mut last = block(&pool, 1, &[]);

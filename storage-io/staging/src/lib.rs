@@ -9,11 +9,17 @@
 //! | begin | [`Ring::new`] with all privileges, [`Staging::start`] without |
 //! | write a block, read it back | [`Staging::put`], [`Staging::get`] |
 //! | know how it went | [`Done`], which comes to the caller's own function |
+//! | keep a block until the store has it | [`Keep::lane`], [`Staging::keep`], [`KeptLane::done`] |
+//!
+//! [`Keep`] is for blocks that are to outlive the process: [`Staging::keep`] writes them into files with names, by the same ring, and
+//! [`Keep::recall`] finds them again.
 //!
 //! Blocks are written in the clear: whoever can read the disk can read them, as with the engine's memory.
 #![deny(unsafe_code)]
 
 mod error;
+mod kept;
+mod map;
 mod ring;
 mod segments;
 mod staging;
@@ -21,6 +27,7 @@ mod staging;
 mod tests;
 
 pub use crate::error::StagingError;
+pub use crate::kept::{Keep, KeptLane};
 pub use crate::ring::Ring;
 pub use crate::segments::Staged;
 pub use crate::staging::{Done, Outcome, Staging, StagingConfig};

@@ -1,6 +1,7 @@
 //! The thread behind the ring, and how others speak with it.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -13,6 +14,7 @@ use tradewind_fabric::wake::Waker;
 use tradewind_fabric::{BlockBuf, SharedBlock};
 
 use crate::error::StagingError;
+use crate::kept::{self, KeptLane, KeptPlace, Written};
 use crate::ring::{Buffer, DEPTH, Landed, Ring};
 use crate::segments::{Place, Segments, Staged};
 
@@ -79,14 +81,20 @@ impl Drop for Tell {
 enum Work {
     Put { data: SharedBlock, tell: Tell },
     Get { staged: Staged, into: BlockBuf, tell: Tell },
+    Keep { lane: KeptLane, block: u32, data: SharedBlock },
 }
 
 /// A request that the kernel has.
 struct Moving {
-    place: Place,
+    target: Target,
     bytes: usize,
     crc: u64,
-    tell: Tell,
+}
+
+/// Where it goes, or comes from.
+enum Target {
+    Staged(Place, Tell),
+    Kept(KeptPlace),
 }
 
 /// The handle. Dropping the last clone ends the thread when all requests have ended.
@@ -129,13 +137,14 @@ impl Staging {
         let segments = Arc::new(Segments::new(&config.directory, place_bytes, config.bytes_max));
         try_out(&segments, &ring)?;
         let (work, inbox) = unbounded();
+        let (written, safe) = unbounded();
         let waker = ring.waker();
-        let mover =
-            Mover { ring, segments: Arc::clone(&segments), inbox, moving: HashMap::new(), keys: 0, full_until: None, used: Instant::now() };
-        let thread = std::thread::Builder::new()
-            .name("staging".to_owned())
-            .spawn(move || mover.run())
-            .map_err(|error| directory(format!("no thread can be started: {error}")))?;
+        let (moving, used) = (HashMap::new(), Instant::now());
+        let mover = Mover { ring, segments: Arc::clone(&segments), inbox, written, moving, keys: 0, full_until: None, used };
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let no_thread = |error| directory(format!("no thread can be started: {error}"));
+        thread("staging-sync").spawn(move || kept::sync(&safe)).map_err(no_thread)?;
+        let thread = thread("staging").spawn(move || mover.run()).map_err(no_thread)?;
         Ok(Self(Arc::new(Shared { work: Some(work), waker, segments, thread: Some(thread) })))
     }
 
@@ -161,6 +170,13 @@ impl Staging {
     /// Reads a block back into a free slot; its place on the disk is free from then on.
     pub fn get(&self, block: u32, staged: Staged, into: BlockBuf, tell: impl FnOnce(Done) + Send + 'static) {
         self.send(Work::Get { staged, into, tell: Tell::new(block, tell) });
+    }
+
+    /// Writes a block so that a later process finds it, unless too many are on their way.
+    pub fn keep(&self, lane: &KeptLane, block: u32, data: &SharedBlock) {
+        if lane.begin() {
+            self.send(Work::Keep { lane: lane.clone(), block, data: data.clone() });
+        }
     }
 
     fn send(&self, work: Work) {
@@ -190,6 +206,8 @@ struct Mover {
     ring: Ring,
     segments: Arc<Segments>,
     inbox: Receiver<Work>,
+    /// To the thread that makes kept blocks safe.
+    written: Sender<Written>,
     moving: HashMap<u64, Moving>,
     keys: u64,
     /// The file system had no more room.
@@ -226,8 +244,10 @@ impl Mover {
             match self.inbox.try_recv() {
                 Ok(Work::Put { data, tell }) => self.put(data, tell),
                 Ok(Work::Get { staged: Staged { place, bytes, crc }, into, tell }) => {
-                    self.start(Moving { place, bytes, crc, tell }, Buffer::In(into));
+                    let (file, offset) = (Arc::clone(&place.file), place.offset);
+                    self.start(Moving { target: Target::Staged(place, tell), bytes, crc }, &file, offset, Buffer::In(into));
                 }
+                Ok(Work::Keep { lane, block, data }) => self.keep(&lane, block, data),
                 Err(error) => return error.is_disconnected(),
             }
         }
@@ -242,8 +262,8 @@ impl Mover {
         match place {
             Ok(place) => {
                 self.full_until = None;
-                let moving = Moving { place, bytes: data.len(), crc: crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &data), tell };
-                self.start(moving, Buffer::Out(data));
+                let (file, offset) = (Arc::clone(&place.file), place.offset);
+                self.write(Target::Staged(place, tell), &file, offset, data);
             }
             Err(error) => {
                 if self.full_until.is_none() {
@@ -256,16 +276,41 @@ impl Mover {
         }
     }
 
-    fn start(&mut self, moving: Moving, buffer: Buffer) {
+    fn keep(&mut self, lane: &KeptLane, block: u32, data: SharedBlock) {
+        match lane.take(block) {
+            Ok(Some(place)) => {
+                let (file, offset) = (Arc::clone(place.file()), place.offset());
+                self.write(Target::Kept(place), &file, offset, data);
+            }
+            Ok(None) | Err(_) => lane.give_up(),
+        }
+    }
+
+    fn write(&mut self, target: Target, file: &Arc<OwnedFd>, offset: u64, data: SharedBlock) {
+        let crc = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &data);
+        self.start(Moving { target, bytes: data.len(), crc }, file, offset, Buffer::Out(data));
+    }
+
+    fn start(&mut self, moving: Moving, file: &Arc<OwnedFd>, offset: u64, buffer: Buffer) {
         let key = self.keys;
         self.keys += 1;
-        let bytes = moving.bytes.next_multiple_of(SLOT_ALIGN);
-        self.ring.start(key, &moving.place.file, moving.place.offset, buffer, bytes);
+        self.ring.start(key, file, offset, buffer, moving.bytes.next_multiple_of(SLOT_ALIGN));
         self.moving.insert(key, moving);
     }
 
     fn land(&mut self, landed: Landed) {
-        let Some(Moving { mut place, bytes, crc, tell }) = self.moving.remove(&landed.key) else { return };
+        let Some(Moving { target, bytes, crc }) = self.moving.remove(&landed.key) else { return };
+        let (mut place, tell) = match target {
+            Target::Staged(place, tell) => (place, tell),
+            Target::Kept(place) => {
+                match landed.result {
+                    // Who makes it safe ends only behind this thread.
+                    Ok(()) => drop(self.written.send(Written { place, bytes, crc })),
+                    Err(error) => place.failed(&error),
+                }
+                return;
+            }
+        };
         let result = match (landed.result, landed.buffer) {
             (Err(source), _) => {
                 tracing::error!(%source, "the disk of the staging directory failed");
