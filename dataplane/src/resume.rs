@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tradewind_ipc::{DurableList, DurableSummary};
 use tradewind_client::files_and_pieces;
+use tradewind_ipc::{DurableList, DurableSummary};
 use tradewind_proto::block::{BlockTable, fingerprint};
 use tradewind_staging::Keep;
 use tradewind_storage::{Durable, Journal, Recalled, Resumption, RetryPolicy, Sample, Scope, Store, StoreError, UploaderConfig, resume};

@@ -14,7 +14,7 @@ use tradewind_wire::limits::chunk_bytes_for_mtu;
 use tradewind_xdp::{AttachMode, Steering, SteeringConfig, XdpLink, XdpLinkConfig, XdpMode};
 
 use crate::link::EngineLink;
-use crate::options::{Options, XdpChoice};
+use crate::options::{Options, StagingMode, XdpChoice};
 use crate::shared::{Command, Mailbox};
 use crate::statistics::WorkerStatistics;
 use crate::worker::Worker;

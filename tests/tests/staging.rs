@@ -136,13 +136,13 @@ fn what_a_killed_engine_had_received_is_not_sent_again() -> Result<()> {
     std::thread::sleep(std::time::Duration::from_secs(1));
     let killed = Command::new("kill").args(["-9", &world.server.engine_pid().context("no engine")?.to_string()]).status();
     world.store.process().signal_continue();
-    let (received, durable) = (number(&waiting.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?.clone(), "bytes_received"), number(&waiting?, "bytes_durable"));
+    let waiting = waiting?;
+    let (received, durable) = (number(&waiting, "bytes_received"), number(&waiting, "bytes_durable"));
     assert!(killed?.success());
     let sent = sending.join().expect("the thread panicked")?;
     sent.success("tradewind send")?;
     assert!(event(&sent, "retry").is_some(), "{}", sent.stdout);
-    let again = sent.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(|event| event["event"] == "started").last();
-    let kept = again.context("started")?["bytes_kept"].as_u64().context("bytes_kept")?;
+    let kept = event(&sent, "started").context("started")?["bytes_kept"].as_u64().context("bytes_kept")?;
     println!("{received} bytes received, {durable} of them stored, {kept} kept");
     assert!(kept + 4 * MIB >= received && kept >= durable + 36 * MIB, "{received} received, {durable} stored, {kept} kept");
     assert_eq!(world.store.sha256(&world.testbed, "f")?, sha256_of_file(&file)?);

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tradewind_api::{DurableEntry, LaneOffer, ResumePolicy, Select, SubmitRequest, exit, last_part};
 use tradewind_client::{Download, DownloadReport, FileEvent, Selected, UploadError, fingerprint};
 use tradewind_seal::{KeyRing, SUFFIX};
-use tradewind_storage::{Durable, Journal, LocalStore, ObjectName, Resumption, Store, StoreError, UploaderConfig, resume};
+use tradewind_storage::{Durable, Journal, LocalStore, ObjectName, Recalled, Resumption, Store, StoreError, UploaderConfig, resume};
 
 use crate::connect::{connect, resolve};
 use crate::display::{self, Reporter};
@@ -359,7 +359,7 @@ impl Getting<'_> {
             lines.push(b'\n');
             Ok(())
         };
-        let found = resume(&scope, config, is_wanted, &mut each).await;
+        let found = resume(&scope, config, is_wanted, Recalled::default(), &mut each).await;
         let resumption = found.map_err(|error| Failure::Local { what: "cannot find out what is there", detail: error.to_string() })?;
         Ok((Some(resumption), lines, bytes))
     }

@@ -24,9 +24,9 @@ use crate::error::StoreError;
 use crate::store::{Attributes, ObjectKey, ObjectMeta, PartReceipt, Store, token_of};
 use crate::upload::Sample;
 use database::Database;
-pub(crate) use resume::Reopened;
 pub use recalled::Recalled;
 pub(crate) use recalled::RecalledPiece;
+pub(crate) use resume::Reopened;
 pub use resume::{Durable, Resumption, resume};
 
 /// Entries wait at most so long for their commit.

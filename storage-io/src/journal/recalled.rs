@@ -138,11 +138,18 @@ mod tests {
         let config = UploaderConfig::default();
         let key = config.key_for(b"f").unwrap();
         let data = Bytes::from_static(&[1; 20]);
-        let pieces = [piece(0, 10, 0), piece(5, 10, 0), piece(30, 10, 10), piece(95, 10, 0), piece(40, 10, 15), Piece { is_hole: true, ..piece(50, 30, 0) }];
+        let pieces = [
+            piece(0, 10, 0),
+            piece(5, 10, 0),
+            piece(30, 10, 10),
+            piece(95, 10, 0),
+            piece(40, 10, 15),
+            Piece { is_hole: true, ..piece(50, 30, 0) },
+        ];
         let mut recalled = Recalled::default();
         recalled.add(&config, &data, &[meta(100)], &pieces);
-        recalled.are_stored(&key, 100, 7, &[25..31]);
-        recalled.are_stored(&key, 100, 8, &[0..100]);
+        recalled.are_stored(&key, 100, 7, std::slice::from_ref(&(25..31)));
+        recalled.are_stored(&key, 100, 8, std::slice::from_ref(&(0..100)));
         assert_eq!(told(&mut recalled, &config), [(0, 10), (50, 30)]);
         assert_eq!(recalled.take(&key, 100, 7).len(), 2);
         assert!(recalled.take(&key, 100, 7).is_empty());
@@ -152,10 +159,15 @@ mod tests {
         assert_eq!(told(&mut recalled, &config), [(0, 10)]);
         let mut recalled = Recalled::default();
         recalled.add(&config, &data, &[meta(30)], &[piece(0, 10, 0), piece(10, 10, 10)]);
-        recalled.are_stored(&key, 30, 7, &[20..30]);
+        recalled.are_stored(&key, 30, 7, std::slice::from_ref(&(20..30)));
         assert_eq!(told(&mut recalled, &config), [(0, 10)]);
         let mut recalled = Recalled::default();
-        recalled.add(&config, &data, &[meta(30), FileMeta { file: 4, withdrawn: true, ..meta(30) }], &[piece(0, 10, 0), Piece { file: 4, ..piece(10, 10, 0) }]);
+        recalled.add(
+            &config,
+            &data,
+            &[meta(30), FileMeta { file: 4, withdrawn: true, ..meta(30) }],
+            &[piece(0, 10, 0), Piece { file: 4, ..piece(10, 10, 0) }],
+        );
         recalled.is_stored(&key);
         assert_eq!(told(&mut recalled, &config), []);
     }

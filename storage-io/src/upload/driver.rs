@@ -408,7 +408,7 @@ impl Driver {
         tracing::warn!(place = self.store.place(), %error, "upload failed");
         self.tell(UploadEvent::Failed(error));
         // Queued jobs hold blocks; give them back before waiting.
-        self.assembly = Assembly::new(self.config.clone(), self.store.limits(), HashMap::new(), false);
+        self.assembly = Assembly::new(self.config.clone(), self.store.limits(), Earlier::default());
         // A batch cannot be stopped, and what it holds is locked until it ends.
         let is_batch = |kind: Kind| kind == Kind::Small && self.batch_max > 1;
         let stoppable = self.running.values().filter(|(kind, ..)| *kind != Kind::Control && !is_batch(*kind));

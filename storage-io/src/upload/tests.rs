@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use proptest::prelude::*;
 use tradewind_fabric::BlockPool;
 
-use super::assembly::{Assembly, Job, Milestone};
+use super::assembly::{Assembly, Earlier, Job, Milestone};
 use super::{FileMeta, ObjectName, Piece, ReadyBlock, UploaderConfig};
 use crate::checksum::Crc64;
 use crate::error::{StoreError, UploadError};

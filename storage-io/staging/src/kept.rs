@@ -303,7 +303,8 @@ fn random() -> Result<u64, StagingError> {
 impl KeptLane {
     /// Whether another block may be on its way to the disk; then it is counted as such.
     pub(crate) fn begin(&self) -> bool {
-        let begun = self.0.writing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |writing| (writing < WRITING_MAX).then_some(writing + 1));
+        let begun =
+            self.0.writing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |writing| (writing < WRITING_MAX).then_some(writing + 1));
         begun.is_ok()
     }
 
