@@ -40,7 +40,7 @@ fn every_problem_is_named_with_its_line() {
     std::fs::write(
         &path,
         "state_dir = \"relative\"\ncolour = 1\n[rest]\nlisten = \"nowhere\"\n[limits]\nidle_timeout_s = 4\nidel = 1\n[[user]]\naccess_key = \"a:b\"\nsecret = \"short\"\n\
-         [stores.x1]\nkind = \"local\"\n[stores.x2]\nkind = \"s3\"\nregion = \"r\"\n[engine]\nbinary = \"/nowhere/tradewind-engine\"\n\
+         [stores.x1]\nkind = \"local\"\n[stores.x2]\nkind = \"s3\"\nregion = \"r\"\n[engine]\nbinary = \"/nowhere/tradewind-engine\"\nstaging_mode = \"always\"\n\
          [[cap]]\nname = \"c\"\nrate_mbps = 0\nusers = [\"eve\"]\nweights = { low = 0 }\n[[cap]]\nname = \"d\"\nrate_mbps = 4\n[[cap]]\nname = \"d\"\nrate_mbps = 9\nstores = [\"x9\"]\n",
     )
     .unwrap();
@@ -55,13 +55,14 @@ fn every_problem_is_named_with_its_line() {
         "bad.toml:8: error: user 'a:b': secret is shorter than",
         "bad.toml:11: error: stores.x1: a local store needs 'root'",
         "bad.toml:13: error: stores.x2: list the buckets",
-        "bad.toml:18: error: cap 'c': rate_mbps is 0, allowed are 1 to 4000000",
-        "bad.toml:18: error: cap 'c' is for user 'eve', but there is no [[user]]",
-        "bad.toml:18: error: cap 'c': weights.low is 0, allowed are 0.01 to 100",
-        "bad.toml:23: warning: cap 'd': below 5 Mbit/s",
-        "bad.toml:26: error: cap 'd' is there twice",
-        "bad.toml:26: error: cap 'd' is for store 'x9', but there is no [stores.x9]",
-        "bad.toml:26: error: cap 'd' never counts, for 'd' above it covers the same transfers",
+        "bad.toml:19: error: cap 'c': rate_mbps is 0, allowed are 1 to 4000000",
+        "bad.toml:19: error: cap 'c' is for user 'eve', but there is no [[user]]",
+        "bad.toml:19: error: cap 'c': weights.low is 0, allowed are 0.01 to 100",
+        "bad.toml:24: warning: cap 'd': below 5 Mbit/s",
+        "bad.toml:27: error: cap 'd' is there twice",
+        "bad.toml:27: error: cap 'd' is for store 'x9', but there is no [stores.x9]",
+        "bad.toml:27: error: cap 'd' never counts, for 'd' above it covers the same transfers",
+        "bad.toml:16: error: engine.staging_mode says which blocks, and engine.staging_dir not where",
         "bad.toml:16: error: engine.binary '/nowhere/tradewind-engine' is not a program",
     ] {
         assert!(text.contains(expected), "missing: {expected}\n{text}");

@@ -35,7 +35,7 @@ impl Keeping {
     /// The store has everything: what this lane and those before it kept is of no use any more.
     pub(crate) async fn finish(self) {
         let Self { kept: Kept { keep, scope }, lane, .. } = self;
-        drop(lane);
+        lane.close();
         // Removing large files takes its time.
         let _ = tokio::task::spawn_blocking(move || keep.forget(scope)).await;
     }

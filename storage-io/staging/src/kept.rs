@@ -44,6 +44,8 @@ struct Home {
     directory: PathBuf,
     place_bytes: usize,
     files_max: usize,
+    /// Blocks of all lanes on their way to the disk.
+    writing: AtomicU32,
     /// Names, and whether a lane of this process writes there.
     files: Mutex<BTreeMap<String, bool>>,
     /// Held as long as this lives.
@@ -86,6 +88,8 @@ struct State {
     live: HashMap<String, u32>,
     /// Blocks that the store had before they were written.
     early: HashSet<u32>,
+    /// Nothing is kept any more.
+    is_closed: bool,
 }
 
 /// Where a block is written to.
@@ -115,7 +119,7 @@ impl KeptPlace {
 
 impl Drop for KeptPlace {
     fn drop(&mut self) {
-        self.lane.0.writing.fetch_sub(1, Ordering::Relaxed);
+        self.lane.give_up();
     }
 }
 
@@ -166,7 +170,8 @@ impl Keep {
         if files_max == 0 {
             return Err(cannot(format!("{bytes_max} bytes are less than one file of {}", offset_of(PLACES, place_bytes))));
         }
-        Ok(Self(Arc::new(Home { directory: directory.to_owned(), place_bytes, files_max, files: Mutex::new(files), _lock: lock })))
+        let (directory, files, writing) = (directory.to_owned(), Mutex::new(files), AtomicU32::new(0));
+        Ok(Self(Arc::new(Home { directory, place_bytes, files_max, writing, files, _lock: lock })))
     }
 
     /// For the blocks of a lane. `scope`: the same for every lane that may go on with this one's work.
@@ -220,6 +225,16 @@ impl Home {
             && let Err(error) = std::fs::remove_file(self.directory.join(name))
         {
             tracing::warn!(%error, name, "kept blocks cannot be removed");
+        }
+    }
+
+    /// No lane writes to these any more.
+    fn are_over<'a>(&self, names: impl Iterator<Item = &'a String>) {
+        let mut files = lock(&self.files);
+        for name in names {
+            if let Some(is_live) = files.get_mut(name) {
+                *is_live = false;
+            }
         }
     }
 
@@ -301,16 +316,28 @@ fn random() -> Result<u64, StagingError> {
 }
 
 impl KeptLane {
-    /// Whether another block may be on its way to the disk; then it is counted as such.
-    pub(crate) fn begin(&self) -> bool {
+    /// Whether another block may be on its way to the disk, of this lane and of `all_max` of all of them; then it is counted as such.
+    pub(crate) fn begin(&self, all_max: u32) -> bool {
+        if self.0.home.writing.load(Ordering::Relaxed) >= all_max {
+            return false;
+        }
         let begun =
             self.0.writing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |writing| (writing < WRITING_MAX).then_some(writing + 1));
+        self.0.home.writing.fetch_add(u32::from(begun.is_ok()), Ordering::Relaxed);
         begun.is_ok()
+    }
+
+    /// Nothing of this lane is of use any more, not even what is on its way to the disk: [`Keep::forget`] finds all of it.
+    pub fn close(&self) {
+        let mut state = lock(&self.0.state);
+        let State { live, .. } = std::mem::replace(&mut *state, State { is_closed: true, ..State::default() });
+        self.0.home.are_over(live.keys());
     }
 
     /// What [`KeptLane::begin`] counted does not come.
     pub(crate) fn give_up(&self) {
         self.0.writing.fetch_sub(1, Ordering::Relaxed);
+        self.0.home.writing.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The store has all of a block: nobody needs it here.
@@ -329,7 +356,7 @@ impl KeptLane {
     /// A place for a block that [`KeptLane::begin`] has let in; `None` if nobody needs it any more.
     pub(crate) fn take(&self, block: u32) -> Result<Option<KeptPlace>, StagingError> {
         let mut state = lock(&self.0.state);
-        if state.early.remove(&block) {
+        if state.early.remove(&block) || state.is_closed {
             return Ok(None);
         }
         let full = state.current.take_if(|(_, taken)| *taken >= PLACES);
@@ -372,13 +399,7 @@ impl Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        let state = lock(&self.state);
-        let mut files = lock(&self.home.files);
-        for name in state.live.keys() {
-            if let Some(is_live) = files.get_mut(name) {
-                *is_live = false;
-            }
-        }
+        self.home.are_over(lock(&self.state).live.keys());
     }
 }
 
@@ -536,11 +557,19 @@ mod tests {
     fn a_block_that_is_stored_before_it_is_written_is_not_kept() {
         let world = world(1);
         let lane = world.keep.lane(7);
-        assert!(lane.begin());
+        assert!(lane.begin(1) && !lane.begin(1));
         lane.done(5);
         assert!(lane.take(5).unwrap().is_none());
         lane.give_up();
         assert!(world.names().is_empty());
+        // What is on its way when a lane is over is forgotten with it.
+        assert!(lane.begin(1));
+        let place = lane.take(6).unwrap().unwrap();
+        lane.close();
+        world.keep.forget(7);
+        assert!(world.names().is_empty() && lane.take(7).unwrap().is_none());
+        drop(place);
+        assert!(lane.begin(1));
     }
 
     #[test]

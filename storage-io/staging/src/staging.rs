@@ -106,6 +106,8 @@ struct Shared {
     work: Option<Sender<Work>>,
     waker: Waker,
     segments: Arc<Segments>,
+    /// Blocks that may be on their way to be kept: each has a slot of the pool until it is written.
+    kept_max: u32,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -139,13 +141,14 @@ impl Staging {
         let (work, inbox) = unbounded();
         let (written, safe) = unbounded();
         let waker = ring.waker();
+        let kept_max = u32::try_from(ring.pool().capacity() / 8).unwrap_or(u32::MAX);
         let (moving, used) = (HashMap::new(), Instant::now());
         let mover = Mover { ring, segments: Arc::clone(&segments), inbox, written, moving, keys: 0, full_until: None, used };
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let no_thread = |error| directory(format!("no thread can be started: {error}"));
         thread("staging-sync").spawn(move || kept::sync(&safe)).map_err(no_thread)?;
         let thread = thread("staging").spawn(move || mover.run()).map_err(no_thread)?;
-        Ok(Self(Arc::new(Shared { work: Some(work), waker, segments, thread: Some(thread) })))
+        Ok(Self(Arc::new(Shared { work: Some(work), waker, segments, kept_max, thread: Some(thread) })))
     }
 
     /// Blocks that there is room for.
@@ -174,7 +177,7 @@ impl Staging {
 
     /// Writes a block so that a later process finds it, unless too many are on their way.
     pub fn keep(&self, lane: &KeptLane, block: u32, data: &SharedBlock) {
-        if lane.begin() {
+        if lane.begin(self.0.kept_max) {
             self.send(Work::Keep { lane: lane.clone(), block, data: data.clone() });
         }
     }
