@@ -1,6 +1,9 @@
 //! A lane's blocks on the disk until the store has them, so that they need not be sent again whoever dies (`engine.staging_mode = "always"`).
 
+use std::collections::HashSet;
+
 use tradewind_fabric::SharedBlock;
+use tradewind_proto::block::{BlockTable, FileRecord};
 use tradewind_staging::{Keep, KeptLane, Staging};
 
 /// Where blocks outlive the engine, and what finds those of a lane again.
@@ -16,20 +19,27 @@ pub(crate) struct Keeping {
     staging: Staging,
     kept: Kept,
     lane: KeptLane,
+    /// Blocks that give files up: without them what came of these before would count.
+    withdrawing: HashSet<u32>,
 }
 
 impl Keeping {
     pub(crate) fn new(staging: &Staging, kept: Kept) -> Self {
         let lane = kept.keep.lane(kept.scope);
-        Self { staging: staging.clone(), kept, lane }
+        Self { staging: staging.clone(), kept, lane, withdrawing: HashSet::new() }
     }
 
-    pub(crate) fn arrived(&self, block: u32, image: &SharedBlock) {
+    pub(crate) fn arrived(&mut self, block: u32, image: &SharedBlock, table: &BlockTable) {
+        if table.files.iter().any(FileRecord::is_withdrawn) {
+            self.withdrawing.insert(block);
+        }
         self.staging.keep(&self.lane, block, image);
     }
 
     pub(crate) fn became_durable(&self, block: u32) {
-        self.lane.done(block);
+        if !self.withdrawing.contains(&block) {
+            self.lane.done(block);
+        }
     }
 
     /// The store has everything: what this lane and those before it kept is of no use any more.

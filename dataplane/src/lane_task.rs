@@ -217,8 +217,8 @@ impl LaneTask {
         match event {
             LaneEvent::Block { block, image, table, complete_ns } => {
                 waiting.insert(block.0, complete_ns);
-                if let Some(keeping) = &self.keeping {
-                    keeping.arrived(block.0, &image);
+                if let Some(keeping) = &mut self.keeping {
+                    keeping.arrived(block.0, &image, &table);
                 }
                 let ready = match &mut self.spilling {
                     Some(spilling) => spilling.arrived(block, image, table),

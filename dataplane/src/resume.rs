@@ -20,6 +20,8 @@ use crate::options::StagingMode;
 const RESUME_TIMEOUT: Duration = Duration::from_secs(80);
 /// How long giving up old uploads may keep a transfer waiting.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long reading kept blocks may take; what is not read by then is sent again.
+const RECALL_TIME: Duration = Duration::from_secs(40);
 
 /// The engine's memory that outlives it.
 #[derive(Clone, Debug)]
@@ -79,7 +81,26 @@ impl State {
     ) -> Result<Prepared, StoreError> {
         let scope = self.journal.scope(Arc::clone(store));
         self.sweep(&scope, config.retry).await;
-        let looking = tokio::time::timeout(RESUME_TIMEOUT, self.look(lane_id, &scope, config, is_wanted, manifest)).await;
+        let kept = self.kept.as_ref().map(|(keep, mode)| (Kept { keep: keep.clone(), scope: config.names_token(scope.place()) }, *mode));
+        let recalled = match &kept {
+            Some((kept, _)) => recall(kept.clone(), self.keep, is_wanted, config.clone()).await,
+            None => Recalled::default(),
+        };
+        let kept = kept.filter(|(_, mode)| *mode == StagingMode::Always).map(|(kept, _)| kept);
+        let prepared = self.prepare_with(lane_id, &scope, config, is_wanted, recalled, manifest).await?;
+        Ok(Prepared { kept, ..prepared })
+    }
+
+    async fn prepare_with(
+        &self,
+        lane_id: u64,
+        scope: &Scope,
+        config: &UploaderConfig,
+        is_wanted: bool,
+        recalled: Recalled,
+        manifest: Option<&Manifest>,
+    ) -> Result<Prepared, StoreError> {
+        let looking = tokio::time::timeout(RESUME_TIMEOUT, self.look(lane_id, scope, config, is_wanted, recalled, manifest)).await;
         if let Ok(prepared) = looking {
             return prepared;
         }
@@ -89,7 +110,7 @@ impl State {
         if let Some(manifest) = manifest {
             manifest.restart();
         }
-        let mut prepared = self.look(lane_id, &scope, config, false, None).await?;
+        let mut prepared = self.look(lane_id, scope, config, false, Recalled::default(), None).await?;
         prepared.resumption.recognise();
         Ok(prepared)
     }
@@ -100,6 +121,7 @@ impl State {
         scope: &Scope,
         config: &UploaderConfig,
         is_wanted: bool,
+        recalled: Recalled,
         manifest: Option<&Manifest>,
     ) -> Result<Prepared, StoreError> {
         let path = self.list_path(lane_id);
@@ -115,11 +137,6 @@ impl State {
             }
             write_line(list, &mut summary, durable).map_err(failed)
         };
-        let kept = self.kept.as_ref().map(|(keep, mode)| (Kept { keep: keep.clone(), scope: config.names_token(scope.place()) }, *mode));
-        let recalled = match &kept {
-            Some((kept, _)) => recall(kept.clone(), self.keep, is_wanted, config.clone()).await,
-            None => Recalled::default(),
-        };
         let resumption = resume(scope, config, is_wanted, recalled, &mut each).await?;
         let path = match list {
             Some(mut list) => {
@@ -128,8 +145,7 @@ impl State {
             }
             None => None,
         };
-        let kept = kept.filter(|(_, mode)| *mode == StagingMode::Always).map(|(kept, _)| kept);
-        Ok(Prepared { resumption, list: is_wanted.then_some(DurableList { summary, path }), kept })
+        Ok(Prepared { resumption, list: is_wanted.then_some(DurableList { summary, path }), kept: None })
     }
 
     /// The lane has ended.
@@ -169,7 +185,7 @@ async fn recall(kept: Kept, after: Duration, is_wanted: bool, config: UploaderCo
             keep.forget(scope);
             return recalled;
         }
-        let images = keep.recall(scope);
+        let images = keep.recall(scope, RECALL_TIME);
         let blocks = images.len();
         for image in images {
             match BlockTable::parse(&image) {

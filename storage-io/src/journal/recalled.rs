@@ -1,6 +1,6 @@
 //! What an earlier transfer received and could not store: blocks that were kept on a disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -14,7 +14,11 @@ use crate::upload::{FileMeta, Piece, UploaderConfig};
 
 /// Bytes of files that need not be sent again, though no store has them.
 #[derive(Debug, Default)]
-pub struct Recalled(HashMap<Version, Pieces>);
+pub struct Recalled {
+    files: HashMap<Version, Pieces>,
+    /// Given up by their sender: they may be of two versions, half and half.
+    withdrawn: HashSet<Version>,
+}
 
 /// A file as it was at one time: key, size, modification time.
 type Version = (ObjectKey, u64, i64);
@@ -35,8 +39,15 @@ impl Recalled {
     /// Takes the bytes of a block that was kept by a transfer with the same names and of the same variant as `config`. What cannot belong to a
     /// file of this transfer is left out.
     pub fn add(&mut self, config: &UploaderConfig, data: &Bytes, files: &[FileMeta], pieces: &[Piece]) {
+        for meta in files.iter().filter(|meta| meta.withdrawn) {
+            if let Ok(key) = config.key_for(&meta.path) {
+                self.withdrawn.insert((key, meta.size, meta.mtime_ns));
+            }
+        }
         for piece in pieces.iter().filter(|piece| piece.len > 0) {
-            let Some(meta) = files.iter().find(|meta| meta.file == piece.file && !meta.withdrawn) else { continue };
+            // Of a file in one piece something would have to be sent, which is all of it.
+            let is_part = |meta: &&FileMeta| meta.file == piece.file && !meta.withdrawn && u64::from(piece.len) < meta.size;
+            let Some(meta) = files.iter().find(is_part) else { continue };
             let Ok(key) = config.key_for(&meta.path) else { continue };
             let (start, length) = (piece.data_offset as usize, u64::from(piece.len));
             let (data, crc) = if piece.is_hole {
@@ -49,7 +60,7 @@ impl Recalled {
                 (Some(data.slice(range)), Crc64(piece.crc64))
             };
             let range = piece.file_offset..piece.file_offset.saturating_add(length);
-            let known = self.0.entry((key, meta.size, meta.mtime_ns)).or_default();
+            let known = self.files.entry((key, meta.size, meta.mtime_ns)).or_default();
             if range.end <= meta.size && !overlaps(known, &range) {
                 known.insert(range.start, RecalledPiece { length, data, crc });
             }
@@ -58,14 +69,14 @@ impl Recalled {
 
     /// The object is complete.
     pub(super) fn is_stored(&mut self, key: &ObjectKey) {
-        if !self.0.is_empty() {
-            self.0.retain(|(known, ..), _| known != key);
+        if !self.files.is_empty() {
+            self.files.retain(|(known, ..), _| known != key);
         }
     }
 
     /// The store has these ranges of a version already.
     pub(super) fn are_stored(&mut self, key: &ObjectKey, size: u64, mtime_ns: i64, ranges: &[Range<u64>]) {
-        if let Some(pieces) = self.0.get_mut(&(key.clone(), size, mtime_ns)) {
+        if let Some(pieces) = self.files.get_mut(&(key.clone(), size, mtime_ns)) {
             pieces.retain(|&offset, piece| ranges.iter().all(|range| offset >= range.end || offset + piece.length <= range.start));
             // The object is made when its last bytes arrive, so some have to.
             let stored: u64 = ranges.iter().map(|range| range.end - range.start).sum();
@@ -81,7 +92,8 @@ impl Recalled {
         config: &UploaderConfig,
         each: &mut (dyn FnMut(&Durable) -> Result<(), StoreError> + Send),
     ) -> Result<(), StoreError> {
-        for ((key, size, mtime_ns), pieces) in &mut self.0 {
+        self.files.retain(|version, _| !self.withdrawn.contains(version));
+        for ((key, size, mtime_ns), pieces) in &mut self.files {
             if bytes(pieces) >= *size {
                 pieces.pop_last();
             }
@@ -90,13 +102,13 @@ impl Recalled {
                 each(&Durable::Part { path, size, mtime_ns, offset, length, crc })?;
             }
         }
-        self.0.retain(|_, pieces| !pieces.is_empty());
+        self.files.retain(|_, pieces| !pieces.is_empty());
         Ok(())
     }
 
     /// What there is of a version, once.
     pub(crate) fn take(&mut self, key: &ObjectKey, size: u64, mtime_ns: i64) -> Pieces {
-        if self.0.is_empty() { Pieces::new() } else { self.0.remove(&(key.clone(), size, mtime_ns)).unwrap_or_default() }
+        if self.files.is_empty() { Pieces::new() } else { self.files.remove(&(key.clone(), size, mtime_ns)).unwrap_or_default() }
     }
 }
 
@@ -168,6 +180,9 @@ mod tests {
             &[meta(30), FileMeta { file: 4, withdrawn: true, ..meta(30) }],
             &[piece(0, 10, 0), Piece { file: 4, ..piece(10, 10, 0) }],
         );
+        assert_eq!(told(&mut recalled, &config), [], "given up in whatever block");
+        let mut recalled = Recalled::default();
+        recalled.add(&config, &data, &[meta(30)], &[piece(0, 10, 0), piece(0, 30, 0)]);
         recalled.is_stored(&key);
         assert_eq!(told(&mut recalled, &config), []);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use tradewind_fabric::BlockPool;
 
@@ -9,6 +10,7 @@ use super::assembly::{Assembly, Earlier, Job, Milestone};
 use super::{FileMeta, ObjectName, Piece, ReadyBlock, UploaderConfig};
 use crate::checksum::Crc64;
 use crate::error::{StoreError, UploadError};
+use crate::journal::Recalled;
 use crate::store::{Limits, PartReceipt};
 
 const BLOCK: usize = 512;
@@ -188,6 +190,36 @@ proptest! {
         }
         prop_assert_eq!(pool.available(), pool.capacity());
         prop_assert_eq!(assembly.finished(), Some((sizes.len() as u64, sizes.iter().map(|&size| size as u64).sum())));
+    }
+}
+
+#[test]
+fn what_an_earlier_transfer_received_joins_what_comes_now() {
+    const SIZE: usize = 5000;
+    let pool = BlockPool::new(40, BLOCK).unwrap();
+    let (parts_of_it, whole_parts) = (&[1, 4, 9][..], &[0, 1, 2, 3, 4][..]);
+    for (kept, step) in [(parts_of_it, BLOCK), (whole_parts, BLOCK), (&[0, 1, 2, 3, 4, 5, 6, 7, 8], BLOCK), (&[4, 5, 6], 400), (&[], BLOCK)]
+    {
+        let cuts = cut(&[SIZE], step);
+        let mut recalled = Recalled::default();
+        for &number in kept {
+            let ReadyBlock { data, files, pieces, .. } = block(&pool, 0, &cuts[number]);
+            recalled.add(&config(), &Bytes::copy_from_slice(&data), &files, &pieces);
+        }
+        let (mut assembly, mut model) = (Assembly::new(config(), LIMITS, Earlier { recalled, ..Earlier::default() }), Model::default());
+        let sent: Vec<usize> = (0..cuts.len()).rev().filter(|number| !kept.contains(number)).collect();
+        for &number in &sent {
+            assembly.add_block(&block(&pool, number as u32, &cuts[number])).unwrap();
+        }
+        assembly.announce(sent.len() as u64).unwrap();
+        while let Some(job) = take_job(&mut assembly, 0) {
+            model.serve(&mut assembly, job);
+        }
+        assert_eq!(model.objects[&0], content(0, SIZE), "{kept:?}");
+        assert_eq!(assembly.finished(), Some((1, SIZE as u64)), "{kept:?}");
+        let durable = assembly.milestones.drain(..).filter(|milestone| matches!(milestone, Milestone::Block(_))).count();
+        assert_eq!(durable, sent.len(), "of what came now, and of nothing else");
+        assert_eq!(pool.available(), pool.capacity());
     }
 }
 

@@ -32,6 +32,8 @@ const PLACES: u32 = 64;
 /// Blocks of a lane on their way to the disk. A disk that is slower than network and store gets no more at once.
 const WRITING_MAX: u32 = 64;
 const SUFFIX: &str = ".blocks";
+/// How long a disk without room is left alone.
+const FULL_FOR: Duration = Duration::from_secs(5);
 /// How long another engine, which is ending, may still have the directory.
 const LOCK_DEADLINE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
@@ -46,6 +48,8 @@ struct Home {
     files_max: usize,
     /// Blocks of all lanes on their way to the disk.
     writing: AtomicU32,
+    /// The disk had no room, and is left alone until then.
+    full_until: Mutex<Option<Instant>>,
     /// Names, and whether a lane of this process writes there.
     files: Mutex<BTreeMap<String, bool>>,
     /// Held as long as this lives.
@@ -92,10 +96,21 @@ struct State {
     is_closed: bool,
 }
 
+/// A block that is on its way to the disk, or waits for it, is counted as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Turn(KeptLane);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.0.writing.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.home.writing.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Where a block is written to.
 #[derive(Debug)]
 pub(crate) struct KeptPlace {
-    lane: KeptLane,
+    turn: Turn,
     segment: Arc<Segment>,
     number: u32,
     block: u32,
@@ -109,17 +124,11 @@ impl KeptPlace {
     /// The disk did not take it.
     pub(crate) fn failed(self, error: &io::Error) {
         tracing::error!(%error, name = self.segment.name, "a block cannot be kept; it would be sent again");
-        self.lane.done(self.block);
+        self.turn.0.done(self.block);
     }
 
     pub(crate) fn offset(&self) -> u64 {
-        offset_of(self.number, self.lane.0.home.place_bytes)
-    }
-}
-
-impl Drop for KeptPlace {
-    fn drop(&mut self) {
-        self.lane.give_up();
+        offset_of(self.number, self.turn.0.0.home.place_bytes)
     }
 }
 
@@ -171,7 +180,7 @@ impl Keep {
             return Err(cannot(format!("{bytes_max} bytes are less than one file of {}", offset_of(PLACES, place_bytes))));
         }
         let (directory, files, writing) = (directory.to_owned(), Mutex::new(files), AtomicU32::new(0));
-        Ok(Self(Arc::new(Home { directory, place_bytes, files_max, writing, files, _lock: lock })))
+        Ok(Self(Arc::new(Home { directory, place_bytes, files_max, writing, full_until: Mutex::default(), files, _lock: lock })))
     }
 
     /// For the blocks of a lane. `scope`: the same for every lane that may go on with this one's work.
@@ -182,12 +191,12 @@ impl Keep {
     }
 
     /// What earlier lanes of this scope have kept: images of blocks as they were, in no order. Blocks while the disk is read. What was damaged is
-    /// left out. The images stay valid when their files are forgotten.
+    /// left out, and what was not read in time. The images stay valid when their files are forgotten.
     #[must_use]
-    pub fn recall(&self, scope: u128) -> Vec<Bytes> {
-        let mut images = Vec::new();
+    pub fn recall(&self, scope: u128, within: Duration) -> Vec<Bytes> {
+        let (mut images, deadline) = (Vec::new(), Instant::now() + within);
         for name in self.names(scope) {
-            if let Err(error) = self.0.read(&name, scope, &mut images) {
+            if let Err(error) = self.0.read(&name, scope, deadline, &mut images) {
                 tracing::warn!(%error, name, "kept blocks cannot be read and are sent again");
             }
         }
@@ -239,6 +248,9 @@ impl Home {
     }
 
     fn make(&self, scope: u128) -> Result<Segment, StagingError> {
+        if lock(&self.full_until).is_some_and(|until| Instant::now() < until) {
+            return Err(StagingError::Full);
+        }
         let name = format!("{scope:032x}-{:016x}{SUFFIX}", random()?);
         {
             let mut files = lock(&self.files);
@@ -247,7 +259,10 @@ impl Home {
             }
             files.insert(name.clone(), true);
         }
-        self.fill(&name, scope).inspect_err(|_| self.remove(&name))
+        self.fill(&name, scope).inspect_err(|_| {
+            self.remove(&name);
+            *lock(&self.full_until) = Some(Instant::now() + FULL_FOR);
+        })
     }
 
     fn fill(&self, name: &str, scope: u128) -> Result<Segment, StagingError> {
@@ -275,7 +290,7 @@ impl Home {
         Ok(Segment { name: name.to_owned(), file: Arc::new(file), page: Mutex::new(page) })
     }
 
-    fn read(&self, name: &str, scope: u128, images: &mut Vec<Bytes>) -> io::Result<()> {
+    fn read(&self, name: &str, scope: u128, deadline: Instant, images: &mut Vec<Bytes>) -> io::Result<()> {
         let file = File::open(self.directory.join(name))?;
         let mut page = [0; PAGE_BYTES];
         file.read_exact_at(&mut page, 0)?;
@@ -291,13 +306,16 @@ impl Home {
         let mapped = map::file(&file)?;
         let mut image = vec![0; self.place_bytes];
         for place in 0..PLACES {
+            if Instant::now() > deadline {
+                return Err(io::Error::other("reading them takes too long"));
+            }
             let at = ENTRIES_AT + place as usize * ENTRY_BYTES;
             let (crc, bytes) = (number(at), (number(at + 8) & u64::from(u32::MAX)) as usize);
             let start = offset_of(place, self.place_bytes);
             if bytes == 0 || bytes > self.place_bytes || start + bytes as u64 > mapped.len() as u64 {
                 continue;
             }
-            // By reading, for a disk that fails would end the process where its memory is mapped.
+            // By reading: a disk that fails is an error here, and where its memory is mapped the end of the process.
             match file.read_exact_at(&mut image[..bytes], start) {
                 Ok(()) if crc_of(&image[..bytes]) == crc => images.push(mapped.slice(start as usize..start as usize + bytes)),
                 Ok(()) => tracing::warn!(name, place, "a kept block is damaged and is sent again"),
@@ -316,15 +334,16 @@ fn random() -> Result<u64, StagingError> {
 }
 
 impl KeptLane {
-    /// Whether another block may be on its way to the disk, of this lane and of `all_max` of all of them; then it is counted as such.
-    pub(crate) fn begin(&self, all_max: u32) -> bool {
+    /// Lets another block be on its way to the disk, if that is not one too many of this lane, or of all of them, which is `all_max`.
+    pub(crate) fn begin(&self, all_max: u32) -> Option<Turn> {
         if self.0.home.writing.load(Ordering::Relaxed) >= all_max {
-            return false;
+            return None;
         }
         let begun =
             self.0.writing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |writing| (writing < WRITING_MAX).then_some(writing + 1));
-        self.0.home.writing.fetch_add(u32::from(begun.is_ok()), Ordering::Relaxed);
-        begun.is_ok()
+        begun.ok()?;
+        self.0.home.writing.fetch_add(1, Ordering::Relaxed);
+        Some(Turn(self.clone()))
     }
 
     /// Nothing of this lane is of use any more, not even what is on its way to the disk: [`Keep::forget`] finds all of it.
@@ -332,12 +351,6 @@ impl KeptLane {
         let mut state = lock(&self.0.state);
         let State { live, .. } = std::mem::replace(&mut *state, State { is_closed: true, ..State::default() });
         self.0.home.are_over(live.keys());
-    }
-
-    /// What [`KeptLane::begin`] counted does not come.
-    pub(crate) fn give_up(&self) {
-        self.0.writing.fetch_sub(1, Ordering::Relaxed);
-        self.0.home.writing.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The store has all of a block: nobody needs it here.
@@ -352,26 +365,29 @@ impl KeptLane {
             None => {}
         }
     }
+}
 
-    /// A place for a block that [`KeptLane::begin`] has let in; `None` if nobody needs it any more.
-    pub(crate) fn take(&self, block: u32) -> Result<Option<KeptPlace>, StagingError> {
-        let mut state = lock(&self.0.state);
+impl Turn {
+    /// A place for the block; `None` if nobody needs it any more.
+    pub(crate) fn take(self, block: u32) -> Result<Option<KeptPlace>, StagingError> {
+        let lane = Arc::clone(&self.0.0);
+        let mut state = lock(&lane.state);
         if state.early.remove(&block) || state.is_closed {
             return Ok(None);
         }
         let full = state.current.take_if(|(_, taken)| *taken >= PLACES);
         if let Some((segment, _)) = full {
-            self.0.release(&mut state, &segment);
+            lane.release(&mut state, &segment);
         }
         if state.current.is_none() {
-            let made = self.0.home.make(self.0.scope);
+            let made = lane.home.make(lane.scope);
             if let Err(error) = &made
-                && !self.0.is_full.swap(true, Ordering::Relaxed)
+                && !lane.is_full.swap(true, Ordering::Relaxed)
             {
                 tracing::warn!("blocks are not kept for now: {error}");
             }
             let segment = Arc::new(made?);
-            self.0.is_full.store(false, Ordering::Relaxed);
+            lane.is_full.store(false, Ordering::Relaxed);
             // One for being the current one.
             state.live.insert(segment.name.clone(), 1);
             state.current = Some((segment, 0));
@@ -381,7 +397,7 @@ impl KeptLane {
         *taken += 1;
         *state.live.entry(segment.name.clone()).or_default() += 1;
         state.blocks.insert(block, Arc::clone(&segment));
-        Ok(Some(KeptPlace { lane: self.clone(), segment, number, block }))
+        Ok(Some(KeptPlace { turn: self, segment, number, block }))
     }
 }
 
@@ -437,164 +453,4 @@ fn note(written: &[Written]) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use tradewind_fabric::BlockPool;
-
-    use super::*;
-    use crate::{Ring, Staging, StagingConfig};
-
-    const SLOT: usize = 64 << 10;
-    const FILE_BYTES: u64 = 4096 + 64 * SLOT as u64;
-
-    struct World {
-        staging: Staging,
-        keep: Keep,
-        pool: BlockPool,
-        folder: tempfile::TempDir,
-    }
-
-    /// On the disk that is built on: tmpfs has no direct I/O of whole pages.
-    fn world(files_max: u64) -> World {
-        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let pool = BlockPool::new(80, SLOT).unwrap();
-        let config = StagingConfig { directory: folder.path().to_owned(), bytes_max: 8 * SLOT as u64 };
-        let staging = Staging::start(Ring::new(&pool).unwrap(), &config).unwrap();
-        let keep = Keep::open(&folder.path().join("kept"), SLOT, files_max * FILE_BYTES).unwrap();
-        World { staging, keep, pool, folder }
-    }
-
-    fn contents(block: u32) -> Vec<u8> {
-        let mut bytes = block.to_le_bytes().repeat(SLOT / 8);
-        bytes.truncate(1000 + block as usize * 100);
-        bytes
-    }
-
-    impl World {
-        fn keep(&self, lane: &KeptLane, blocks: std::ops::Range<u32>) {
-            for block in blocks {
-                let bytes = contents(block);
-                let mut slot = self.pool.take().expect("a free slot");
-                slot[..bytes.len()].copy_from_slice(&bytes);
-                self.staging.keep(lane, block, &slot.freeze(bytes.len()));
-                // So that none is refused for being one too many.
-                self.settle(lane);
-            }
-        }
-
-        fn settle(&self, lane: &KeptLane) {
-            let deadline = Instant::now() + Duration::from_secs(20);
-            while lane.0.writing.load(Ordering::Relaxed) > 0 {
-                assert!(Instant::now() < deadline, "the disk does not answer");
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-
-        fn names(&self) -> Vec<String> {
-            let entries = std::fs::read_dir(self.folder.path().join("kept")).unwrap();
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).filter(|name| name != "lock").collect()
-        }
-    }
-
-    /// Blocks that are recalled, by their numbers.
-    fn recalled(keep: &Keep, scope: u128) -> Vec<u32> {
-        let mut blocks: Vec<u32> = keep
-            .recall(scope)
-            .into_iter()
-            .map(|image| {
-                let block = (image.len() as u32 - 1000) / 100;
-                assert_eq!(image, contents(block), "block {block}");
-                block
-            })
-            .collect();
-        blocks.sort_unstable();
-        blocks
-    }
-
-    #[test]
-    fn what_the_store_does_not_have_outlives_the_process() {
-        let world = world(4);
-        let (lane, other) = (world.keep.lane(7), world.keep.lane(8));
-        world.keep(&lane, 0..100);
-        world.keep(&other, 200..201);
-        assert_eq!(world.names().len(), 3);
-        assert!(recalled(&world.keep, 7).is_empty(), "a lane that runs needs no recall");
-        // The first file is done but for one block, the second goes on.
-        (0..63).chain(70..72).for_each(|block| lane.done(block));
-        assert_eq!(world.names().len(), 3);
-        drop((lane, other));
-        let World { staging, keep, folder, .. } = world;
-        assert!(matches!(Keep::open(&folder.path().join("kept"), SLOT, FILE_BYTES), Err(StagingError::Directory { .. })), "it is in use");
-        drop((staging, keep));
-        let keep = Keep::open(&folder.path().join("kept"), SLOT, 4 * FILE_BYTES).unwrap();
-        // What was done in a file that is still there is there too; who asks knows what the store has.
-        assert_eq!(recalled(&keep, 7), (0..100).collect::<Vec<_>>());
-        assert_eq!((recalled(&keep, 8), recalled(&keep, 9)), (vec![200], vec![]));
-        let images = keep.recall(8);
-        keep.forget(8);
-        assert_eq!((images[0].len(), recalled(&keep, 8)), (contents(200).len(), vec![]));
-        assert_eq!(keep.expire(Duration::from_secs(3600)), 0);
-        std::thread::sleep(Duration::from_millis(20));
-        assert_eq!(keep.expire(Duration::from_millis(1)), 2);
-        assert_eq!(std::fs::read_dir(folder.path().join("kept")).unwrap().count(), 1, "the lock");
-    }
-
-    #[test]
-    fn files_go_with_their_last_block_and_more_than_is_allowed_is_not_kept() {
-        let world = world(1);
-        let lane = world.keep.lane(7);
-        world.keep(&lane, 0..80);
-        assert_eq!(world.names().len(), 1);
-        assert_eq!(lock(&lane.0.state).blocks.len(), 64, "there is no room for more");
-        (0..80).for_each(|block| lane.done(block));
-        assert!(world.names().is_empty());
-        world.keep(&lane, 100..102);
-        assert_eq!(world.names().len(), 1);
-        drop(lane);
-        assert_eq!(recalled(&world.keep, 7), [100, 101]);
-    }
-
-    #[test]
-    fn a_block_that_is_stored_before_it_is_written_is_not_kept() {
-        let world = world(1);
-        let lane = world.keep.lane(7);
-        assert!(lane.begin(1) && !lane.begin(1));
-        lane.done(5);
-        assert!(lane.take(5).unwrap().is_none());
-        lane.give_up();
-        assert!(world.names().is_empty());
-        // What is on its way when a lane is over is forgotten with it.
-        assert!(lane.begin(1));
-        let place = lane.take(6).unwrap().unwrap();
-        lane.close();
-        world.keep.forget(7);
-        assert!(world.names().is_empty() && lane.take(7).unwrap().is_none());
-        drop(place);
-        assert!(lane.begin(1));
-    }
-
-    #[test]
-    fn what_is_damaged_is_left_out() {
-        let world = world(2);
-        let lane = world.keep.lane(7);
-        world.keep(&lane, 0..10);
-        drop(lane);
-        let path = world.folder.path().join("kept").join(&world.names()[0]);
-        let file = File::options().read(true).write(true).open(&path).unwrap();
-        let spoil = |at: u64| {
-            let mut byte = [0];
-            file.read_exact_at(&mut byte, at).unwrap();
-            file.write_all_at(&[byte[0] ^ 1], at).unwrap();
-        };
-        spoil(4096 + 3 * SLOT as u64 + 500);
-        assert_eq!(recalled(&world.keep, 7), [0, 1, 2, 4, 5, 6, 7, 8, 9]);
-        // An entry whose length lies outside of everything.
-        file.write_all_at(&[0xff; 8], 64 + 16 * 5 + 8).unwrap();
-        assert_eq!(recalled(&world.keep, 7), [0, 1, 2, 4, 6, 7, 8, 9]);
-        file.set_len(4096 + 4 * SLOT as u64).unwrap();
-        assert_eq!(recalled(&world.keep, 7), [0, 1, 2]);
-        spoil(20);
-        assert!(recalled(&world.keep, 7).is_empty(), "another scope");
-        file.set_len(10).unwrap();
-        assert!(recalled(&world.keep, 7).is_empty());
-    }
-}
+mod tests;

@@ -11,10 +11,10 @@ use crc_fast::CrcAlgorithm;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use tradewind_fabric::block_pool::SLOT_ALIGN;
 use tradewind_fabric::wake::Waker;
-use tradewind_fabric::{BlockBuf, SharedBlock};
+use tradewind_fabric::{BlockBuf, BlockPool, SharedBlock};
 
 use crate::error::StagingError;
-use crate::kept::{self, KeptLane, KeptPlace, Written};
+use crate::kept::{self, KeptLane, KeptPlace, Turn, Written};
 use crate::ring::{Buffer, DEPTH, Landed, Ring};
 use crate::segments::{Place, Segments, Staged};
 
@@ -81,7 +81,7 @@ impl Drop for Tell {
 enum Work {
     Put { data: SharedBlock, tell: Tell },
     Get { staged: Staged, into: BlockBuf, tell: Tell },
-    Keep { lane: KeptLane, block: u32, data: SharedBlock },
+    Keep { turn: Turn, block: u32, data: SharedBlock },
 }
 
 /// A request that the kernel has.
@@ -108,6 +108,7 @@ struct Shared {
     segments: Arc<Segments>,
     /// Blocks that may be on their way to be kept: each has a slot of the pool until it is written.
     kept_max: u32,
+    pool: BlockPool,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -141,6 +142,7 @@ impl Staging {
         let (work, inbox) = unbounded();
         let (written, safe) = unbounded();
         let waker = ring.waker();
+        let pool = ring.pool().clone();
         let kept_max = u32::try_from(ring.pool().capacity() / 8).unwrap_or(u32::MAX);
         let (moving, used) = (HashMap::new(), Instant::now());
         let mover = Mover { ring, segments: Arc::clone(&segments), inbox, written, moving, keys: 0, full_until: None, used };
@@ -148,7 +150,7 @@ impl Staging {
         let no_thread = |error| directory(format!("no thread can be started: {error}"));
         thread("staging-sync").spawn(move || kept::sync(&safe)).map_err(no_thread)?;
         let thread = thread("staging").spawn(move || mover.run()).map_err(no_thread)?;
-        Ok(Self(Arc::new(Shared { work: Some(work), waker, segments, kept_max, thread: Some(thread) })))
+        Ok(Self(Arc::new(Shared { work: Some(work), waker, segments, kept_max, pool, thread: Some(thread) })))
     }
 
     /// Blocks that there is room for.
@@ -177,8 +179,10 @@ impl Staging {
 
     /// Writes a block so that a later process finds it, unless too many are on their way.
     pub fn keep(&self, lane: &KeptLane, block: u32, data: &SharedBlock) {
-        if lane.begin(self.0.kept_max) {
-            self.send(Work::Keep { lane: lane.clone(), block, data: data.clone() });
+        // What waits to be kept must not take the memory of what is received.
+        let has_room = self.0.pool.available() > self.0.pool.capacity() / 4;
+        if let Some(turn) = lane.begin(self.0.kept_max).filter(|_| has_room) {
+            self.send(Work::Keep { turn, block, data: data.clone() });
         }
     }
 
@@ -250,7 +254,7 @@ impl Mover {
                     let (file, offset) = (Arc::clone(&place.file), place.offset);
                     self.start(Moving { target: Target::Staged(place, tell), bytes, crc }, &file, offset, Buffer::In(into));
                 }
-                Ok(Work::Keep { lane, block, data }) => self.keep(&lane, block, data),
+                Ok(Work::Keep { turn, block, data }) => self.keep(turn, block, data),
                 Err(error) => return error.is_disconnected(),
             }
         }
@@ -279,13 +283,11 @@ impl Mover {
         }
     }
 
-    fn keep(&mut self, lane: &KeptLane, block: u32, data: SharedBlock) {
-        match lane.take(block) {
-            Ok(Some(place)) => {
-                let (file, offset) = (Arc::clone(place.file()), place.offset());
-                self.write(Target::Kept(place), &file, offset, data);
-            }
-            Ok(None) | Err(_) => lane.give_up(),
+    fn keep(&mut self, turn: Turn, block: u32, data: SharedBlock) {
+        // What cannot be kept has been told in the log.
+        if let Ok(Some(place)) = turn.take(block) {
+            let (file, offset) = (Arc::clone(place.file()), place.offset());
+            self.write(Target::Kept(place), &file, offset, data);
         }
     }
 

@@ -1,0 +1,160 @@
+//! Kept blocks. On the disk that is built on: tmpfs has no direct I/O of whole pages.
+
+use tradewind_fabric::BlockPool;
+
+use super::*;
+use crate::{Ring, Staging, StagingConfig};
+
+const SLOT: usize = 64 << 10;
+const FILE_BYTES: u64 = 4096 + 64 * SLOT as u64;
+
+struct World {
+    staging: Staging,
+    keep: Keep,
+    pool: BlockPool,
+    folder: tempfile::TempDir,
+}
+
+fn world(files_max: u64) -> World {
+    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let pool = BlockPool::new(80, SLOT).unwrap();
+    let config = StagingConfig { directory: folder.path().to_owned(), bytes_max: 8 * SLOT as u64 };
+    let staging = Staging::start(Ring::new(&pool).unwrap(), &config).unwrap();
+    let keep = Keep::open(&folder.path().join("kept"), SLOT, files_max * FILE_BYTES).unwrap();
+    World { staging, keep, pool, folder }
+}
+
+fn contents(block: u32) -> Vec<u8> {
+    let mut bytes = block.to_le_bytes().repeat(SLOT / 8);
+    bytes.truncate(1000 + block as usize * 100);
+    bytes
+}
+
+impl World {
+    fn keep(&self, lane: &KeptLane, blocks: std::ops::Range<u32>) {
+        for block in blocks {
+            let bytes = contents(block);
+            let mut slot = self.pool.take().expect("a free slot");
+            slot[..bytes.len()].copy_from_slice(&bytes);
+            self.staging.keep(lane, block, &slot.freeze(bytes.len()));
+            // So that none is refused for being one too many.
+            self.settle(lane);
+        }
+    }
+
+    fn settle(&self, lane: &KeptLane) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while lane.0.writing.load(Ordering::Relaxed) > 0 {
+            assert!(Instant::now() < deadline, "the disk does not answer");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder.path().join("kept")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).filter(|name| name != "lock").collect()
+    }
+}
+
+/// Blocks that are recalled, by their numbers.
+fn recalled(keep: &Keep, scope: u128) -> Vec<u32> {
+    let mut blocks: Vec<u32> = keep
+        .recall(scope, Duration::from_secs(60))
+        .into_iter()
+        .map(|image| {
+            let block = (image.len() as u32 - 1000) / 100;
+            assert_eq!(image, contents(block), "block {block}");
+            block
+        })
+        .collect();
+    blocks.sort_unstable();
+    blocks
+}
+
+#[test]
+fn what_the_store_does_not_have_outlives_the_process() {
+    let world = world(4);
+    let (lane, other) = (world.keep.lane(7), world.keep.lane(8));
+    world.keep(&lane, 0..100);
+    world.keep(&other, 200..201);
+    assert_eq!(world.names().len(), 3);
+    assert!(recalled(&world.keep, 7).is_empty(), "a lane that runs needs no recall");
+    // The first file is done but for one block, the second goes on.
+    (0..63).chain(70..72).for_each(|block| lane.done(block));
+    assert_eq!(world.names().len(), 3);
+    drop((lane, other));
+    let World { staging, keep, folder, .. } = world;
+    assert!(matches!(Keep::open(&folder.path().join("kept"), SLOT, FILE_BYTES), Err(StagingError::Directory { .. })), "it is in use");
+    drop((staging, keep));
+    let keep = Keep::open(&folder.path().join("kept"), SLOT, 4 * FILE_BYTES).unwrap();
+    // What was done in a file that is still there is there too; who asks knows what the store has.
+    assert_eq!(recalled(&keep, 7), (0..100).collect::<Vec<_>>());
+    assert_eq!((recalled(&keep, 8), recalled(&keep, 9)), (vec![200], vec![]));
+    assert!(keep.recall(8, Duration::ZERO).is_empty(), "no time");
+    let images = keep.recall(8, Duration::from_secs(60));
+    keep.forget(8);
+    assert_eq!((images[0].len(), recalled(&keep, 8)), (contents(200).len(), vec![]));
+    assert_eq!(keep.expire(Duration::from_secs(3600)), 0);
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(keep.expire(Duration::from_millis(1)), 2);
+    assert_eq!(std::fs::read_dir(folder.path().join("kept")).unwrap().count(), 1, "the lock");
+}
+
+#[test]
+fn files_go_with_their_last_block_and_more_than_is_allowed_is_not_kept() {
+    let world = world(1);
+    let lane = world.keep.lane(7);
+    world.keep(&lane, 0..80);
+    assert_eq!(world.names().len(), 1);
+    assert_eq!(lock(&lane.0.state).blocks.len(), 64, "there is no room for more");
+    (0..80).for_each(|block| lane.done(block));
+    assert!(world.names().is_empty());
+    world.keep(&lane, 100..102);
+    assert_eq!(world.names().len(), 1);
+    drop(lane);
+    assert_eq!(recalled(&world.keep, 7), [100, 101]);
+}
+
+#[test]
+fn a_block_that_is_stored_before_it_is_written_is_not_kept() {
+    let world = world(1);
+    let lane = world.keep.lane(7);
+    let turn = lane.begin(1).unwrap();
+    assert!(lane.begin(1).is_none());
+    lane.done(5);
+    assert!(turn.take(5).unwrap().is_none());
+    assert!(world.names().is_empty());
+    // What is on its way when a lane is over is forgotten with it.
+    let place = lane.begin(1).unwrap().take(6).unwrap().unwrap();
+    lane.close();
+    world.keep.forget(7);
+    assert!(world.names().is_empty() && lane.begin(2).unwrap().take(7).unwrap().is_none());
+    drop(place);
+    assert_eq!(lane.0.writing.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn what_is_damaged_is_left_out() {
+    let world = world(2);
+    let lane = world.keep.lane(7);
+    world.keep(&lane, 0..10);
+    drop(lane);
+    let path = world.folder.path().join("kept").join(&world.names()[0]);
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let spoil = |at: u64| {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    };
+    spoil(4096 + 3 * SLOT as u64 + 500);
+    assert_eq!(recalled(&world.keep, 7), [0, 1, 2, 4, 5, 6, 7, 8, 9]);
+    // An entry whose length lies outside of everything.
+    file.write_all_at(&[0xff; 8], 64 + 16 * 5 + 8).unwrap();
+    assert_eq!(recalled(&world.keep, 7), [0, 1, 2, 4, 6, 7, 8, 9]);
+    file.set_len(4096 + 4 * SLOT as u64).unwrap();
+    assert_eq!(recalled(&world.keep, 7), [0, 1, 2]);
+    spoil(20);
+    assert!(recalled(&world.keep, 7).is_empty(), "another scope");
+    file.set_len(10).unwrap();
+    assert!(recalled(&world.keep, 7).is_empty());
+}
