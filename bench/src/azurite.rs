@@ -1,15 +1,16 @@
 //! Azurite, Microsoft's emulator of Azure Blob Storage, on loopback. It checks signatures and ignores checksums.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tempfile::TempDir;
 
 use crate::process::{Background, Interrupt};
+use crate::testbed::venv;
+use crate::{fetch, url_path};
 
 /// Its one account, as documented.
 pub const ACCOUNT: &str = "devstoreaccount1";
@@ -48,7 +49,7 @@ impl Azurite {
     /// # Errors
     /// When it does not come up; the message holds the end of its log.
     pub fn start() -> Result<Option<Self>> {
-        let program = program();
+        let program = program()?;
         if !program.exists() {
             println!("SKIP: Azure is not tested: no {}; `cargo xtask setup` installs it where npm is", program.display());
             return Ok(None);
@@ -78,18 +79,13 @@ impl Azurite {
     /// # Errors
     /// When curl cannot be started.
     pub fn read(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        let path = utf8_percent_encode(key, NON_ALPHANUMERIC).to_string().replace("%2F", "/");
-        let url = format!("{}/{CONTAINER}/{path}", self.endpoint());
-        let output = Command::new("curl").args(["--silent", "--fail", &url]).output().context("cannot start curl")?;
-        Ok(output.status.success().then_some(output.stdout))
+        fetch(&format!("{}/{CONTAINER}/{}", self.endpoint(), url_path(key)))
     }
 }
 
-fn program() -> PathBuf {
-    if let Some(named) = std::env::var_os("TRADEWIND_AZURITE") {
-        return named.into();
-    }
-    let beside = std::env::var_os("TRADEWIND_VENV").and_then(|venv| Some(Path::new(&venv).parent()?.to_owned()));
-    let cache = beside.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/tradewind"));
-    cache.join("azurite/node_modules/.bin/azurite-blob")
+fn program() -> Result<PathBuf> {
+    Ok(match std::env::var_os("TRADEWIND_AZURITE") {
+        Some(named) => named.into(),
+        None => venv()?.with_file_name("azurite").join("node_modules/.bin/azurite-blob"),
+    })
 }

@@ -16,8 +16,10 @@ pub mod testbed;
 pub mod tree;
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// Bytes of an Ethernet frame around an IP packet, without FCS: the emulated link's rate counts them.
 pub const ETHERNET_BYTES: u32 = 14;
@@ -29,4 +31,15 @@ pub const ETHERNET_BYTES: u32 = 14;
 pub fn write_json(file: &Path, report: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(report)?;
     std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// An object's name as it stands in a URL.
+fn url_path(key: &str) -> String {
+    utf8_percent_encode(key, NON_ALPHANUMERIC).to_string().replace("%2F", "/")
+}
+
+/// What curl fetches, a client of others; `None` where it is refused.
+fn fetch(url: &str) -> Result<Option<Vec<u8>>> {
+    let output = Command::new("curl").args(["--silent", "--fail", url]).output().context("cannot start curl")?;
+    Ok(output.status.success().then_some(output.stdout))
 }

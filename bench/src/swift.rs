@@ -7,11 +7,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tempfile::TempDir;
 
 use crate::process::{Background, Interrupt};
 use crate::testbed::venv;
+use crate::{fetch, url_path};
 
 /// What it is, for tables.
 pub const SERVER: &str = "Swift 2.38";
@@ -133,10 +133,7 @@ impl Swift {
     /// # Errors
     /// When curl cannot be started.
     pub fn read(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        let path = utf8_percent_encode(key, NON_ALPHANUMERIC).to_string().replace("%2F", "/");
-        let url = format!("{}/v1/AUTH_test/{CONTAINER}/{path}", self.url());
-        let output = Command::new("curl").args(["--silent", "--fail", &url]).output().context("cannot start curl")?;
-        Ok(output.status.success().then_some(output.stdout))
+        fetch(&format!("{}/v1/AUTH_test/{CONTAINER}/{}", self.url(), url_path(key)))
     }
 
     /// Makes another container that everybody may read. What is replaced in it goes to the container `NAME_old`.
@@ -154,10 +151,9 @@ impl Swift {
     /// # Errors
     /// When there is no such list.
     pub fn names(&self, container: &str) -> Result<String> {
-        let url = format!("{}/v1/AUTH_test/{container}", self.url());
-        let output = Command::new("curl").args(["--silent", "--fail", &url]).output().context("cannot start curl")?;
-        anyhow::ensure!(output.status.success(), "container {container} cannot be listed");
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let listed = fetch(&format!("{}/v1/AUTH_test/{container}", self.url()))?;
+        let listed = listed.with_context(|| format!("container {container} cannot be listed"))?;
+        Ok(String::from_utf8_lossy(&listed).into_owned())
     }
 
     /// Makes it forget every token that it gave: its proxy is another one.

@@ -81,28 +81,15 @@ impl State {
     ) -> Result<Prepared, StoreError> {
         let scope = self.journal.scope(Arc::clone(store));
         self.sweep(&scope, config.retry).await;
-        let kept = self.kept.as_ref().map(|(keep, mode)| (Kept { keep: keep.clone(), scope: config.names_token(scope.place()) }, *mode));
+        let kept = self.kept.as_ref().map(|(keep, mode)| (Kept { keep: keep.clone(), scope: config.names_token(&store.place()) }, *mode));
         let recalled = match &kept {
             Some((kept, _)) => recall(kept.clone(), self.keep, is_wanted, config.clone()).await,
             None => Recalled::default(),
         };
         let kept = kept.filter(|(_, mode)| *mode == StagingMode::Always).map(|(kept, _)| kept);
-        let prepared = self.prepare_with(lane_id, &scope, config, is_wanted, recalled, manifest).await?;
-        Ok(Prepared { kept, ..prepared })
-    }
-
-    async fn prepare_with(
-        &self,
-        lane_id: u64,
-        scope: &Scope,
-        config: &UploaderConfig,
-        is_wanted: bool,
-        recalled: Recalled,
-        manifest: Option<&Manifest>,
-    ) -> Result<Prepared, StoreError> {
-        let looking = tokio::time::timeout(RESUME_TIMEOUT, self.look(lane_id, scope, config, is_wanted, recalled, manifest)).await;
+        let looking = tokio::time::timeout(RESUME_TIMEOUT, self.look(lane_id, &scope, config, is_wanted, recalled, manifest)).await;
         if let Ok(prepared) = looking {
-            return prepared;
+            return Ok(Prepared { kept, ..prepared? });
         }
         // Too much is there to be looked at: it is sent again, and recognised one by one.
         tracing::warn!("lane {lane_id:016x}: what is durable was not found out within {} s and is sent again", RESUME_TIMEOUT.as_secs());
@@ -110,9 +97,9 @@ impl State {
         if let Some(manifest) = manifest {
             manifest.restart();
         }
-        let mut prepared = self.look(lane_id, scope, config, false, Recalled::default(), None).await?;
+        let mut prepared = self.look(lane_id, &scope, config, false, Recalled::default(), None).await?;
         prepared.resumption.recognise();
-        Ok(prepared)
+        Ok(Prepared { kept, ..prepared })
     }
 
     async fn look(

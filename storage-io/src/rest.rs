@@ -1,14 +1,17 @@
-//! What stores over plain HTTP share: the client, addresses, headers and errors without secrets.
+//! What stores over plain HTTP share: the client, requests, addresses, headers and errors without secrets.
 
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
-use reqwest::Response;
-use reqwest::header::HeaderMap;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
+use reqwest::{Method, RequestBuilder, Response};
 
-use crate::asked::shorten;
+use crate::asked::{Asked, shorten};
 use crate::error::StoreError;
+use crate::reading::Reading;
+use crate::s3::body::Chunks;
+use crate::store::{Body, ObjectRange};
 
 pub(crate) const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Everything but what RFC 3986 calls unreserved, and '/'.
@@ -23,6 +26,82 @@ pub(crate) fn client() -> Result<reqwest::Client, StoreError> {
     // Fails only where another one was chosen before, which is as well.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     reqwest::Client::builder().connect_timeout(CONNECT_DEADLINE).no_proxy().redirect(Policy::none()).build().map_err(unusable)
+}
+
+/// A request to a container, without what shows who asks.
+pub(crate) struct Request<'a> {
+    pub(crate) asked: Asked<'a>,
+    pub(crate) method: Method,
+    container: &'a str,
+    /// `None`: the container itself.
+    pub(crate) key: Option<&'a str>,
+    pub(crate) query: Vec<(&'static str, String)>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Option<Body>,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn new(asked: Asked<'a>, method: Method, container: &'a str, key: Option<&'a str>) -> Self {
+        Self { asked, method, container, key, query: Vec::new(), headers: HeaderMap::new(), body: None }
+    }
+
+    pub(crate) fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.query.push((name, value.into()));
+        self
+    }
+
+    /// A value that is no header's is left out: metadata is checked before.
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
+            self.headers.insert(name, value);
+        }
+        self
+    }
+
+    pub(crate) fn body(mut self, body: &Body) -> Self {
+        self.body = Some(body.clone());
+        self
+    }
+
+    /// Its address without the query; containers lie below `base`, which has no slash at its end.
+    pub(crate) fn url(&self, base: &str) -> String {
+        let mut url = format!("{base}/{}", utf8_percent_encode(self.container, &PATH));
+        if let Some(key) = self.key {
+            url.push('/');
+            url.extend(utf8_percent_encode(key, &PATH));
+        }
+        url
+    }
+
+    /// The pairs of its query as they are sent.
+    pub(crate) fn pairs(&self) -> Vec<String> {
+        self.query.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, &QUERY))).collect()
+    }
+
+    /// With its body, if it has one, and how long that is.
+    pub(crate) fn with_body(&self, builder: RequestBuilder) -> RequestBuilder {
+        match &self.body {
+            Some(body) => builder.header(CONTENT_LENGTH, body.len()).body(reqwest::Body::wrap(Chunks::new(body))),
+            None if self.method == Method::PUT => builder.header(CONTENT_LENGTH, 0),
+            None => builder,
+        }
+    }
+}
+
+/// An address with a query, if there is one.
+pub(crate) fn with_query(url: String, pairs: &[String]) -> String {
+    if pairs.is_empty() { url } else { format!("{url}?{}", pairs.join("&")) }
+}
+
+/// Reads an answer to its end.
+pub(crate) async fn read(mut reading: Reading<'_>, mut answer: Response) -> Result<ObjectRange, StoreError> {
+    loop {
+        match answer.chunk().await {
+            Ok(Some(chunk)) => reading.add(chunk)?,
+            Ok(None) => return reading.end(),
+            Err(error) => return Err(reading.broken(&plain(&error))),
+        }
+    }
 }
 
 /// An error without the URL, which may hold a signature.

@@ -7,17 +7,14 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use percent_encoding::utf8_percent_encode;
-use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use super::config::{AzureConfig, AzureCredentials};
-use super::errors;
-use crate::asked::Asked;
 use crate::error::StoreError;
-use crate::rest::{self, CONNECT_DEADLINE, PATH, QUERY};
-use crate::s3::body::Chunks;
+use crate::rest::{self, CONNECT_DEADLINE, QUERY, Request, plain};
 use crate::store::Body;
 
 /// Of the REST API; CRC-64 since 2019-02-02.
@@ -41,7 +38,7 @@ pub(super) struct Client {
     /// Of the containers, without a slash at its end.
     base: String,
     account: String,
-    container: String,
+    pub(super) container: String,
     pub(super) place: String,
     auth: Auth,
 }
@@ -49,42 +46,6 @@ pub(super) struct Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Client").field(&self.place).finish()
-    }
-}
-
-/// A request before it is signed.
-pub(super) struct Request<'a> {
-    pub(super) asked: Asked<'a>,
-    pub(super) method: Method,
-    /// `None`: the container itself.
-    pub(super) key: Option<&'a str>,
-    /// Sorted by name.
-    pub(super) query: Vec<(&'static str, String)>,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Option<Body>,
-}
-
-impl<'a> Request<'a> {
-    pub(super) fn new(asked: Asked<'a>, method: Method, key: Option<&'a str>) -> Self {
-        Self { asked, method, key, query: Vec::new(), headers: HeaderMap::new(), body: None }
-    }
-
-    pub(super) fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.query.push((name, value.into()));
-        self
-    }
-
-    /// A value that is no header's is left out: metadata is checked before.
-    pub(super) fn header(mut self, name: &str, value: &str) -> Self {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
-            self.headers.insert(name, value);
-        }
-        self
-    }
-
-    pub(super) fn body(mut self, body: &Body) -> Self {
-        self.body = Some(body.clone());
-        self
     }
 }
 
@@ -113,29 +74,25 @@ impl Client {
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Response, StoreError> {
         let asked = request.asked;
         let built = self.build(request).await?;
-        let answer = self.http.execute(built).await.map_err(|error| asked.broken(&errors::plain(&error)))?;
+        let answer = self.http.execute(built).await.map_err(|error| asked.broken(&plain(&error)))?;
         if answer.status().is_success() { Ok(answer) } else { Err(asked.refused(answer).await) }
     }
 
-    async fn build(&self, request: Request<'_>) -> Result<reqwest::Request, StoreError> {
-        let Request { asked, method, key, query, mut headers, body } = request;
-        let mut url = format!("{}/{}", self.base, utf8_percent_encode(&self.container, &PATH));
-        if let Some(key) = key {
-            url.push('/');
-            url.extend(utf8_percent_encode(key, &PATH));
-        }
+    async fn build(&self, mut request: Request<'_>) -> Result<reqwest::Request, StoreError> {
+        let asked = request.asked;
+        let url = request.url(&self.base);
         // What the service calls the resource is the path as it is sent.
         let path = url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| rest[at..].to_owned())).unwrap_or_default();
-        let mut pairs: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, &QUERY))).collect();
+        let (mut pairs, mut headers) = (request.pairs(), std::mem::take(&mut request.headers));
         let put = |headers: &mut HeaderMap, name: &'static str, value: String| {
             HeaderValue::try_from(value).map(|value| headers.insert(name, value)).map_err(|_| asked.unmade("a header is not text"))
         };
-        let length = body.as_ref().map_or(0, Body::len);
+        let length = request.body.as_ref().map_or(0, Body::len);
         put(&mut headers, "x-ms-version", API_VERSION.to_owned())?;
         put(&mut headers, "x-ms-date", httpdate::fmt_http_date(SystemTime::now()))?;
         match &self.auth {
             Auth::Key(key) => {
-                let text = string_to_sign(&method, &headers, length, &self.account, &path, &query);
+                let text = string_to_sign(&request.method, &headers, length, &self.account, &path, &request.query);
                 let signature = BASE64_STANDARD.encode(hmac::sign(key, text.as_bytes()));
                 put(&mut headers, "authorization", format!("SharedKey {}:{signature}", self.account))?;
             }
@@ -145,16 +102,8 @@ impl Client {
                 put(&mut headers, "authorization", format!("Bearer {}", *token))?;
             }
         }
-        if !pairs.is_empty() {
-            url = format!("{url}?{}", pairs.join("&"));
-        }
-        let mut builder = self.http.request(method.clone(), url).headers(headers);
-        if let Some(body) = body {
-            builder = builder.header(CONTENT_LENGTH, length).body(reqwest::Body::wrap(Chunks::new(&body)));
-        } else if method == Method::PUT {
-            builder = builder.header(CONTENT_LENGTH, 0);
-        }
-        builder.build().map_err(|error| asked.unmade(&errors::plain(&error)))
+        let builder = self.http.request(request.method.clone(), rest::with_query(url, &pairs)).headers(headers);
+        request.with_body(builder).build().map_err(|error| asked.unmade(&plain(&error)))
     }
 
     /// A token of the machine's identity, from memory while it is good.
@@ -170,13 +119,14 @@ impl Client {
             return Ok(token.clone());
         }
         let asking = async {
-            let answer = self.http.get(url).header("Metadata", "true").timeout(CONNECT_DEADLINE).send().await.map_err(|error| {
-                format!("neither a key nor a signature was given, and this machine has no identity: {}", errors::plain(&error))
-            })?;
+            let answer =
+                self.http.get(url).header("Metadata", "true").timeout(CONNECT_DEADLINE).send().await.map_err(|error| {
+                    format!("neither a key nor a signature was given, and this machine has no identity: {}", plain(&error))
+                })?;
             if answer.status() != StatusCode::OK {
                 return Err(format!("the machine's identity gives no token: HTTP {}", answer.status().as_u16()));
             }
-            answer.json::<Answer>().await.map_err(|error| format!("the answer to a question for a token: {}", errors::plain(&error)))
+            answer.json::<Answer>().await.map_err(|error| format!("the answer to a question for a token: {}", plain(&error)))
         };
         match (asking.await, known.as_ref()) {
             (Ok(answer), _) => {
@@ -240,6 +190,8 @@ fn string_to_sign(
 
 #[cfg(test)]
 mod tests {
+    use reqwest::header::HeaderName;
+
     use super::*;
 
     /// The example of "Authorize with Shared Key" in the REST API's documentation, with our headers.

@@ -2,8 +2,6 @@
 
 use reqwest::Response;
 
-pub(super) use crate::rest::plain;
-
 use crate::asked::{Asked, refusal_text, shorten};
 use crate::error::StoreError;
 use crate::rest::{text_of, words_of};

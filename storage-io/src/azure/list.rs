@@ -6,11 +6,10 @@ use percent_encoding::percent_decode_str;
 use reqwest::Method;
 use serde::Deserialize;
 
-use super::client::Request;
-use super::{Container, errors};
+use super::Container;
 use crate::error::StoreError;
 use crate::list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};
-use crate::rest::{bare, date_ns};
+use crate::rest::{Request, bare, date_ns, plain};
 use crate::store::ObjectKey;
 
 /// Between the last key of a page and the service's marker in [`Listing::next`]: no key holds it.
@@ -113,7 +112,7 @@ impl Container {
 
     async fn page(&self, prefix: &str, marker: &str, limit: usize, depth: Depth) -> Result<Answer, StoreError> {
         let asked = self.asked("list blobs", "", 0);
-        let mut request = Request::new(asked, Method::GET, None).query("comp", "list");
+        let mut request = Request::new(asked, Method::GET, &self.client.container, None).query("comp", "list");
         if depth == Depth::OneLevel {
             request = request.query("delimiter", "/");
         }
@@ -125,7 +124,7 @@ impl Container {
             request = request.query("prefix", prefix);
         }
         let answer = self.client.send(request.query("restype", "container")).await?;
-        let text = answer.text().await.map_err(|error| asked.broken(&errors::plain(&error)))?;
+        let text = answer.text().await.map_err(|error| asked.broken(&plain(&error)))?;
         quick_xml::de::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| asked.unmade(&format!("the listing: {error}")))
     }
 }

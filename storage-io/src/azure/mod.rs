@@ -28,9 +28,9 @@ use crate::existing::{Existing, Found};
 use crate::list::{Depth, Listing};
 use crate::metadata::{CRC, TOKEN, described, escaped_name, metadata, plain_name, text_key};
 use crate::reading::{Reading, changed, ends_early};
-use crate::rest::{bare, date_ns, text_of};
+use crate::rest::{self, Request, bare, date_ns, text_of};
 use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Store, StoredObject, Upload};
-use client::{Client, Request};
+use client::Client;
 use upload::BlockUpload;
 
 pub use config::{AzureConfig, AzureCredentials};
@@ -78,7 +78,7 @@ impl Container {
     }
 
     fn request<'a>(&'a self, action: &'static str, method: Method, key: &'a str, bytes: u64) -> Request<'a> {
-        Request::new(self.asked(action, key, bytes), method, Some(key))
+        Request::new(self.asked(action, key, bytes), method, &self.client.container, Some(key))
     }
 
     /// If the service says what it computed, it must be ours; notes that it says so.
@@ -178,7 +178,7 @@ impl Store for AzureStore {
         if let Some(etag) = expected.and_then(|expected| expected.etag.as_ref()) {
             request = request.header("if-match", &format!("\"{etag}\""));
         }
-        let mut answer = match self.0.client.send(request).await {
+        let answer = match self.0.client.send(request).await {
             Ok(answer) => answer,
             Err(StoreError::DestinationExists { .. }) => return Err(changed(&key, "its entity tag")),
             Err(StoreError::Rejected { code, .. }) if code == "InvalidRange" || code == "HTTP 416" => {
@@ -187,14 +187,8 @@ impl Store for AzureStore {
             Err(error) => return Err(error),
         };
         let info = found(answer.headers(), text_of(answer.headers(), "content-range")).info;
-        let mut reading = Reading::new(&self.0.client.place, &key, range, info, expected)?;
-        loop {
-            match answer.chunk().await {
-                Ok(Some(chunk)) => reading.add(chunk)?,
-                Ok(None) => return reading.end(),
-                Err(error) => return Err(reading.broken(&errors::plain(&error))),
-            }
-        }
+        let reading = Reading::new(&self.0.client.place, &key, range, info, expected)?;
+        rest::read(reading, answer).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&[u8]>, limit: usize, depth: Depth) -> Result<Listing, StoreError> {

@@ -10,10 +10,11 @@ use bytes::Bytes;
 use reqwest::Method;
 use serde::Deserialize;
 
-use super::{CRC_HEADER, Container, crc_text, errors, writing};
+use super::{CRC_HEADER, Container, crc_text, writing};
 use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::existing::Existing;
+use crate::rest::plain;
 use crate::store::{Body, ObjectMeta, Part, PartReceipt, StoredObject, Upload};
 
 /// Blocks that no list has named yet. The service forgets them a week after the last one, and when another list is written for the same name:
@@ -98,7 +99,7 @@ impl Upload for BlockUpload {
             answer => answer?,
         };
         let asked = self.container.asked("list the blocks of a blob", &self.key, 0);
-        let text = answer.text().await.map_err(|error| asked.broken(&errors::plain(&error)))?;
+        let text = answer.text().await.map_err(|error| asked.broken(&plain(&error)))?;
         let list: BlockList = quick_xml::de::from_str(&text).map_err(|error| asked.unmade(&format!("the list of blocks: {error}")))?;
         let held: HashMap<String, u64> = list.uncommitted_blocks.blocks.into_iter().map(|block| (block.name, block.size)).collect();
         let is_held = |receipt: &PartReceipt| held.get(&self.block_id(receipt.number)) == Some(&receipt.len);

@@ -166,12 +166,6 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// [`Store::place`].
-    #[must_use]
-    pub fn place(&self) -> &str {
-        &self.place.name
-    }
-
     fn tell(&self, entry: Entry) {
         // The thread ends only with the last of its senders.
         let _ = self.journal.commands.send(Command::Entry(Arc::clone(&self.place), entry));

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use percent_encoding::utf8_percent_encode;
-use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::HeaderValue;
 use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -12,11 +11,8 @@ use tokio::sync::Mutex;
 use super::auth::{Session, log_in};
 use super::config::{SwiftAuth, SwiftConfig};
 use super::errors;
-use crate::asked::Asked;
 use crate::error::StoreError;
-use crate::rest::{self, CONNECT_DEADLINE, PATH, QUERY, plain};
-use crate::s3::body::Chunks;
-use crate::store::Body;
+use crate::rest::{self, CONNECT_DEADLINE, Request, plain};
 
 /// An account and the connections to it.
 pub(super) struct Client {
@@ -93,42 +89,6 @@ impl Default for Slo {
     }
 }
 
-/// A request without its token.
-pub(super) struct Request<'a> {
-    pub(super) asked: Asked<'a>,
-    pub(super) method: Method,
-    pub(super) container: &'a str,
-    /// `None`: the container itself.
-    pub(super) key: Option<&'a str>,
-    query: Vec<(&'static str, String)>,
-    headers: HeaderMap,
-    body: Option<Body>,
-}
-
-impl<'a> Request<'a> {
-    pub(super) fn new(asked: Asked<'a>, method: Method, container: &'a str, key: Option<&'a str>) -> Self {
-        Self { asked, method, container, key, query: Vec::new(), headers: HeaderMap::new(), body: None }
-    }
-
-    pub(super) fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.query.push((name, value.into()));
-        self
-    }
-
-    /// A value that is no header's is left out: metadata is checked before.
-    pub(super) fn header(mut self, name: &str, value: &str) -> Self {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
-            self.headers.insert(name, value);
-        }
-        self
-    }
-
-    pub(super) fn body(mut self, body: &Body) -> Self {
-        self.body = Some(body.clone());
-        self
-    }
-}
-
 impl Client {
     pub(super) fn new(config: &SwiftConfig) -> Result<Self, StoreError> {
         config.checked()?;
@@ -160,25 +120,11 @@ impl Client {
 
     async fn send_once(&self, request: &Request<'_>, session: &Session) -> Result<Response, StoreError> {
         let asked = request.asked;
-        let mut url = format!("{}/{}", session.url, utf8_percent_encode(request.container, &PATH));
-        if let Some(key) = request.key {
-            url.push('/');
-            url.extend(utf8_percent_encode(key, &PATH));
-        }
-        let pairs: Vec<String> =
-            request.query.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, &QUERY))).collect();
-        if !pairs.is_empty() {
-            url = format!("{url}?{}", pairs.join("&"));
-        }
+        let url = rest::with_query(request.url(&session.url), &request.pairs());
         let mut token = HeaderValue::from_str(&session.token).map_err(|_| asked.unmade("the token is not text"))?;
         token.set_sensitive(true);
-        let mut builder = self.http.request(request.method.clone(), url).headers(request.headers.clone()).header("x-auth-token", token);
-        if let Some(body) = &request.body {
-            builder = builder.header(CONTENT_LENGTH, body.len()).body(reqwest::Body::wrap(Chunks::new(body)));
-        } else if request.method == Method::PUT {
-            builder = builder.header(CONTENT_LENGTH, 0);
-        }
-        builder.send().await.map_err(|error| asked.broken(&plain(&error)))
+        let builder = self.http.request(request.method.clone(), url).headers(request.headers.clone()).header("x-auth-token", token);
+        request.with_body(builder).send().await.map_err(|error| asked.broken(&plain(&error)))
     }
 
     /// A session that is good as far as is known, and not the one that was `refused`.
@@ -213,6 +159,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::asked::Asked;
     use crate::error::StoreError;
     use crate::swift::LargeObjects;
 

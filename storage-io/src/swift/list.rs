@@ -5,12 +5,11 @@ use reqwest::Method;
 use serde::Deserialize;
 use tradewind_integrity::time;
 
-use super::client::Request;
 use super::{Container, REQUESTS_AT_ONCE};
 use crate::error::StoreError;
 use crate::existing::Existing as _;
 use crate::list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};
-use crate::rest::{bare, plain};
+use crate::rest::{Request, bare, plain};
 use crate::store::ObjectKey;
 
 /// A line of a container's listing.

@@ -30,9 +30,9 @@ use crate::existing::{Existing, Found};
 use crate::list::{Depth, Listing};
 use crate::metadata::{CRC, TOKEN, described, escaped_name, metadata, plain_name, text_key};
 use crate::reading::{Reading, changed, ends_early};
-use crate::rest::{bare, date_ns, plain, text_of};
+use crate::rest::{self, Request, bare, date_ns, plain, text_of};
 use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Store, StoredObject, Upload};
-use client::{Client, Request};
+use client::Client;
 use upload::{SegmentUpload, own_prefix};
 
 pub use config::{LargeObjects, SwiftAuth, SwiftConfig};
@@ -243,23 +243,6 @@ impl Container {
         Ok(deleted)
     }
 
-    /// Refuses metadata that the cluster would refuse, before any data is sent.
-    fn check_metadata(&self, key: &str, meta: &ObjectMeta) -> Result<(), StoreError> {
-        let limits = self.client.info().swift;
-        let pairs = headers_of(meta, Crc64::default());
-        let is_long =
-            |(name, value): &(String, String)| name.len() > limits.max_meta_name_length || value.len() > limits.max_meta_value_length;
-        let bytes: usize = pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
-        let reason = if pairs.iter().any(is_long) {
-            "an attribute that is kept of it is longer than this Swift takes (max_meta_value_length, max_meta_name_length)"
-        } else if pairs.len() > limits.max_meta_count || bytes > limits.max_meta_overall_size {
-            "the attributes that are kept of it are more than this Swift takes (max_meta_count, max_meta_overall_size)"
-        } else {
-            return Ok(());
-        };
-        Err(StoreError::InvalidName { name: key.to_owned(), reason })
-    }
-
     async fn remove_one(&self, (container, name): (String, String)) {
         let asked = self.asked("delete a segment", &name, 0);
         for tries in 1..=REMOVE_TRIES {
@@ -271,6 +254,35 @@ impl Container {
                 _ => return,
             }
         }
+    }
+
+    /// Metadata of an object by names as headers have them; refused where the cluster would refuse it.
+    fn headers_of(&self, key: &str, meta: &ObjectMeta, crc: Crc64) -> Result<Vec<(String, String)>, StoreError> {
+        let mut pairs = metadata(meta);
+        pairs.insert(CRC.to_owned(), crc.to_base64());
+        // A proxy cannot tell '_' from '-'.
+        let pairs: Vec<_> = pairs.into_iter().map(|(name, value)| (escaped_name(&name, |_, c| c != '_'), value)).collect();
+        let limits = self.client.info().swift;
+        let is_long =
+            |(name, value): &(String, String)| name.len() > limits.max_meta_name_length || value.len() > limits.max_meta_value_length;
+        let bytes: usize = pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let reason = if pairs.iter().any(is_long) {
+            "an attribute that is kept of it is longer than this Swift takes (max_meta_value_length, max_meta_name_length)"
+        } else if pairs.len() > limits.max_meta_count || bytes > limits.max_meta_overall_size {
+            "the attributes that are kept of it are more than this Swift takes (max_meta_count, max_meta_overall_size)"
+        } else {
+            return Ok(pairs);
+        };
+        Err(StoreError::InvalidName { name: key.to_owned(), reason })
+    }
+
+    /// A request that writes an object: its metadata, and the condition that nothing is replaced.
+    fn writing<'a>(&self, mut request: Request<'a>, meta: &ObjectMeta, crc: Crc64) -> Result<Request<'a>, StoreError> {
+        for (name, value) in self.headers_of(request.asked.object, meta, crc)? {
+            request = request.header(&format!("{META_HEADER}{name}"), &value);
+        }
+        request = request.header("content-type", "application/octet-stream");
+        Ok(if meta.overwrite { request } else { request.header("if-none-match", "*") })
     }
 
     /// The account of a write that was acknowledged.
@@ -309,23 +321,6 @@ impl Existing for Container {
     fn refuses_blind_writes(&self) -> bool {
         false
     }
-}
-
-/// A request that writes an object: its metadata, and the condition that nothing is replaced.
-fn writing<'a>(mut request: Request<'a>, meta: &ObjectMeta, crc: Crc64) -> Request<'a> {
-    for (name, value) in headers_of(meta, crc) {
-        request = request.header(&format!("{META_HEADER}{name}"), &value);
-    }
-    request = request.header("content-type", "application/octet-stream");
-    if meta.overwrite { request } else { request.header("if-none-match", "*") }
-}
-
-/// Metadata of an object by names as headers have them.
-fn headers_of(meta: &ObjectMeta, crc: Crc64) -> Vec<(String, String)> {
-    let mut pairs = metadata(meta);
-    pairs.insert(CRC.to_owned(), crc.to_base64());
-    // A proxy cannot tell '_' from '-'.
-    pairs.into_iter().map(|(name, value)| (escaped_name(&name, |_, c| c != '_'), value)).collect()
 }
 
 #[async_trait]
@@ -375,21 +370,15 @@ impl Store for SwiftStore {
         if let Some(etag) = expected.and_then(|expected| expected.etag.as_ref()) {
             request = request.header("if-match", &format!("\"{etag}\""));
         }
-        let mut answer = match self.0.client.send(request).await {
+        let answer = match self.0.client.send(request).await {
             Ok(answer) => answer,
             Err(StoreError::DestinationExists { .. }) => return Err(changed(&key, "its entity tag")),
             Err(StoreError::Rejected { code, .. }) if code == "HTTP 416" => return Err(ends_early(&key)),
             Err(error) => return Err(error),
         };
         let info = found(answer.headers()).info;
-        let mut reading = Reading::new(&self.0.client.place, &key, range, info, expected)?;
-        loop {
-            match answer.chunk().await {
-                Ok(Some(chunk)) => reading.add(chunk)?,
-                Ok(None) => return reading.end(),
-                Err(error) => return Err(reading.broken(&plain(&error))),
-            }
-        }
+        let reading = Reading::new(&self.0.client.place, &key, range, info, expected)?;
+        rest::read(reading, answer).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&[u8]>, limit: usize, depth: Depth) -> Result<Listing, StoreError> {
@@ -408,11 +397,10 @@ impl Store for SwiftStore {
         if let Some(done) = self.0.make_way_for(&key, &meta, &body).await? {
             return Ok(done);
         }
-        self.0.check_metadata(&key, &meta)?;
+        let request = self.0.writing(self.0.request("put an object", Method::PUT, &key, body.len()), &meta, crc)?;
         let md5 = self.0.digest(&key, &body).await?;
         let old = if meta.overwrite { self.0.old_segments(&key, false).await? } else { Vec::new() };
-        let request = self.0.request("put an object", Method::PUT, &key, body.len()).header("etag", &md5).body(&body);
-        match self.0.client.send(writing(request, &meta, crc)).await {
+        match self.0.client.send(request.header("etag", &md5).body(&body)).await {
             Ok(answer) => {
                 self.0.remove(old).await;
                 Ok(Container::stored_now(&answer, crc))
@@ -434,7 +422,7 @@ impl Store for SwiftStore {
         if key.len() + SEGMENT_NAME_BYTES > NAME_BYTES_MAX {
             return Err(StoreError::InvalidName { name: key, reason: "its segments' names would be longer than 1024 bytes" });
         }
-        self.0.check_metadata(&key, &meta)?;
+        self.0.headers_of(&key, &meta, Crc64::default())?;
         self.0.make_way(&key, &meta, None).await?;
         self.0.is_there().await?;
         self.0.make_segments_container().await?;

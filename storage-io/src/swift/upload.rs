@@ -11,12 +11,11 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::sync::OnceCell;
 
-use super::client::Request;
-use super::{Container, digest_of, writing};
+use super::{Container, digest_of};
 use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::existing::Existing as _;
-use crate::rest::{PATH, bare, text_of};
+use crate::rest::{PATH, Request, bare, text_of};
 use crate::store::{Body, ObjectMeta, Part, PartReceipt, StoredObject, Upload};
 
 /// Segments that a manifest may name one day. They stay until then, or until they are given up.
@@ -117,7 +116,7 @@ impl Upload for SegmentUpload {
             Vec::new()
         };
         let asked = container.asked("put the manifest", &self.key, self.meta.size);
-        let request = writing(Request::new(asked, Method::PUT, &container.name, Some(&self.key)), &self.meta, crc);
+        let request = container.writing(Request::new(asked, Method::PUT, &container.name, Some(&self.key)), &self.meta, crc)?;
         let request = if container.makes_dynamic() {
             // The cluster takes whatever is there: it is looked at before.
             let held = self.held().await?;

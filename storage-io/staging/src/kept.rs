@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use crc_fast::CrcAlgorithm;
 use crossbeam::channel::Receiver;
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::crc_of;
 use crate::error::StagingError;
 use crate::map;
 
@@ -147,10 +147,6 @@ fn offset_of(number: u32, place_bytes: usize) -> u64 {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every change is one step.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn crc_of(bytes: &[u8]) -> u64 {
-    crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes)
 }
 
 impl Keep {

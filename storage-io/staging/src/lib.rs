@@ -31,3 +31,8 @@ pub use crate::kept::{Keep, KeptLane};
 pub use crate::ring::Ring;
 pub use crate::segments::Staged;
 pub use crate::staging::{Done, Outcome, Staging, StagingConfig};
+
+/// CRC-64/NVME.
+fn crc_of(bytes: &[u8]) -> u64 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes)
+}

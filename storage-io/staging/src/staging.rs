@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crc_fast::CrcAlgorithm;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use tradewind_fabric::block_pool::SLOT_ALIGN;
 use tradewind_fabric::wake::Waker;
 use tradewind_fabric::{BlockBuf, BlockPool, SharedBlock};
 
+use crate::crc_of;
 use crate::error::StagingError;
 use crate::kept::{self, KeptLane, KeptPlace, Turn, Written};
 use crate::ring::{Buffer, DEPTH, Landed, Ring};
@@ -95,6 +95,16 @@ struct Moving {
 enum Target {
     Staged(Place, Tell),
     Kept(KeptPlace),
+}
+
+impl Target {
+    /// File, and offset in it.
+    fn at(&self) -> (Arc<OwnedFd>, u64) {
+        match self {
+            Self::Staged(place, _) => (Arc::clone(&place.file), place.offset),
+            Self::Kept(place) => (Arc::clone(place.file()), place.offset()),
+        }
+    }
 }
 
 /// The handle. Dropping the last clone ends the thread when all requests have ended.
@@ -251,8 +261,7 @@ impl Mover {
             match self.inbox.try_recv() {
                 Ok(Work::Put { data, tell }) => self.put(data, tell),
                 Ok(Work::Get { staged: Staged { place, bytes, crc }, into, tell }) => {
-                    let (file, offset) = (Arc::clone(&place.file), place.offset);
-                    self.start(Moving { target: Target::Staged(place, tell), bytes, crc }, &file, offset, Buffer::In(into));
+                    self.start(Moving { target: Target::Staged(place, tell), bytes, crc }, Buffer::In(into));
                 }
                 Ok(Work::Keep { turn, block, data }) => self.keep(turn, block, data),
                 Err(error) => return error.is_disconnected(),
@@ -269,8 +278,7 @@ impl Mover {
         match place {
             Ok(place) => {
                 self.full_until = None;
-                let (file, offset) = (Arc::clone(&place.file), place.offset);
-                self.write(Target::Staged(place, tell), &file, offset, data);
+                self.write(Target::Staged(place, tell), data);
             }
             Err(error) => {
                 if self.full_until.is_none() {
@@ -286,20 +294,20 @@ impl Mover {
     fn keep(&mut self, turn: Turn, block: u32, data: SharedBlock) {
         // What cannot be kept has been told in the log.
         if let Ok(Some(place)) = turn.take(block) {
-            let (file, offset) = (Arc::clone(place.file()), place.offset());
-            self.write(Target::Kept(place), &file, offset, data);
+            self.write(Target::Kept(place), data);
         }
     }
 
-    fn write(&mut self, target: Target, file: &Arc<OwnedFd>, offset: u64, data: SharedBlock) {
-        let crc = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &data);
-        self.start(Moving { target, bytes: data.len(), crc }, file, offset, Buffer::Out(data));
+    fn write(&mut self, target: Target, data: SharedBlock) {
+        let crc = crc_of(&data);
+        self.start(Moving { target, bytes: data.len(), crc }, Buffer::Out(data));
     }
 
-    fn start(&mut self, moving: Moving, file: &Arc<OwnedFd>, offset: u64, buffer: Buffer) {
+    fn start(&mut self, moving: Moving, buffer: Buffer) {
         let key = self.keys;
         self.keys += 1;
-        self.ring.start(key, file, offset, buffer, moving.bytes.next_multiple_of(SLOT_ALIGN));
+        let (file, offset) = moving.target.at();
+        self.ring.start(key, &file, offset, buffer, moving.bytes.next_multiple_of(SLOT_ALIGN));
         self.moving.insert(key, moving);
     }
 
@@ -329,7 +337,7 @@ impl Mover {
             }
             (Ok(()), Buffer::In(slot)) => {
                 let data = slot.freeze(bytes);
-                let is_same = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &data) == crc;
+                let is_same = crc_of(&data) == crc;
                 if is_same {
                     Ok(Outcome::Read(data))
                 } else {
