@@ -173,7 +173,10 @@ impl Keep {
         }
         let files_max = usize::try_from(bytes_max / offset_of(PLACES, place_bytes)).unwrap_or(usize::MAX);
         if files_max == 0 {
-            return Err(cannot(format!("{bytes_max} bytes are less than one file of {}", offset_of(PLACES, place_bytes))));
+            return Err(cannot(format!(
+                "{bytes_max} bytes are less than one file of {}; raise engine.staging_bytes",
+                offset_of(PLACES, place_bytes)
+            )));
         }
         let (directory, files, writing) = (directory.to_owned(), Mutex::new(files), AtomicU32::new(0));
         Ok(Self(Arc::new(Home { directory, place_bytes, files_max, writing, full_until: Mutex::default(), files, _lock: lock })))
