@@ -4,13 +4,17 @@
 
 pub mod azurite;
 pub mod cells;
+pub mod ceph;
 pub mod fairness;
+pub mod gcs;
+pub mod keystone;
 pub mod kill_resume;
 pub mod loopback;
 pub mod process;
 pub mod small_files;
 pub mod staging;
 pub mod storage;
+pub mod stores;
 pub mod swift;
 pub mod testbed;
 pub mod tree;

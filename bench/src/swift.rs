@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use crate::keystone::{Keystone, Tenant};
 use crate::process::{Background, Interrupt};
 use crate::testbed::venv;
 use crate::{fetch, url_path};
@@ -65,7 +66,10 @@ pub struct Swift {
     /// In the order of [`SERVERS`].
     servers: Vec<Background>,
     folder: TempDir,
-    port: u16,
+    url: String,
+    account: String,
+    /// A command for the shell that prints an answer with a token among its headers.
+    log_in: String,
 }
 
 impl Swift {
@@ -87,7 +91,28 @@ impl Swift {
         )
     }
 
-    fn start_with(proxy_configuration: &str) -> Result<Option<Self>> {
+    /// The same with the users of `keystone`, which is populated for it.
+    ///
+    /// # Errors
+    /// As [`Swift::start`], and when Keystone refuses something.
+    pub fn start_with_keystone(keystone: &Keystone) -> Result<Option<(Self, Tenant)>> {
+        let proxy = PROXY.replace(" tempauth ", " authtoken keystoneauth ") + &keystone.filters();
+        let Some(mut swift) = Self::start_servers(&proxy)? else { return Ok(None) };
+        let tenant = keystone.populate(&swift.url())?;
+        swift.account = format!("AUTH_{}", tenant.project_id);
+        swift.log_in = keystone.log_in();
+        swift.wait_for_containers()?;
+        Ok(Some((swift, tenant)))
+    }
+
+    fn start_with(proxy: &str) -> Result<Option<Self>> {
+        let Some(mut swift) = Self::start_servers(proxy)? else { return Ok(None) };
+        swift.wait_for_containers()?;
+        Ok(Some(swift))
+    }
+
+    /// Starts the servers and waits for none.
+    fn start_servers(proxy_configuration: &str) -> Result<Option<Self>> {
         let proxy = program("proxy")?;
         if !proxy.exists() {
             println!("SKIP: Swift is not tested: no {}; `cargo xtask setup` installs it", proxy.display());
@@ -105,11 +130,16 @@ impl Swift {
         rings.args(["-c", MAKE_RINGS]).arg(at).args(ports[..3].iter().map(u16::to_string)).env("SWIFT_DIR", at);
         anyhow::ensure!(rings.status()?.success(), "Swift's rings cannot be made");
         let servers = SERVERS.iter().map(|kind| server(kind, at)).collect::<Result<_>>()?;
-        let mut swift = Self { servers, folder, port: ports[3] };
-        let url = swift.url();
-        // Who reads a large object needs to read its segments too.
-        swift.wait(|| as_user(&url, &format!("{CONTAINER} {CONTAINER}_segments"), ""))?;
-        Ok(Some(swift))
+        let url = format!("http://127.0.0.1:{}", ports[3]);
+        let log_in = format!("curl -fsS -i -H 'X-Auth-User: {USER}' -H 'X-Auth-Key: {KEY}' {url}/auth/v1.0");
+        Ok(Some(Self { servers, folder, url, account: "AUTH_test".to_owned(), log_in }))
+    }
+
+    /// Who reads a large object needs to read its segments too.
+    fn wait_for_containers(&mut self) -> Result<()> {
+        let containers = format!("{CONTAINER} {CONTAINER}_segments");
+        let (url, log_in) = (self.account_url(), self.log_in.clone());
+        self.wait(|| make_containers(&url, &log_in, &containers, ""))
     }
 
     /// Waits for the proxy.
@@ -118,14 +148,20 @@ impl Swift {
         proxy.wait_until(&Interrupt::default(), START_DEADLINE, &mut is_there).context("Swift did not start")
     }
 
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+    /// Where its proxy answers.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    fn account_url(&self) -> String {
+        format!("{}/v1/{}", self.url, self.account)
     }
 
     /// Where tokens are asked for, version 1.
     #[must_use]
     pub fn auth_url(&self) -> String {
-        format!("{}/auth/v1.0", self.url())
+        format!("{}/auth/v1.0", self.url)
     }
 
     /// An object as curl fetches it, without a token.
@@ -133,7 +169,7 @@ impl Swift {
     /// # Errors
     /// When curl cannot be started.
     pub fn read(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        fetch(&format!("{}/v1/AUTH_test/{CONTAINER}/{}", self.url(), url_path(key)))
+        fetch(&format!("{}/{CONTAINER}/{}", self.account_url(), url_path(key)))
     }
 
     /// Makes another container that everybody may read. What is replaced in it goes to the container `NAME_old`.
@@ -141,7 +177,8 @@ impl Swift {
     /// # Errors
     /// When it cannot be made.
     pub fn make_versioned(&self, name: &str) -> Result<()> {
-        let made = as_user(&self.url(), &format!("{name}_old {name} {name}_segments"), &format!("-H 'X-Versions-Location: {name}_old'"));
+        let (containers, headers) = (format!("{name}_old {name} {name}_segments"), format!("-H 'X-Versions-Location: {name}_old'"));
+        let made = make_containers(&self.account_url(), &self.log_in, &containers, &headers);
         anyhow::ensure!(made, "the containers of {name} cannot be made");
         Ok(())
     }
@@ -151,7 +188,7 @@ impl Swift {
     /// # Errors
     /// When there is no such list.
     pub fn names(&self, container: &str) -> Result<String> {
-        let listed = fetch(&format!("{}/v1/AUTH_test/{container}", self.url()))?;
+        let listed = fetch(&format!("{}/{container}", self.account_url()))?;
         let listed = listed.with_context(|| format!("container {container} cannot be listed"))?;
         Ok(String::from_utf8_lossy(&listed).into_owned())
     }
@@ -164,17 +201,17 @@ impl Swift {
         let proxy = self.servers.last_mut().context("there is a proxy")?;
         proxy.stop()?;
         *proxy = server("proxy", self.folder.path())?;
-        let url = format!("{}/healthcheck", self.url());
+        let url = format!("{}/healthcheck", self.url);
         self.wait(|| Command::new("curl").args(["-fs", "-o", "/dev/null", &url]).status().is_ok_and(|status| status.success()))
     }
 }
 
 /// Makes containers that everybody may read, with further headers as curl takes them; whether that worked.
-fn as_user(url: &str, containers: &str, headers: &str) -> bool {
+pub(crate) fn make_containers(account_url: &str, log_in: &str, containers: &str, headers: &str) -> bool {
     let script = format!(
-        "set -e; h=$(curl -fsS -i -H 'X-Auth-User: {USER}' -H 'X-Auth-Key: {KEY}' {url}/auth/v1.0 | tr -d '\\r'); \
-         t=$(echo \"$h\" | sed -n 's/^X-Auth-Token: //Ip'); for c in {containers}; do \
-         curl -fsS -X PUT -H \"X-Auth-Token: $t\" -H 'X-Container-Read: .r:*,.rlistings' {headers} {url}/v1/AUTH_test/$c; done"
+        "set -e; h=$({log_in} | tr -d '\\r'); \
+         t=$(echo \"$h\" | sed -n 's/^X-\\(Auth\\|Subject\\)-Token: //Ip'); for c in {containers}; do \
+         curl -fsS -X PUT -H \"X-Auth-Token: $t\" -H 'X-Container-Read: .r:*,.rlistings' {headers} {account_url}/$c; done"
     );
     let mut shell = Command::new("sh");
     shell.args(["-c", &script]).stdout(Stdio::null()).stderr(Stdio::null());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use tradewind_api::{ApiCode, BucketScheme, DestinationName, DestinationUrl, ErrorCode, Problem, ResumePolicy, Submission, SubmitRequest};
-use tradewind_ipc::{AzureStore, Destination, Job, Receive, S3Store, Store, SwiftStore};
+use tradewind_ipc::{AzureStore, Destination, GcsStore, Job, Receive, S3Store, Store, SwiftStore};
 
 use crate::auth::Identified;
 use crate::config::StoreConfig;
@@ -97,6 +97,7 @@ fn is_below(destination: &Destination, source: &Destination) -> bool {
                 let account = store.auth.as_ref().map(|auth| auth.account()).unwrap_or_default();
                 format!("{account} {}/{name}", store.container)
             }
+            Store::Gcs(store) => format!("gs {} {}/{name}", store.endpoint.as_deref().unwrap_or_default(), store.bucket),
         }
     };
     let (to, from) = (place(destination), place(source));
@@ -161,6 +162,7 @@ const fn scheme_of(config: &StoreConfig) -> Option<BucketScheme> {
         StoreConfig::S3(_) => Some(BucketScheme::S3),
         StoreConfig::Azure(_) => Some(BucketScheme::Azure),
         StoreConfig::Swift(_) => Some(BucketScheme::Swift),
+        StoreConfig::Gcs(_) => Some(BucketScheme::Gcs),
         StoreConfig::Local { .. } => None,
     }
 }
@@ -172,6 +174,7 @@ fn allows(config: &StoreConfig, bucket: &str) -> bool {
         StoreConfig::S3(config) => among(&config.buckets),
         StoreConfig::Azure(config) => among(&config.containers),
         StoreConfig::Swift(config) => among(&config.containers),
+        StoreConfig::Gcs(config) => among(&config.buckets),
         StoreConfig::Local { .. } => false,
     }
 }
@@ -198,6 +201,10 @@ fn in_bucket(config: &StoreConfig, bucket: String, name: DestinationName) -> Opt
         }),
         StoreConfig::Swift(config) => {
             Store::Swift(SwiftStore { container: bucket, auth: config.auth.clone().map(Box::new), large_objects: config.large_objects })
+        }
+        StoreConfig::Gcs(config) => {
+            let (endpoint, service_account, anonymous) = (config.endpoint.clone(), config.service_account.clone(), config.anonymous);
+            Store::Gcs(GcsStore { bucket, endpoint, service_account, anonymous })
         }
         StoreConfig::Local { .. } => return None,
     };
@@ -242,6 +249,11 @@ mod tests {
         StoreConfig::Swift(crate::config::SwiftConfig { containers, auth: None, large_objects: tradewind_ipc::LargeObjects::Auto })
     }
 
+    fn gcs(buckets: &[&str]) -> StoreConfig {
+        let buckets = buckets.iter().map(|&name| name.to_owned()).collect();
+        StoreConfig::Gcs(crate::config::GcsConfig { endpoint: None, buckets, service_account: None, anonymous: false })
+    }
+
     fn outcome(user_stores: Option<&[&str]>, destination: &str) -> Result<String, ProblemCode> {
         let local = |root: &str| StoreConfig::Local { root: root.into() };
         let stores = BTreeMap::from([
@@ -251,6 +263,7 @@ mod tests {
             ("inner".to_owned(), local("/data/inner")),
             ("cloud".to_owned(), azure(&["alpha"])),
             ("stack".to_owned(), swift(&["alpha"])),
+            ("google".to_owned(), gcs(&["alpha"])),
         ]);
         let stores_of_user = user_stores.map(|names| names.iter().map(|&n| n.to_owned()).collect());
         let user = Identified { access_key: "u".into(), stores: stores_of_user };
@@ -260,6 +273,7 @@ mod tests {
             Store::S3(store) => store.bucket,
             Store::Azure(store) => format!("{}/{}", store.account, store.container),
             Store::Swift(store) => format!("swift {}", store.container),
+            Store::Gcs(store) => format!("gs {}", store.bucket),
         };
         Ok(match found.name {
             DestinationName::Into(prefix) => format!("{place} into {prefix}"),
@@ -282,6 +296,8 @@ mod tests {
             ("cloud:alpha/key", "acct/alpha as key"),
             ("swift://alpha/in/", "swift alpha into in/"),
             ("stack:alpha/key", "swift alpha as key"),
+            ("gs://alpha/in/", "gs alpha into in/"),
+            ("google:alpha/key", "gs alpha as key"),
         ] {
             assert_eq!(outcome(None, destination).as_deref(), Ok(expected), "{destination}");
         }

@@ -73,6 +73,7 @@ fn every_problem_is_named_with_its_line() {
 #[test]
 fn a_store_of_each_kind_has_its_own_settings() {
     let swift = "kind = \"swift\"\ncontainers = [\"c\"]\n";
+    let gcs = "kind = \"gcs\"\nbuckets = [\"b\"]\n";
     let keystone = "auth_url = \"https://k:5000/v3\"\nuser = \"u\"\npassword = \"hush-hush\"\n";
     for (settings, expected) in [
         (format!("{swift}{keystone}project = \"p\"\nregion = \"r\"\n"), None),
@@ -82,6 +83,12 @@ fn a_store_of_each_kind_has_its_own_settings() {
         (format!("{swift}{keystone}"), Some("give user, project and password for Keystone")),
         (format!("{swift}user = \"a:u\"\npassword = \"hush-hush\"\n"), Some("needs 'auth_url'")),
         (format!("{swift}{keystone}project = \"p\"\ninterface = \"outer\"\n"), Some("'interface' is public, internal or admin")),
+        (format!("{gcs}anonymous = true\nendpoint = \"http://h\"\n"), None),
+        (gcs.to_owned(), None),
+        (format!("{gcs}endpoint = \"http://h\"\n"), Some("would show tokens to the network")),
+        (format!("{gcs}anonymous = true\nservice_account = \"hush-hush\"\n"), Some("give service_account or anonymous, not both")),
+        (format!("{gcs}containers = [\"c\"]\n"), Some("a Google Cloud Storage store has no 'containers'; it has kind, buckets")),
+        ("kind = \"gcs\"\n".to_owned(), Some("list the buckets")),
         (format!("{swift}buckets = [\"b\"]\n"), Some("a Swift store has no 'buckets'; it has kind, auth_url, containers")),
         (format!("{swift}region = \"r\"\n"), Some("from the engine's environment")),
         (

@@ -7,8 +7,8 @@ use tradewind_ipc::{
     SwiftAuth as IpcSwiftAuth, SwiftIdentity,
 };
 use tradewind_storage::{
-    AzureConfig, AzureCredentials, AzureStore, Credentials, Dialect, LargeObjects, LocalStore, ObjectName, RetryPolicy, S3Config, S3Store,
-    Store, StoreError, SwiftAuth, SwiftConfig, SwiftStore, UploadError, check_destination,
+    AzureConfig, AzureCredentials, AzureStore, Credentials, Dialect, GcsConfig, GcsCredentials, GcsStore, LargeObjects, LocalStore,
+    ObjectName, RetryPolicy, S3Config, S3Store, Store, StoreError, SwiftAuth, SwiftConfig, SwiftStore, UploadError, check_destination,
 };
 
 /// Opens the store and finds out whether it takes objects.
@@ -64,6 +64,14 @@ pub(crate) fn open_store(store: &IpcStore) -> Result<Arc<dyn Store>, StoreError>
             };
             let auth = swift.auth.as_ref().map_or_else(SwiftAuth::from_env, |auth| Ok(swift_auth(auth)))?;
             Arc::new(SwiftStore::open(&SwiftConfig { container: swift.container.clone(), segments: None, auth, large_objects })?)
+        }
+        IpcStore::Gcs(gcs) => {
+            let credentials = match &gcs.service_account {
+                Some(key) => GcsCredentials::ServiceAccount(key.expose().to_owned().into()),
+                None if gcs.anonymous => GcsCredentials::Anonymous,
+                None => GcsCredentials::Default,
+            };
+            Arc::new(GcsStore::open(&GcsConfig { bucket: gcs.bucket.clone(), endpoint: gcs.endpoint.clone(), credentials })?)
         }
     })
 }

@@ -346,6 +346,12 @@ pub trait Upload: fmt::Debug + Send + Sync {
     /// [`StoreError`].
     async fn put_part(&self, part: Part) -> Result<PartReceipt, StoreError>;
 
+    /// Whether two requests for the same part may be on their way at once, whichever answer counts. Not where one would disturb the other, or
+    /// where nothing is gained.
+    fn takes_parts_twice(&self) -> bool {
+        false
+    }
+
     /// Makes the object out of its parts, which must be all of them in the order of their numbers. `crc` is the checksum of the
     /// whole object. May be called again when the answer to the first call was lost.
     ///

@@ -153,6 +153,23 @@ async fn a_store_far_away_is_asked_for_more_at_once_and_one_that_refuses_for_les
 }
 
 #[tokio::test]
+async fn the_slowest_part_is_asked_for_again() {
+    let faults = |op, _: &str, before| if op == Op::Part && before == 10 { Fault::Stall } else { Fault::Pass };
+    let sources = [source("large", 12 * 5 * MIB)];
+    let patient = || UploaderConfig {
+        retry: RetryPolicy { deadlines: Deadlines { request_ms: 300_000, ..quick_retry().deadlines }, ..quick_retry() },
+        ..config("")
+    };
+    let front = Front::start(true, faults).await;
+    let outcome = tokio::time::timeout(Duration::from_secs(120), upload(front.store(Dialect::Aws), patient(), &sources)).await;
+    let outcome = outcome.expect("the part that hangs is not waited for");
+    assert_done(&outcome, &sources);
+    assert_eq!((outcome.stats.hedged, outcome.stats.retries), (1, 0));
+    assert_eq!(front.seen(Op::Part).len(), 13);
+    assert!(front.read("large").as_ref() == Some(&sources[0].data));
+}
+
+#[tokio::test]
 async fn throttling_without_end_fails_and_aborts() {
     let faults = |op, _: &str, _| if op == Op::Part { Fault::Refuse(503, "SlowDown") } else { Fault::Pass };
     let front = Front::start(true, faults).await;

@@ -39,6 +39,7 @@ async fn a_real_server() {
 
     bigger_with_the_default_part_size(&weed).await;
     wrong_checksums_are_refused(&store, &weed).await;
+    parts_under_another_tag_are_taken(&store, &weed).await;
     existing_objects_stay(&weed).await;
     objects_are_listed_and_deleted(&store, &weed).await;
     destinations_are_checked(&weed).await;
@@ -77,6 +78,38 @@ async fn wrong_checksums_are_refused(store: &S3Store, weed: &Weed) {
     println!("completing with a wrong whole-object checksum: {completed:?}");
     assert!(completed.is_err(), "the server completed an object with a wrong checksum");
     begun.abort().await.unwrap();
+}
+
+/// Of two requests for a part, the one that counted here need not be the one that the store has: its tag may be another.
+async fn parts_under_another_tag_are_taken(store: &S3Store, weed: &Weed) {
+    let data = common::noise(10, 6 * MIB);
+    let (name, meta) = (ObjectKey::new(b"twice").unwrap(), || ObjectMeta {
+        size: data.len() as u64,
+        mtime_ns: 0,
+        mode: 0,
+        overwrite: true,
+        token: 2,
+        attributes: Arc::default(),
+    });
+    let begun = store.begin(&name, meta()).await.unwrap();
+    assert!(begun.takes_parts_twice());
+    let mut parts = Vec::new();
+    for (number, chunk) in (1..).zip(data.chunks(5 * MIB)) {
+        let body = Body::new(vec![bytes::Bytes::copy_from_slice(chunk)], Crc64::of(chunk));
+        parts.push(begun.put_part(Part { number, offset: 0, body }).await.unwrap());
+    }
+    let tagged = |tag: &str| {
+        let mut parts = parts.clone();
+        parts[0].etag = Some(tag.to_owned());
+        parts
+    };
+    let other = "\"0123456789abcdef0123456789abcdef\"";
+    let mut lying = tagged(other);
+    lying[0].crc = Crc64(!parts[0].crc.0);
+    let refused = begun.complete(&lying, Crc64::of(&data)).await.unwrap_err();
+    assert!(!refused.is_retryable(), "{refused:?}");
+    begun.complete(&tagged(other), Crc64::of(&data)).await.unwrap();
+    assert!(weed.read("bkt1", "twice").as_ref() == Some(&data));
 }
 
 async fn existing_objects_stay(weed: &Weed) {

@@ -12,9 +12,10 @@ use common::proxy::{Fault, Proxy};
 use common::weed::Weed;
 use common::{Outcome, Source, all_kinds, config, noise, quick_retry, source, upload};
 use tradewind_bench::azurite::{ACCOUNT, Azurite, CONTAINER, KEY};
+use tradewind_bench::swift::{self, Swift};
 use tradewind_storage::{
-    AzureConfig, AzureCredentials, AzureStore, Crc64, ObjectKey, RetryPolicy, S3Config, S3Store, Store, StoreError, UploadError,
-    UploaderConfig,
+    AzureConfig, AzureCredentials, AzureStore, Crc64, LargeObjects, ObjectKey, RetryPolicy, S3Config, S3Store, Store, StoreError,
+    SwiftAuth, SwiftConfig, SwiftStore, UploadError, UploaderConfig,
 };
 
 /// Most requests with a fault: one in so many.
@@ -170,4 +171,38 @@ async fn azure() {
     server.reading().await;
     server.refuses(Fault::Refuse(503, "ServerBusy"), is_unavailable).await;
     server.refuses(Fault::Reset, is_unavailable).await;
+}
+
+async fn swift_misbehaves(large_objects: LargeObjects) {
+    let Some(swift) = Swift::start().unwrap().map(Arc::new) else { return };
+    let (upstream, read) = (swift.url().trim_start_matches("http://").to_owned(), Arc::clone(&swift));
+    // The account's address that comes with a token is the one that was asked: the proxy's.
+    let open = move |address: &str| -> Arc<dyn Store> {
+        let (auth_url, key) = (format!("http://{address}/auth/v1.0"), swift::KEY.to_owned().into());
+        let auth = SwiftAuth::V1 { auth_url, user: swift::USER.to_owned(), key };
+        let config = SwiftConfig { container: swift::CONTAINER.to_owned(), segments: None, auth, large_objects };
+        Arc::new(SwiftStore::open(&config).unwrap())
+    };
+    let faults = FAULTS.into_iter().chain([Fault::FlipBit]).collect();
+    let server = Server { upstream, open: Box::new(open), read: Arc::new(move |key| read.read(key).unwrap()), faults };
+    server.misbehaves().await;
+    server.reading().await;
+    server.refuses(Fault::Refuse(503, "SlowDown"), is_unavailable).await;
+    server.refuses(Fault::Reset, is_unavailable).await;
+    server.refuses(Fault::FlipBit, |error| matches!(error, StoreError::ChecksumMismatch { .. })).await;
+    // Every segment that is left belongs to an object: one upload of each.
+    let left = swift.names(&format!("{}_segments", swift::CONTAINER)).unwrap();
+    let mut uploads: Vec<_> = left.lines().map(|name| name.rsplit_once('/').unwrap().0.rsplit_once("/tradewind/").unwrap()).collect();
+    uploads.dedup();
+    assert!(!uploads.is_empty() && uploads.windows(2).all(|pair| pair[0].0 != pair[1].0), "{uploads:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swift_static() {
+    swift_misbehaves(LargeObjects::Slo).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swift_dynamic() {
+    swift_misbehaves(LargeObjects::Dlo).await;
 }

@@ -8,10 +8,13 @@ use std::sync::Arc;
 use common::checks::{Subject, conform, skip};
 use common::weed::Weed;
 use tradewind_bench::azurite::{ACCOUNT, Azurite, CONTAINER, KEY};
+use tradewind_bench::ceph::{self, Ceph};
+use tradewind_bench::gcs::{self, Gcs};
+use tradewind_bench::keystone::{self, Keystone};
 use tradewind_bench::swift::{self, Swift};
 use tradewind_storage::{
-    AzureConfig, AzureCredentials, AzureStore, Dialect, LargeObjects, LocalStore, S3Config, S3Store, Store, SwiftAuth, SwiftConfig,
-    SwiftStore,
+    AzureConfig, AzureCredentials, AzureStore, Credentials, Dialect, GcsConfig, GcsCredentials, GcsStore, LargeObjects, LocalStore,
+    S3Config, S3Store, Store, SwiftAuth, SwiftConfig, SwiftStore,
 };
 
 fn s3(config: &S3Config) -> Arc<dyn Store> {
@@ -82,12 +85,61 @@ async fn azure() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_of_ceph() {
+    let Some(ceph) = Ceph::start().unwrap().map(Arc::new) else { return skip("Ceph", ceph::SERVER, "Ceph is not installed") };
+    let url = ceph.url();
+    let store = move |bucket: &str, secret: &str| s3(&S3Config::at_endpoint(url.clone(), bucket, Credentials::new(ceph::ACCESS, secret)));
+    let (stranger, nowhere) = (store(ceph::BUCKET, "not-it"), store("no-such-bucket", ceph::SECRET));
+    conform(Subject {
+        platform: "Ceph",
+        server: ceph::SERVER,
+        open: Arc::new(move || store(ceph::BUCKET, ceph::SECRET)),
+        stranger: Some(stranger),
+        nowhere: Some(nowhere),
+        read: Arc::new(move |key| ceph.read(key).unwrap()),
+        unverified: Some("this version ignores them"),
+        unconditional: Some("this version has no conditional completion"),
+        is_directory: false,
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn google_cloud_storage() {
+    let platform = "Google Cloud Storage";
+    let Some(running) = Gcs::start().unwrap().map(Arc::new) else { return skip(platform, gcs::SERVER, "the emulator is not installed") };
+    let endpoint = running.endpoint();
+    let store = move |bucket: &str| -> Arc<dyn Store> {
+        let (bucket, endpoint, credentials) = (bucket.to_owned(), Some(endpoint.clone()), GcsCredentials::Anonymous);
+        Arc::new(GcsStore::open(&GcsConfig { bucket, endpoint, credentials }).unwrap())
+    };
+    let nowhere = store("nothing-here");
+    conform(Subject {
+        platform,
+        server: gcs::SERVER,
+        open: Arc::new(move || store(gcs::BUCKET)),
+        // The emulator lets everybody in.
+        stranger: None,
+        nowhere: Some(nowhere),
+        read: Arc::new(move |key| running.read(key).unwrap()),
+        unverified: None,
+        unconditional: Some("the emulator ignores conditions"),
+        is_directory: false,
+    })
+    .await;
+}
+
+fn swift_store(container: &str, auth: SwiftAuth, large_objects: LargeObjects) -> Arc<dyn Store> {
+    Arc::new(SwiftStore::open(&SwiftConfig { container: container.to_owned(), segments: None, auth, large_objects }).unwrap())
+}
+
 async fn conform_swift(platform: &'static str, large_objects: LargeObjects) {
     let Some(running) = Swift::start().unwrap().map(Arc::new) else { return skip(platform, "Swift", "Swift is not installed") };
     let auth_url = running.auth_url();
-    let store = move |container: &str, key: &str| -> Arc<dyn Store> {
+    let store = move |container: &str, key: &str| {
         let auth = SwiftAuth::V1 { auth_url: auth_url.clone(), user: swift::USER.to_owned(), key: key.to_owned().into() };
-        Arc::new(SwiftStore::open(&SwiftConfig { container: container.to_owned(), segments: None, auth, large_objects }).unwrap())
+        swift_store(container, auth, large_objects)
     };
     let (stranger, nowhere) = (store(swift::CONTAINER, "not-it"), store("nothing-here", swift::KEY));
     conform(Subject {
@@ -112,6 +164,59 @@ async fn swift_static() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swift_dynamic() {
     conform_swift("Swift, dynamic large objects", LargeObjects::Dlo).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swift_with_keystone() {
+    let (platform, server) = ("Swift, Keystone version 3", "Swift 2.38, Keystone 30.0");
+    let Some(keystone) = Keystone::start().unwrap() else { return skip(platform, server, "Keystone is not installed") };
+    let Some((running, _)) = Swift::start_with_keystone(&keystone).unwrap() else {
+        return skip(platform, server, "Swift is not installed");
+    };
+    let store = move |container: &str, password: &str| {
+        let (user, project) = (keystone::USER.to_owned(), keystone::PROJECT.to_owned());
+        let (auth_url, password, interface) = (keystone.url(), password.to_owned().into(), "public".to_owned());
+        let (user_domain, project_domain) = ("Default".to_owned(), "Default".to_owned());
+        let auth = SwiftAuth::Password { auth_url, user, user_domain, password, project, project_domain, region: None, interface };
+        swift_store(container, auth, LargeObjects::Auto)
+    };
+    let (stranger, nowhere) = (store(swift::CONTAINER, "not-it"), store("nothing-here", keystone::PASSWORD));
+    conform(Subject {
+        platform,
+        server,
+        open: Arc::new(move || store(swift::CONTAINER, keystone::PASSWORD)),
+        stranger: Some(stranger),
+        nowhere: Some(nowhere),
+        read: Arc::new(move |key| running.read(key).unwrap()),
+        unverified: None,
+        unconditional: None,
+        is_directory: false,
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swift_of_ceph() {
+    let platform = "Ceph, by Swift's interface";
+    let Some(ceph) = Ceph::start().unwrap().map(Arc::new) else { return skip(platform, ceph::SERVER, "Ceph is not installed") };
+    let auth_url = ceph.auth_url();
+    let store = move |container: &str, key: &str| {
+        let auth = SwiftAuth::V1 { auth_url: auth_url.clone(), user: ceph::USER.to_owned(), key: key.to_owned().into() };
+        swift_store(container, auth, LargeObjects::Auto)
+    };
+    let (stranger, nowhere) = (store(ceph::BUCKET, "not-it"), store("nothing-here", ceph::KEY));
+    conform(Subject {
+        platform,
+        server: ceph::SERVER,
+        open: Arc::new(move || store(ceph::BUCKET, ceph::KEY)),
+        stranger: Some(stranger),
+        nowhere: Some(nowhere),
+        read: Arc::new(move |key| ceph.read(key).unwrap()),
+        unverified: None,
+        unconditional: None,
+        is_directory: false,
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

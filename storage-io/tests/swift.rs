@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use common::listing::pages;
 use common::{MIB, all_kinds, assert_done, config, noise, source, upload};
+use tradewind_bench::keystone::{self, Keystone};
 use tradewind_bench::swift::{CONTAINER, KEY, Swift, USER};
 use tradewind_storage::{
     Body, Crc64, Depth, LargeObjects, ObjectKey, ObjectMeta, Part, Store as _, StoreError, SwiftAuth, SwiftConfig, SwiftStore, UploadError,
@@ -198,4 +199,54 @@ async fn destinations_are_checked(swift: &Swift) {
     let auth = SwiftAuth::V1 { auth_url: format!("http://{gone}/auth/v1.0"), user: USER.to_owned(), key: KEY.to_owned().into() };
     let unavailable = check(SwiftConfig { auth, ..config(CONTAINER, KEY) }).await;
     assert!(matches!(unavailable, Err(StoreError::Unavailable { .. })), "{unavailable:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keystone_opens_the_account_that_its_catalogue_names() {
+    let Some(keystone) = Keystone::start().unwrap() else { return };
+    let Some((swift, tenant)) = Swift::start_with_keystone(&keystone).unwrap() else { return };
+    let (domain, interface) = ("Default".to_owned(), "public".to_owned());
+    let password = |password: &str, region: Option<&str>| SwiftAuth::Password {
+        auth_url: keystone.url(),
+        user: keystone::USER.to_owned(),
+        user_domain: domain.clone(),
+        password: password.to_owned().into(),
+        project: keystone::PROJECT.to_owned(),
+        project_domain: domain.clone(),
+        region: region.map(str::to_owned),
+        interface: interface.clone(),
+    };
+    let application = |secret: &str| SwiftAuth::Application {
+        auth_url: format!("{}/v3", keystone.url()),
+        id: tenant.credential_id.clone(),
+        secret: secret.to_owned().into(),
+        region: None,
+        interface: interface.clone(),
+    };
+    let open = |auth: SwiftAuth| {
+        let config = SwiftConfig { container: CONTAINER.to_owned(), segments: None, auth, large_objects: LargeObjects::Auto };
+        Arc::new(SwiftStore::open(&config).unwrap())
+    };
+    let by_password = open(password(keystone::PASSWORD, Some(keystone::REGION)));
+    by_password.check("up/").await.unwrap();
+    let sources = all_kinds();
+    assert_done(&upload(by_password.clone(), config("up/"), &sources).await, &sources);
+    for source in &sources {
+        let name = format!("up/{}", source.path);
+        assert!(swift.read(&name).unwrap().as_ref() == Some(&source.data), "{name} differs when read with curl");
+    }
+    let by_application = open(application(&tenant.credential_secret));
+    let data = put_large(&by_application, "large", 41).await.unwrap();
+    assert!(swift.read("large").unwrap().as_ref() == Some(&data));
+    // The tokens expire, and nobody notices.
+    tokio::time::sleep(Duration::from_secs(u64::from(keystone::TOKEN_SECONDS) + 1)).await;
+    for store in [&by_password, &by_application] {
+        assert_eq!(store.head(&key("large")).await.unwrap().map(|info| info.size), Some(data.len() as u64));
+    }
+    for wrong in [password("hush-hush", None), application("hush-hush")] {
+        let refused = open(wrong).check("up/").await.unwrap_err();
+        assert!(matches!(refused, StoreError::BadCredentials { .. }) && !format!("{refused:?} {refused}").contains("hush"), "{refused:?}");
+    }
+    let nowhere = open(password(keystone::PASSWORD, Some("R2"))).check("up/").await.unwrap_err();
+    assert!(matches!(&nowhere, StoreError::Configuration { detail } if detail.contains("R2")), "{nowhere:?}");
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: the benchmark harness.
 
+use std::ffi::OsStr;
 use std::process::Command;
 
 use anyhow::Result;
@@ -18,6 +19,11 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
+    run_with(&arguments.rest)
+}
+
+/// Builds and starts the harness where everything is set up.
+pub(crate) fn run_with<S: AsRef<OsStr>>(arguments: &[S]) -> Result<()> {
     let mut build = cargo::cargo();
     build.args(["build", "--release"]);
     for program in PROGRAMS {
@@ -26,7 +32,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     process::run(&mut build)?;
     let directory = cargo::workspace()?.target_directory.join("release");
     let mut bench = Command::new(directory.join("tradewind-bench"));
-    bench.env("TRADEWIND_BIN_DIR", &directory).args(&arguments.rest);
+    bench.env("TRADEWIND_BIN_DIR", &directory).args(arguments);
     process::without_store_variables(&mut bench);
     setup::point_to_programs(&mut bench)?;
     process::become_command(&mut bench)

@@ -25,7 +25,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Verb {
     /// Install what building and testing need; does nothing when all is there
-    Setup,
+    Setup(setup::Arguments),
     /// Move a file across an emulated lossy ocean into a real S3 server, and report
     Demo(demo::Arguments),
     /// Build and run the tests
@@ -42,7 +42,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
-        Verb::Setup => setup::run(),
+        Verb::Setup(arguments) => setup::install(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Lint => lint::run(),

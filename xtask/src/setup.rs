@@ -10,13 +10,36 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::bench;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Also the test stores that are large (Ceph), and start each of all test stores once to see that it works here
+    #[arg(long)]
+    stores: bool,
+}
+
+/// The command itself.
+pub(crate) fn install(arguments: &Arguments) -> Result<()> {
+    if !arguments.stores {
+        return run();
+    }
+    ensure(true)?;
+    bench::run_with(&["stores"])
+}
+
+/// What every command needs.
 pub(crate) fn run() -> Result<()> {
+    ensure(false)
+}
+
+fn ensure(stores: bool) -> Result<()> {
     let cache = cache_directory()?;
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}; TRADEWIND_CACHE names another place", cache.display()))?;
     // Two set-ups at once would trip over each other; the second waits, then finds all done.
     let lock = File::create(cache.join("setup.lock")).context("cannot make the set-up's lock file")?;
     lock.lock().context("cannot lock the set-up's lock file")?;
-    packages::ensure()?;
+    packages::ensure(stores)?;
     venv::ensure(&cache)?;
     azurite::ensure(&cache)
 }

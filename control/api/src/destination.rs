@@ -9,7 +9,8 @@ use crate::limits::{BUCKET_BYTES, DESTINATION_BYTES_MAX, OBJECT_KEY_BYTES_MAX, P
 /// A destination, split. Text is taken literally: nothing is percent-decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DestinationUrl {
-    /// `s3://bucket/key`, `az://container/key` or `swift://container/key`: any configured store of the kind that allows the bucket or container.
+    /// `s3://bucket/key`, `gs://bucket/key`, `az://container/key` or `swift://container/key`: any configured store of the kind that allows the
+    /// bucket or container.
     Bucket {
         /// What kind of store.
         scheme: BucketScheme,
@@ -45,10 +46,12 @@ pub enum BucketScheme {
     Azure,
     /// `swift://`: OpenStack Swift, with containers too.
     Swift,
+    /// `gs://`: Google Cloud Storage.
+    Gcs,
 }
 
 impl BucketScheme {
-    pub(crate) const ALL: [Self; 3] = [Self::S3, Self::Azure, Self::Swift];
+    pub(crate) const ALL: [Self; 4] = [Self::S3, Self::Azure, Self::Swift, Self::Gcs];
 
     /// As in URLs.
     #[must_use]
@@ -57,6 +60,7 @@ impl BucketScheme {
             Self::S3 => "s3",
             Self::Azure => "az",
             Self::Swift => "swift",
+            Self::Gcs => "gs",
         }
     }
 }
@@ -66,7 +70,8 @@ impl BucketScheme {
 pub enum DestinationError {
     /// No known form.
     #[error(
-        "'{0}' is not a destination: expected s3://BUCKET/PREFIX/, az://CONTAINER/PREFIX/, swift://CONTAINER/PREFIX/, file:///PATH/ or STORE:PATH/"
+        "'{0}' is not a destination: expected s3://BUCKET/PREFIX/, gs://BUCKET/PREFIX/, az://CONTAINER/PREFIX/, swift://CONTAINER/PREFIX/, \
+         file:///PATH/ or STORE:PATH/"
     )]
     Form(String),
     /// Too long.
@@ -245,6 +250,7 @@ mod tests {
         for (text, expected) in [
             ("az://files/a/", DestinationUrl::Bucket { scheme: BucketScheme::Azure, bucket: "files".into(), name: Into("a/".into()) }),
             ("swift://files/a", DestinationUrl::Bucket { scheme: BucketScheme::Swift, bucket: "files".into(), name: Exact("a".into()) }),
+            ("gs://files/a/", DestinationUrl::Bucket { scheme: BucketScheme::Gcs, bucket: "files".into(), name: Into("a/".into()) }),
             ("s3://bucket", s3("bucket", Into(String::new()))),
             ("s3://bucket/", s3("bucket", Into(String::new()))),
             ("s3://bucket/a/b/", s3("bucket", Into("a/b/".into()))),

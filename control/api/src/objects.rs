@@ -73,6 +73,7 @@ mod tests {
             ("az://files", "az://files/"),
             ("az://files/a/b", "az://files/a/"),
             ("swift://files/a/b", "swift://files/a/"),
+            ("gs://files/a/b", "gs://files/a/"),
             ("s3://bucket/a", "s3://bucket/"),
             ("s3://bucket/a/", "s3://bucket/a/"),
             ("s3://bucket/a/b", "s3://bucket/a/"),

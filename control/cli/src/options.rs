@@ -72,6 +72,7 @@ on a copy, is the way back; whoever loses the passphrase or the key file loses t
 
 Destinations:
   s3://BUCKET/PREFIX/   any S3 store of the server that allows the bucket
+  gs://BUCKET/PREFIX/   any store of Google Cloud Storage that allows the bucket
   az://CONTAINER/PREFIX/ any Azure store of the server that allows the container
   swift://CONTAINER/PREFIX/ any Swift store of the server that allows the container
   file:///PATH/         a directory that the server offers
@@ -123,6 +124,7 @@ Examples:
 const URLS: &str = "\
 URLs are those of `tradewind send`, and you may list and remove where you may send to:
   s3://BUCKET/PREFIX/   any S3 store of the server that allows the bucket
+  gs://BUCKET/PREFIX/   any store of Google Cloud Storage that allows the bucket
   az://CONTAINER/PREFIX/ any Azure store of the server that allows the container
   swift://CONTAINER/PREFIX/ any Swift store of the server that allows the container
   file:///PATH/         a directory that the server offers

@@ -41,7 +41,9 @@ pub use message::{
     LaneGroup, LaneOrders, LaneRate, LaneReceipt, LaneReport, LaneTotals, Limiter, OpenLane, PROTOCOL_VERSION, Progress, RatePolicy, Ready,
     Receive, Role, StageLatency, Stats, ToEngine, XdpMode, XdpStatus,
 };
-pub use place::{AzureStore, Destination, DestinationName, Dialect, LargeObjects, S3Store, Store, SwiftAuth, SwiftIdentity, SwiftStore};
+pub use place::{
+    AzureStore, Destination, DestinationName, Dialect, GcsStore, LargeObjects, S3Store, Store, SwiftAuth, SwiftIdentity, SwiftStore,
+};
 pub use secret::{LANE_SECRET_BYTES, LaneSecret, SecretText};
 pub use select::Select;
 pub use verify::{VERIFY_HEARTBEAT_MS, Verdict, Verified, Verify};

@@ -31,6 +31,22 @@ pub enum Store {
     Azure(AzureStore),
     /// A container of OpenStack Swift.
     Swift(SwiftStore),
+    /// A bucket of Google Cloud Storage.
+    Gcs(GcsStore),
+}
+
+/// A bucket of Google Cloud Storage and how to reach it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GcsStore {
+    /// Bucket.
+    pub bucket: String,
+    /// URL of the endpoint; `None` for Google's own.
+    pub endpoint: Option<String>,
+    /// Key of a service account, JSON; `None` uses what Google's tools would take on the engine's machine.
+    pub service_account: Option<SecretText>,
+    /// Without credentials.
+    pub anonymous: bool,
 }
 
 /// A container of OpenStack Swift and how to reach it.

@@ -9,7 +9,7 @@ use tradewind_ipc::{SecretText, SwiftAuth, SwiftIdentity};
 use super::caps;
 use super::load::{Reader, Severity, Written};
 use super::sections::{GivenSecret, StoreKind, StoreSection, UserSection};
-use super::{AzureConfig, Config, S3Config, StoreConfig, SwiftConfig, User};
+use super::{AzureConfig, Config, GcsConfig, S3Config, StoreConfig, SwiftConfig, User};
 
 const SECRET_BYTES_MIN: usize = 12;
 const SECRET_FILE_BYTES_MAX: u64 = 4096;
@@ -142,8 +142,11 @@ fn user(section: &UserSection, line: usize, written: &Written, reader: &mut Read
 }
 
 fn store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Option<StoreConfig> {
-    if !is_store_name(name) || matches!(name, "s3" | "az" | "swift" | "file") {
-        reader.error(line, format!("stores.{name}: a store's name is 2 to 64 letters, digits, '-' and '_', and not s3, az, swift or file"));
+    if !is_store_name(name) || matches!(name, "s3" | "gs" | "az" | "swift" | "file") {
+        reader.error(
+            line,
+            format!("stores.{name}: a store's name is 2 to 64 letters, digits, '-' and '_', and not s3, gs, az, swift or file"),
+        );
     }
     check_settings(name, section, line, reader);
     match section.kind {
@@ -151,6 +154,7 @@ fn store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut R
         StoreKind::S3 => s3_store(name, section, line, reader),
         StoreKind::Azure => azure_store(name, section, line, reader),
         StoreKind::Swift => swift_store(name, section, line, reader),
+        StoreKind::Gcs => gcs_store(name, section, line, reader),
     }
 }
 
@@ -160,6 +164,8 @@ const AZURE_SETTINGS: &str = "account, containers, endpoint, account_key, accoun
 const SWIFT_SETTINGS: &str = "auth_url, containers, user, password, password_file, password_env, project, user_domain, project_domain, \
                               application_credential, region, interface, large_objects";
 
+const GCS_SETTINGS: &str = "buckets, endpoint, service_account, service_account_file, service_account_env, anonymous";
+
 /// A setting that only stores of another kind have is a mistake.
 fn check_settings(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) {
     let (kind, known) = match section.kind {
@@ -167,6 +173,7 @@ fn check_settings(name: &str, section: &StoreSection, line: Option<usize>, reade
         StoreKind::S3 => ("an S3 store", S3_SETTINGS),
         StoreKind::Azure => ("an Azure store", AZURE_SETTINGS),
         StoreKind::Swift => ("a Swift store", SWIFT_SETTINGS),
+        StoreKind::Gcs => ("a Google Cloud Storage store", GCS_SETTINGS),
     };
     let is_known = |setting: &str| setting == "kind" || known.split(", ").any(|known| known == setting);
     let given = serde_json::to_value(section).unwrap_or_default();
@@ -194,10 +201,7 @@ fn s3_store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mu
     if section.endpoint.is_none() && section.region.is_none() {
         reader.error(line, format!("stores.{name}: give 'region' for AWS, or 'endpoint' for another server"));
     }
-    let buckets = section.buckets.clone().unwrap_or_default();
-    if buckets.is_empty() {
-        reader.error(line, format!("stores.{name}: list the buckets that may be written to in 'buckets' ([\"*\"] for all)"));
-    }
+    let buckets = buckets(name, section, line, reader);
     let what = format!("stores.{name}.secret_key");
     let secret_key = secret(&what, section.secret_key(), line.unwrap_or(1), reader).ok()?;
     if section.access_key.is_some() != secret_key.is_some() {
@@ -236,6 +240,29 @@ fn azure_store(name: &str, section: &StoreSection, line: Option<usize>, reader: 
         reader.error(line, format!("stores.{name}: give account_key or sas, not both"));
     }
     Some(StoreConfig::Azure(AzureConfig { account, endpoint: section.endpoint.clone(), containers, account_key, sas }))
+}
+
+fn buckets(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Vec<String> {
+    let buckets = section.buckets.clone().unwrap_or_default();
+    if buckets.is_empty() {
+        reader.error(line, format!("stores.{name}: list the buckets that may be written to in 'buckets' ([\"*\"] for all)"));
+    }
+    buckets
+}
+
+fn gcs_store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Option<StoreConfig> {
+    check_endpoint(name, section, line, reader);
+    let buckets = buckets(name, section, line, reader);
+    let what = format!("stores.{name}.service_account");
+    let service_account = secret(&what, section.service_account(), line.unwrap_or(1), reader).ok()?;
+    let anonymous = section.anonymous.unwrap_or(false);
+    if anonymous && service_account.is_some() {
+        reader.error(line, format!("stores.{name}: give service_account or anonymous, not both"));
+    }
+    if !anonymous && section.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")) {
+        reader.error(line, format!("stores.{name}: an endpoint of http:// would show tokens to the network; write https://"));
+    }
+    Some(StoreConfig::Gcs(GcsConfig { endpoint: section.endpoint.clone(), buckets, service_account, anonymous }))
 }
 
 fn containers(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Vec<String> {

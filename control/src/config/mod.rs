@@ -83,6 +83,8 @@ pub enum StoreConfig {
     Azure(AzureConfig),
     /// Containers of an OpenStack Swift account.
     Swift(SwiftConfig),
+    /// Buckets of Google Cloud Storage.
+    Gcs(GcsConfig),
     /// A directory of this machine.
     Local {
         /// Absolute path; nothing outside is written.
@@ -125,6 +127,19 @@ pub struct AzureConfig {
     pub account_key: Option<SecretText>,
     /// A shared access signature.
     pub sas: Option<SecretText>,
+}
+
+/// Buckets of Google Cloud Storage.
+#[derive(Debug, Clone)]
+pub struct GcsConfig {
+    /// URL; `None` for Google's own.
+    pub endpoint: Option<String>,
+    /// Buckets that may be written to; `*` stands for all.
+    pub buckets: Vec<String>,
+    /// Key of a service account, JSON; `None` uses what Google's tools would take on the engine's machine.
+    pub service_account: Option<SecretText>,
+    /// Without credentials.
+    pub anonymous: bool,
 }
 
 /// Containers of an OpenStack Swift account.

@@ -222,6 +222,7 @@ pub(super) enum StoreKind {
     S3,
     Azure,
     Swift,
+    Gcs,
     Local,
 }
 
@@ -290,6 +291,14 @@ pub(super) struct StoreSection {
     pub(super) interface: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) large_objects: Option<LargeObjects>,
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "redacted")]
+    pub(super) service_account: Option<SecretText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) service_account_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) service_account_env: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) anonymous: Option<bool>,
 }
 
 impl StoreSection {
@@ -303,6 +312,10 @@ impl StoreSection {
 
     pub(super) fn sas(&self) -> GivenSecret<'_> {
         GivenSecret::new(&self.sas, &self.sas_file, &self.sas_env)
+    }
+
+    pub(super) fn service_account(&self) -> GivenSecret<'_> {
+        GivenSecret::new(&self.service_account, &self.service_account_file, &self.service_account_env)
     }
 
     pub(super) fn password(&self) -> GivenSecret<'_> {

@@ -66,6 +66,10 @@ impl Upload for BlockUpload {
         Ok(PartReceipt { number: part.number, len, crc, etag: None })
     }
 
+    fn takes_parts_twice(&self) -> bool {
+        true
+    }
+
     async fn complete(&self, parts: &[PartReceipt], crc: Crc64) -> Result<StoredObject, StoreError> {
         let mut list = "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<BlockList>".to_owned();
         for part in parts {

@@ -176,12 +176,28 @@ impl LocalStore {
     fn put_one(&self, key: &ObjectKey, meta: &ObjectMeta, body: &Body) -> Result<StoredObject, StoreError> {
         let partial = match self.create(key, meta.clone()) {
             // A transfer that was cut off after this file.
-            Err(exists @ StoreError::DestinationExists { .. }) => return self.same(key, meta, body.crc())?.ok_or(exists),
+            Err(exists @ StoreError::DestinationExists { .. }) => {
+                let same = self.same(key, meta, body.crc())?.ok_or(exists)?;
+                self.remove_rest(key);
+                return Ok(same);
+            }
             created => created?,
         };
         partial.write(body, 0)?;
         partial.publish()?;
         Ok(StoredObject { etag: None, crc: body.crc(), verified_by_store: false, version_id: None })
+    }
+
+    /// Removes what a transfer left that was cut off while it wrote a file which is there all the same; nothing else would ever take it over.
+    fn remove_rest(&self, key: &ObjectKey) {
+        let Ok(Some((dir, name))) = parent(self.root.as_fd(), key, false) else { return };
+        let temporary = temporary_name(name);
+        // Mostly there is none; one that is locked belongs to somebody.
+        if let Ok(_locked) = open_locked(&dir, &temporary, key, false)
+            && let Err(errno) = rustix::fs::unlinkat(&dir, temporary.as_slice(), AtFlags::empty())
+        {
+            tracing::warn!(%errno, %key, "the rest of an interrupted transfer stays behind");
+        }
     }
 
     /// The file of that name, if it has this size, time and contents.

@@ -29,6 +29,30 @@ fn a_partial_file_belongs_to_one_transfer_and_goes_with_it() {
     assert!(matches!(store.create(&key, meta.clone()), Err(StoreError::DestinationExists { .. })));
 }
 
+#[test]
+fn what_is_left_of_a_file_that_is_there_goes_with_the_next_transfer() {
+    let root = tempfile::tempdir().unwrap();
+    let store = LocalStore::open(root.path()).unwrap();
+    let key = ObjectKey::new(b"d/f").unwrap();
+    let meta = ObjectMeta { size: 3, mtime_ns: 5, mode: 0, overwrite: false, token: 0, attributes: Arc::default() };
+    let body = |text: &'static [u8]| Body::new(vec![bytes::Bytes::from_static(text)], Crc64::of(text));
+    let put = |text| store.put_batch(&[(key.clone(), meta.clone(), body(text))]).pop().unwrap();
+    put(b"abc").unwrap();
+    let rest = root.path().join("d/.f.tradewind-partial");
+    std::fs::write(&rest, b"ab").unwrap();
+    let theirs = std::fs::File::open(&rest).unwrap();
+    theirs.lock().unwrap();
+    put(b"abc").unwrap();
+    assert!(rest.exists(), "somebody is writing it");
+    drop(theirs);
+    // Of another file's transfer nothing is known.
+    assert!(matches!(put(b"xyz"), Err(StoreError::DestinationExists { .. })));
+    assert!(rest.exists());
+    put(b"abc").unwrap();
+    assert!(!rest.exists());
+    assert_eq!(std::fs::read(root.path().join("d/f")).unwrap(), b"abc");
+}
+
 /// On the disk that is built on: tmpfs counts blocks in its own way.
 #[tokio::test]
 async fn holes_take_no_room_and_nothing_of_an_earlier_transfer_stays_in_them() {

@@ -12,6 +12,9 @@ use crate::error::StoreError;
 use crate::existing::Existing;
 use crate::store::{Body, ObjectMeta, Part, PartReceipt, StoredObject, Upload};
 
+/// A part is not there under its entity tag (Amazon S3 API Reference, CompleteMultipartUpload).
+const INVALID_PART: &str = "InvalidPart";
+
 #[derive(Debug)]
 pub(super) struct S3Upload {
     pub(super) bucket: Arc<Bucket>,
@@ -56,7 +59,56 @@ impl Bucket {
     }
 }
 
+/// A part as the store lists it.
+struct Held {
+    etag: String,
+    size: Option<u64>,
+    crc: Option<Crc64>,
+}
+
 impl S3Upload {
+    /// The parts that the store has, by number.
+    async fn held(&self) -> Result<HashMap<u32, Held>, StoreError> {
+        let mut held = HashMap::new();
+        let mut after = None;
+        loop {
+            let request = self.bucket.client.list_parts().bucket(&self.bucket.name).key(&self.key).upload_id(&self.id);
+            let answer = request.set_part_number_marker(after.take()).send().await;
+            let answer = answer.map_err(|error| self.bucket.asked("list the parts of an upload", &self.key, 0).map(&error))?;
+            for part in answer.parts() {
+                let number = part.part_number().and_then(|number| u32::try_from(number).ok());
+                if let (Some(number), Some(etag)) = (number, part.e_tag()) {
+                    let size = part.size().and_then(|size| u64::try_from(size).ok());
+                    held.insert(number, Held { etag: etag.to_owned(), size, crc: part.checksum_crc64_nvme().and_then(Crc64::from_base64) });
+                }
+            }
+            match answer.next_part_number_marker() {
+                Some(marker) if answer.is_truncated() == Some(true) => after = Some(marker.to_owned()),
+                _ => return Ok(held),
+            }
+        }
+    }
+
+    /// The receipts with the entity tags that the store has now, if there are others among them: of a part that was stored twice, the tag of the
+    /// answer that counted may be that of the other request, where stores encrypt each with its own key. A part with another checksum is not
+    /// taken; where the listing tells none, completing does, which names those of all parts and of the whole.
+    async fn renewed(&self, parts: &[PartReceipt]) -> Result<Option<Vec<PartReceipt>>, StoreError> {
+        let held = self.held().await?;
+        let mut is_new = false;
+        let renew = |part: &PartReceipt| {
+            let mut part = part.clone();
+            if let Some(held) =
+                held.get(&part.number).filter(|held| held.crc.is_none_or(|crc| crc == part.crc) && held.size == Some(part.len))
+                && part.etag.as_deref().map(bare) != Some(bare(&held.etag))
+            {
+                (part.etag, is_new) = (Some(held.etag.clone()), true);
+            }
+            part
+        };
+        let parts = parts.iter().map(renew).collect();
+        Ok(is_new.then_some(parts))
+    }
+
     async fn complete_once(&self, parts: &[PartReceipt], crc: Crc64, condition: Option<String>) -> Result<StoredObject, StoreError> {
         let parts = parts.iter().map(|part| {
             CompletedPart::builder()
@@ -100,10 +152,26 @@ impl Upload for S3Upload {
         Ok(PartReceipt { number: part.number, len: part.body.len(), crc, etag: Some(etag) })
     }
 
+    /// Not without checksums, by which [`Self::renewed`] knows a part.
+    fn takes_parts_twice(&self) -> bool {
+        self.checksums
+    }
+
     async fn complete(&self, parts: &[PartReceipt], crc: Crc64) -> Result<StoredObject, StoreError> {
         let condition = self.bucket.condition(&self.meta);
         let conditional = condition.is_some();
-        let mut result = self.complete_once(parts, crc, condition).await;
+        let mut result = self.complete_once(parts, crc, condition.clone()).await;
+        let renewed = match &result {
+            Err(StoreError::Rejected { code, .. }) if code == INVALID_PART && self.checksums => self.renewed(parts).await?,
+            _ => None,
+        };
+        let parts = match &renewed {
+            Some(renewed) => {
+                result = self.complete_once(renewed, crc, condition).await;
+                renewed
+            }
+            None => parts,
+        };
         if let Err(error) = &result
             && self.bucket.drops_condition(conditional, error)
         {
@@ -126,26 +194,10 @@ impl Upload for S3Upload {
     fn keep(&self) {}
 
     async fn recall(&self, receipts: Vec<PartReceipt>) -> Result<Vec<PartReceipt>, StoreError> {
-        let mut held = HashMap::new();
-        let mut after = None;
-        loop {
-            let request = self.bucket.client.list_parts().bucket(&self.bucket.name).key(&self.key).upload_id(&self.id);
-            let answer = request.set_part_number_marker(after.take()).send().await;
-            let answer = answer.map_err(|error| self.bucket.asked("list the parts of an upload", &self.key, 0).map(&error))?;
-            for part in answer.parts() {
-                let number = part.part_number().and_then(|number| u32::try_from(number).ok());
-                if let (Some(number), Some(etag)) = (number, part.e_tag()) {
-                    held.insert(number, (bare(etag), part.size().and_then(|size| u64::try_from(size).ok())));
-                }
-            }
-            match answer.next_part_number_marker() {
-                Some(marker) if answer.is_truncated() == Some(true) => after = Some(marker.to_owned()),
-                _ => break,
-            }
-        }
+        let held = self.held().await?;
         let is_held = |receipt: &PartReceipt| {
-            let (Some((etag, size)), Some(ours)) = (held.get(&receipt.number), &receipt.etag) else { return false };
-            *etag == bare(ours) && *size == Some(receipt.len)
+            let (Some(held), Some(ours)) = (held.get(&receipt.number), &receipt.etag) else { return false };
+            bare(&held.etag) == bare(ours) && held.size == Some(receipt.len)
         };
         Ok(receipts.into_iter().filter(is_held).collect())
     }

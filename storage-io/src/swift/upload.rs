@@ -108,6 +108,10 @@ impl Upload for SegmentUpload {
         Ok(PartReceipt { number, len, crc, etag: Some(md5) })
     }
 
+    fn takes_parts_twice(&self) -> bool {
+        true
+    }
+
     async fn complete(&self, parts: &[PartReceipt], crc: Crc64) -> Result<StoredObject, StoreError> {
         let container = &self.container;
         let old = if self.meta.overwrite {

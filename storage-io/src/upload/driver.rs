@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, timeout};
 use super::assembly::{Assembly, Earlier, Job, Milestone, again};
 use super::block::FileMeta;
 use super::concurrency::{Bounds, Concurrency};
+use super::hedge::Hedge;
 use super::stats::{DrainMeter, UploadStats};
 use super::{Command, UploadEvent, UploaderConfig};
 use crate::error::{StoreError, UploadError};
@@ -66,6 +67,7 @@ struct Driver {
     batch_max: usize,
     parts: Concurrency,
     small: Concurrency,
+    hedge: Arc<Hedge>,
     synced: bool,
 }
 
@@ -116,6 +118,7 @@ pub(super) async fn run(
         batch_max,
         parts,
         small,
+        hedge: Arc::default(),
         synced: false,
     };
     let mut announced = false;
@@ -268,8 +271,9 @@ impl Driver {
             }),
             Job::Part { file, part } => {
                 let Some(upload) = self.open.get(&file).cloned() else { return };
+                let hedge = Arc::clone(&self.hedge);
                 self.tasks.spawn(async move {
-                    let put = || upload.put_part(part.clone());
+                    let put = || hedge.put(&*upload, &part, &stats);
                     (file, policy.run("uploading a part", part.body.len(), again, counting(&stats), put).await.map(Outcome::Part))
                 })
             }

@@ -11,6 +11,7 @@ mod block;
 mod concurrency;
 mod config;
 mod driver;
+mod hedge;
 mod samples;
 mod stats;
 #[cfg(test)]

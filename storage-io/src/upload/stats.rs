@@ -10,6 +10,7 @@ pub struct UploadStats {
     pub(super) requests_in_flight: AtomicU64,
     pub(super) retries: AtomicU64,
     pub(super) throttled: AtomicU64,
+    pub(super) hedged: AtomicU64,
     pub(super) blocks_received: AtomicU64,
     pub(super) blocks_durable: AtomicU64,
     pub(super) files_done: AtomicU64,
@@ -27,6 +28,8 @@ pub struct StatsSnapshot {
     pub retries: u64,
     /// Of those, because the store asked to slow down.
     pub throttled: u64,
+    /// Parts that were late and were asked for once more, beside the first request.
+    pub hedged: u64,
     /// Blocks handed over.
     pub blocks_received: u64,
     /// Blocks of which the store has every byte.
@@ -50,6 +53,7 @@ impl UploadStats {
             requests_in_flight: get(&self.requests_in_flight),
             retries: get(&self.retries),
             throttled: get(&self.throttled),
+            hedged: get(&self.hedged),
             blocks_received: get(&self.blocks_received),
             blocks_durable: get(&self.blocks_durable),
             files_done: get(&self.files_done),

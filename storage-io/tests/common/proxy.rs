@@ -46,7 +46,9 @@ impl Fault {
     fn fits(self, method: &Method, query: &str, body: &Bytes) -> bool {
         match self {
             Self::Delay(_) | Self::Refuse(..) | Self::Reset | Self::LoseAnswer => true,
-            Self::CutBody | Self::FlipBit => method == Method::PUT && body.len() > 1,
+            Self::CutBody => method == Method::PUT && body.len() > 1,
+            // Flipped, a list of segments is another list, which is refused for good.
+            Self::FlipBit => method == Method::PUT && body.len() > 1 && !query.contains("multipart-manifest"),
             Self::CutAnswer => method == Method::GET,
             Self::ErrorInBody => method == Method::POST && query.contains("uploadId="),
         }

@@ -43,10 +43,19 @@ const PACKAGES: [Package; 18] = [
     package("curl", "curl"),
 ];
 
-/// Installs what is missing where we may, and says the command where we may not.
-pub(super) fn ensure() -> Result<()> {
-    let Some(missing) = missing_from_dpkg()? else {
-        return look_for_evidence();
+/// Further test stores.
+const STORES: [Package; 4] = [
+    package("ceph-common", "radosgw-admin"),
+    package("ceph-mon", "ceph-mon"),
+    package("ceph-osd", "ceph-osd"),
+    package("radosgw", "radosgw"),
+];
+
+/// Installs what is missing where we may, and says the command where we may not. `stores`: also what only further test stores need.
+pub(super) fn ensure(stores: bool) -> Result<()> {
+    let packages: Vec<&Package> = PACKAGES.iter().chain(STORES.iter().filter(|_| stores)).collect();
+    let Some(missing) = missing_from_dpkg(&packages)? else {
+        return look_for_evidence(&packages);
     };
     if missing.is_empty() {
         return Ok(());
@@ -71,25 +80,25 @@ fn apt_get() -> Command {
 }
 
 /// The packages that dpkg does not have; `None` where there is no dpkg.
-fn missing_from_dpkg() -> Result<Option<Vec<&'static str>>> {
+fn missing_from_dpkg(packages: &[&Package]) -> Result<Option<Vec<&'static str>>> {
     let mut command = Command::new("dpkg-query");
-    command.args(["--show", "--showformat=${db:Status-Status} ${Package}\n"]).args(PACKAGES.iter().map(|package| package.name));
+    command.args(["--show", "--showformat=${db:Status-Status} ${Package}\n"]).args(packages.iter().map(|package| package.name));
     // dpkg-query exits with 1 if it does not know one; that is an answer, too.
     match command.stderr(Stdio::null()).output() {
-        Ok(output) => Ok(Some(missing(&String::from_utf8_lossy(&output.stdout)))),
+        Ok(output) => Ok(Some(missing(packages, &String::from_utf8_lossy(&output.stdout)))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).context("cannot start dpkg-query"),
     }
 }
 
 /// The packages not installed according to lines of "status name".
-fn missing(lines: &str) -> Vec<&'static str> {
+fn missing(packages: &[&Package], lines: &str) -> Vec<&'static str> {
     let installed = |name: &str| lines.lines().any(|line| line.split_once(' ') == Some(("installed", name)));
-    PACKAGES.iter().map(|package| package.name).filter(|name| !installed(name)).collect()
+    packages.iter().map(|package| package.name).filter(|name| !installed(name)).collect()
 }
 
 /// Without dpkg we install nothing, but name what we cannot find.
-fn look_for_evidence() -> Result<()> {
+fn look_for_evidence(packages: &[&Package]) -> Result<()> {
     let found = |package: &Package| {
         if package.evidence.starts_with('/') {
             return Path::new(package.evidence).exists();
@@ -97,7 +106,7 @@ fn look_for_evidence() -> Result<()> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).any(|directory| directory.join(package.evidence).exists())
     };
-    let missing: Vec<_> = PACKAGES
+    let missing: Vec<_> = packages
         .iter()
         .filter(|package| !found(package))
         .map(|package| format!("{} (Debian: {})", package.evidence, package.name))
@@ -114,6 +123,7 @@ mod tests {
 
     #[test]
     fn only_installed_packages_count() {
+        let missing = |lines: &str| super::missing(&PACKAGES.iter().collect::<Vec<_>>(), lines);
         let all: String = PACKAGES.iter().map(|package| format!("installed {}\n", package.name)).collect();
         assert_eq!(missing(&all), Vec::<&str>::new());
         assert_eq!(missing(&all.replace("installed m4\n", "config-files m4\n")), ["m4"]);

@@ -6,15 +6,12 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 /// Platforms that can always be tested here: a table without one of their checks is an error.
-const NEVER_SKIPPED: [&str; 4] = ["Amazon S3", "Azure Blob Storage", "OpenStack Swift", "local files"];
+const NEVER_SKIPPED: [&str; 6] =
+    ["Amazon S3", "Azure Blob Storage", "Google Cloud Storage", "OpenStack Swift", "Swift, Keystone version 3", "local files"];
 
 /// Platforms that the program does not have yet, and what would stand for them.
-const NOT_THERE: [(&str, &str); 4] = [
-    ("Google Cloud Storage", "gcp-storage-emulator"),
-    ("HDFS", "Hadoop 2.7"),
-    ("Akamai NetStorage", "an emulator"),
-    ("Edgio (Limelight)", "none: the service has ended"),
-];
+const NOT_THERE: [(&str, &str); 3] =
+    [("HDFS", "Hadoop 2.7"), ("Akamai NetStorage", "an emulator"), ("Edgio (Limelight)", "none: the service has ended")];
 
 /// What the checks of a platform found.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]

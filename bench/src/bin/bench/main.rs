@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tradewind_bench::process::Interrupt;
-use tradewind_bench::{cells, fairness, kill_resume, small_files, staging, storage};
+use tradewind_bench::{cells, fairness, kill_resume, small_files, staging, storage, stores};
 
 /// Measures Tradewind on this machine.
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ enum What {
     Staging(staging::Arguments),
     /// Blocks to a store by the engine's uploader, beside s5cmd, rclone and the AWS CLI.
     Storage(storage::Arguments),
+    /// The test stores: each is started once, or all are kept running.
+    Stores(stores::Arguments),
     /// Client, control process and engine are killed at random moments; every transfer goes on and arrives byte-equal.
     KillResume(kill_resume::Arguments),
 }
@@ -53,6 +55,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
         Some(What::SmallFiles(arguments)) => drop(small_files::run(arguments, &Interrupt::watch()?)?),
         Some(What::Staging(arguments)) => drop(staging::run(arguments, &Interrupt::watch()?)?),
         Some(What::Storage(arguments)) => drop(storage::run(arguments, &Interrupt::watch()?)?),
+        Some(What::Stores(arguments)) => stores::run(arguments, &Interrupt::watch()?)?,
         Some(What::KillResume(arguments)) => {
             kill_resume::run(arguments, &Interrupt::watch()?)?;
         }
