@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use tradewind_api::{ApiCode, BucketScheme, DestinationName, DestinationUrl, ErrorCode, Problem, ResumePolicy, Submission, SubmitRequest};
-use tradewind_ipc::{AzureStore, Destination, GcsStore, Job, Receive, S3Store, Store, SwiftStore};
+use tradewind_ipc::{AzureStore, Destination, GcsStore, HdfsStore, Job, Receive, S3Store, Store, SwiftStore};
 
 use crate::auth::Identified;
-use crate::config::StoreConfig;
+use crate::config::{HdfsConfig, StoreConfig};
 
 /// A place in a configured store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +98,8 @@ fn is_below(destination: &Destination, source: &Destination) -> bool {
                 format!("{account} {}/{name}", store.container)
             }
             Store::Gcs(store) => format!("gs {} {}/{name}", store.endpoint.as_deref().unwrap_or_default(), store.bucket),
+            Store::Hdfs(store) => format!("{} {}/{name}", store.namenodes.join(","), store.root.trim_end_matches('/')),
+            Store::NetStorage(store) => format!("{} {}/{name}", store.url, store.cp_code),
         }
     };
     let (to, from) = (place(destination), place(source));
@@ -139,6 +141,9 @@ pub fn resolve(stores: &BTreeMap<String, StoreConfig>, user: &Identified, destin
         DestinationUrl::Named { store, path, into } => match visible.find(|(name, _)| *name == store) {
             None => Err(unknown(format!("no store named '{store}'"))),
             Some((_, StoreConfig::Local { root })) => Ok(resolved(store, in_directory(root, path, *into)?)),
+            Some((_, StoreConfig::Hdfs(config))) => {
+                Ok(resolved(store, Destination { store: hdfs(config), name: name_in_root(path, *into)? }))
+            }
             Some((_, config)) => {
                 let split = DestinationUrl::bucket_and_name(path, *into);
                 let (bucket, name) = split.map_err(|e| Problem::new(ErrorCode::DestinationInvalid, e.to_string()))?;
@@ -163,6 +168,8 @@ const fn scheme_of(config: &StoreConfig) -> Option<BucketScheme> {
         StoreConfig::Azure(_) => Some(BucketScheme::Azure),
         StoreConfig::Swift(_) => Some(BucketScheme::Swift),
         StoreConfig::Gcs(_) => Some(BucketScheme::Gcs),
+        StoreConfig::Hdfs(_) => Some(BucketScheme::Hdfs),
+        StoreConfig::NetStorage(_) => Some(BucketScheme::NetStorage),
         StoreConfig::Local { .. } => None,
     }
 }
@@ -175,6 +182,8 @@ fn allows(config: &StoreConfig, bucket: &str) -> bool {
         StoreConfig::Azure(config) => among(&config.containers),
         StoreConfig::Swift(config) => among(&config.containers),
         StoreConfig::Gcs(config) => among(&config.buckets),
+        StoreConfig::Hdfs(config) => config.nameservice == bucket,
+        StoreConfig::NetStorage(config) => config.cp_code == bucket,
         StoreConfig::Local { .. } => false,
     }
 }
@@ -206,19 +215,30 @@ fn in_bucket(config: &StoreConfig, bucket: String, name: DestinationName) -> Opt
             let (endpoint, service_account, anonymous) = (config.endpoint.clone(), config.service_account.clone(), config.anonymous);
             Store::Gcs(GcsStore { bucket, endpoint, service_account, anonymous })
         }
+        StoreConfig::Hdfs(config) => hdfs(config),
+        StoreConfig::NetStorage(config) => Store::NetStorage(config.clone()),
         StoreConfig::Local { .. } => return None,
     };
     Some(Destination { store, name })
 }
 
+fn hdfs(config: &HdfsConfig) -> Store {
+    let HdfsConfig { namenodes, root, user, delegation_token, .. } = config.clone();
+    Store::Hdfs(HdfsStore { namenodes, root, user, delegation_token })
+}
+
 fn in_directory(root: &Path, relative: &str, into: bool) -> Result<Destination, Problem> {
-    let name = match (into, relative.is_empty()) {
-        (true, true) => DestinationName::Into(String::new()),
-        (true, false) => DestinationName::Into(format!("{relative}/")),
-        (false, false) => DestinationName::Exact(relative.to_owned()),
-        (false, true) => return Err(Problem::new(ErrorCode::DestinationInvalid, "the destination is the store's root, not a file in it")),
-    };
-    Ok(Destination { store: Store::Local { root: root.to_owned() }, name })
+    Ok(Destination { store: Store::Local { root: root.to_owned() }, name: name_in_root(relative, into)? })
+}
+
+/// The name of what is `relative` to a store's root.
+fn name_in_root(relative: &str, into: bool) -> Result<DestinationName, Problem> {
+    match (into, relative.is_empty()) {
+        (true, true) => Ok(DestinationName::Into(String::new())),
+        (true, false) => Ok(DestinationName::Into(format!("{relative}/"))),
+        (false, false) => Ok(DestinationName::Exact(relative.to_owned())),
+        (false, true) => Err(Problem::new(ErrorCode::DestinationInvalid, "the destination is the store's root, not a file in it")),
+    }
 }
 
 #[cfg(test)]
@@ -254,6 +274,23 @@ mod tests {
         StoreConfig::Gcs(crate::config::GcsConfig { endpoint: None, buckets, service_account: None, anonymous: false })
     }
 
+    fn lake(root: &str) -> StoreConfig {
+        let namenodes = vec!["http://n:9870".to_owned()];
+        let (nameservice, root) = ("lake".to_owned(), root.to_owned());
+        StoreConfig::Hdfs(HdfsConfig { nameservice, namenodes, root, user: Some("u".into()), delegation_token: None })
+    }
+
+    fn netstorage(cp_code: &str) -> StoreConfig {
+        StoreConfig::NetStorage(tradewind_ipc::NetStorageStore {
+            url: "https://example-nsu.akamaihd.net".into(),
+            cp_code: cp_code.into(),
+            upload_account: "account".into(),
+            key: tradewind_ipc::SecretText::new("a key".into()),
+            spool_dir: "/spool".into(),
+            requests_per_s: 12,
+        })
+    }
+
     fn outcome(user_stores: Option<&[&str]>, destination: &str) -> Result<String, ProblemCode> {
         let local = |root: &str| StoreConfig::Local { root: root.into() };
         let stores = BTreeMap::from([
@@ -264,6 +301,8 @@ mod tests {
             ("cloud".to_owned(), azure(&["alpha"])),
             ("stack".to_owned(), swift(&["alpha"])),
             ("google".to_owned(), gcs(&["alpha"])),
+            ("hadoop".to_owned(), lake("/tw")),
+            ("edge".to_owned(), netstorage("123456")),
         ]);
         let stores_of_user = user_stores.map(|names| names.iter().map(|&n| n.to_owned()).collect());
         let user = Identified { access_key: "u".into(), stores: stores_of_user };
@@ -274,6 +313,8 @@ mod tests {
             Store::Azure(store) => format!("{}/{}", store.account, store.container),
             Store::Swift(store) => format!("swift {}", store.container),
             Store::Gcs(store) => format!("gs {}", store.bucket),
+            Store::Hdfs(store) => format!("hdfs {}", store.root),
+            Store::NetStorage(store) => format!("netstorage {}", store.cp_code),
         };
         Ok(match found.name {
             DestinationName::Into(prefix) => format!("{place} into {prefix}"),
@@ -298,6 +339,10 @@ mod tests {
             ("stack:alpha/key", "swift alpha as key"),
             ("gs://alpha/in/", "gs alpha into in/"),
             ("google:alpha/key", "gs alpha as key"),
+            ("hdfs://lake/in/", "hdfs /tw into in/"),
+            ("hadoop:in/key", "hdfs /tw as in/key"),
+            ("netstorage://123456/in/", "netstorage 123456 into in/"),
+            ("edge:123456/key", "netstorage 123456 as key"),
         ] {
             assert_eq!(outcome(None, destination).as_deref(), Ok(expected), "{destination}");
         }
@@ -319,6 +364,12 @@ mod tests {
         for (to, from) in [("ab/", "a/"), ("ab", "a"), ("", "a/"), ("b/", "a/"), ("a", "a/b")] {
             assert!(!is_below(&local(to), &local(from)), "{from} to {to}");
         }
+        let in_lake = |root: &str, name: &str| {
+            let StoreConfig::Hdfs(config) = lake(root) else { panic!("it is one of HDFS") };
+            Destination { store: hdfs(&config), name: DestinationName::Into(name.into()) }
+        };
+        assert!(is_below(&in_lake("/tw/inner", "x/"), &in_lake("/tw", "")) && is_below(&in_lake("/tw", "a/"), &in_lake("/", "tw/")));
+        assert!(!is_below(&in_lake("/twin", "x/"), &in_lake("/tw", "")));
         let nested = Destination { store: Store::Local { root: "/data/inner".into() }, name: DestinationName::Into("x/".into()) };
         assert!(is_below(&nested, &local("")) && is_below(&nested, &local("inner/")) && !is_below(&nested, &local("other/")));
     }
@@ -326,9 +377,18 @@ mod tests {
     #[test]
     fn refuses_what_is_not_configured_not_allowed_or_not_clear() {
         let unknown = ProblemCode::from(ApiCode::StoreUnknown);
-        for destination in
-            ["s3://gamma/", "az://beta/", "cloud:beta/", "two:alpha/", "nowhere:x", "file:///etc/passwd", "file:///database/x"]
-        {
+        for destination in [
+            "s3://gamma/",
+            "netstorage://123457/",
+            "edge:alpha/",
+            "az://beta/",
+            "cloud:beta/",
+            "hdfs://hadoop/",
+            "two:alpha/",
+            "nowhere:x",
+            "file:///etc/passwd",
+            "file:///database/x",
+        ] {
             assert_eq!(outcome(None, destination), Err(unknown.clone()), "{destination}");
         }
         assert_eq!(outcome(Some(&["two"]), "s3://alpha/"), Err(unknown.clone()));

@@ -74,6 +74,8 @@ fn every_problem_is_named_with_its_line() {
 fn a_store_of_each_kind_has_its_own_settings() {
     let swift = "kind = \"swift\"\ncontainers = [\"c\"]\n";
     let gcs = "kind = \"gcs\"\nbuckets = [\"b\"]\n";
+    let hdfs = "kind = \"hdfs\"\nnamenodes = [\"http://n:9870\", \"http://m:9870\"]\nroot = \"/tradewind/\"\n";
+    let netstorage = "kind = \"netstorage\"\ncp_code = \"123456\"\nupload_account = \"account\"\nkey = \"hush-hush\"\n";
     let keystone = "auth_url = \"https://k:5000/v3\"\nuser = \"u\"\npassword = \"hush-hush\"\n";
     for (settings, expected) in [
         (format!("{swift}{keystone}project = \"p\"\nregion = \"r\"\n"), None),
@@ -97,6 +99,28 @@ fn a_store_of_each_kind_has_its_own_settings() {
         ),
         (format!("{swift}auth_url = \"http://me@h\"\nuser = \"a:u\"\npassword = \"hush-hush\"\n"), Some("more than an address")),
         ("kind = \"swift\"\n".to_owned(), Some("list the containers")),
+        (format!("{hdfs}user = \"u\"\nnameservice = \"lake\"\n"), None),
+        (format!("{hdfs}delegation_token = \"hush-hush\"\n"), None),
+        (hdfs.to_owned(), None),
+        (format!("{hdfs}user = \"u\"\ndelegation_token = \"hush-hush\"\n"), Some("give user or delegation_token, not both")),
+        (format!("{hdfs}nameservice = \"a/b\"\n"), Some("nameservice is a name for URLs")),
+        (format!("{hdfs}containers = [\"c\"]\n"), Some("an HDFS store has no 'containers'; it has kind, namenodes, root")),
+        ("kind = \"hdfs\"\nroot = \"/\"\n".to_owned(), Some("needs 'namenodes'")),
+        ("kind = \"hdfs\"\nnamenodes = [\"http://n\"]\nroot = \"tw\"\n".to_owned(), Some("needs 'root'")),
+        ("kind = \"hdfs\"\nnamenodes = [\"http://n\"]\nroot = \"/a/../b\"\n".to_owned(), Some("needs 'root'")),
+        ("kind = \"hdfs\"\nnamenodes = [\"hdfs://n:8020\"]\nroot = \"/\"\n".to_owned(), Some("web port")),
+        ("kind = \"hdfs\"\nnamenodes = [\"http://me@n\"]\nroot = \"/\"\n".to_owned(), Some("more than an address")),
+        (format!("{netstorage}host = \"example-nsu.akamaihd.net\"\nspool_dir = \"/tmp\"\nrequests_per_s = 0\n"), None),
+        (format!("{netstorage}endpoint = \"http://127.0.0.1:9/\"\n"), None),
+        (netstorage.to_owned(), Some("needs 'host'")),
+        (format!("{netstorage}host = \"h\"\nendpoint = \"http://h\"\n"), Some("needs 'host'")),
+        (format!("{netstorage}host = \"h/123456\"\n"), Some("needs 'host'")),
+        (format!("{netstorage}host = \"h\"\nspool_dir = \"spool\"\n"), Some("spool_dir 'spool' is not an absolute path")),
+        (format!("{netstorage}host = \"h\"\nbuckets = [\"b\"]\n"), Some("a NetStorage store has no 'buckets'; it has kind, host")),
+        ("kind = \"netstorage\"\nhost = \"h\"\ncp_code = \"12/3\"\nkey = \"hush-hush\"\n".to_owned(), Some("needs 'cp_code'")),
+        ("kind = \"netstorage\"\nhost = \"h\"\ncp_code = \"123456\"\n".to_owned(), Some("give the upload account's HTTP API key")),
+        ("kind = \"edgio\"\n".to_owned(), Some("has ended its service")),
+        ("kind = \"limelight\"\nbuckets = [\"b\"]\n".to_owned(), Some("has ended its service")),
         ("kind = \"local\"\nroot = \"/\"\nregion = \"r\"\n".to_owned(), Some("a local store has no 'region'; it has kind, root")),
         ("kind = \"s3\"\nregion = \"r\"\nbuckets = [\"b\"]\nsas = \"s\"\n".to_owned(), Some("an S3 store has no 'sas'")),
         ("kind = \"azure\"\naccount = \"a\"\ncontainers = [\"c\"]\nroot = \"/\"\n".to_owned(), Some("an Azure store has no 'root'")),

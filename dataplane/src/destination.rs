@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use tradewind_ipc::{
-    Destination, DestinationName, Dialect as IpcDialect, ErrorCode, LargeObjects as IpcLargeObjects, Store as IpcStore,
-    SwiftAuth as IpcSwiftAuth, SwiftIdentity,
+    Destination, DestinationName, Dialect as IpcDialect, ErrorCode, HdfsStore as IpcHdfsStore, LargeObjects as IpcLargeObjects,
+    Store as IpcStore, SwiftAuth as IpcSwiftAuth, SwiftIdentity,
 };
 use tradewind_storage::{
-    AzureConfig, AzureCredentials, AzureStore, Credentials, Dialect, GcsConfig, GcsCredentials, GcsStore, LargeObjects, LocalStore,
-    ObjectName, RetryPolicy, S3Config, S3Store, Store, StoreError, SwiftAuth, SwiftConfig, SwiftStore, UploadError, check_destination,
+    AzureConfig, AzureCredentials, AzureStore, Credentials, Dialect, GcsConfig, GcsCredentials, GcsStore, HdfsAuth, HdfsConfig, HdfsStore,
+    LargeObjects, LocalStore, NetStorageConfig, NetStorageStore, ObjectName, RetryPolicy, S3Config, S3Store, Store, StoreError, SwiftAuth,
+    SwiftConfig, SwiftStore, UploadError, check_destination,
 };
 
 /// Opens the store and finds out whether it takes objects.
@@ -56,6 +57,14 @@ pub(crate) fn open_store(store: &IpcStore) -> Result<Arc<dyn Store>, StoreError>
             let (account, container, endpoint) = (azure.account.clone(), azure.container.clone(), azure.endpoint.clone());
             Arc::new(AzureStore::open(&AzureConfig { account, container, endpoint, credentials })?)
         }
+        IpcStore::NetStorage(store) => Arc::new(NetStorageStore::open(&NetStorageConfig {
+            url: store.url.clone(),
+            cp_code: store.cp_code.clone(),
+            upload_account: store.upload_account.clone(),
+            key: store.key.expose().to_owned().into(),
+            spool_dir: store.spool_dir.clone(),
+            requests_per_s: Some(store.requests_per_s).filter(|requests| *requests > 0),
+        })?),
         IpcStore::Swift(swift) => {
             let large_objects = match swift.large_objects {
                 IpcLargeObjects::Auto => LargeObjects::Auto,
@@ -72,6 +81,14 @@ pub(crate) fn open_store(store: &IpcStore) -> Result<Arc<dyn Store>, StoreError>
                 None => GcsCredentials::Default,
             };
             Arc::new(GcsStore::open(&GcsConfig { bucket: gcs.bucket.clone(), endpoint: gcs.endpoint.clone(), credentials })?)
+        }
+        IpcStore::Hdfs(IpcHdfsStore { namenodes, root, user, delegation_token }) => {
+            let auth = match (user, delegation_token) {
+                (_, Some(token)) => HdfsAuth::Token(token.expose().to_owned().into()),
+                (Some(user), None) => HdfsAuth::User(user.clone()),
+                (None, None) => HdfsAuth::from_env()?,
+            };
+            Arc::new(HdfsStore::open(&HdfsConfig { namenodes: namenodes.clone(), root: root.clone(), auth })?)
         }
     })
 }

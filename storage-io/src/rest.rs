@@ -22,10 +22,19 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// Follows no redirection, and no proxy of the environment.
 pub(crate) fn client() -> Result<reqwest::Client, StoreError> {
+    built(reqwest::Client::builder())
+}
+
+/// The same, and never speaks HTTP/2.
+pub(crate) fn http1_client() -> Result<reqwest::Client, StoreError> {
+    built(reqwest::Client::builder().http1_only())
+}
+
+fn built(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, StoreError> {
     let unusable = |error: reqwest::Error| StoreError::Configuration { detail: format!("no HTTP client can be made: {error}") };
     // Fails only where another one was chosen before, which is as well.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    reqwest::Client::builder().connect_timeout(CONNECT_DEADLINE).no_proxy().redirect(Policy::none()).build().map_err(unusable)
+    builder.connect_timeout(CONNECT_DEADLINE).no_proxy().redirect(Policy::none()).build().map_err(unusable)
 }
 
 /// A request to a container, without what shows who asks.

@@ -250,6 +250,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// What it takes.
     fn limits(&self) -> Limits;
 
+    /// Requests of one upload that may be on their way at once, for each kind of them.
+    fn requests_at_once_max(&self) -> usize {
+        usize::MAX
+    }
+
     /// Finds out whether objects whose keys begin with `prefix` can be put here: the place exists and the credentials may
     /// write. Call it before a transfer is accepted. Leaves nothing behind. One try, see [`check_destination`].
     ///

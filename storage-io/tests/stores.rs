@@ -10,11 +10,13 @@ use common::weed::Weed;
 use tradewind_bench::azurite::{ACCOUNT, Azurite, CONTAINER, KEY};
 use tradewind_bench::ceph::{self, Ceph};
 use tradewind_bench::gcs::{self, Gcs};
+use tradewind_bench::hdfs::{self, Hdfs};
 use tradewind_bench::keystone::{self, Keystone};
+use tradewind_bench::netstorage::{self, NetStorage};
 use tradewind_bench::swift::{self, Swift};
 use tradewind_storage::{
-    AzureConfig, AzureCredentials, AzureStore, Credentials, Dialect, GcsConfig, GcsCredentials, GcsStore, LargeObjects, LocalStore,
-    S3Config, S3Store, Store, SwiftAuth, SwiftConfig, SwiftStore,
+    AzureConfig, AzureCredentials, AzureStore, Credentials, Dialect, GcsConfig, GcsCredentials, GcsStore, HdfsAuth, HdfsConfig, HdfsStore,
+    LargeObjects, LocalStore, NetStorageConfig, NetStorageStore, S3Config, S3Store, Store, SwiftAuth, SwiftConfig, SwiftStore,
 };
 
 fn s3(config: &S3Config) -> Arc<dyn Store> {
@@ -35,6 +37,7 @@ async fn s3_as_amazon_serves_it() {
         unverified: None,
         unconditional: None,
         is_directory: false,
+        is_bare: false,
     })
     .await;
 }
@@ -55,6 +58,7 @@ async fn s3_as_older_stores_serve_it() {
         unverified: Some("the dialect has no checksums"),
         unconditional: Some("the dialect has no conditions"),
         is_directory: false,
+        is_bare: false,
     })
     .await;
 }
@@ -81,6 +85,7 @@ async fn azure() {
         unverified: Some("Azurite ignores them"),
         unconditional: None,
         is_directory: false,
+        is_bare: false,
     })
     .await;
 }
@@ -101,6 +106,7 @@ async fn s3_of_ceph() {
         unverified: Some("this version ignores them"),
         unconditional: Some("this version has no conditional completion"),
         is_directory: false,
+        is_bare: false,
     })
     .await;
 }
@@ -126,6 +132,7 @@ async fn google_cloud_storage() {
         unverified: None,
         unconditional: Some("the emulator ignores conditions"),
         is_directory: false,
+        is_bare: false,
     })
     .await;
 }
@@ -152,6 +159,7 @@ async fn conform_swift(platform: &'static str, large_objects: LargeObjects) {
         unverified: None,
         unconditional: None,
         is_directory: false,
+        is_bare: false,
     })
     .await;
 }
@@ -164,6 +172,64 @@ async fn swift_static() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swift_dynamic() {
     conform_swift("Swift, dynamic large objects", LargeObjects::Dlo).await;
+}
+
+/// A user that the directory is not open to stands for credentials: simple authentication knows none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hdfs() {
+    let Some(running) = Hdfs::start().unwrap().map(Arc::new) else { return skip("HDFS", hdfs::SERVER, "Hadoop is not installed") };
+    let namenodes = vec![running.namenode()];
+    let store = move |root: &str, user: &str| -> Arc<dyn Store> {
+        let (namenodes, root, auth) = (namenodes.clone(), root.to_owned(), HdfsAuth::User(user.to_owned()));
+        Arc::new(HdfsStore::open(&HdfsConfig { namenodes, root, auth }).unwrap())
+    };
+    let (stranger, nowhere) = (store(hdfs::ROOT, "stranger"), store("/nothing-here", hdfs::USER));
+    conform(Subject {
+        platform: "HDFS",
+        server: hdfs::SERVER,
+        open: Arc::new(move || store(hdfs::ROOT, hdfs::USER)),
+        stranger: Some(stranger),
+        nowhere: Some(nowhere),
+        // A colon is another in HDFS, as rclone has it.
+        read: Arc::new(move |key| running.read(&format!("{}/{}", hdfs::ROOT, key.replace(':', "\u{ff1a}"))).unwrap()),
+        unverified: None,
+        unconditional: None,
+        is_directory: false,
+        is_bare: false,
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn netstorage() {
+    let (running, spool) = (Arc::new(NetStorage::start().unwrap()), tempfile::tempdir().unwrap());
+    let (url, spool_dir) = (running.url(), spool.path().to_owned());
+    let store = move |cp_code: &str, key: &str| -> Arc<dyn Store> {
+        let config = NetStorageConfig {
+            url: url.clone(),
+            cp_code: cp_code.to_owned(),
+            upload_account: netstorage::ACCOUNT.to_owned(),
+            key: key.to_owned().into(),
+            spool_dir: spool_dir.clone(),
+            requests_per_s: None,
+        };
+        Arc::new(NetStorageStore::open(&config).unwrap())
+    };
+    let (stranger, nowhere) = (store(netstorage::CP_CODE, "not-it"), store("654321", netstorage::KEY));
+    conform(Subject {
+        platform: "Akamai NetStorage",
+        server: netstorage::SERVER,
+        open: Arc::new(move || store(netstorage::CP_CODE, netstorage::KEY)),
+        stranger: Some(stranger),
+        nowhere: Some(nowhere),
+        read: Arc::new(move |key| running.read(key).unwrap()),
+        unverified: None,
+        unconditional: Some("NetStorage has no conditions"),
+        is_directory: false,
+        is_bare: true,
+    })
+    .await;
+    assert_eq!(spool.path().read_dir().unwrap().count(), 0, "files that nothing needs stay in the spool directory");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -191,6 +257,7 @@ async fn swift_with_keystone() {
         unverified: None,
         unconditional: None,
         is_directory: false,
+        is_bare: false,
     })
     .await;
 }
@@ -215,6 +282,7 @@ async fn swift_of_ceph() {
         unverified: None,
         unconditional: None,
         is_directory: false,
+        is_bare: false,
     })
     .await;
 }
@@ -233,6 +301,7 @@ async fn local_files() {
         unverified: Some("a directory has none of its own"),
         unconditional: None,
         is_directory: true,
+        is_bare: false,
     })
     .await;
 }

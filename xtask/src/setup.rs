@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: what building and testing need beyond Rust. Quick and silent when all is there.
 
 mod azurite;
+mod hadoop;
 mod packages;
 mod venv;
 
@@ -11,6 +12,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::bench;
+
+/// Debian packages of the test store that a plain set-up leaves out.
+const CEPH: [&str; 4] = ["ceph-common", "ceph-mon", "ceph-osd", "radosgw"];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -39,9 +43,13 @@ fn ensure(stores: bool) -> Result<()> {
     // Two set-ups at once would trip over each other; the second waits, then finds all done.
     let lock = File::create(cache.join("setup.lock")).context("cannot make the set-up's lock file")?;
     lock.lock().context("cannot lock the set-up's lock file")?;
-    packages::ensure(stores)?;
+    packages::ensure()?;
+    if stores {
+        packages::ensure_for_tests(&CEPH)?;
+    }
     venv::ensure(&cache)?;
-    azurite::ensure(&cache)
+    azurite::ensure(&cache)?;
+    hadoop::ensure(&cache)
 }
 
 /// Where things are kept between runs: `TRADEWIND_CACHE`, or `tradewind` in the user's cache directory.

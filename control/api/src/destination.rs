@@ -9,12 +9,13 @@ use crate::limits::{BUCKET_BYTES, DESTINATION_BYTES_MAX, OBJECT_KEY_BYTES_MAX, P
 /// A destination, split. Text is taken literally: nothing is percent-decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DestinationUrl {
-    /// `s3://bucket/key`, `gs://bucket/key`, `az://container/key` or `swift://container/key`: any configured store of the kind that allows the
-    /// bucket or container.
+    /// `s3://bucket/key`, `gs://bucket/key`, `az://container/key`, `swift://container/key` or `netstorage://cpcode/key`: any configured store of
+    /// the kind that allows the bucket, container or CP code.
+    /// `hdfs://nameservice/path`: the configured store of that cluster.
     Bucket {
         /// What kind of store.
         scheme: BucketScheme,
-        /// Bucket or container.
+        /// Bucket, container or nameservice.
         bucket: String,
         /// Prefix or key.
         name: DestinationName,
@@ -37,7 +38,7 @@ pub enum DestinationUrl {
     },
 }
 
-/// Kinds of stores that have buckets.
+/// Kinds of stores whose URLs name a bucket, or what stands for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BucketScheme {
     /// `s3://`: S3 and what speaks like it.
@@ -48,10 +49,14 @@ pub enum BucketScheme {
     Swift,
     /// `gs://`: Google Cloud Storage.
     Gcs,
+    /// `hdfs://`: HDFS, where the name of the cluster stands for a bucket.
+    Hdfs,
+    /// `netstorage://`: Akamai NetStorage, with CP codes.
+    NetStorage,
 }
 
 impl BucketScheme {
-    pub(crate) const ALL: [Self; 4] = [Self::S3, Self::Azure, Self::Swift, Self::Gcs];
+    pub(crate) const ALL: [Self; 6] = [Self::S3, Self::Azure, Self::Swift, Self::Gcs, Self::Hdfs, Self::NetStorage];
 
     /// As in URLs.
     #[must_use]
@@ -61,6 +66,8 @@ impl BucketScheme {
             Self::Azure => "az",
             Self::Swift => "swift",
             Self::Gcs => "gs",
+            Self::Hdfs => "hdfs",
+            Self::NetStorage => "netstorage",
         }
     }
 }
@@ -71,9 +78,12 @@ pub enum DestinationError {
     /// No known form.
     #[error(
         "'{0}' is not a destination: expected s3://BUCKET/PREFIX/, gs://BUCKET/PREFIX/, az://CONTAINER/PREFIX/, swift://CONTAINER/PREFIX/, \
-         file:///PATH/ or STORE:PATH/"
+         hdfs://NAMESERVICE/PATH/, netstorage://CPCODE/PREFIX/, file:///PATH/ or STORE:PATH/"
     )]
     Form(String),
+    /// A service that is no more.
+    #[error("Edgio (Limelight) has ended its service (its network closed in early 2025): nothing can be sent there or got from it")]
+    Ended,
     /// Too long.
     #[error("the destination's {what} has {bytes} bytes, {limit} are allowed")]
     TooLong {
@@ -113,6 +123,9 @@ impl DestinationUrl {
                 let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
                 return Ok(Self::Bucket { scheme, bucket: check_bucket(bucket)?.to_owned(), name: object_name(key)? });
             }
+        }
+        if text.starts_with("edgio://") || text.starts_with("limelight://") {
+            return Err(DestinationError::Ended);
         }
         if let Some(path) = text.strip_prefix("file://") {
             let relative = path.strip_prefix('/').ok_or_else(|| DestinationError::Form(text.to_owned()))?;
@@ -251,6 +264,11 @@ mod tests {
             ("az://files/a/", DestinationUrl::Bucket { scheme: BucketScheme::Azure, bucket: "files".into(), name: Into("a/".into()) }),
             ("swift://files/a", DestinationUrl::Bucket { scheme: BucketScheme::Swift, bucket: "files".into(), name: Exact("a".into()) }),
             ("gs://files/a/", DestinationUrl::Bucket { scheme: BucketScheme::Gcs, bucket: "files".into(), name: Into("a/".into()) }),
+            ("hdfs://lake/a/", DestinationUrl::Bucket { scheme: BucketScheme::Hdfs, bucket: "lake".into(), name: Into("a/".into()) }),
+            (
+                "netstorage://123456/a",
+                DestinationUrl::Bucket { scheme: BucketScheme::NetStorage, bucket: "123456".into(), name: Exact("a".into()) },
+            ),
             ("s3://bucket", s3("bucket", Into(String::new()))),
             ("s3://bucket/", s3("bucket", Into(String::new()))),
             ("s3://bucket/a/b/", s3("bucket", Into("a/b/".into()))),
@@ -296,6 +314,13 @@ mod tests {
             "s3://bucket/a\nb",
         ] {
             assert!(DestinationUrl::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_service_that_has_ended_is_told() {
+        for text in ["edgio://bucket/a", "limelight://bucket/"] {
+            assert_eq!(DestinationUrl::parse(text), Err(DestinationError::Ended), "{text}");
         }
     }
 

@@ -74,6 +74,8 @@ mod tests {
             ("az://files/a/b", "az://files/a/"),
             ("swift://files/a/b", "swift://files/a/"),
             ("gs://files/a/b", "gs://files/a/"),
+            ("hdfs://lake/a/b", "hdfs://lake/a/"),
+            ("netstorage://123456/a/b", "netstorage://123456/a/"),
             ("s3://bucket/a", "s3://bucket/"),
             ("s3://bucket/a/", "s3://bucket/a/"),
             ("s3://bucket/a/b", "s3://bucket/a/"),

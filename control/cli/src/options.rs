@@ -75,6 +75,8 @@ Destinations:
   gs://BUCKET/PREFIX/   any store of Google Cloud Storage that allows the bucket
   az://CONTAINER/PREFIX/ any Azure store of the server that allows the container
   swift://CONTAINER/PREFIX/ any Swift store of the server that allows the container
+  hdfs://NAMESERVICE/PATH/ the HDFS store of the server with that name
+  netstorage://CPCODE/PREFIX/ any NetStorage store of the server with that CP code
   file:///PATH/         a directory that the server offers
   STORE:PATH/           a store by its name in the server's configuration
 
@@ -127,6 +129,8 @@ URLs are those of `tradewind send`, and you may list and remove where you may se
   gs://BUCKET/PREFIX/   any store of Google Cloud Storage that allows the bucket
   az://CONTAINER/PREFIX/ any Azure store of the server that allows the container
   swift://CONTAINER/PREFIX/ any Swift store of the server that allows the container
+  hdfs://NAMESERVICE/PATH/ the HDFS store of the server with that name
+  netstorage://CPCODE/PREFIX/ any NetStorage store of the server with that CP code
   file:///PATH/         a directory that the server offers
   STORE:PATH/           a store by its name in the server's configuration
 With '/' at its end a URL is a folder; without, an object, and for ls all that begins with it.";

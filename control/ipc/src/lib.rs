@@ -42,7 +42,8 @@ pub use message::{
     Receive, Role, StageLatency, Stats, ToEngine, XdpMode, XdpStatus,
 };
 pub use place::{
-    AzureStore, Destination, DestinationName, Dialect, GcsStore, LargeObjects, S3Store, Store, SwiftAuth, SwiftIdentity, SwiftStore,
+    AzureStore, Destination, DestinationName, Dialect, GcsStore, HdfsStore, LargeObjects, NetStorageStore, S3Store, Store, SwiftAuth,
+    SwiftIdentity, SwiftStore,
 };
 pub use secret::{LANE_SECRET_BYTES, LaneSecret, SecretText};
 pub use select::Select;

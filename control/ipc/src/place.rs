@@ -33,6 +33,10 @@ pub enum Store {
     Swift(SwiftStore),
     /// A bucket of Google Cloud Storage.
     Gcs(GcsStore),
+    /// A directory of HDFS. Nothing outside it is ever asked for.
+    Hdfs(HdfsStore),
+    /// A CP code of Akamai NetStorage.
+    NetStorage(NetStorageStore),
 }
 
 /// A bucket of Google Cloud Storage and how to reach it.
@@ -47,6 +51,38 @@ pub struct GcsStore {
     pub service_account: Option<SecretText>,
     /// Without credentials.
     pub anonymous: bool,
+}
+
+/// A directory of HDFS and how to reach it. Without user and token the engine's environment is used (`HADOOP_USER_NAME`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HdfsStore {
+    /// Addresses of the NameNodes' web ports.
+    pub namenodes: Vec<String>,
+    /// Absolute path of the directory.
+    pub root: String,
+    /// User of simple authentication.
+    pub user: Option<String>,
+    /// Delegation token.
+    pub delegation_token: Option<SecretText>,
+}
+
+/// A CP code of a NetStorage storage group and how to reach it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetStorageStore {
+    /// URL below which CP codes lie.
+    pub url: String,
+    /// CP code.
+    pub cp_code: String,
+    /// Id of the upload account.
+    pub upload_account: String,
+    /// The upload account's HTTP API key.
+    pub key: SecretText,
+    /// Absolute path of the directory where objects of several parts wait until they are whole.
+    pub spool_dir: PathBuf,
+    /// Most requests a second; 0: as many as there are.
+    pub requests_per_s: u32,
 }
 
 /// A container of OpenStack Swift and how to reach it.

@@ -3,13 +3,13 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use tradewind_api::is_store_name;
-use tradewind_ipc::{SecretText, SwiftAuth, SwiftIdentity};
+use tradewind_api::{DestinationUrl, is_store_name};
+use tradewind_ipc::{NetStorageStore, SecretText, SwiftAuth, SwiftIdentity};
 
 use super::caps;
 use super::load::{Reader, Severity, Written};
 use super::sections::{GivenSecret, StoreKind, StoreSection, UserSection};
-use super::{AzureConfig, Config, GcsConfig, S3Config, StoreConfig, SwiftConfig, User};
+use super::{AzureConfig, Config, GcsConfig, HdfsConfig, S3Config, StoreConfig, SwiftConfig, User};
 
 const SECRET_BYTES_MIN: usize = 12;
 const SECRET_FILE_BYTES_MAX: u64 = 4096;
@@ -36,7 +36,7 @@ pub(super) fn resolve(written: &Written, reader: &mut Reader<'_>) -> Config {
     let mut stores = std::collections::BTreeMap::new();
     for (name, section) in &written.stores {
         let line = written.store_lines.get(name).copied();
-        if let Some(store) = store(name, section, line, reader) {
+        if let Some(store) = store(name, section, line, &written.state_dir, reader) {
             stores.insert(name.clone(), store);
         }
     }
@@ -141,12 +141,10 @@ fn user(section: &UserSection, line: usize, written: &Written, reader: &mut Read
     Some(User { access_key: name.clone(), secret, stores: section.stores.clone() })
 }
 
-fn store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Option<StoreConfig> {
-    if !is_store_name(name) || matches!(name, "s3" | "gs" | "az" | "swift" | "file") {
-        reader.error(
-            line,
-            format!("stores.{name}: a store's name is 2 to 64 letters, digits, '-' and '_', and not s3, gs, az, swift or file"),
-        );
+fn store(name: &str, section: &StoreSection, line: Option<usize>, state_dir: &Path, reader: &mut Reader<'_>) -> Option<StoreConfig> {
+    if !is_store_name(name) || matches!(name, "s3" | "gs" | "az" | "swift" | "hdfs" | "netstorage" | "file") {
+        let rule = "a store's name is 2 to 64 letters, digits, '-' and '_', and not s3, gs, az, swift, hdfs, netstorage or file";
+        reader.error(line, format!("stores.{name}: {rule}"));
     }
     check_settings(name, section, line, reader);
     match section.kind {
@@ -155,6 +153,13 @@ fn store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut R
         StoreKind::Azure => azure_store(name, section, line, reader),
         StoreKind::Swift => swift_store(name, section, line, reader),
         StoreKind::Gcs => gcs_store(name, section, line, reader),
+        StoreKind::Hdfs => hdfs_store(name, section, line, reader),
+        StoreKind::NetStorage => netstorage_store(name, section, line, state_dir, reader),
+        StoreKind::Edgio => {
+            let ended = "Edgio (Limelight) has ended its service: Chapter 11 in September 2024, its network closed in early 2025";
+            reader.error(line, format!("stores.{name}: {ended}. Nothing can be sent there; remove the store"));
+            None
+        }
     }
 }
 
@@ -163,6 +168,11 @@ const S3_SETTINGS: &str =
 const AZURE_SETTINGS: &str = "account, containers, endpoint, account_key, account_key_file, account_key_env, sas, sas_file, sas_env";
 const SWIFT_SETTINGS: &str = "auth_url, containers, user, password, password_file, password_env, project, user_domain, project_domain, \
                               application_credential, region, interface, large_objects";
+const HDFS_SETTINGS: &str = "namenodes, root, nameservice, user, delegation_token, delegation_token_file, delegation_token_env";
+
+const NETSTORAGE_SETTINGS: &str = "host, endpoint, cp_code, upload_account, key, key_file, key_env, spool_dir, requests_per_s";
+/// Requests to NetStorage a second where nothing else is said: Akamai wants fewer than about 15.
+const NETSTORAGE_REQUESTS_PER_S: u32 = 12;
 
 const GCS_SETTINGS: &str = "buckets, endpoint, service_account, service_account_file, service_account_env, anonymous";
 
@@ -174,6 +184,9 @@ fn check_settings(name: &str, section: &StoreSection, line: Option<usize>, reade
         StoreKind::Azure => ("an Azure store", AZURE_SETTINGS),
         StoreKind::Swift => ("a Swift store", SWIFT_SETTINGS),
         StoreKind::Gcs => ("a Google Cloud Storage store", GCS_SETTINGS),
+        StoreKind::Hdfs => ("an HDFS store", HDFS_SETTINGS),
+        StoreKind::NetStorage => ("a NetStorage store", NETSTORAGE_SETTINGS),
+        StoreKind::Edgio => return,
     };
     let is_known = |setting: &str| setting == "kind" || known.split(", ").any(|known| known == setting);
     let given = serde_json::to_value(section).unwrap_or_default();
@@ -281,6 +294,47 @@ fn swift_store(name: &str, section: &StoreSection, line: Option<usize>, reader: 
     Some(StoreConfig::Swift(SwiftConfig { containers, auth, large_objects: section.large_objects.unwrap_or_default() }))
 }
 
+fn netstorage_store(
+    name: &str,
+    section: &StoreSection,
+    line: Option<usize>,
+    state_dir: &Path,
+    reader: &mut Reader<'_>,
+) -> Option<StoreConfig> {
+    check_endpoint(name, section, line, reader);
+    let what = format!("stores.{name}.key");
+    let key = secret(&what, section.key(), line.unwrap_or(1), reader).ok()?;
+    let mut refuse = |text: &str| reader.error(line, format!("stores.{name}: {text}"));
+    let host = section.host.as_ref().filter(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']));
+    let url = match (host, &section.endpoint) {
+        (Some(host), None) if section.host.is_some() => Some(format!("https://{host}")),
+        (None, Some(endpoint)) if section.host.is_none() => Some(endpoint.trim_end_matches('/').to_owned()),
+        _ => None,
+    };
+    if url.as_ref().is_none_or(|url| url.matches('/').count() > 2 || url.contains(['?', '#', '@'])) {
+        refuse(
+            "a NetStorage store needs 'host', the storage group's HTTP domain name (NAME-nsu.akamaihd.net), or for a test 'endpoint', a URL without a path",
+        );
+    }
+    let cp_code = section.cp_code.clone().unwrap_or_default();
+    if !(3..=20).contains(&cp_code.len()) || !cp_code.bytes().all(|byte| byte.is_ascii_digit()) {
+        refuse("a NetStorage store needs 'cp_code', the number of its upload directory, in quotes");
+    }
+    let upload_account = section.upload_account.clone().unwrap_or_default();
+    if upload_account.is_empty() || !upload_account.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',') {
+        refuse("a NetStorage store needs 'upload_account', the upload account's id");
+    }
+    if key.as_ref().is_none_or(|key| key.expose().is_empty()) {
+        refuse("give the upload account's HTTP API key: key_file, key_env or key");
+    }
+    let spool_dir = section.spool_dir.clone().unwrap_or_else(|| state_dir.join("netstorage-spool"));
+    if !spool_dir.is_absolute() {
+        refuse(&format!("spool_dir '{}' is not an absolute path", spool_dir.display()));
+    }
+    let requests_per_s = section.requests_per_s.unwrap_or(NETSTORAGE_REQUESTS_PER_S);
+    Some(StoreConfig::NetStorage(NetStorageStore { url: url?, cp_code, upload_account, key: key?, spool_dir, requests_per_s }))
+}
+
 /// Whose token is asked for: `None` if nothing says so and the engine's environment does.
 fn swift_auth(section: &StoreSection, password: Option<SecretText>) -> Result<Option<SwiftAuth>, &'static str> {
     let whose = (&section.user, &section.application_credential, &section.project, password);
@@ -315,6 +369,41 @@ fn swift_auth(section: &StoreSection, password: Option<SecretText>) -> Result<Op
         return Err("'interface' is public, internal or admin");
     }
     Ok(Some(SwiftAuth { auth_url, identity, region: section.region.clone(), interface }))
+}
+
+fn hdfs_store(name: &str, section: &StoreSection, line: Option<usize>, reader: &mut Reader<'_>) -> Option<StoreConfig> {
+    let what = format!("stores.{name}.delegation_token");
+    let delegation_token = secret(&what, section.delegation_token(), line.unwrap_or(1), reader).ok()?;
+    let mut wrong = |problem: &str| reader.error(line, format!("stores.{name}{problem}"));
+    let namenodes = section.namenodes.clone().unwrap_or_default();
+    if namenodes.is_empty() {
+        wrong(": an HDFS store needs 'namenodes', the addresses of their web ports ([\"http://namenode:9870\"])");
+    }
+    for namenode in &namenodes {
+        if !namenode.starts_with("https://") && !namenode.starts_with("http://") {
+            wrong(".namenodes: the address of a NameNode is that of its web port and begins with https:// or http://");
+        } else if namenode.contains(['?', '#', '@']) {
+            wrong(".namenodes: one is more than an address; user and delegation_token have settings of their own");
+        }
+    }
+    let is_plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(|c: char| ":,%+".contains(c) || c.is_control());
+    let root = section.root.as_deref().and_then(Path::to_str).unwrap_or_default();
+    let root = if root.len() > 1 { root.trim_end_matches('/') } else { root };
+    if !root.strip_prefix('/').is_some_and(|path| path.is_empty() || path.split('/').all(is_plain) && !path.starts_with(".reserved")) {
+        wrong(": an HDFS store needs 'root', an absolute path in HDFS without '.', '..', ':', ',', '%' and '+'");
+    }
+    if section.user.is_some() && delegation_token.is_some() {
+        wrong(": give user or delegation_token, not both: a token says who asks");
+    }
+    if section.user.as_ref().is_some_and(String::is_empty) {
+        wrong(".user is empty");
+    }
+    let nameservice = section.nameservice.clone().unwrap_or_else(|| name.to_owned());
+    if section.nameservice.is_some() && DestinationUrl::bucket_and_name(&nameservice, true).is_err() {
+        wrong(".nameservice is a name for URLs: 3 to 255 letters, digits, '.', '-' and '_', beginning with a letter or digit");
+    }
+    let (root, user) = (root.to_owned(), section.user.clone());
+    Some(StoreConfig::Hdfs(HdfsConfig { nameservice, namenodes, root, user, delegation_token }))
 }
 
 /// The secret from the one of three places that is given; `Ok(None)` if none is, `Err` after a problem was reported.

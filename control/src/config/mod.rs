@@ -11,7 +11,7 @@ pub use sections::{DataSection, EngineSection, LimitsSection, LogFormat, RestSec
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use tradewind_ipc::{Dialect, LargeObjects, SecretText, SwiftAuth};
+use tradewind_ipc::{Dialect, LargeObjects, NetStorageStore, SecretText, SwiftAuth};
 
 /// Where the configuration file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/tradewind/tradewindd.toml";
@@ -85,6 +85,10 @@ pub enum StoreConfig {
     Swift(SwiftConfig),
     /// Buckets of Google Cloud Storage.
     Gcs(GcsConfig),
+    /// A directory of HDFS.
+    Hdfs(HdfsConfig),
+    /// A CP code of Akamai NetStorage: what the engine is told of it.
+    NetStorage(NetStorageStore),
     /// A directory of this machine.
     Local {
         /// Absolute path; nothing outside is written.
@@ -151,4 +155,19 @@ pub struct SwiftConfig {
     pub auth: Option<SwiftAuth>,
     /// How objects of several parts are made.
     pub large_objects: LargeObjects,
+}
+
+/// A directory of HDFS. Without user and token the engine's environment is used.
+#[derive(Debug, Clone)]
+pub struct HdfsConfig {
+    /// Name of the cluster in `hdfs://` URLs.
+    pub nameservice: String,
+    /// Addresses of the NameNodes' web ports.
+    pub namenodes: Vec<String>,
+    /// Absolute path of the directory; nothing outside is asked for.
+    pub root: String,
+    /// User of simple authentication.
+    pub user: Option<String>,
+    /// Delegation token.
+    pub delegation_token: Option<SecretText>,
 }

@@ -223,6 +223,12 @@ pub(super) enum StoreKind {
     Azure,
     Swift,
     Gcs,
+    Hdfs,
+    #[serde(rename = "netstorage")]
+    NetStorage,
+    /// It has ended, which is told.
+    #[serde(alias = "limelight")]
+    Edgio,
     Local,
 }
 
@@ -299,6 +305,32 @@ pub(super) struct StoreSection {
     pub(super) service_account_env: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) anonymous: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) nameservice: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) namenodes: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "redacted")]
+    pub(super) delegation_token: Option<SecretText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) delegation_token_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) delegation_token_env: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cp_code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) upload_account: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "redacted")]
+    pub(super) key: Option<SecretText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) key_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) key_env: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) spool_dir: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) requests_per_s: Option<u32>,
 }
 
 impl StoreSection {
@@ -320,6 +352,14 @@ impl StoreSection {
 
     pub(super) fn password(&self) -> GivenSecret<'_> {
         GivenSecret::new(&self.password, &self.password_file, &self.password_env)
+    }
+
+    pub(super) fn delegation_token(&self) -> GivenSecret<'_> {
+        GivenSecret::new(&self.delegation_token, &self.delegation_token_file, &self.delegation_token_env)
+    }
+
+    pub(super) fn key(&self) -> GivenSecret<'_> {
+        GivenSecret::new(&self.key, &self.key_file, &self.key_env)
     }
 }
 

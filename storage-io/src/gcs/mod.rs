@@ -258,7 +258,9 @@ impl Store for GcsStore {
         let key = text_key(key)?;
         let look = async || Ok(self.0.look(&key).await?.ok_or_else(|| StoreError::ObjectGone { object: key.clone() })?.info);
         let before = match expected {
-            Some(expected) => expected.clone(),
+            Some(expected) if expected.mtime_ns.is_some() => expected.clone(),
+            // From a listing, which tells nothing of the file that was stored; neither do the answers that bring its bytes.
+            Some(expected) => Some(look().await?).filter(|now| now.is_same(expected)).ok_or_else(|| changed(&key, "its generation"))?,
             None => look().await?,
         };
         if before.size < range.end {

@@ -207,8 +207,14 @@ impl Seen {
     /// Whether it is still what was noted.
     fn is(&self, object: &DoneObject) -> bool {
         let same_tag = object.etag.is_none() || self.tag == tag_of(object.etag.as_deref());
-        self.size == object.size && same_tag && self.mtime_ns.is_none_or(|mtime_ns| mtime_ns == object.mtime_ns)
+        self.size == object.size && same_tag && self.mtime_ns.is_none_or(|mtime_ns| is_time_of(mtime_ns, object.mtime_ns))
     }
+}
+
+/// Whether a store tells `kept` of a file of that time. NetStorage keeps whole seconds, and none before 1970.
+fn is_time_of(kept: i64, mtime_ns: i64) -> bool {
+    const NS_PER_S: i64 = 1_000_000_000;
+    kept == mtime_ns || kept == mtime_ns.div_euclid(NS_PER_S).max(0) * NS_PER_S
 }
 
 fn tag_of(etag: Option<&str>) -> u64 {
@@ -360,6 +366,16 @@ mod tests {
     use crate::journal::Journal;
     use crate::local::LocalStore;
     use crate::store::{Attributes, ObjectMeta};
+
+    #[test]
+    fn times_in_whole_seconds_are_those_of_their_files() {
+        for (kept, mtime_ns) in [(5, 5), (-5, -5), (1_000_000_000, 1_999_999_999), (0, 7), (0, -7)] {
+            assert!(is_time_of(kept, mtime_ns), "{kept} {mtime_ns}");
+        }
+        for (kept, mtime_ns) in [(6, 5), (1_000_000_000, 2_000_000_000), (2_000_000_000, 1_999_999_999), (0, 1_000_000_000)] {
+            assert!(!is_time_of(kept, mtime_ns), "{kept} {mtime_ns}");
+        }
+    }
 
     #[tokio::test]
     async fn what_nobody_goes_on_with_is_given_up_and_what_somebody_works_on_is_not() {

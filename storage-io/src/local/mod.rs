@@ -8,6 +8,7 @@ mod attributes;
 mod batch;
 mod list;
 mod read;
+pub(crate) mod spool;
 mod walk;
 mod write;
 

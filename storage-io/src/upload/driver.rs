@@ -92,8 +92,10 @@ pub(super) async fn run(
     };
     let assembly = Assembly::new(config.clone(), store.limits(), earlier);
     let batch_max = store.batch_objects_max();
+    let most_of_store = store.requests_at_once_max().max(1);
     let bounds = |first: u32, most: u32| {
         let (first, most) = (first.max(1) as usize, most.max(first).max(1) as usize);
+        let (first, most) = (first.min(most_of_store), most.min(most_of_store));
         // Files of this machine gain nothing by more of them at once.
         Concurrency::new(if batch_max > 1 {
             Bounds { least: first, first, most: first }

@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 use tradewind_storage::{Body, Crc64, Depth, ObjectKey, ObjectMeta, ObjectRange, Part, PartReceipt, Store, StoreError, Upload};
 
-use super::listing::{folders_are_no_objects, listing, pages};
+use super::listing::{folders_are_no_objects, listing_of, pages};
 use super::{MIB, MTIME_NS, assert_done, config, noise, source, upload};
 
 /// Size of parts here: the least that S3 takes.
@@ -45,6 +45,15 @@ pub(crate) struct Subject {
     pub(crate) unconditional: Option<&'static str>,
     /// It keeps of metadata what a file can have, no list of parts, and one upload of a name at a time.
     pub(crate) is_directory: bool,
+    /// It keeps of metadata the second of a file's modification, and nothing else; what is an object's own shows by its bytes.
+    pub(crate) is_bare: bool,
+}
+
+impl Subject {
+    /// What it keeps of time and mode.
+    fn kept(&self) -> (Option<i64>, Option<u32>) {
+        if self.is_bare { (Some(MTIME_NS / 1_000_000_000 * 1_000_000_000), None) } else { (Some(MTIME_NS), Some(0o640)) }
+    }
 }
 
 /// What a check said.
@@ -201,7 +210,7 @@ async fn ranges(subject: Subject) -> Verdict {
     let receipts = put_parts(&begun, &data, &[1, 2, 3]).await;
     begun.complete(&receipts, Crc64::of(&data)).await.unwrap();
     let first = store.read(&key("ranges"), 0..1, None).await.unwrap();
-    assert_eq!((first.info.size, first.info.mtime_ns), (data.len() as u64, Some(MTIME_NS)));
+    assert_eq!((first.info.size, first.info.mtime_ns), (data.len() as u64, subject.kept().0));
     for range in [0..1, PART - 1..PART + 1, 0..data.len(), data.len() - 1..data.len()] {
         let read = store.read(&key("ranges"), range.start as u64..range.end as u64, Some(&first.info)).await.unwrap();
         assert!(bytes(&read) == data[range.clone()], "{range:?}");
@@ -310,11 +319,11 @@ async fn metadata(subject: Subject) -> Verdict {
     begun.complete(&receipts, Crc64::of(&data)).await.unwrap();
     for name in ["meta/small", "meta/large"] {
         let info = store.head(&key(name)).await.unwrap().expect("it is there");
-        assert_eq!((info.mtime_ns, info.mode), (Some(MTIME_NS), Some(0o640)), "{name}");
+        assert_eq!((info.mtime_ns, info.mode), subject.kept(), "{name}");
         assert!(info.modified_ns.is_some(), "{name}");
         let mut wanted = meta(0, false, 0).attributes.to_vec();
         wanted.sort_unstable();
-        assert!(subject.is_directory || info.attributes.to_vec() == wanted, "{name}: {info:?}");
+        assert!(subject.is_directory || subject.is_bare || info.attributes.to_vec() == wanted, "{name}: {info:?}");
         let read = store.read(&key(name), 0..1, Some(&info)).await.unwrap();
         assert_eq!((read.info.mtime_ns, read.info.mode), (info.mtime_ns, info.mode), "{name}");
         assert!(read.info.crc.is_none() || read.info.crc == info.crc, "{name}: {read:?}");
@@ -322,11 +331,12 @@ async fn metadata(subject: Subject) -> Verdict {
     // This very file, and others of its name.
     let own = async |meta: ObjectMeta, data: &[u8]| store.find_own(&key("meta/small"), meta, Crc64::of(data)).await.unwrap().is_some();
     assert!(own(meta(3, false, 11), b"abc").await);
-    // A store without checksums cannot tell; a directory reads the file.
-    let tells = subject.is_directory || store.head(&key("meta/small")).await.unwrap().is_some_and(|info| info.crc.is_some());
+    // A store without checksums cannot tell; where nothing else is kept, the object is read.
+    let tells =
+        subject.is_directory || subject.is_bare || store.head(&key("meta/small")).await.unwrap().is_some_and(|info| info.crc.is_some());
     assert!(!tells || !own(meta(3, false, 11), b"abd").await, "other contents");
-    // A directory keeps no tokens, and knows a file by its time.
-    let other = if subject.is_directory { ObjectMeta { mtime_ns: 1, ..meta(3, false, 11) } } else { meta(3, false, 13) };
+    // Who keeps no tokens knows a file by its time.
+    let other = if subject.is_directory || subject.is_bare { ObjectMeta { mtime_ns: 1, ..meta(3, false, 11) } } else { meta(3, false, 13) };
     assert!(!own(other, b"abc").await, "another file");
     Verdict::Passed
 }
@@ -379,7 +389,7 @@ async fn odd_keys(subject: Subject) -> Verdict {
 
 async fn folders_and_pages(subject: Subject) -> Verdict {
     let store = (subject.open)();
-    listing(&*store, "list/").await;
+    listing_of(&*store, "list/", subject.kept()).await;
     store.put(&key("folder/in/file"), meta(1, false, 15), body(b"x")).await.unwrap();
     folders_are_no_objects(&*store, "folder/in").await;
     Verdict::Passed

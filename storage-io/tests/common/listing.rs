@@ -55,6 +55,11 @@ pub(crate) async fn folders_are_no_objects(store: &dyn Store, folder: &str) {
 
 /// Puts objects below `prefix`, and leaves none of them behind.
 pub(crate) async fn listing(store: &dyn Store, prefix: &str) {
+    listing_of(store, prefix, (Some(MTIME_NS), Some(0o640))).await;
+}
+
+/// The same at a store that keeps this of a file's time and mode.
+pub(crate) async fn listing_of(store: &dyn Store, prefix: &str, kept: (Option<i64>, Option<u32>)) {
     let named = |names: &[&str]| names.iter().map(|name| format!("{prefix}{name}")).collect::<Vec<_>>();
     assert_eq!(keys(store, prefix, 10, Depth::All).await, named(&[]));
     for name in NAMES {
@@ -97,7 +102,7 @@ pub(crate) async fn listing(store: &dyn Store, prefix: &str) {
     assert_eq!(after("m").await, Some(format!("{prefix}nul/deep/er/x")));
 
     let info = store.head(&key(&format!("{prefix}a+b c"))).await.unwrap().expect("it is there");
-    assert_eq!((info.size as usize, info.mtime_ns, info.mode), (prefix.len() + 5, Some(MTIME_NS), Some(0o640)));
+    assert_eq!((info.size as usize, info.mtime_ns, info.mode), (prefix.len() + 5, kept.0, kept.1));
     assert!(info.modified_ns.is_some());
 
     assert!(!store.delete(&key(&format!("{prefix}missing"))).await.unwrap());

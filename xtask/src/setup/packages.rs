@@ -43,20 +43,20 @@ const PACKAGES: [Package; 18] = [
     package("curl", "curl"),
 ];
 
-/// Further test stores.
-const STORES: [Package; 4] = [
-    package("ceph-common", "radosgw-admin"),
-    package("ceph-mon", "ceph-mon"),
-    package("ceph-osd", "ceph-osd"),
-    package("radosgw", "radosgw"),
-];
+/// Installs what is missing where we may, and says the command where we may not.
+pub(super) fn ensure() -> Result<()> {
+    match missing_from_dpkg(&PACKAGES.map(|package| package.name))? {
+        Some(missing) => install(&missing),
+        None => look_for_evidence(),
+    }
+}
 
-/// Installs what is missing where we may, and says the command where we may not. `stores`: also what only further test stores need.
-pub(super) fn ensure(stores: bool) -> Result<()> {
-    let packages: Vec<&Package> = PACKAGES.iter().chain(STORES.iter().filter(|_| stores)).collect();
-    let Some(missing) = missing_from_dpkg(&packages)? else {
-        return look_for_evidence(&packages);
-    };
+/// The same for what only tests of one store need. Another distribution is not asked: those tests look for themselves.
+pub(super) fn ensure_for_tests(packages: &[&'static str]) -> Result<()> {
+    install(&missing_from_dpkg(packages)?.unwrap_or_default())
+}
+
+fn install(missing: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -68,7 +68,7 @@ pub(super) fn ensure(stores: bool) -> Result<()> {
     }
     eprintln!("installing {}", missing.join(" "));
     process::run(apt_get().arg("update")).context("cannot update the package lists")?;
-    process::run(apt_get().args(["install", "--yes", "--no-install-recommends"]).args(&missing))
+    process::run(apt_get().args(["install", "--yes", "--no-install-recommends"]).args(missing))
         .with_context(|| format!("cannot install {}", missing.join(" ")))
 }
 
@@ -80,9 +80,9 @@ fn apt_get() -> Command {
 }
 
 /// The packages that dpkg does not have; `None` where there is no dpkg.
-fn missing_from_dpkg(packages: &[&Package]) -> Result<Option<Vec<&'static str>>> {
+fn missing_from_dpkg(packages: &[&'static str]) -> Result<Option<Vec<&'static str>>> {
     let mut command = Command::new("dpkg-query");
-    command.args(["--show", "--showformat=${db:Status-Status} ${Package}\n"]).args(packages.iter().map(|package| package.name));
+    command.args(["--show", "--showformat=${db:Status-Status} ${Package}\n"]).args(packages);
     // dpkg-query exits with 1 if it does not know one; that is an answer, too.
     match command.stderr(Stdio::null()).output() {
         Ok(output) => Ok(Some(missing(packages, &String::from_utf8_lossy(&output.stdout)))),
@@ -92,13 +92,13 @@ fn missing_from_dpkg(packages: &[&Package]) -> Result<Option<Vec<&'static str>>>
 }
 
 /// The packages not installed according to lines of "status name".
-fn missing(packages: &[&Package], lines: &str) -> Vec<&'static str> {
+fn missing(packages: &[&'static str], lines: &str) -> Vec<&'static str> {
     let installed = |name: &str| lines.lines().any(|line| line.split_once(' ') == Some(("installed", name)));
-    packages.iter().map(|package| package.name).filter(|name| !installed(name)).collect()
+    packages.iter().copied().filter(|name| !installed(name)).collect()
 }
 
 /// Without dpkg we install nothing, but name what we cannot find.
-fn look_for_evidence(packages: &[&Package]) -> Result<()> {
+fn look_for_evidence() -> Result<()> {
     let found = |package: &Package| {
         if package.evidence.starts_with('/') {
             return Path::new(package.evidence).exists();
@@ -106,7 +106,7 @@ fn look_for_evidence(packages: &[&Package]) -> Result<()> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).any(|directory| directory.join(package.evidence).exists())
     };
-    let missing: Vec<_> = packages
+    let missing: Vec<_> = PACKAGES
         .iter()
         .filter(|package| !found(package))
         .map(|package| format!("{} (Debian: {})", package.evidence, package.name))
@@ -123,8 +123,8 @@ mod tests {
 
     #[test]
     fn only_installed_packages_count() {
-        let missing = |lines: &str| super::missing(&PACKAGES.iter().collect::<Vec<_>>(), lines);
         let all: String = PACKAGES.iter().map(|package| format!("installed {}\n", package.name)).collect();
+        let missing = |lines: &str| missing(&PACKAGES.map(|package| package.name), lines);
         assert_eq!(missing(&all), Vec::<&str>::new());
         assert_eq!(missing(&all.replace("installed m4\n", "config-files m4\n")), ["m4"]);
         assert_eq!(missing(&all.replace("installed gcc\n", "installed gcc-12\n")), ["gcc"], "another package's name is no match");

