@@ -24,9 +24,6 @@ pub const PASSWORD: &str = "testing pass";
 pub const PROJECT: &str = "test";
 /// Where the endpoint is, by the catalogue.
 pub const REGION: &str = "R1";
-/// How long a token is good, seconds: so short that tests see one expire.
-pub const TOKEN_SECONDS: u32 = 30;
-
 const ADMIN_PASSWORD: &str = "admin's";
 const START_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -98,11 +95,19 @@ pub struct Tenant {
 }
 
 impl Keystone {
-    /// Starts it, or prints `SKIP: reason` and returns `None` where `cargo xtask setup` has not installed it.
+    /// Starts it, or prints `SKIP: reason` and returns `None` where `cargo xtask setup` has not installed it. Tokens are good for an hour.
     ///
     /// # Errors
     /// When it does not come up; the message holds the end of its log.
     pub fn start() -> Result<Option<Self>> {
+        Self::start_with(3600)
+    }
+
+    /// The same with tokens that are good for so many seconds. Below two minutes a Swift asks for another token of its own each time: it is slow.
+    ///
+    /// # Errors
+    /// As [`Keystone::start`].
+    pub fn start_with(token_seconds: u32) -> Result<Option<Self>> {
         let manage = venv()?.join("bin/keystone-manage");
         if !manage.exists() {
             println!("SKIP: Keystone is not tested: no {}; `cargo xtask setup` installs it", manage.display());
@@ -110,7 +115,7 @@ impl Keystone {
         }
         let folder = tempfile::Builder::new().prefix("twkeystone-").tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let configuration = write_configuration(folder.path())?;
+        let configuration = write_configuration(folder.path(), token_seconds)?;
         let url = format!("http://127.0.0.1:{port}/v3");
         let user = std::env::var("USER").unwrap_or_else(|_| "root".to_owned());
         let repositories = ["--keystone-user", &user, "--keystone-group", &user];
@@ -199,7 +204,7 @@ operator_roles = admin, member
     }
 }
 
-fn write_configuration(folder: &Path) -> Result<std::path::PathBuf> {
+fn write_configuration(folder: &Path, token_seconds: u32) -> Result<std::path::PathBuf> {
     for keys in ["fernet", "credential"] {
         fs::DirBuilder::new().mode(0o700).create(folder.join(keys))?;
     }
@@ -211,7 +216,7 @@ log_file = {at}/keystone.log
 connection = sqlite:///{at}/keystone.db
 [token]
 provider = fernet
-expiration = {TOKEN_SECONDS}
+expiration = {token_seconds}
 allow_expired_window = 0
 [fernet_tokens]
 key_repository = {at}/fernet
