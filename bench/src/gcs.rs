@@ -75,6 +75,19 @@ impl Gcs {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// Names of all objects, as curl lists them.
+    ///
+    /// # Errors
+    /// When there is no such list.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let listed = fetch(&format!("{}/storage/v1/b/{BUCKET}/o", self.endpoint()))?.context("the bucket cannot be listed")?;
+        let listed: serde_json::Value = serde_json::from_slice(&listed)?;
+        let objects = listed["items"].as_array().context("objects")?;
+        let mut names: Vec<String> = objects.iter().filter_map(|object| Some(object["name"].as_str()?.to_owned())).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
     /// An object as curl fetches it.
     ///
     /// # Errors

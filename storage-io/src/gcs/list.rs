@@ -26,33 +26,36 @@ impl Bucket {
     pub(super) async fn list(&self, prefix: &str, after: Option<&[u8]>, limit: usize, depth: Depth) -> Result<Listing, StoreError> {
         let limit = limit.clamp(1, LIST_ENTRIES_MAX);
         let after = after.map(|after| String::from_utf8_lossy(after).into_owned());
-        let mut request = self.listing(prefix, limit);
-        if depth == Depth::OneLevel {
-            request = request.query("delimiter", "/");
+        let mut token = None;
+        loop {
+            // One more, for the listing begins with what it is to go on behind.
+            let mut request = self.listing(prefix, limit + usize::from(after.is_some()));
+            if depth == Depth::OneLevel {
+                request = request.query("delimiter", "/");
+            }
+            if let Some(after) = &after {
+                request = request.query("startOffset", start_behind(after, depth));
+            }
+            if let Some(token) = token.take() {
+                request = request.query("pageToken", token);
+            }
+            let page: Page = self.client.ask(At::Objects, request).await?;
+            let more = page.next_page_token.filter(|token| !token.is_empty());
+            let folders = page.prefixes.into_iter().map(|folder| (folder, None));
+            let mut lines: Vec<_> = page.items.into_iter().map(|object| (object.name.clone(), Some(object))).chain(folders).collect();
+            lines.sort_by(|one, other| one.0.cmp(&other.0));
+            lines.retain(|(name, _)| after.as_ref().is_none_or(|after| name > after));
+            if lines.is_empty() && more.is_some() {
+                // The service may give pages with nothing in them.
+                token = more;
+                continue;
+            }
+            // Emulators may give more than was asked for.
+            let is_cut = lines.len() > limit;
+            lines.truncate(limit);
+            let next = lines.last().filter(|_| more.is_some() || is_cut).map(|(name, _)| name.clone().into_bytes());
+            return Ok(Listing { entries: lines.into_iter().filter_map(entry).collect(), next });
         }
-        if let Some(after) = &after {
-            request = request.query("startOffset", start_behind(after, depth));
-        }
-        let page: Page = self.client.ask(At::Objects, request).await?;
-        let has_token = page.next_page_token.is_some_and(|token| !token.is_empty());
-        let folders = page.prefixes.into_iter().map(|folder| (folder, None));
-        let mut lines: Vec<_> = page.items.into_iter().map(|object| (object.name.clone(), Some(object))).chain(folders).collect();
-        lines.sort_by(|one, other| one.0.cmp(&other.0));
-        lines.retain(|(name, _)| after.as_ref().is_none_or(|after| name > after));
-        // Emulators may give more than was asked for.
-        let is_cut = lines.len() > limit;
-        lines.truncate(limit);
-        let next = lines.last().filter(|_| has_token || is_cut).map(|(name, _)| name.clone().into_bytes());
-        let entries = lines.into_iter().filter(|(name, _)| !name.contains(PARTS)).filter_map(|(name, object)| {
-            let Some(object) = object else { return Some(ListEntry::Folder(name.into_bytes())) };
-            Some(ListEntry::Object(ListedObject {
-                key: ObjectKey::new(name.as_bytes()).ok()?,
-                size: object.size,
-                modified_ns: time::parse(&object.updated),
-                etag: Some(object.generation),
-            }))
-        });
-        Ok(Listing { entries: entries.collect(), next })
     }
 
     /// A question for a page.
@@ -63,6 +66,17 @@ impl Bucket {
         }
         request.query("fields", "items(name,size,generation,updated,crc32c),prefixes,nextPageToken")
     }
+}
+
+/// Parts of uploads are passed over, and names that are none of files.
+fn entry((name, object): (String, Option<Resource>)) -> Option<ListEntry> {
+    if name.contains(PARTS) {
+        return None;
+    }
+    let Some(object) = object else { return Some(ListEntry::Folder(name.into_bytes())) };
+    let key = ObjectKey::new(name.as_bytes()).ok()?;
+    let (size, modified_ns, etag) = (object.size, time::parse(&object.updated), Some(object.generation));
+    Some(ListEntry::Object(ListedObject { key, size, modified_ns, etag }))
 }
 
 /// Where a listing begins, so that it goes on behind `after`: at it, for there is no name between it and what is behind; of a folder, where its

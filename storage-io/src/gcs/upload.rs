@@ -63,6 +63,14 @@ impl PartsUpload {
         removing.buffer_unordered(AT_ONCE).try_for_each(|_| async { Ok(()) }).await
     }
 
+    /// Removes the parts of an object that is there.
+    async fn clean_up(&self) {
+        let cleaned = async { self.remove(self.held().await?.into_keys()).await };
+        if let Err(error) = cleaned.await {
+            tracing::warn!(%error, parts = self.prefix(), "parts stay behind at the store; remove them by hand");
+        }
+    }
+
     /// Makes objects of at most [`SOURCES_MAX`] each, until so many are left.
     async fn gathered(&self, mut names: Vec<String>) -> Result<Vec<String>, StoreError> {
         let mut round = 0;
@@ -111,10 +119,6 @@ impl Upload for PartsUpload {
         Ok(PartReceipt { number, len, crc, etag: Some(crc32c_text(crc32c)) })
     }
 
-    fn takes_parts_twice(&self) -> bool {
-        true
-    }
-
     async fn complete(&self, parts: &[PartReceipt], crc: Crc64) -> Result<StoredObject, StoreError> {
         let whole = parts.iter().try_fold(0, |whole, part| {
             let next = part.etag.as_deref().and_then(parse_crc32c)?;
@@ -129,9 +133,13 @@ impl Upload for PartsUpload {
         };
         let made = match making.await {
             Ok(made) => made,
-            // A part, or what was made of parts.
-            Err(StoreError::ObjectGone { .. }) => return self.bucket.settle(&self.key, &self.meta, crc, self.gone()).await,
-            Err(error) => return self.bucket.settle(&self.key, &self.meta, crc, error).await,
+            Err(error) => {
+                // A part, or what was made of parts.
+                let error = if matches!(error, StoreError::ObjectGone { .. }) { self.gone() } else { error };
+                let stored = self.bucket.settle(&self.key, &self.meta, crc, error).await?;
+                self.clean_up().await;
+                return Ok(stored);
+            }
         };
         if made.crc32c.as_deref() != Some(&crc32c_text(whole)) || made.size != self.meta.size {
             let detail = format!(
@@ -147,10 +155,7 @@ impl Upload for PartsUpload {
             self.bucket.client.send(At::Objects, request).await?;
             return Err(StoreError::ChecksumMismatch { object: self.key.clone(), detail });
         }
-        let cleaned = async { self.remove(self.held().await?.into_keys()).await };
-        if let Err(error) = cleaned.await {
-            tracing::warn!(%error, parts = self.prefix(), "parts stay behind at the store; remove them by hand");
-        }
+        self.clean_up().await;
         Ok(self.bucket.stored_now(made, crc))
     }
 
