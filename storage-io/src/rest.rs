@@ -6,6 +6,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Method, RequestBuilder, Response};
+use serde::de::DeserializeOwned;
 
 use crate::asked::{Asked, shorten};
 use crate::error::StoreError;
@@ -17,6 +18,8 @@ pub(crate) const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Everything but what RFC 3986 calls unreserved, and '/'.
 pub(crate) const PATH: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 pub(crate) const QUERY: AsciiSet = PATH.add(b'/');
+/// Longest answer but of data that is read, bytes: a page of a thousand names with all that is told of them is some megabytes.
+pub(crate) const PAGE_BYTES_MAX: usize = 64 << 20;
 /// Longest error answer that is read, bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
@@ -111,6 +114,24 @@ pub(crate) async fn read(mut reading: Reading<'_>, mut answer: Response) -> Resu
             Err(error) => return Err(reading.broken(&plain(&error))),
         }
     }
+}
+
+/// The whole body of an answer, which may be so long.
+pub(crate) async fn whole(asked: &Asked<'_>, mut answer: Response, bytes_max: usize) -> Result<Vec<u8>, StoreError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|error| asked.broken(&plain(&error)))? {
+        body.extend_from_slice(&chunk);
+        if body.len() > bytes_max {
+            return Err(asked.unmade("its answer is longer than any that can be used"));
+        }
+    }
+    Ok(body)
+}
+
+/// The same of one that is JSON.
+pub(crate) async fn json<T: DeserializeOwned>(asked: &Asked<'_>, answer: Response, bytes_max: usize) -> Result<T, StoreError> {
+    let body = whole(asked, answer, bytes_max).await?;
+    serde_json::from_slice(&body).map_err(|error| asked.unmade(&format!("its answer: {error}")))
 }
 
 /// An error without the URL, which may hold a signature.

@@ -26,8 +26,8 @@ use tradewind_storage::{
 struct Strict {
     upstream: String,
     http: reqwest::Client,
-    /// Answers to so many of the next requests that compose are lost.
-    lose: AtomicUsize,
+    /// Answers to so many of the next requests that compose parts, and an object itself, are lost.
+    lose: [AtomicUsize; 2],
 }
 
 /// The value of a query's name, decoded.
@@ -45,7 +45,7 @@ impl Strict {
         // Fails where the store was first, which is as well.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
-        let strict = Arc::new(Self { upstream: gcs.endpoint(), http, lose: AtomicUsize::new(0) });
+        let strict = Arc::new(Self { upstream: gcs.endpoint(), http, lose: Default::default() });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, serving) = (listener.local_addr().unwrap(), Arc::clone(&strict));
         accept(listener, move |request| {
@@ -91,7 +91,8 @@ impl Strict {
         let served = asking.send().await.map_err(std::io::Error::other)?;
         let (status, range) = (served.status().as_u16(), served.headers().get("content-range").cloned());
         let served = served.bytes().await.map_err(std::io::Error::other)?;
-        if path.ends_with("/compose") && self.lose.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+        let lose = &self.lose[usize::from(!path.contains("tradewind-parts"))];
+        if path.ends_with("/compose") && lose.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
             return Err(std::io::Error::other("the test loses the answer"));
         }
         if object.is_none() && head.method == Method::GET && status == 200 {
@@ -177,9 +178,11 @@ async fn as_the_service_is_documented() {
 
     // More parts than one request takes, and answers that are lost: of a round, of the last one, and once more with --overwrite.
     let many = noise(6, 34 * MIB);
-    for (overwrite, lost) in [(false, 1), (true, 2), (true, 3)] {
-        let (begun, receipts) = begin(&store, "many", &many, meta(many.len(), overwrite, 3 + lost as u128)).await;
-        strict.lose.store(lost, Relaxed);
+    for (token, overwrite, lost) in [(3, false, [1, 0]), (4, true, [0, 1]), (5, true, [1, 2])] {
+        let (begun, receipts) = begin(&store, "many", &many, meta(many.len(), overwrite, token)).await;
+        for (left, lost) in strict.lose.iter().zip(lost) {
+            left.store(lost, Relaxed);
+        }
         let mut tries = 0;
         let stored = loop {
             tries += 1;
@@ -190,13 +193,20 @@ async fn as_the_service_is_documented() {
         };
         assert!(tries > 1 && stored.crc == Crc64::of(&many), "{tries}");
         assert!(gcs.read("many").unwrap().as_ref() == Some(&many));
+        assert!(strict.lose.iter().all(|left| left.load(Relaxed) == 0));
         begun.complete(&receipts, Crc64::of(&many)).await.unwrap();
     }
+    // Made, and nobody told: of few parts, so that it is the condition that refuses the second try.
+    let (begun, receipts) = begin(&store, "told", &data, meta(data.len(), false, 6)).await;
+    strict.lose[1].store(1, Relaxed);
+    assert!(begun.complete(&receipts, Crc64::of(&data)).await.unwrap_err().is_retryable());
+    begun.complete(&receipts, Crc64::of(&data)).await.unwrap();
+    assert!(gcs.read("told").unwrap().as_ref() == Some(&data));
     let all = pages(&*store, "", 1000, Depth::All).await;
     let names: Vec<&[u8]> = all.iter().map(|entry| entry.key()).collect();
-    assert_eq!(names, [&b"late"[..], b"many", b"up/parts", b"up/whole"], "no part is listed");
+    assert_eq!(names, [&b"late"[..], b"many", b"told", b"up/parts", b"up/whole"], "no part is listed");
     let left = gcs.names().unwrap();
-    assert_eq!(left, ["late", "many", "up/parts", "up/whole"], "no part is left");
+    assert_eq!(left, ["late", "many", "told", "up/parts", "up/whole"], "no part is left");
 
     // Reading: another generation is noticed by the condition.
     let info = store.head(&key("late")).await.unwrap().unwrap();

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gcp_auth::TokenProvider;
@@ -14,7 +15,7 @@ use tokio::time::timeout;
 
 use super::config::{GcsConfig, GcsCredentials};
 use super::errors;
-use crate::asked::Asked;
+use crate::asked::{Asked, shorten};
 use crate::error::StoreError;
 use crate::rest::{self, QUERY, Request, plain};
 
@@ -30,6 +31,8 @@ pub(super) struct Client {
     pub(super) place: String,
     is_anonymous: bool,
     provider: OnceCell<Arc<dyn TokenProvider>>,
+    /// Tokens were given before, so that it is not the credentials if none is.
+    is_known: AtomicBool,
 }
 
 impl fmt::Debug for Client {
@@ -58,7 +61,7 @@ impl Client {
             None => format!("gs://{}", config.bucket),
         };
         let is_anonymous = matches!(config.credentials, GcsCredentials::Anonymous);
-        Ok(Self { http, base, bucket: config.bucket.clone(), place, is_anonymous, provider })
+        Ok(Self { http, base, bucket: config.bucket.clone(), place, is_anonymous, provider, is_known: AtomicBool::new(false) })
     }
 
     fn url(&self, request: &Request<'_>, at: At) -> String {
@@ -95,8 +98,7 @@ impl Client {
     pub(super) async fn ask<T: DeserializeOwned>(&self, at: At, request: Request<'_>) -> Result<T, StoreError> {
         let asked = request.asked;
         let answer = self.send(at, request).await?;
-        let text = answer.text().await.map_err(|error| asked.broken(&plain(&error)))?;
-        serde_json::from_str(&text).map_err(|error| asked.unmade(&format!("the answer: {error}")))
+        rest::json(&asked, answer, rest::PAGE_BYTES_MAX).await
     }
 
     /// A token as it is sent; it is kept and renewed by who gives it.
@@ -107,15 +109,20 @@ impl Client {
                 place: place.clone(),
                 detail: format!(
                     "no credentials were found ({}); set service_account_file, GOOGLE_APPLICATION_CREDENTIALS, or run where a service account is attached",
-                    crate::asked::shorten(&error.to_string())
+                    shorten(&error.to_string())
                 ),
             })?;
-            provider.token(&SCOPES).await.map_err(|error| StoreError::BadCredentials {
-                place: place.clone(),
-                detail: format!("no token was given: {}", crate::asked::shorten(&error.to_string())),
+            provider.token(&SCOPES).await.map_err(|error| {
+                let detail = format!("no token was given: {}", shorten(&error.to_string()));
+                if self.is_known.load(Ordering::Relaxed) || matches!(error, gcp_auth::Error::Http(..)) {
+                    StoreError::Unavailable { place: place.clone(), detail }
+                } else {
+                    StoreError::BadCredentials { place: place.clone(), detail }
+                }
             })
         };
         let token = timeout(TOKEN_DEADLINE, finding).await.map_err(|_| asked.broken("no token was given in time"))??;
+        self.is_known.store(true, Ordering::Relaxed);
         let mut value = HeaderValue::try_from(format!("Bearer {}", token.as_str())).map_err(|_| asked.unmade("the token is not text"))?;
         value.set_sensitive(true);
         Ok(value)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use gcp_auth::{CustomServiceAccount, TokenProvider};
 use zeroize::Zeroizing;
 
+use crate::asked::shorten;
 use crate::error::StoreError;
 
 /// What opens a bucket.
@@ -65,6 +66,11 @@ impl GcsConfig {
     /// Where tokens come from, if that is known without asking anybody.
     pub(super) fn provider(&self) -> Result<Option<Arc<dyn TokenProvider>>, StoreError> {
         let GcsCredentials::ServiceAccount(json) = &self.credentials else { return Ok(None) };
+        let parsed: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+        if let Some(token_uri) = parsed["token_uri"].as_str().filter(|token_uri| !token_uri.starts_with("https://")) {
+            let detail = format!("token_uri '{}' of the service account's key does not begin with https://", shorten(token_uri));
+            return Err(StoreError::Configuration { detail });
+        }
         // Its error may hold some of the key.
         let account = CustomServiceAccount::from_json(json).map_err(|_| StoreError::Configuration {
             detail:

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use tradewind_integrity::time;
 
 use super::client::At;
-use super::{Bucket, PARTS, Resource};
+use super::{Bucket, PARTS, Resource, is_part};
 use crate::error::StoreError;
 use crate::list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};
 use crate::rest::Request;
@@ -70,10 +70,13 @@ impl Bucket {
 
 /// Parts of uploads are passed over, and names that are none of files.
 fn entry((name, object): (String, Option<Resource>)) -> Option<ListEntry> {
-    if name.contains(PARTS) {
+    let Some(object) = object else {
+        // What lies in it are parts, as a rule.
+        return (!name.ends_with(PARTS)).then(|| ListEntry::Folder(name.into_bytes()));
+    };
+    if is_part(&name) {
         return None;
     }
-    let Some(object) = object else { return Some(ListEntry::Folder(name.into_bytes())) };
     let key = ObjectKey::new(name.as_bytes()).ok()?;
     let (size, modified_ns, etag) = (object.size, time::parse(&object.updated), Some(object.generation));
     Some(ListEntry::Object(ListedObject { key, size, modified_ns, etag }))

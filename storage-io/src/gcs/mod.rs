@@ -47,6 +47,8 @@ const LIMITS: Limits =
 const CONTENT_TYPE: &str = "application/octet-stream";
 /// Between a key and its upload's id, in the names of parts.
 const PARTS: &str = ".tradewind-parts/";
+/// Metadata name of the CRC-32C of what was sent: an object that has another is none of ours, whatever else is kept with it.
+const CRC32C: &str = "tradewind-crc32c";
 /// Longest key of an object in parts: what their names have more.
 const PARTED_KEY_BYTES_MAX: usize = 1024 - 64;
 /// Last component of the key that a check names. No object of that name ever comes to be.
@@ -91,13 +93,14 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
 
 impl Resource {
     fn found(self) -> Found {
-        let token = self.metadata.get(TOKEN).cloned();
+        let is_as_sent = self.metadata.get(CRC32C).is_none_or(|sent| self.crc32c.as_ref().is_none_or(|has| has == sent));
+        let token = self.metadata.get(TOKEN).filter(|_| is_as_sent).cloned();
         let described = described(Some(&self.metadata));
-        let attributes = described.attributes.iter().filter(|(name, _)| name != CRC).cloned().collect();
+        let attributes = described.attributes.iter().filter(|(name, _)| name != CRC && name != CRC32C).cloned().collect();
         let info = ObjectInfo {
             size: self.size,
             etag: Some(self.generation.clone()),
-            crc: self.metadata.get(CRC).and_then(|text| Crc64::from_base64(text)),
+            crc: self.metadata.get(CRC).filter(|_| is_as_sent).and_then(|text| Crc64::from_base64(text)),
             modified_ns: time::parse(&self.updated),
             attributes,
             ..described
@@ -122,13 +125,14 @@ impl Bucket {
         Request::new(asked, method, &self.client.bucket, key)
     }
 
-    /// What is kept with an object.
-    fn about(&self, meta: &ObjectMeta, crc: Crc64) -> Value {
-        let mut pairs = metadata(meta);
+    /// What is kept with an object of this CRC-32C, which the service is to compare.
+    fn about(&self, meta: &ObjectMeta, crc: Crc64, crc32c: u32) -> Value {
+        let (mut pairs, crc32c) = (metadata(meta), crc32c_text(crc32c));
         // As rclone writes it to this platform.
         pairs.insert("mtime".to_owned(), time::rfc3339(meta.mtime_ns));
         pairs.insert(CRC.to_owned(), crc.to_base64());
-        json!({"contentType": CONTENT_TYPE, "metadata": pairs})
+        pairs.insert(CRC32C.to_owned(), crc32c.clone());
+        json!({"contentType": CONTENT_TYPE, "crc32c": crc32c, "metadata": pairs})
     }
 
     /// Sends an object whole, with what is kept of it ("Objects: insert"). `generation`: what is there must have it, 0 for nothing.
@@ -140,19 +144,33 @@ impl Bucket {
         body: &Body,
         generation: Option<&str>,
     ) -> Result<Resource, StoreError> {
-        const BOUNDARY: &str = "tradewind-boundary-5b2e7c1d";
+        // Nobody can have put it into a file.
+        let boundary = format!("tradewind-{:032x}", rand::random::<u128>());
+        let expected = about["crc32c"].as_str().map(str::to_owned);
         let head = format!(
-            "--{BOUNDARY}\r\ncontent-type: application/json; charset=utf-8\r\n\r\n{about}\r\n--{BOUNDARY}\r\ncontent-type: {CONTENT_TYPE}\r\n\r\n"
+            "--{boundary}\r\ncontent-type: application/json; charset=utf-8\r\n\r\n{about}\r\n--{boundary}\r\ncontent-type: {CONTENT_TYPE}\r\n\r\n"
         );
         let mut chunks = vec![Bytes::from(head)];
         chunks.extend(body.chunks().iter().cloned());
-        chunks.push(Bytes::from(format!("\r\n--{BOUNDARY}--\r\n")));
+        chunks.push(Bytes::from(format!("\r\n--{boundary}--\r\n")));
         let mut request = self.request(action, Method::POST, Some(key), body.len()).query("uploadType", "multipart");
         if let Some(generation) = generation {
             request = request.query("ifGenerationMatch", generation);
         }
-        let request = request.header("content-type", &format!("multipart/related; boundary={BOUNDARY}"));
-        self.client.ask(At::Upload, request.body(&Body::new(chunks, Crc64::default()))).await
+        let request = request.header("content-type", &format!("multipart/related; boundary={boundary}"));
+        let made: Resource = self.client.ask(At::Upload, request.body(&Body::new(chunks, Crc64::default()))).await?;
+        self.compare(key, &made, body.len(), expected.as_deref())?;
+        Ok(made)
+    }
+
+    /// What the service says that it has must be what was sent.
+    fn compare(&self, key: &str, made: &Resource, bytes: u64, crc32c: Option<&str>) -> Result<(), StoreError> {
+        if made.size == bytes && (crc32c.is_none() || made.crc32c.as_deref() == crc32c) {
+            return Ok(());
+        }
+        let (has, sent) = (made.crc32c.as_deref().unwrap_or("none"), crc32c.unwrap_or("none"));
+        let detail = format!("the store has {} bytes with CRC-32C {has}, {bytes} with {sent} were sent", made.size);
+        Err(StoreError::ChecksumMismatch { object: key.to_owned(), detail })
     }
 
     /// CRC-32C of a body, which is read for it, so its CRC-64 is looked at again.
@@ -299,13 +317,12 @@ impl Store for GcsStore {
     }
 
     async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError> {
-        let (key, crc) = (text_key(key)?, body.crc());
+        let (key, crc) = (own_key(key)?, body.crc());
         if let Some(done) = self.0.make_way_for(&key, &meta, &body).await? {
             return Ok(done);
         }
-        let mut about = self.0.about(&meta, crc);
+        let mut about = self.0.about(&meta, crc, self.0.digest(&key, &body).await?);
         about["name"] = key.clone().into();
-        about["crc32c"] = crc32c_text(self.0.digest(&key, &body).await?).into();
         let generation = (!meta.overwrite).then_some("0");
         match self.0.insert("put an object", &key, about, &body, generation).await {
             Ok(made) => Ok(self.0.stored_now(made, crc)),
@@ -315,7 +332,7 @@ impl Store for GcsStore {
     }
 
     async fn begin(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Arc<dyn Upload>, StoreError> {
-        let key = text_key(key)?;
+        let key = own_key(key)?;
         if key.len() > PARTED_KEY_BYTES_MAX {
             return Err(StoreError::InvalidName { name: key, reason: "an object in parts may have a name of at most 960 bytes" });
         }
@@ -332,6 +349,23 @@ impl Store for GcsStore {
     async fn find_own(&self, key: &ObjectKey, meta: ObjectMeta, crc: Crc64) -> Result<Option<StoredObject>, StoreError> {
         self.0.find_own(&text_key(key)?, &meta, crc).await
     }
+}
+
+/// A key that is no part's.
+fn own_key(key: &ObjectKey) -> Result<String, StoreError> {
+    let key = text_key(key)?;
+    if is_part(&key) {
+        let reason = "names of the form NAME.tradewind-parts/… are those of unfinished uploads; exclude it, or give it another name";
+        return Err(StoreError::InvalidName { name: key, reason });
+    }
+    Ok(key)
+}
+
+/// Whether it is the name of a part, or of several that were made one: `KEY.tradewind-parts/UPLOAD/NUMBER`.
+fn is_part(name: &str) -> bool {
+    let Some((id, number)) = name.rsplit_once(PARTS).and_then(|(_, rest)| rest.split_once('/')) else { return false };
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-' || byte == b'r');
+    id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && is_number
 }
 
 fn digest_of(chunks: &[Bytes]) -> (u32, Crc64) {
@@ -360,6 +394,17 @@ fn parse_crc32c(text: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_parts_are_taken_for_parts() {
+        let id = "0123456789abcdef0123456789abcdef";
+        for part in [format!("a/b.tradewind-parts/{id}/00001"), format!("x.tradewind-parts/{id}/r1-00002")] {
+            assert!(is_part(&part) && own_key(&ObjectKey::new(part.as_bytes()).unwrap()).is_err(), "{part}");
+        }
+        for other in ["a.tradewind-parts/readme", "a.tradewind-parts/0123/00001", &format!("a.tradewind-parts/{id}/x"), id] {
+            assert!(!is_part(other), "{other}");
+        }
+    }
 
     /// Check value of CRC-32/ISCSI in the catalogue of parametrised CRC algorithms, and combining.
     #[test]

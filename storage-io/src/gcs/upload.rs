@@ -127,9 +127,7 @@ impl Upload for PartsUpload {
         let whole = whole.ok_or_else(|| self.gone())?;
         let making = async {
             let names = self.gathered(parts.iter().map(|part| self.part_name(part.number)).collect()).await?;
-            let mut about = self.bucket.about(&self.meta, crc);
-            about["crc32c"] = crc32c_text(whole).into();
-            self.compose(&self.key, &names, about, !self.meta.overwrite).await
+            self.compose(&self.key, &names, self.bucket.about(&self.meta, crc, whole), !self.meta.overwrite).await
         };
         let made = match making.await {
             Ok(made) => made,
@@ -141,19 +139,13 @@ impl Upload for PartsUpload {
                 return Ok(stored);
             }
         };
-        if made.crc32c.as_deref() != Some(&crc32c_text(whole)) || made.size != self.meta.size {
-            let detail = format!(
-                "the store made {} bytes with CRC-32C {:?}, {} with {} were sent",
-                made.size,
-                made.crc32c,
-                self.meta.size,
-                crc32c_text(whole)
-            );
+        if let Err(wrong) = self.bucket.compare(&self.key, &made, self.meta.size, Some(&crc32c_text(whole))) {
             // Only what was made here just now.
-            let request =
-                self.bucket.request("delete an object", Method::DELETE, Some(&self.key), 0).query("ifGenerationMatch", made.generation);
-            self.bucket.client.send(At::Objects, request).await?;
-            return Err(StoreError::ChecksumMismatch { object: self.key.clone(), detail });
+            let request = self.bucket.request("delete an object", Method::DELETE, Some(&self.key), 0);
+            if let Err(error) = self.bucket.client.send(At::Objects, request.query("ifGenerationMatch", made.generation)).await {
+                tracing::warn!(%error, object = self.key, "what the store made wrongly out of parts stays there");
+            }
+            return Err(wrong);
         }
         self.clean_up().await;
         Ok(self.bucket.stored_now(made, crc))

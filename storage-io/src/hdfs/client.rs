@@ -73,7 +73,7 @@ impl Client {
     /// The same, and reads the answer.
     pub(super) async fn send_for<T: DeserializeOwned>(&self, request: Request<'_>, bytes_max: usize) -> Result<T, StoreError> {
         let asked = request.asked;
-        json(&asked, self.send(request).await?, bytes_max).await
+        rest::json(&asked, self.send(request).await?, bytes_max).await
     }
 
     /// Sends a request whose answer is a DataNode's.
@@ -116,7 +116,10 @@ impl Client {
         let (first, count) = (self.active.load(Ordering::Relaxed), self.namenodes.len());
         let mut failed = None;
         for at in (first..first + count).map(|at| at % count) {
-            match self.ask_one(&self.namenodes[at], request).await? {
+            let mut asking = Asking { active: &self.active, next: (at + 1) % count, is_answered: false };
+            let said = self.ask_one(&self.namenodes[at], request).await;
+            asking.is_answered = !matches!(said, Err(StoreError::Unavailable { .. }));
+            match said? {
                 Said::Answer(answer) => {
                     self.active.store(at, Ordering::Relaxed);
                     return Ok(answer);
@@ -147,6 +150,21 @@ impl Client {
     }
 }
 
+/// A NameNode is being asked. Whoever does not answer, until that is given up, is not the first to be asked the next time.
+struct Asking<'a> {
+    active: &'a AtomicUsize,
+    next: usize,
+    is_answered: bool,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.active.store(self.next, Ordering::Relaxed);
+        }
+    }
+}
+
 fn datanode_of(asked: &Asked<'_>, answer: &Response) -> Result<Url, StoreError> {
     datanode(asked, answer.url(), text_of(answer.headers(), LOCATION.as_str()))
 }
@@ -161,18 +179,6 @@ fn datanode(asked: &Asked<'_>, from: &Url, location: Option<&str>) -> Result<Url
         return Err(asked.unmade("it is asked by https, and sends to a DataNode by http; see dfs.http.policy"));
     }
     Ok(url)
-}
-
-/// Reads an answer that is JSON.
-pub(super) async fn json<T: DeserializeOwned>(asked: &Asked<'_>, mut answer: Response, bytes_max: usize) -> Result<T, StoreError> {
-    let mut text = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(|error| asked.broken(&plain(&error)))? {
-        text.extend_from_slice(&chunk);
-        if text.len() > bytes_max {
-            return Err(asked.unmade("its answer is longer than any that can be used"));
-        }
-    }
-    serde_json::from_slice(&text).map_err(|error| asked.unmade(&format!("its answer: {error}")))
 }
 
 /// Whether something was done.

@@ -34,6 +34,18 @@ struct RemoteException {
     message: Option<String>,
 }
 
+/// A gateway may show the address that it was asked for, which holds a token.
+fn masked(words: &str) -> String {
+    let mut parts = words.split("delegation=");
+    let mut masked = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find(|c: char| matches!(c, '&' | '"' | '\'' | '<') || c.is_whitespace()).unwrap_or(part.len());
+        masked.push_str("delegation=…");
+        masked.push_str(&part[end..]);
+    }
+    masked
+}
+
 impl Refusal {
     pub(super) async fn of(answer: Response) -> Self {
         let status = answer.status().as_u16();
@@ -51,11 +63,11 @@ impl Refusal {
                 // A NameNode of 2.7 finds that it may not look into a file, whose mode begins with '-'.
                 let is_of_file = line.contains("access=EXECUTE") && line.rsplit(':').next().is_some_and(|mode| mode.starts_with('-'));
                 let is_through_file = is_of_file || line.contains("is not a directory");
-                Self { status, exception, words: shorten(line), negotiates: false, is_through_file }
+                Self { status, exception, words: shorten(&masked(line)), negotiates: false, is_through_file }
             }
             // Pages of HTML say no more than the status.
             Err(_) if text.trim_start().starts_with('<') => Self { status, ..Self::default() },
-            Err(_) => Self { status, words: shorten(text.trim()), ..Self::default() },
+            Err(_) => Self { status, words: shorten(&masked(text.trim())), ..Self::default() },
         }
     }
 
@@ -145,6 +157,12 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_are_not_repeated() {
+        assert_eq!(masked("no /a?delegation=hush&op=OPEN, delegation=hush"), "no /a?delegation=…&op=OPEN, delegation=…");
+        assert_eq!(masked("nothing of that"), "nothing of that");
+    }
 
     fn error(status: u16, exception: &str, message: &str, by_datanode: bool) -> StoreError {
         let text = serde_json::json!({"RemoteException": {"exception": exception, "javaClassName": "x", "message": message}}).to_string();

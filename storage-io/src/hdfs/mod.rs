@@ -146,7 +146,7 @@ impl Root {
         let Create { key, path, .. } = *create;
         let asked = self.asked("ask for the checksum of a file", key, 0);
         let answer = self.client.send_through(Client::request(asked, Method::GET, "GETFILECHECKSUM", path)).await?;
-        let told: verify::Told = client::json(&asked, answer, ANSWER_BYTES_MAX).await?;
+        let told: verify::Told = rest::json(&asked, answer, ANSWER_BYTES_MAX).await?;
         let Some((method, theirs)) = told.checksum() else { return self.has_length(key, path, body.len()).await };
         let ours = if method == verify::Method::USUAL { usual } else { self.checksum(key, body, method).await? };
         if ours == theirs {

@@ -123,7 +123,11 @@ impl Upload for PartsUpload {
         };
         let stored = match stored {
             Ok(stored) => stored,
-            Err(error) => self.root.settle(&self.key, &self.meta, crc, error).await?,
+            Err(error) => {
+                // What an earlier try had begun may have come to its end meanwhile.
+                let error = if matches!(error, StoreError::ObjectGone { .. }) { self.gone() } else { error };
+                self.root.settle(&self.key, &self.meta, crc, error).await?
+            }
         };
         self.root.clean_up(&self.key, &self.directory).await;
         Ok(stored)

@@ -50,6 +50,11 @@ impl Method {
     }
 }
 
+/// Least bytes of a CRC that are believed.
+const CRC_BYTES_MIN: u64 = 16;
+/// Least bytes of a block that are believed: the tests' clusters have such.
+const BLOCK_BYTES_MIN: u64 = 1024;
+
 /// The checksum of a whole file.
 pub(super) type FileMd5 = [u8; MD5_BYTES];
 
@@ -72,7 +77,9 @@ impl Told {
             0 => u64::MAX,
             crcs => crcs.checked_mul(crc_bytes)?,
         };
-        (crc_bytes > 0).then_some((Method { is_castagnoli, crc_bytes, block_bytes }, bytes[12..].try_into().ok()?))
+        // Smaller ones are nobody's, and would cost more memory than the file.
+        (crc_bytes >= CRC_BYTES_MIN && block_bytes >= BLOCK_BYTES_MIN)
+            .then_some((Method { is_castagnoli, crc_bytes, block_bytes }, bytes[12..].try_into().ok()?))
     }
 }
 

@@ -207,7 +207,9 @@ impl Seen {
     /// Whether it is still what was noted.
     fn is(&self, object: &DoneObject) -> bool {
         let same_tag = object.etag.is_none() || self.tag == tag_of(object.etag.as_deref());
-        self.size == object.size && same_tag && self.mtime_ns.is_none_or(|mtime_ns| is_time_of(mtime_ns, object.mtime_ns))
+        // Where a tag has told already that it is the same, the time may be one that the store has shortened.
+        let is_time = |kept| if object.etag.is_some() { is_time_of(kept, object.mtime_ns) } else { kept == object.mtime_ns };
+        self.size == object.size && same_tag && self.mtime_ns.is_none_or(is_time)
     }
 }
 
@@ -310,7 +312,13 @@ async fn gone(scope: &Scope, config: &UploaderConfig, object: OpenObject, receip
     if is_whole {
         let store = scope.place.store.as_ref();
         let find = || store.find_own(&key, meta.clone(), crc);
-        if let Some(found) = config.retry.run("looking for an object", 0, StoreError::is_retryable, |_| {}, find).await? {
+        let found = match config.retry.run("looking for an object", 0, StoreError::is_retryable, |_| {}, find).await {
+            Ok(found) => found,
+            // It may be one that cannot be compared in time. Then it is sent again, and recognised as it is stored.
+            Err(StoreError::Timeout { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(found) = found {
             let done = DoneObject { key, size, mtime_ns, variant, etag: found.etag, crc, samples: Vec::new() };
             scope.done(done.clone());
             return Ok(Looked::Done(done));

@@ -95,7 +95,7 @@ impl Client {
     /// Asks for what is told as XML.
     pub(super) async fn tell(&self, asked: Asked<'_>, key: Option<&str>, action: &str) -> Result<Answer, StoreError> {
         let answer = self.send(self.request(asked, Method::GET, key), action).await?;
-        let text = answer.bytes().await.map_err(|error| asked.broken(&plain(&error)))?;
+        let text = rest::whole(&asked, answer, rest::PAGE_BYTES_MAX).await?;
         let text = std::str::from_utf8(&text).map_err(|_| asked.unmade("the answer is no UTF-8, which was asked for"))?;
         quick_xml::de::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| asked.unmade(&format!("the answer: {error}")))
     }

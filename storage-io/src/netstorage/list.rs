@@ -62,6 +62,8 @@ impl Group {
     async fn everything(&self, prefix: &str, after: &str, mut page: Page) -> Result<Listing, StoreError> {
         let folder = folder_of(prefix);
         let mut from = after.max(prefix).to_owned();
+        // Where the server has told to go on: never back.
+        let mut furthest = from.clone();
         let mut action = format!("version=1&action=list&format=xml&encoding=utf-8&mtime_all=yes&max_entries={}", page.limit + TOLD_BEFORE);
         if let Some(folder) = folder.strip_suffix('/') {
             // '0' is what comes behind '/'.
@@ -99,9 +101,9 @@ impl Group {
             if !page.entries.is_empty() {
                 return Ok(page.and_more());
             }
-            let next = self.key_of(&next).unwrap_or_default();
-            self.is_ahead(&from, &next)?;
-            from = next;
+            let next = self.key_of(&next).filter(|next| next.starts_with(folder)).unwrap_or_default();
+            self.is_ahead(&furthest, &next)?;
+            (furthest, from) = (next.clone(), next);
         }
     }
 

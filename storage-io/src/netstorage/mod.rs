@@ -116,7 +116,14 @@ impl Group {
             "version=1&action=stat&format=xml&encoding=utf-8&slash=both",
         );
         match told.await {
-            Ok(answer) => Ok(answer.files.iter().find(|file| file.kind() == Kind::File).map(answers::File::info)),
+            Ok(answer) => match answer.files.iter().find(|file| file.kind() != Kind::Folder) {
+                Some(file) if file.kind() == Kind::File => Ok(Some(file.info())),
+                Some(_) => Err(StoreError::InvalidName {
+                    name: key.to_owned(),
+                    reason: "something that is no file has that name: a symbolic link",
+                }),
+                None => Ok(None),
+            },
             Err(StoreError::ObjectGone { .. }) => self.is_there().await.map(|()| None),
             Err(error) => Err(error),
         }
