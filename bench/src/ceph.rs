@@ -1,4 +1,5 @@
-//! Ceph on loopback, one of each daemon: its gateway speaks S3 as many stores did before checksums, and OpenStack Swift of version 1.
+//! Ceph on loopback, one of each daemon: its gateway speaks S3 as many stores did before checksums, and OpenStack Swift of version 1, by which tests
+//! read.
 
 use std::fs;
 use std::net::TcpListener;

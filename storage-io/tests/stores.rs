@@ -38,6 +38,7 @@ async fn s3_as_amazon_serves_it() {
         unconditional: None,
         is_directory: false,
         is_bare: false,
+        has_dashes: false,
     })
     .await;
 }
@@ -59,6 +60,7 @@ async fn s3_as_older_stores_serve_it() {
         unconditional: Some("the dialect has no conditions"),
         is_directory: false,
         is_bare: false,
+        has_dashes: false,
     })
     .await;
 }
@@ -86,6 +88,7 @@ async fn azure() {
         unconditional: None,
         is_directory: false,
         is_bare: false,
+        has_dashes: false,
     })
     .await;
 }
@@ -107,6 +110,7 @@ async fn s3_of_ceph() {
         unconditional: Some("this version has no conditional completion"),
         is_directory: false,
         is_bare: false,
+        has_dashes: true,
     })
     .await;
 }
@@ -133,6 +137,7 @@ async fn google_cloud_storage() {
         unconditional: Some("the emulator ignores conditions"),
         is_directory: false,
         is_bare: false,
+        has_dashes: false,
     })
     .await;
 }
@@ -160,6 +165,7 @@ async fn conform_swift(platform: &'static str, large_objects: LargeObjects) {
         unconditional: None,
         is_directory: false,
         is_bare: false,
+        has_dashes: false,
     })
     .await;
 }
@@ -196,6 +202,7 @@ async fn hdfs() {
         unconditional: None,
         is_directory: false,
         is_bare: false,
+        has_dashes: false,
     })
     .await;
 }
@@ -227,6 +234,7 @@ async fn netstorage() {
         unconditional: Some("NetStorage has no conditions"),
         is_directory: false,
         is_bare: true,
+        has_dashes: false,
     })
     .await;
     assert_eq!(spool.path().read_dir().unwrap().count(), 0, "files that nothing needs stay in the spool directory");
@@ -258,31 +266,7 @@ async fn swift_with_keystone() {
         unconditional: None,
         is_directory: false,
         is_bare: false,
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn swift_of_ceph() {
-    let platform = "Ceph, by Swift's interface";
-    let Some(ceph) = Ceph::start().unwrap().map(Arc::new) else { return skip(platform, ceph::SERVER, "Ceph is not installed") };
-    let auth_url = ceph.auth_url();
-    let store = move |container: &str, key: &str| {
-        let auth = SwiftAuth::V1 { auth_url: auth_url.clone(), user: ceph::USER.to_owned(), key: key.to_owned().into() };
-        swift_store(container, auth, LargeObjects::Auto)
-    };
-    let (stranger, nowhere) = (store(ceph::BUCKET, "not-it"), store("nothing-here", ceph::KEY));
-    conform(Subject {
-        platform,
-        server: ceph::SERVER,
-        open: Arc::new(move || store(ceph::BUCKET, ceph::KEY)),
-        stranger: Some(stranger),
-        nowhere: Some(nowhere),
-        read: Arc::new(move |key| ceph.read(key).unwrap()),
-        unverified: None,
-        unconditional: None,
-        is_directory: false,
-        is_bare: false,
+        has_dashes: false,
     })
     .await;
 }
@@ -302,6 +286,7 @@ async fn local_files() {
         unconditional: None,
         is_directory: true,
         is_bare: false,
+        has_dashes: false,
     })
     .await;
 }

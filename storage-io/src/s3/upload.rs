@@ -74,7 +74,11 @@ impl S3Upload {
         loop {
             let request = self.bucket.client.list_parts().bucket(&self.bucket.name).key(&self.key).upload_id(&self.id);
             let answer = request.set_part_number_marker(after.take()).send().await;
-            let answer = answer.map_err(|error| self.bucket.asked("list the parts of an upload", &self.key, 0).map(&error))?;
+            let answer = answer.map_err(|error| match self.bucket.asked("list the parts of an upload", &self.key, 0).map(&error) {
+                // Ceph's word for an upload that it does not know.
+                StoreError::Rejected { code, .. } if code == "NoSuchKey" => StoreError::UploadGone { object: self.key.clone() },
+                error => error,
+            })?;
             for part in answer.parts() {
                 let number = part.part_number().and_then(|number| u32::try_from(number).ok());
                 if let (Some(number), Some(etag)) = (number, part.e_tag()) {

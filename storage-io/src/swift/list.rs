@@ -60,7 +60,7 @@ impl Container {
             Line::Object(object) => object,
         };
         let Ok(key) = ObjectKey::new(object.name.as_bytes()) else { return Ok(None) };
-        let modified_ns = time::parse(&format!("{}Z", object.last_modified));
+        let modified_ns = time::parse(&format!("{}Z", object.last_modified.trim_end_matches('Z')));
         let (mut size, mut etag) = (object.bytes, bare(object.slo_etag.as_deref().unwrap_or(&object.hash)));
         // A dynamic large object is listed as if it were empty.
         if size == 0 && object.hash == EMPTY {

@@ -122,12 +122,12 @@ impl Container {
         Ok(())
     }
 
-    /// Making what is there already changes nothing. Who may not make it may find it made.
+    /// Making what is there already changes nothing; Ceph refuses it with 409. Who may not make it may find it made.
     async fn make_segments_container(&self) -> Result<(), StoreError> {
         if !self.segments_seen.load(Ordering::Relaxed) {
             let asked = self.asked("make the container of segments", "", 0);
             let made = self.client.send(Request::new(asked, Method::PUT, &self.segments, None)).await;
-            if let Err(error @ StoreError::AccessDenied { .. }) = made {
+            if let Err(error @ (StoreError::AccessDenied { .. } | StoreError::Rejected { .. })) = made {
                 let asked = self.asked("look for the container of segments", "", 0);
                 self.client.send(Request::new(asked, Method::HEAD, &self.segments, None)).await.map_err(|_| error)?;
             } else {

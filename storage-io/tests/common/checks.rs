@@ -47,6 +47,8 @@ pub(crate) struct Subject {
     pub(crate) is_directory: bool,
     /// It keeps of metadata the second of a file's modification, and nothing else; what is an object's own shows by its bytes.
     pub(crate) is_bare: bool,
+    /// It writes '_' in names of metadata as '-'.
+    pub(crate) has_dashes: bool,
 }
 
 impl Subject {
@@ -322,6 +324,9 @@ async fn metadata(subject: Subject) -> Verdict {
         assert_eq!((info.mtime_ns, info.mode), subject.kept(), "{name}");
         assert!(info.modified_ns.is_some(), "{name}");
         let mut wanted = meta(0, false, 0).attributes.to_vec();
+        if subject.has_dashes {
+            wanted.iter_mut().for_each(|(name, _)| *name = name.replace('_', "-"));
+        }
         wanted.sort_unstable();
         assert!(subject.is_directory || subject.is_bare || info.attributes.to_vec() == wanted, "{name}: {info:?}");
         let read = store.read(&key(name), 0..1, Some(&info)).await.unwrap();
