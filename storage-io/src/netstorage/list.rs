@@ -62,8 +62,8 @@ impl Group {
     async fn everything(&self, prefix: &str, after: &str, mut page: Page) -> Result<Listing, StoreError> {
         let folder = folder_of(prefix);
         let mut from = after.max(prefix).to_owned();
-        // Where the server has told to go on: never back.
-        let mut furthest = from.clone();
+        // Where the server has told to go on: never back, though that may be before what is wanted.
+        let mut furthest = String::new();
         let mut action = format!("version=1&action=list&format=xml&encoding=utf-8&mtime_all=yes&max_entries={}", page.limit + TOLD_BEFORE);
         if let Some(folder) = folder.strip_suffix('/') {
             // '0' is what comes behind '/'.
