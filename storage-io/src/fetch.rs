@@ -271,7 +271,6 @@ impl Listing {
         if self.config.wanted.is_some() || self.config.takes_time.is_some() || size > self.config.range_bytes {
             match self.look(&found).await {
                 Ok(info) => {
-                    found.expected.crc = info.crc;
                     if let Some(wanted) = &self.config.wanted {
                         ranges = wanted(&found.object.path, size, info.file_time_ns());
                         // What is wanted may come from somebody else's list.
@@ -280,6 +279,8 @@ impl Listing {
                     if self.config.takes_time.as_ref().is_some_and(|takes| !takes(info.file_time_ns())) {
                         ranges.clear();
                     }
+                    // A listing knows less of it.
+                    found.expected = info;
                 }
                 Err(error) if error.is_about_one_object() => {
                     return Ok(Box::new(std::iter::once(Job::Say(Fetched::Failed { object: found.object, error }))));
