@@ -96,8 +96,7 @@ impl Ceph {
         self.start_daemon("radosgw", &["-f", "-n", "client.rgw", "--rgw-data", &data])?;
         let url = self.url();
         let gateway = self.daemons.first_mut().context("it was started")?;
-        let is_up = || Command::new("curl").args(["-fs", "-o", "/dev/null", &url]).status().is_ok_and(|status| status.success());
-        gateway.wait_until(&Interrupt::default(), START_DEADLINE, is_up).context("Ceph's gateway did not start")?;
+        gateway.wait_until(&Interrupt::default(), START_DEADLINE, || crate::answers(&url)).context("Ceph's gateway did not start")?;
         let admin = |arguments: &[&str]| run(self.command("radosgw-admin").args(arguments));
         admin(&["user", "create", "--uid=t1", "--display-name=t1", "--access-key", ACCESS, "--secret-key", SECRET])?;
         let key = format!("--secret={KEY}");

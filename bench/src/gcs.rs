@@ -64,8 +64,9 @@ impl Gcs {
         command.args(["--port", &port.to_string(), "--default-bucket", BUCKET]);
         let mut process = Background::start(&mut command, &folder.path().join("log"))?;
         let listing = format!("http://127.0.0.1:{port}/storage/v1/b/{BUCKET}/o");
-        let is_up = || fetch(&listing).is_ok_and(|listing| listing.is_some());
-        process.wait_until(&Interrupt::default(), START_DEADLINE, is_up).context("the emulator of Google Cloud Storage did not start")?;
+        process
+            .wait_until(&Interrupt::default(), START_DEADLINE, || crate::answers(&listing))
+            .context("the emulator of Google Cloud Storage did not start")?;
         Ok(Some(Self { _process: process, _folder: folder, port }))
     }
 

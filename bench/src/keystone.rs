@@ -135,8 +135,7 @@ impl Keystone {
         command.args(["-c", SERVE, &port.to_string()]);
         command.env("OS_KEYSTONE_CONFIG_FILES", &configuration).env("OS_KEYSTONE_CONFIG_DIR", folder.path());
         let mut server = Background::start(&mut command, &folder.path().join("server.log"))?;
-        let is_up = || Command::new("curl").args(["-fs", "-o", "/dev/null", &url]).status().is_ok_and(|status| status.success());
-        server.wait_until(&Interrupt::default(), START_DEADLINE, is_up).context("Keystone did not start")?;
+        server.wait_until(&Interrupt::default(), START_DEADLINE, || crate::answers(&url)).context("Keystone did not start")?;
         Ok(Some(Self { server, port, folder }))
     }
 

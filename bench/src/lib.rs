@@ -44,6 +44,11 @@ fn url_path(key: &str) -> String {
     utf8_percent_encode(key, NON_ALPHANUMERIC).to_string().replace("%2F", "/")
 }
 
+/// Whether a server answers there, and does not refuse.
+fn answers(url: &str) -> bool {
+    fetch(url).is_ok_and(|answer| answer.is_some())
+}
+
 /// What curl fetches, a client of others; `None` where it is refused.
 fn fetch(url: &str) -> Result<Option<Vec<u8>>> {
     let output = Command::new("curl").args(["--silent", "--fail", url]).output().context("cannot start curl")?;

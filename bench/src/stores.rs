@@ -7,8 +7,10 @@ use anyhow::{Context, Result, ensure};
 use crate::azurite::{self, Azurite};
 use crate::ceph::{self, Ceph};
 use crate::gcs::{self, Gcs};
+use crate::hdfs::{self, Hdfs};
 use crate::keystone::{self, Keystone};
 use crate::loopback::Loopback;
+use crate::netstorage::{self, NetStorage};
 use crate::process::Interrupt;
 use crate::swift::{self, Swift};
 use crate::testbed::BUCKET;
@@ -25,7 +27,7 @@ pub struct Arguments {
 type Running = (Box<dyn std::any::Any>, String);
 type Start = fn(&Interrupt) -> Result<Option<Running>>;
 
-const STORES: [(&str, Start); 6] = [
+const STORES: [(&str, Start); 8] = [
     ("SeaweedFS (S3)", |interrupt| {
         let server = Loopback::start_with(&std::env::temp_dir(), true, interrupt)?;
         let store = server.store().context("it was asked for")?;
@@ -53,6 +55,17 @@ const STORES: [(&str, Start); 6] = [
         let (user, password, project) = (keystone::USER, keystone::PASSWORD, keystone::PROJECT);
         let how = format!("{}  container {}, user {user}, password \"{password}\", project {project}", keystone.url(), swift::CONTAINER);
         Ok(Some((Box::new((server, keystone)), how)))
+    }),
+    ("HDFS", |_| {
+        let Some(server) = Hdfs::start()? else { return Ok(None) };
+        let how = format!("{}  root {}, user {}", server.namenode(), hdfs::ROOT, hdfs::USER);
+        Ok(Some((Box::new(server), how)))
+    }),
+    ("Akamai NetStorage", |_| {
+        let server = NetStorage::start()?;
+        let (cp_code, account, key) = (netstorage::CP_CODE, netstorage::ACCOUNT, netstorage::KEY);
+        let how = format!("{}  an emulator; CP code {cp_code}, account {account}, key {key}", server.url());
+        Ok(Some((Box::new(server), how)))
     }),
     ("Ceph (S3, Swift)", |_| {
         let Some(server) = Ceph::start()? else { return Ok(None) };

@@ -202,7 +202,7 @@ impl Swift {
         proxy.stop()?;
         *proxy = server("proxy", self.folder.path())?;
         let url = format!("{}/healthcheck", self.url);
-        self.wait(|| Command::new("curl").args(["-fs", "-o", "/dev/null", &url]).status().is_ok_and(|status| status.success()))
+        self.wait(|| crate::answers(&url))
     }
 }
 
