@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use bytes::Bytes;
 use common::front::accept;
 use common::listing::{listing, pages};
-use common::{MIB, assert_done, config, noise, source, upload};
+use common::{MIB, assert_done, body, config, key, noise, source, upload};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
@@ -18,8 +18,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tradewind_bench::gcs::{BUCKET, Gcs};
 use tradewind_storage::{
-    Body, Crc64, Depth, GcsConfig, GcsCredentials, GcsStore, ObjectKey, ObjectMeta, Part, PartReceipt, Store as _, StoreError, Upload,
-    UploadError,
+    Crc64, Depth, GcsConfig, GcsCredentials, GcsStore, ObjectMeta, Part, PartReceipt, Store as _, StoreError, Upload, UploadError,
 };
 
 /// The layer.
@@ -131,16 +130,8 @@ fn page(all: &Value, query: &str) -> Value {
     page
 }
 
-fn key(name: &str) -> ObjectKey {
-    ObjectKey::new(name.as_bytes()).unwrap()
-}
-
 fn meta(size: usize, overwrite: bool, token: u128) -> ObjectMeta {
     ObjectMeta { size: size as u64, mtime_ns: common::MTIME_NS, mode: 0o640, overwrite, token, attributes: Arc::default() }
-}
-
-fn body(data: &[u8]) -> Body {
-    Body::new(vec![Bytes::copy_from_slice(data)], Crc64::of(data))
 }
 
 async fn begin(store: &GcsStore, name: &str, data: &[u8], meta: ObjectMeta) -> (Arc<dyn Upload>, Vec<PartReceipt>) {

@@ -7,11 +7,9 @@ mod common;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use common::{MIB, all_kinds, assert_done, config, noise, source, upload};
+use common::{MIB, all_kinds, assert_done, body, config, key, noise, source, upload};
 use tradewind_bench::hdfs::{Hdfs, ROOT, USER};
-use tradewind_storage::{
-    Body, Crc64, HdfsAuth, HdfsConfig, HdfsStore, ObjectKey, ObjectMeta, Part, PartReceipt, Store, StoreError, Upload, UploadError,
-};
+use tradewind_storage::{Crc64, HdfsAuth, HdfsConfig, HdfsStore, ObjectMeta, Part, PartReceipt, Store, StoreError, Upload, UploadError};
 
 fn config_of(hdfs: &Hdfs, root: &str, user: &str) -> HdfsConfig {
     HdfsConfig { namenodes: vec![hdfs.namenode()], root: root.to_owned(), auth: HdfsAuth::User(user.to_owned()) }
@@ -21,17 +19,9 @@ fn store_of(hdfs: &Hdfs) -> Arc<HdfsStore> {
     Arc::new(HdfsStore::open(&config_of(hdfs, ROOT, USER)).unwrap())
 }
 
-fn key(name: &str) -> ObjectKey {
-    ObjectKey::new(name.as_bytes()).unwrap()
-}
-
 fn meta(size: usize, overwrite: bool, token: u128) -> ObjectMeta {
     let attributes = [("uid", "1000"), ("tradewind-xattr.a_b", "v")].map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     ObjectMeta { size: size as u64, mtime_ns: common::MTIME_NS, mode: 0o640, overwrite, token, attributes }
-}
-
-fn body(data: &[u8]) -> Body {
-    Body::new(vec![bytes::Bytes::copy_from_slice(data)], Crc64::of(data))
 }
 
 /// Permissions and path of all below the root, as Hadoop's shell lists them.

@@ -10,10 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::listing::pages;
-use common::{MIB, all_kinds, assert_done, config, noise, source, upload};
+use common::{MIB, all_kinds, assert_done, body, config, key, noise, source, upload};
 use tradewind_bench::netstorage::{ACCOUNT, CP_CODE, Fault, KEY, NetStorage};
 use tradewind_storage::{
-    Body, Crc64, Depth, ListEntry, NetStorageConfig, NetStorageStore, ObjectKey, ObjectMeta, Part, PartReceipt, Store, StoreError, Upload,
+    Crc64, Depth, ListEntry, NetStorageConfig, NetStorageStore, ObjectKey, ObjectMeta, Part, PartReceipt, Store, StoreError, Upload,
     UploadError,
 };
 
@@ -35,16 +35,8 @@ fn world() -> (NetStorage, tempfile::TempDir, Arc<NetStorageStore>) {
     (running, spool, store)
 }
 
-fn key(name: &str) -> ObjectKey {
-    ObjectKey::new(name.as_bytes()).unwrap()
-}
-
 fn meta(size: usize, overwrite: bool) -> ObjectMeta {
     ObjectMeta { size: size as u64, mtime_ns: common::MTIME_NS, mode: 0o640, overwrite, token: 1, attributes: Arc::default() }
-}
-
-fn body(data: &[u8]) -> Body {
-    Body::new(vec![bytes::Bytes::copy_from_slice(data)], Crc64::of(data))
 }
 
 fn part(data: &[u8], number: u32) -> Part {

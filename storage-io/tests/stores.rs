@@ -28,17 +28,9 @@ async fn s3_as_amazon_serves_it() {
     let Some(weed) = Weed::start("S3").map(Arc::new) else { return skip("Amazon S3", "SeaweedFS", "SeaweedFS is not installed") };
     let (opened, read) = (Arc::clone(&weed), Arc::clone(&weed));
     conform(Subject {
-        platform: "Amazon S3",
-        server: "SeaweedFS 4.48",
-        open: Arc::new(move || opened.store("bkt1")),
         stranger: Some(s3(&weed.config("bkt1", "test1", "not-it"))),
         nowhere: Some(s3(&weed.config("no-such-bucket", "test1", "secret1"))),
-        read: Arc::new(move |key| read.read("bkt1", key)),
-        unverified: None,
-        unconditional: None,
-        is_directory: false,
-        is_bare: false,
-        has_dashes: false,
+        ..Subject::new("Amazon S3", "SeaweedFS 4.48", Arc::new(move || opened.store("bkt1")), Arc::new(move |key| read.read("bkt1", key)))
     })
     .await;
 }
@@ -50,17 +42,16 @@ async fn s3_as_older_stores_serve_it() {
     let (opened, read) = (Arc::clone(&weed), Arc::clone(&weed));
     let legacy = |config: S3Config| S3Config { dialect: Dialect::Legacy, ..config };
     conform(Subject {
-        platform,
-        server,
-        open: Arc::new(move || s3(&legacy(opened.config("bkt1", "test1", "secret1")))),
         stranger: Some(s3(&legacy(weed.config("bkt1", "test1", "not-it")))),
         nowhere: Some(s3(&legacy(weed.config("no-such-bucket", "test1", "secret1")))),
-        read: Arc::new(move |key| read.read("bkt1", key)),
         unverified: Some("the dialect has no checksums"),
         unconditional: Some("the dialect has no conditions"),
-        is_directory: false,
-        is_bare: false,
-        has_dashes: false,
+        ..Subject::new(
+            platform,
+            server,
+            Arc::new(move || s3(&legacy(opened.config("bkt1", "test1", "secret1")))),
+            Arc::new(move |key| read.read("bkt1", key)),
+        )
     })
     .await;
 }
@@ -78,17 +69,15 @@ async fn azure() {
     };
     let (stranger, nowhere) = (store(CONTAINER, "c2VjcmV0LXRoYXQtaXMtd3Jvbmc="), store("nothing-here", KEY));
     conform(Subject {
-        platform: "Azure Blob Storage",
-        server: "Azurite 3.37",
-        open: Arc::new(move || store(CONTAINER, KEY)),
         stranger: Some(stranger),
         nowhere: Some(nowhere),
-        read: Arc::new(move |key| azurite.read(key).unwrap()),
         unverified: Some("Azurite ignores them"),
-        unconditional: None,
-        is_directory: false,
-        is_bare: false,
-        has_dashes: false,
+        ..Subject::new(
+            "Azure Blob Storage",
+            "Azurite 3.37",
+            Arc::new(move || store(CONTAINER, KEY)),
+            Arc::new(move |key| azurite.read(key).unwrap()),
+        )
     })
     .await;
 }
@@ -100,17 +89,17 @@ async fn s3_of_ceph() {
     let store = move |bucket: &str, secret: &str| s3(&S3Config::at_endpoint(url.clone(), bucket, Credentials::new(ceph::ACCESS, secret)));
     let (stranger, nowhere) = (store(ceph::BUCKET, "not-it"), store("no-such-bucket", ceph::SECRET));
     conform(Subject {
-        platform: "Ceph",
-        server: ceph::SERVER,
-        open: Arc::new(move || store(ceph::BUCKET, ceph::SECRET)),
         stranger: Some(stranger),
         nowhere: Some(nowhere),
-        read: Arc::new(move |key| ceph.read(key).unwrap()),
         unverified: Some("this version ignores them"),
         unconditional: Some("this version has no conditional completion"),
-        is_directory: false,
-        is_bare: false,
         has_dashes: true,
+        ..Subject::new(
+            "Ceph",
+            ceph::SERVER,
+            Arc::new(move || store(ceph::BUCKET, ceph::SECRET)),
+            Arc::new(move |key| ceph.read(key).unwrap()),
+        )
     })
     .await;
 }
@@ -126,18 +115,10 @@ async fn google_cloud_storage() {
     };
     let nowhere = store("nothing-here");
     conform(Subject {
-        platform,
-        server: gcs::SERVER,
-        open: Arc::new(move || store(gcs::BUCKET)),
         // The emulator lets everybody in.
-        stranger: None,
         nowhere: Some(nowhere),
-        read: Arc::new(move |key| running.read(key).unwrap()),
-        unverified: None,
         unconditional: Some("the emulator ignores conditions"),
-        is_directory: false,
-        is_bare: false,
-        has_dashes: false,
+        ..Subject::new(platform, gcs::SERVER, Arc::new(move || store(gcs::BUCKET)), Arc::new(move |key| running.read(key).unwrap()))
     })
     .await;
 }
@@ -155,17 +136,14 @@ async fn conform_swift(platform: &'static str, large_objects: LargeObjects) {
     };
     let (stranger, nowhere) = (store(swift::CONTAINER, "not-it"), store("nothing-here", swift::KEY));
     conform(Subject {
-        platform,
-        server: swift::SERVER,
-        open: Arc::new(move || store(swift::CONTAINER, swift::KEY)),
         stranger: Some(stranger),
         nowhere: Some(nowhere),
-        read: Arc::new(move |key| running.read(key).unwrap()),
-        unverified: None,
-        unconditional: None,
-        is_directory: false,
-        is_bare: false,
-        has_dashes: false,
+        ..Subject::new(
+            platform,
+            swift::SERVER,
+            Arc::new(move || store(swift::CONTAINER, swift::KEY)),
+            Arc::new(move |key| running.read(key).unwrap()),
+        )
     })
     .await;
 }
@@ -191,18 +169,15 @@ async fn hdfs() {
     };
     let (stranger, nowhere) = (store(hdfs::ROOT, "stranger"), store("/nothing-here", hdfs::USER));
     conform(Subject {
-        platform: "HDFS",
-        server: hdfs::SERVER,
-        open: Arc::new(move || store(hdfs::ROOT, hdfs::USER)),
         stranger: Some(stranger),
         nowhere: Some(nowhere),
         // A colon is another in HDFS, as rclone has it.
-        read: Arc::new(move |key| running.read(&format!("{}/{}", hdfs::ROOT, key.replace(':', "\u{ff1a}"))).unwrap()),
-        unverified: None,
-        unconditional: None,
-        is_directory: false,
-        is_bare: false,
-        has_dashes: false,
+        ..Subject::new(
+            "HDFS",
+            hdfs::SERVER,
+            Arc::new(move || store(hdfs::ROOT, hdfs::USER)),
+            Arc::new(move |key| running.read(&format!("{}/{}", hdfs::ROOT, key.replace(':', "\u{ff1a}"))).unwrap()),
+        )
     })
     .await;
 }
@@ -224,17 +199,16 @@ async fn netstorage() {
     };
     let (stranger, nowhere) = (store(netstorage::CP_CODE, "not-it"), store("654321", netstorage::KEY));
     conform(Subject {
-        platform: "Akamai NetStorage",
-        server: netstorage::SERVER,
-        open: Arc::new(move || store(netstorage::CP_CODE, netstorage::KEY)),
         stranger: Some(stranger),
         nowhere: Some(nowhere),
-        read: Arc::new(move |key| running.read(key).unwrap()),
-        unverified: None,
         unconditional: Some("NetStorage has no conditions"),
-        is_directory: false,
         is_bare: true,
-        has_dashes: false,
+        ..Subject::new(
+            "Akamai NetStorage",
+            netstorage::SERVER,
+            Arc::new(move || store(netstorage::CP_CODE, netstorage::KEY)),
+            Arc::new(move |key| running.read(key).unwrap()),
+        )
     })
     .await;
     assert_eq!(spool.path().read_dir().unwrap().count(), 0, "files that nothing needs stay in the spool directory");
@@ -256,17 +230,14 @@ async fn swift_with_keystone() {
     };
     let (stranger, nowhere) = (store(swift::CONTAINER, "not-it"), store("nothing-here", keystone::PASSWORD));
     conform(Subject {
-        platform,
-        server,
-        open: Arc::new(move || store(swift::CONTAINER, keystone::PASSWORD)),
         stranger: Some(stranger),
         nowhere: Some(nowhere),
-        read: Arc::new(move |key| running.read(key).unwrap()),
-        unverified: None,
-        unconditional: None,
-        is_directory: false,
-        is_bare: false,
-        has_dashes: false,
+        ..Subject::new(
+            platform,
+            server,
+            Arc::new(move || store(swift::CONTAINER, keystone::PASSWORD)),
+            Arc::new(move |key| running.read(key).unwrap()),
+        )
     })
     .await;
 }
@@ -276,17 +247,14 @@ async fn local_files() {
     let root = tempfile::Builder::new().prefix(".test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (opened, read) = (root.path().to_owned(), root.path().to_owned());
     conform(Subject {
-        platform: "local files",
-        server: "the disk that is built on",
-        open: Arc::new(move || Arc::new(LocalStore::open(&opened).unwrap())),
-        stranger: None,
-        nowhere: None,
-        read: Arc::new(move |key| std::fs::read(read.join(key)).ok()),
         unverified: Some("a directory has none of its own"),
-        unconditional: None,
         is_directory: true,
-        is_bare: false,
-        has_dashes: false,
+        ..Subject::new(
+            "local files",
+            "the disk that is built on",
+            Arc::new(move || Arc::new(LocalStore::open(&opened).unwrap())),
+            Arc::new(move |key| std::fs::read(read.join(key)).ok()),
+        )
     })
     .await;
 }

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::listing::pages;
-use common::{MIB, all_kinds, assert_done, config, noise, source, upload};
+use common::{MIB, all_kinds, assert_done, body, config, key, noise, source, upload};
 use tradewind_bench::keystone::{self, Keystone};
 use tradewind_bench::swift::{CONTAINER, KEY, Swift, USER};
 use tradewind_storage::{
-    Body, Crc64, Depth, LargeObjects, ObjectKey, ObjectMeta, Part, Store as _, StoreError, SwiftAuth, SwiftConfig, SwiftStore, UploadError,
+    Crc64, Depth, LargeObjects, ObjectKey, ObjectMeta, Part, Store as _, StoreError, SwiftAuth, SwiftConfig, SwiftStore, UploadError,
 };
 
 fn config_of(swift: &Swift, container: &str, key: &str, large_objects: LargeObjects) -> SwiftConfig {
@@ -25,17 +25,9 @@ fn store_of(swift: &Swift, large_objects: LargeObjects) -> Arc<SwiftStore> {
     Arc::new(SwiftStore::open(&config_of(swift, CONTAINER, KEY, large_objects)).unwrap())
 }
 
-fn key(name: &str) -> ObjectKey {
-    ObjectKey::new(name.as_bytes()).unwrap()
-}
-
 fn meta(size: usize, overwrite: bool, token: u128) -> ObjectMeta {
     let attributes = [("uid", "1000"), ("tradewind-xattr.a_b", "v")].map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     ObjectMeta { size: size as u64, mtime_ns: common::MTIME_NS, mode: 0o640, overwrite, token, attributes }
-}
-
-fn body(data: &[u8]) -> Body {
-    Body::new(vec![bytes::Bytes::copy_from_slice(data)], Crc64::of(data))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

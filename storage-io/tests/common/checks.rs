@@ -8,10 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
-use tradewind_storage::{Body, Crc64, Depth, ObjectKey, ObjectMeta, ObjectRange, Part, PartReceipt, Store, StoreError, Upload};
+use tradewind_storage::{Body, Crc64, Depth, ObjectMeta, ObjectRange, Part, PartReceipt, Store, StoreError, Upload};
 
 use super::listing::{folders_are_no_objects, listing_of, pages};
-use super::{MIB, MTIME_NS, assert_done, config, noise, source, upload};
+use super::{MIB, MTIME_NS, assert_done, body, config, key, noise, source, upload};
 
 /// Size of parts here: the least that S3 takes.
 const PART: usize = 5 * MIB;
@@ -55,6 +55,15 @@ impl Subject {
     /// What it keeps of time and mode.
     fn kept(&self) -> (Option<i64>, Option<u32>) {
         if self.is_bare { (Some(MTIME_NS / 1_000_000_000 * 1_000_000_000), None) } else { (Some(MTIME_NS), Some(0o640)) }
+    }
+}
+
+impl Subject {
+    /// One that is like most: it refuses wrong checksums and late comers, and keeps all metadata.
+    pub(crate) fn new(platform: &'static str, server: &'static str, open: Open, read: ReadByOther) -> Self {
+        let (stranger, nowhere, unverified, unconditional) = (None, None, None, None);
+        let (is_directory, is_bare, has_dashes) = (false, false, false);
+        Self { platform, server, open, stranger, nowhere, read, unverified, unconditional, is_directory, is_bare, has_dashes }
     }
 }
 
@@ -121,18 +130,9 @@ pub(crate) fn skip(platform: &str, server: &str, reason: &str) {
     println!("CONFORMANCE {row}");
 }
 
-fn key(name: &str) -> ObjectKey {
-    ObjectKey::new(name.as_bytes()).unwrap()
-}
-
 fn meta(size: usize, overwrite: bool, token: u128) -> ObjectMeta {
     let attributes = [("uid".to_owned(), "1000".to_owned()), ("tradewind-xattr.a_b".to_owned(), "v".to_owned())].into();
     ObjectMeta { size: size as u64, mtime_ns: MTIME_NS, mode: 0o640, overwrite, token, attributes }
-}
-
-fn body(data: &[u8]) -> Body {
-    let (head, tail) = data.split_at(data.len() / 3);
-    Body::new(vec![Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)], Crc64::of(data))
 }
 
 /// Part `number`, from 1, of an object.

@@ -3,19 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tradewind_storage::{Body, Crc64, Depth, ListEntry, ObjectKey, ObjectMeta, Store};
+use tradewind_storage::{Body, Crc64, Depth, ListEntry, ObjectMeta, Store};
 
-use super::MTIME_NS;
+use super::{MTIME_NS, key};
 
 /// Names that a URL or a server's order could get wrong, in the order of their bytes.
 const NAMES: [&str; 13] =
     ["a%41", "a&b", "a+b c", "a-b", "a/b", "a/c/d", "a/c/e", "a0", "lt<gt>\"q\"'", "nul/deep/er/x", "z?k=v#f", "ü/ß", "ü/日本語 é"];
 
 const FOLDERS: [&str; 3] = ["a/", "nul/", "ü/"];
-
-fn key(name: &str) -> ObjectKey {
-    ObjectKey::new(name.as_bytes()).unwrap()
-}
 
 async fn put(store: &dyn Store, name: &str) {
     let meta =

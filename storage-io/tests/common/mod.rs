@@ -227,7 +227,12 @@ fn meta(size: usize, overwrite: bool, token: u128) -> ObjectMeta {
     ObjectMeta { size: size as u64, mtime_ns: MTIME_NS, mode: 0o644, overwrite, token, attributes }
 }
 
-fn body(data: &[u8]) -> Body {
+pub(crate) fn key(name: &str) -> ObjectKey {
+    ObjectKey::new(name.as_bytes()).unwrap()
+}
+
+/// In two chunks.
+pub(crate) fn body(data: &[u8]) -> Body {
     let (head, tail) = data.split_at(data.len() / 3);
     Body::new(vec![Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)], Crc64::of(data))
 }
