@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
@@ -9,6 +10,7 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 
 use crate::asked::{Asked, shorten};
+use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::reading::Reading;
 use crate::s3::body::Chunks;
@@ -20,6 +22,8 @@ pub(crate) const PATH: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').rem
 pub(crate) const QUERY: AsciiSet = PATH.add(b'/');
 /// Longest answer but of data that is read, bytes: a page of a thousand names with all that is told of them is some megabytes.
 pub(crate) const PAGE_BYTES_MAX: usize = 64 << 20;
+/// Bodies from here on are read for checksums where blocking is allowed, bytes.
+const BLOCKING_BYTES: u64 = 64 << 10;
 /// Longest error answer that is read, bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
@@ -114,6 +118,32 @@ pub(crate) async fn read(mut reading: Reading<'_>, mut answer: Response) -> Resu
             Err(error) => return Err(reading.broken(&plain(&error))),
         }
     }
+}
+
+/// What a store's own checksum of a body is, by `compute`, which tells the CRC-64 of the same pass too: that must be the source's.
+pub(crate) async fn digest<T: Send + 'static>(
+    place: &str,
+    key: &str,
+    body: &Body,
+    compute: impl FnOnce(&[Bytes]) -> (T, Crc64) + Send + 'static,
+) -> Result<T, StoreError> {
+    let (digest, crc) = if body.len() < BLOCKING_BYTES {
+        compute(body.chunks())
+    } else {
+        let chunks = body.chunks().to_vec();
+        let asked = Asked { place, action: "compute a checksum", object: key, bytes: 0 };
+        tokio::task::spawn_blocking(move || compute(&chunks)).await.map_err(|error| asked.unmade(&format!("{error}")))?
+    };
+    same_crc(key, "the bytes to be sent", crc, body.crc()).map(|()| digest)
+}
+
+/// Whether `what`, with the CRC-64 that was found, is what the source had.
+pub(crate) fn same_crc(key: &str, what: &str, found: Crc64, source: Crc64) -> Result<(), StoreError> {
+    if found == source {
+        return Ok(());
+    }
+    let detail = format!("{what} have CRC-64 {}, at the source they had {}", found.to_base64(), source.to_base64());
+    Err(StoreError::ChecksumMismatch { object: key.to_owned(), detail })
 }
 
 /// The whole body of an answer, which may be so long.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use gcp_auth::TokenProvider;
 use percent_encoding::utf8_percent_encode;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Response, StatusCode};
 use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
@@ -83,9 +83,6 @@ impl Client {
         let mut builder = self.http.request(request.method.clone(), self.url(&request, at)).headers(request.headers.clone());
         if !self.is_anonymous {
             builder = builder.header(AUTHORIZATION, self.token(&asked).await?);
-        }
-        if request.body.is_none() && request.method == Method::POST {
-            builder = builder.header(reqwest::header::CONTENT_LENGTH, 0);
         }
         let answer = request.with_body(builder).send().await.map_err(|error| asked.broken(&plain(&error)))?;
         if answer.status().is_success() && answer.status() != StatusCode::ACCEPTED {

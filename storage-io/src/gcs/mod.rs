@@ -53,8 +53,6 @@ const CRC32C: &str = "tradewind-crc32c";
 const PARTED_KEY_BYTES_MAX: usize = 1024 - 64;
 /// Last component of the key that a check names. No object of that name ever comes to be.
 const PROBE: &str = ".tradewind-probe";
-/// Bodies from here on are read where blocking is allowed.
-const BLOCKING_BYTES: u64 = 256 << 10;
 /// A generation that no object has: it is a time, microseconds since 1970.
 const NEVER: &str = "1";
 
@@ -175,19 +173,7 @@ impl Bucket {
 
     /// CRC-32C of a body, which is read for it, so its CRC-64 is looked at again.
     async fn digest(&self, key: &str, body: &Body) -> Result<u32, StoreError> {
-        let (chunks, expected) = (body.chunks().to_vec(), body.crc());
-        let compute = move || digest_of(&chunks);
-        let (crc32c, crc) = if body.len() < BLOCKING_BYTES {
-            compute()
-        } else {
-            let asked = self.request("compute a checksum", Method::GET, Some(key), 0).asked;
-            tokio::task::spawn_blocking(compute).await.map_err(|error| asked.unmade(&format!("{error}")))?
-        };
-        if crc == expected {
-            return Ok(crc32c);
-        }
-        let detail = format!("the bytes to be sent have CRC-64 {}, at the source they had {}", crc.to_base64(), expected.to_base64());
-        Err(StoreError::ChecksumMismatch { object: key.to_owned(), detail })
+        rest::digest(&self.client.place, key, body, digest_of).await
     }
 
     /// The service has compared CRC-32C, and that was computed over the bytes whose CRC-64 was right.

@@ -41,8 +41,6 @@ const PART_BYTES_MIN: u64 = 1 << 20;
 const PART_BYTES_MAX: u64 = 1 << 30;
 const PART_BYTES_DEFAULT: u64 = 32 << 20;
 const PARTS_MAX: u32 = 10_000;
-/// Bytes from which on checksums are computed on a thread that may block.
-const BLOCKING_BYTES: u64 = 64 << 10;
 
 /// A directory of a cluster.
 #[derive(Clone, Debug)]
@@ -175,18 +173,7 @@ impl Root {
 
     /// What HDFS will tell of a body whose CRC-64 is that of the source.
     async fn checksum(&self, key: &str, body: &Body, method: verify::Method) -> Result<verify::FileMd5, StoreError> {
-        let (md5, crc) = if body.len() < BLOCKING_BYTES {
-            verify::checksum(body, method)
-        } else {
-            let copy = body.clone();
-            let failed = |error| self.asked("compute a checksum", key, 0).unmade(&format!("{error}"));
-            tokio::task::spawn_blocking(move || verify::checksum(&copy, method)).await.map_err(failed)?
-        };
-        if crc == body.crc() {
-            return Ok(md5);
-        }
-        let detail = format!("the bytes to be sent have CRC-64 {}, at the source they had {}", crc.to_base64(), body.crc().to_base64());
-        Err(StoreError::ChecksumMismatch { object: key.to_owned(), detail })
+        rest::digest(&self.client.place, key, body, move |chunks| verify::checksum(chunks, method)).await
     }
 
     /// Gives a file that is complete what is kept of it, and then its name. Whether an earlier try has done so is not asked here.

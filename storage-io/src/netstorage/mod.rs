@@ -44,8 +44,6 @@ const LIMITS: Limits =
 const PROBE: &str = ".tradewind-probe-";
 /// Requests of one transfer at once, whatever there is to do: more of them would only wait for their turn.
 const REQUESTS_AT_ONCE: usize = 16;
-/// Bytes from which on checksums are computed on a thread that may block.
-const BLOCKING_BYTES: u64 = 64 << 10;
 /// Largest object that is read to find out whether it is ours, bytes: a minute at 36 Mbit/s.
 const READ_BACK_BYTES_MAX: u64 = 256 << 20;
 const DELETE_TRIES: u32 = 3;
@@ -159,15 +157,12 @@ impl Group {
 
     /// Checksums of a body whose CRC-64 is that of the source.
     async fn digests(&self, key: &str, body: &Body) -> Result<Digests, StoreError> {
-        let (chunks, expected) = (body.chunks().to_vec(), body.crc());
-        let compute = move || Digests::of(&chunks);
-        let digests = if body.len() < BLOCKING_BYTES {
-            compute()
-        } else {
-            let failed = |error| self.asked("compute a checksum", key, 0).unmade(&format!("{error}"));
-            tokio::task::spawn_blocking(compute).await.map_err(failed)?
+        let compute = |chunks: &[Bytes]| {
+            let digests = Digests::of(chunks);
+            let crc = digests.crc;
+            (digests, crc)
         };
-        same_crc(key, "the bytes to be sent", digests.crc, expected).map(|()| digests)
+        crate::rest::digest(&self.client.place, key, body, compute).await
     }
 
     /// What somebody wanted to be kept and is not, is said once.
@@ -221,14 +216,6 @@ impl Group {
 /// The account of what is stored. It is SHA-256 that was verified, not this checksum.
 fn stored(digests: &Digests) -> StoredObject {
     StoredObject { etag: Some(digests.md5.clone()), crc: digests.crc, verified_by_store: false, version_id: None }
-}
-
-fn same_crc(key: &str, what: &str, found: Crc64, expected: Crc64) -> Result<(), StoreError> {
-    if found == expected {
-        return Ok(());
-    }
-    let detail = format!("{what} have CRC-64 {}, at the source they had {}", found.to_base64(), expected.to_base64());
-    Err(StoreError::ChecksumMismatch { object: key.to_owned(), detail })
 }
 
 #[async_trait]

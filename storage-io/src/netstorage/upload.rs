@@ -12,11 +12,12 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::sync::mpsc;
 
+use super::Group;
 use super::digest::{Digesting, Digests};
-use super::{Group, same_crc};
 use crate::checksum::{Crc64, RunningCrc64};
 use crate::error::StoreError;
 use crate::local::spool::Spooled;
+use crate::rest::same_crc;
 use crate::store::{Body, ObjectMeta, Part, PartReceipt, StoredObject, Upload};
 
 /// Bytes that are read at once.

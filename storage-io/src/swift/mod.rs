@@ -45,8 +45,6 @@ const PROBE: &str = ".tradewind-probe";
 const NAME_BYTES_MAX: usize = 1024;
 /// What a segment's name has behind its object's, bytes.
 const SEGMENT_NAME_BYTES: usize = "/tradewind//".len() + 32 + 8;
-/// Bytes from which on checksums are computed on a thread that may block.
-const BLOCKING_BYTES: u64 = 64 << 10;
 const REMOVE_TRIES: u32 = 3;
 /// Longest manifest that is read, bytes: ten thousand segments with the longest names.
 const MANIFEST_BYTES_MAX: usize = 64 << 20;
@@ -151,19 +149,7 @@ impl Container {
 
     /// MD5 of a body whose CRC-64 is that of the source, hexadecimal.
     async fn digest(&self, key: &str, body: &Body) -> Result<String, StoreError> {
-        let (chunks, expected) = (body.chunks().to_vec(), body.crc());
-        let compute = move || digest_of(&chunks);
-        let (md5, crc) = if body.len() < BLOCKING_BYTES {
-            compute()
-        } else {
-            let failed = |error| self.asked("compute a checksum", key, 0).unmade(&format!("{error}"));
-            tokio::task::spawn_blocking(compute).await.map_err(failed)?
-        };
-        if crc == expected {
-            return Ok(md5);
-        }
-        let detail = format!("the bytes to be sent have CRC-64 {}, at the source they had {}", crc.to_base64(), expected.to_base64());
-        Err(StoreError::ChecksumMismatch { object: key.to_owned(), detail })
+        rest::digest(&self.client.place, key, body, digest_of).await
     }
 
     /// Segments that nothing needs once the object is replaced or deleted, see [`Container::segments_of`].

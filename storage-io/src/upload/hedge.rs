@@ -98,9 +98,12 @@ impl Hedge {
 
     /// Stores a part, by two requests if the first is late.
     pub(super) async fn put(&self, upload: &dyn Upload, part: &Part, stats: &UploadStats) -> Result<PartReceipt, StoreError> {
+        if !upload.takes_parts_twice() {
+            return upload.put_part(part.clone()).await;
+        }
         let since = Instant::now();
         let mut first = pin!(upload.put_part(part.clone()));
-        let mut look = if upload.takes_parts_twice() { since + LATE_MIN } else { since + Duration::from_secs(86_400) };
+        let mut look = since + LATE_MIN;
         let _turn = loop {
             tokio::select! {
                 result = &mut first => {
