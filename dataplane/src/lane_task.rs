@@ -145,6 +145,7 @@ impl LaneTask {
                 self.handle.finish(receipt);
                 let elapsed_ms = self.handle.elapsed_ms();
                 self.report_files();
+                self.tell_detour();
                 let (files_failed, first_failure) = std::mem::take(&mut self.left_out);
                 let (lane_id, totals) = (self.handle.lane.0, self.totals());
                 FromEngine::LaneDone(LaneReceipt { lane_id, files, bytes, elapsed_ms, totals, files_failed, first_failure })
@@ -341,6 +342,19 @@ impl LaneTask {
     fn tell_recent(&mut self) {
         for done in self.recent.drain(..) {
             self.handle.tell(FromEngine::FileDone(done));
+        }
+    }
+
+    /// Packets that steering has left to the kernel's socket although AF_XDP takes the lane.
+    fn tell_detour(&self) {
+        let LaneTotals { packets_afxdp, packets_kernel, .. } = self.totals();
+        if packets_afxdp > 0 && packets_kernel > packets_afxdp / 100 {
+            tracing::warn!(
+                "lane {}: {packets_kernel} of {} packets came by the kernel's socket and not by AF_XDP, as packets that an offload has merged do; \
+                 `tradewind doctor` here tells which offloads to switch off",
+                self.handle.lane,
+                packets_afxdp + packets_kernel
+            );
         }
     }
 

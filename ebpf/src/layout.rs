@@ -30,7 +30,7 @@ pub const ROW_ANY: u32 = 0;
 
 /// Name of the hash map lane id (u64, host order) to socket row (u32).
 pub const MAP_LANES: &str = "lanes";
-/// Name of the hash map UDP port (u16, host order) to 1 (u8).
+/// Name of the hash map UDP port (u16, host order) to the longest UDP datagram with its header that fits a packet (u16, bytes).
 pub const MAP_PORTS: &str = "ports";
 /// Name of the XSKMAP, indexed by [`socket_slot`].
 pub const MAP_SOCKETS: &str = "sockets";
@@ -77,11 +77,13 @@ pub enum Verdict {
     Ipv6Extension = 8,
     /// Anything else (another protocol or port, ARP, a frame too short to tell): passed to the kernel.
     NotOurs = 9,
+    /// Ours, lane known, but longer than the MTU allows: several packets that an offload has merged. Passed to the kernel, which can cut them.
+    Merged = 10,
 }
 
 impl Verdict {
     /// All verdicts with the name they carry in C and in metrics, in the order of their numbers.
-    pub const ALL: [(Self, &'static str); 10] = [
+    pub const ALL: [(Self, &'static str); 11] = [
         (Self::Redirected, "redirected"),
         (Self::NoSocket, "no_socket"),
         (Self::UnknownLane, "unknown_lane"),
@@ -92,6 +94,7 @@ impl Verdict {
         (Self::Fragment, "fragment"),
         (Self::Ipv6Extension, "ipv6_extension"),
         (Self::NotOurs, "not_ours"),
+        (Self::Merged, "merged"),
     ];
 }
 

@@ -43,7 +43,7 @@ struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
 	MAP_NUMBER(max_entries, TW_PORTS_MAX);
 	MAP_TYPE(key, __u16);
-	MAP_TYPE(value, __u8);
+	MAP_TYPE(value, __u16);
 } TW_MAP_PORTS SECTION(".maps");
 
 struct {
@@ -160,6 +160,7 @@ INLINE int steer_frame(struct xdp_md *context)
 	unsigned char *payload;
 	__u64 lane;
 	__u32 *row;
+	__u16 *longest;
 	__u16 port;
 
 	if (protocol == FROM_BE16(ETH_P_IP))
@@ -173,7 +174,8 @@ INLINE int steer_frame(struct xdp_md *context)
 	if ((void *)(udp + 1) > (void *)at.end)
 		return count(TW_VERDICT_NOT_OURS, XDP_PASS);
 	port = FROM_BE16(udp->dest);
-	if (!map_lookup(&TW_MAP_PORTS, &port))
+	longest = map_lookup(&TW_MAP_PORTS, &port);
+	if (!longest)
 		return count(TW_VERDICT_NOT_OURS, XDP_PASS);
 
 	payload = (void *)(udp + 1);
@@ -189,6 +191,9 @@ INLINE int steer_frame(struct xdp_md *context)
 	row = map_lookup(&TW_MAP_LANES, &lane);
 	if (!row)
 		return count(TW_VERDICT_UNKNOWN_LANE, XDP_DROP);
+	// No frame holds what an offload has merged; the kernel's socket takes it.
+	if (FROM_BE16(udp->len) > *longest)
+		return count(TW_VERDICT_MERGED, XDP_PASS);
 	return redirect(context, *row);
 }
 

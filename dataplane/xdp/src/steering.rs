@@ -17,6 +17,9 @@ use crate::{
     rings::HEADROOM_BYTES,
 };
 
+/// Bytes of an IPv4 header without options (RFC 791 section 3.1).
+const IPV4_HEADER_BYTES: usize = 20;
+
 /// How to attach the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum AttachMode {
@@ -155,9 +158,10 @@ impl Steering {
 
         let mut loaded = Ebpf::load(tradewind_ebpf::object()).map_err(|error| load_error(&error))?;
         let (link, mode) = attach(&mut loaded, config, device.index(), modes(config.mode, &driver, features), multi_buffer)?;
-        let mut ports: HashMap<MapData, u16, u8> = take(&mut loaded, layout::MAP_PORTS)?;
+        let mut ports: HashMap<MapData, u16, u16> = take(&mut loaded, layout::MAP_PORTS)?;
+        let longest = u16::try_from(mtu_bytes.saturating_sub(IPV4_HEADER_BYTES)).unwrap_or(u16::MAX);
         for port in &config.ports {
-            ports.insert(port, 1, 0).map_err(map_error(layout::MAP_PORTS))?;
+            ports.insert(port, longest, 0).map_err(map_error(layout::MAP_PORTS))?;
         }
         Ok(Self {
             lanes: Mutex::new(take(&mut loaded, layout::MAP_LANES)?),
