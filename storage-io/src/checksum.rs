@@ -4,6 +4,32 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use crc_fast::CrcAlgorithm::Crc64Nvme;
 
+/// x⁶⁴ modulo the generator 0xAD93D23594C93659, in the reflected order of CRC-64/NVME: bit 63 is x⁰.
+const GENERATOR: u64 = 0x9a6c_9329_ac4b_c9b5;
+/// The polynomial 1.
+const ONE: u64 = 1 << 63;
+/// x to the powers 2⁰, 2¹, … 2⁶⁶ modulo the generator.
+const POWERS: [u64; 67] = {
+    let mut powers = [ONE >> 1; 67];
+    let mut index = 1;
+    while index < powers.len() {
+        powers[index] = multiply(powers[index - 1], powers[index - 1]);
+        index += 1;
+    }
+    powers
+};
+
+/// The product of two polynomials modulo the generator.
+const fn multiply(a: u64, mut b: u64) -> u64 {
+    let (mut product, mut bit) = (0, 64);
+    while bit > 0 {
+        bit -= 1;
+        product ^= b & (a >> bit & 1).wrapping_neg();
+        b = b >> 1 ^ GENERATOR & (b & 1).wrapping_neg();
+    }
+    product
+}
+
 /// A CRC-64/NVME (polynomial 0xAD93D23594C93659, reflected, initial value and final XOR all ones), the checksum that S3 calls
 /// `CRC64NVME`. The default is the checksum of no bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -21,9 +47,14 @@ impl Crc64 {
     pub fn append(self, next: Self, next_len: u64) -> Self {
         match (self.0, next_len) {
             (_, 0) => self,
-            // Combining is next ⊕ (self shifted by next_len), and 0 stays 0 when shifted. Worth it: combining takes 0.2 ms, most files have one piece.
+            // 0 stays 0 when shifted. Most files have one piece.
             (0, _) => next,
-            _ => Self(crc_fast::checksum_combine(Crc64Nvme, self.0, next.0, next_len)),
+            // Shifted by so many bits, which is a multiplication by x to that power: some 2 µs, where crc-fast's matrices take 80 (zlib's
+            // crc32_combine_gen does the same for its CRC-32).
+            (first, _) => {
+                let bits = POWERS.iter().skip(3).enumerate().filter(|(bit, _)| next_len >> bit & 1 == 1);
+                Self(bits.fold(first, |shifted, (_, power)| multiply(*power, shifted)) ^ next.0)
+            }
         }
     }
 
@@ -91,9 +122,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn combining_equals_reading_it_all(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..12)) {
+        fn combining_equals_reading_it_all(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..12), length in 1..u64::MAX) {
             let whole = pieces.iter().fold(Crc64::default(), |crc, piece| crc.append(Crc64::of(piece), piece.len() as u64));
             prop_assert_eq!(whole, Crc64::of(&pieces.concat()));
+            let (first, last) = (Crc64::of(&pieces.concat()), Crc64::of(b"end"));
+            prop_assert_eq!(first.append(last, length).0, crc_fast::checksum_combine(Crc64Nvme, first.0, last.0, length));
             let mut running = RunningCrc64::default();
             pieces.iter().for_each(|piece| running.update(piece));
             prop_assert_eq!(running.finish(), whole);
