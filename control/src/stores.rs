@@ -89,6 +89,7 @@ fn is_below(destination: &Destination, source: &Destination) -> bool {
         let (DestinationName::Into(name) | DestinationName::Exact(name)) = &at.name;
         match &at.store {
             Store::Local { root } => format!("{}/{name}", root.display()),
+            Store::Faux => format!("faux {name}"),
             Store::S3(store) => format!("{} {}/{name}", store.endpoint.as_deref().unwrap_or_default(), store.bucket),
             Store::Azure(store) => {
                 format!("{} {} {}/{name}", store.endpoint.as_deref().unwrap_or_default(), store.account, store.container)
@@ -141,6 +142,7 @@ pub fn resolve(stores: &BTreeMap<String, StoreConfig>, user: &Identified, destin
         DestinationUrl::Named { store, path, into } => match visible.find(|(name, _)| *name == store) {
             None => Err(unknown(format!("no store named '{store}'"))),
             Some((_, StoreConfig::Local { root })) => Ok(resolved(store, in_directory(root, path, *into)?)),
+            Some((_, StoreConfig::Faux)) => Ok(resolved(store, Destination { store: Store::Faux, name: name_in_root(path, *into)? })),
             Some((_, StoreConfig::Hdfs(config))) => {
                 Ok(resolved(store, Destination { store: hdfs(config), name: name_in_root(path, *into)? }))
             }
@@ -170,7 +172,7 @@ const fn scheme_of(config: &StoreConfig) -> Option<BucketScheme> {
         StoreConfig::Gcs(_) => Some(BucketScheme::Gcs),
         StoreConfig::Hdfs(_) => Some(BucketScheme::Hdfs),
         StoreConfig::NetStorage(_) => Some(BucketScheme::NetStorage),
-        StoreConfig::Local { .. } => None,
+        StoreConfig::Local { .. } | StoreConfig::Faux => None,
     }
 }
 
@@ -184,7 +186,7 @@ fn allows(config: &StoreConfig, bucket: &str) -> bool {
         StoreConfig::Gcs(config) => among(&config.buckets),
         StoreConfig::Hdfs(config) => config.nameservice == bucket,
         StoreConfig::NetStorage(config) => config.cp_code == bucket,
-        StoreConfig::Local { .. } => false,
+        StoreConfig::Local { .. } | StoreConfig::Faux => false,
     }
 }
 
@@ -217,7 +219,7 @@ fn in_bucket(config: &StoreConfig, bucket: String, name: DestinationName) -> Opt
         }
         StoreConfig::Hdfs(config) => hdfs(config),
         StoreConfig::NetStorage(config) => Store::NetStorage(config.clone()),
-        StoreConfig::Local { .. } => return None,
+        StoreConfig::Local { .. } | StoreConfig::Faux => return None,
     };
     Some(Destination { store, name })
 }
@@ -303,12 +305,14 @@ mod tests {
             ("google".to_owned(), gcs(&["alpha"])),
             ("hadoop".to_owned(), lake("/tw")),
             ("edge".to_owned(), netstorage("123456")),
+            ("faux".to_owned(), StoreConfig::Faux),
         ]);
         let stores_of_user = user_stores.map(|names| names.iter().map(|&n| n.to_owned()).collect());
         let user = Identified { access_key: "u".into(), stores: stores_of_user };
         let found = resolve(&stores, &user, &DestinationUrl::parse(destination).unwrap()).map_err(|p| p.code)?.destination;
         let place = match found.store {
             Store::Local { root } => root.display().to_string(),
+            Store::Faux => "nowhere".to_owned(),
             Store::S3(store) => store.bucket,
             Store::Azure(store) => format!("{}/{}", store.account, store.container),
             Store::Swift(store) => format!("swift {}", store.container),
@@ -327,6 +331,9 @@ mod tests {
         for (destination, expected) in [
             ("s3://alpha/in/", "alpha into in/"),
             ("s3://beta/key", "beta as key"),
+            ("faux:in/", "nowhere into in/"),
+            ("faux:", "nowhere into "),
+            ("faux:film?20G", "nowhere as film?20G"),
             ("two:both/key", "both as key"),
             ("one:both", "both into "),
             ("file:///data/a/", "/data into a/"),

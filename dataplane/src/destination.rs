@@ -7,9 +7,9 @@ use tradewind_ipc::{
     Store as IpcStore, SwiftAuth as IpcSwiftAuth, SwiftIdentity,
 };
 use tradewind_storage::{
-    AzureConfig, AzureCredentials, AzureStore, Credentials, Dialect, GcsConfig, GcsCredentials, GcsStore, HdfsAuth, HdfsConfig, HdfsStore,
-    LargeObjects, LocalStore, NetStorageConfig, NetStorageStore, ObjectName, RetryPolicy, S3Config, S3Store, Store, StoreError, SwiftAuth,
-    SwiftConfig, SwiftStore, UploadError, check_destination,
+    AzureConfig, AzureCredentials, AzureStore, Credentials, Dialect, FauxStore, GcsConfig, GcsCredentials, GcsStore, HdfsAuth, HdfsConfig,
+    HdfsStore, LargeObjects, LocalStore, NetStorageConfig, NetStorageStore, ObjectName, RetryPolicy, S3Config, S3Store, Store, StoreError,
+    SwiftAuth, SwiftConfig, SwiftStore, UploadError, check_destination,
 };
 
 /// Opens the store and finds out whether it takes objects.
@@ -27,6 +27,7 @@ pub(crate) async fn open(destination: &Destination) -> Result<Arc<dyn Store>, St
 pub(crate) fn open_store(store: &IpcStore) -> Result<Arc<dyn Store>, StoreError> {
     Ok(match store {
         IpcStore::Local { root } => Arc::new(LocalStore::open(root)?),
+        IpcStore::Faux => Arc::new(FauxStore),
         IpcStore::S3(s3) => {
             let credentials = match (&s3.access_key, &s3.secret_key) {
                 (Some(access), Some(secret)) => {

@@ -25,6 +25,8 @@ pub enum Store {
         /// Absolute path of the directory.
         root: PathBuf,
     },
+    /// Keeps nothing.
+    Faux,
     /// A bucket behind an S3 API.
     S3(S3Store),
     /// A container of Azure Blob Storage.

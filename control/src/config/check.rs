@@ -155,6 +155,7 @@ fn store(name: &str, section: &StoreSection, line: Option<usize>, state_dir: &Pa
         StoreKind::Gcs => gcs_store(name, section, line, reader),
         StoreKind::Hdfs => hdfs_store(name, section, line, reader),
         StoreKind::NetStorage => netstorage_store(name, section, line, state_dir, reader),
+        StoreKind::Faux => Some(StoreConfig::Faux),
         StoreKind::Edgio => {
             let ended = "Edgio (Limelight) has ended its service: Chapter 11 in September 2024, its network closed in early 2025";
             reader.error(line, format!("stores.{name}: {ended}. Nothing can be sent there; remove the store"));
@@ -186,12 +187,14 @@ fn check_settings(name: &str, section: &StoreSection, line: Option<usize>, reade
         StoreKind::Gcs => ("a Google Cloud Storage store", GCS_SETTINGS),
         StoreKind::Hdfs => ("an HDFS store", HDFS_SETTINGS),
         StoreKind::NetStorage => ("a NetStorage store", NETSTORAGE_SETTINGS),
+        StoreKind::Faux => ("a faux store", ""),
         StoreKind::Edgio => return,
     };
-    let is_known = |setting: &str| setting == "kind" || known.split(", ").any(|known| known == setting);
+    let known: Vec<&str> = std::iter::once("kind").chain(known.split(", ").filter(|known| !known.is_empty())).collect();
+    let is_known = |setting: &str| known.contains(&setting);
     let given = serde_json::to_value(section).unwrap_or_default();
     for setting in given.as_object().into_iter().flat_map(serde_json::Map::keys).filter(|setting| !is_known(setting)) {
-        reader.error(line, format!("stores.{name}: {kind} has no '{setting}'; it has kind, {known}"));
+        reader.error(line, format!("stores.{name}: {kind} has no '{setting}'; it has {}", known.join(", ")));
     }
 }
 

@@ -89,6 +89,8 @@ pub enum StoreConfig {
     Hdfs(HdfsConfig),
     /// A CP code of Akamai NetStorage: what the engine is told of it.
     NetStorage(NetStorageStore),
+    /// Keeps nothing, to try networks.
+    Faux,
     /// A directory of this machine.
     Local {
         /// Absolute path; nothing outside is written.

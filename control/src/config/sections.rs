@@ -229,6 +229,7 @@ pub(super) enum StoreKind {
     /// It has ended, which is told.
     #[serde(alias = "limelight")]
     Edgio,
+    Faux,
     Local,
 }
 
