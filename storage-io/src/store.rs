@@ -388,7 +388,7 @@ pub trait Upload: fmt::Debug + Send + Sync {
 /// # Errors
 /// As [`Store::check`], and [`StoreError::Timeout`].
 pub async fn check_destination(store: &dyn Store, prefix: &str, policy: &RetryPolicy) -> Result<(), StoreError> {
-    policy.run("checking the destination", 0, StoreError::is_retryable, |_| {}, || store.check(prefix)).await
+    policy.run("checking the destination", 0, StoreError::is_worth_resending, |_| {}, || store.check(prefix)).await
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub fn a_tree_there_and_back_from(world: &Loopback, url: &str, named: &str, keep
     let source = world.path("source");
     fs::create_dir(&source)?;
     // 20 MiB and more: several blocks of 8 MiB.
-    tree::mixed(&source, 2, 20 << 20, 100, &mut Random::new(3))?;
+    tree::mixed(&source, 2, 20 << 20, 30, &mut Random::new(3))?;
     let files = tree::files(&source)?.len() as u64;
     let (from, back) = (format!("{}/", source.display()), format!("{}/", world.path("back").display()));
     let arguments = ["send", "--json", "--preserve", "times,owner", "--checksum", "sha256", &from, &into];
