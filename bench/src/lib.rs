@@ -1,10 +1,13 @@
 //! The testbed (three namespaces, an emulated WAN, a real S3 server, tradewindd), shared by the demo, the end-to-end tests and
-//! the benchmarks; a server on loopback for what is not about networks; and the benchmarks: [`cells`], [`fairness`], [`kill_resume`], [`small_files`].
+//! the benchmarks; a server on loopback for what is not about networks; and the benchmarks: [`cells`], [`dataplane`], [`fairness`], [`kill_resume`], [`small_files`].
 #![forbid(unsafe_code)]
 
+pub mod all;
 pub mod azurite;
 pub mod cells;
 pub mod ceph;
+pub mod dataplane;
+pub mod environment;
 pub mod fairness;
 pub mod gcs;
 pub mod hdfs;
@@ -12,6 +15,7 @@ pub mod keystone;
 pub mod kill_resume;
 pub mod loopback;
 pub mod netstorage;
+pub mod page;
 pub mod process;
 pub mod small_files;
 pub mod staging;
@@ -20,6 +24,7 @@ pub mod stores;
 pub mod swift;
 pub mod testbed;
 pub mod tree;
+pub mod wan;
 
 use std::path::Path;
 use std::process::Command;
@@ -37,6 +42,14 @@ pub const ETHERNET_BYTES: u32 = 14;
 pub fn write_json(file: &Path, report: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(report)?;
     std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// The median; not a number of no values.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+    f64::midpoint(at(values.len().saturating_sub(1) / 2), at(values.len() / 2))
 }
 
 /// An object's name as it stands in a URL.

@@ -216,8 +216,8 @@ impl Finished {
     }
 }
 
-/// User and system time of all children that were waited for, seconds.
-fn children_cpu_s() -> f64 {
+/// User and system time of all children that were waited for, and of theirs, seconds.
+pub(crate) fn children_cpu_s() -> f64 {
     getrusage(UsageWho::RUSAGE_CHILDREN).map_or(0.0, |usage| {
         let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
         seconds(usage.user_time()) + seconds(usage.system_time())

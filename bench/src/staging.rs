@@ -16,6 +16,7 @@ use serde_json::Value;
 use tradewind_fabric::BlockPool;
 use tradewind_staging::{Done, Outcome, Ring, Staged, Staging, StagingConfig};
 
+use crate::median;
 use crate::process::{Interrupt, tree_cpu_s};
 
 const BLOCK: usize = 1 << 20;
@@ -106,12 +107,6 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
         std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")?;
     }
     Ok(report)
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// Blocks of the engine's size from a pool of its kind, [`DEPTH`] at once.

@@ -23,7 +23,7 @@ use tradewind_storage::{
 use crate::loopback::Loopback;
 use crate::process::{Interrupt, children, run as run_to_end, tree_cpu_s};
 use crate::testbed::{BUCKET, Store, sha256_of_file, write_random};
-use crate::write_json;
+use crate::{median, write_json};
 
 const BLOCK: usize = 1 << 20;
 /// Blocks in memory: six parts of the default size for each of two files, and some that are being filled.
@@ -165,13 +165,6 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
         write_json(path, &report)?;
     }
     Ok(report)
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let (one, other) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-    f64::midpoint(one, other)
 }
 
 /// User and system time of this process without its children: the store is one of them.

@@ -172,11 +172,13 @@ pub struct TopologyOptions {
     /// The ends are joined by one veth pair as the kernel makes it (its offloads left on, super-packets cross), with nothing between: no
     /// emulator can run. Default false.
     pub direct: bool,
+    /// Of a direct pair: segmentation and merging are off at both ends, so that each packet crosses by itself, as on a wire. Default false.
+    pub wire_like: bool,
 }
 
 impl Default for TopologyOptions {
     fn default() -> Self {
-        Self { mtu_bytes: 1500, ipv6: false, management: false, direct: false }
+        Self { mtu_bytes: 1500, ipv6: false, management: false, direct: false, wire_like: false }
     }
 }
 
@@ -233,10 +235,13 @@ impl Topology {
 
     fn join_ends(&self, options: &TopologyOptions) -> Result<(), TopologyError> {
         let (mtu, name) = (options.mtu_bytes, END_INTERFACE);
-        let peer = format!("peer name {name} mtu {mtu} netns {}", self.name(Namespace::Server));
-        self.ip(Namespace::Client, &format!("link add {name} mtu {mtu} type veth {peer}"))?;
+        let peer = format!("peer name {name} numrxqueues 1 numtxqueues 1 mtu {mtu} netns {}", self.name(Namespace::Server));
+        self.ip(Namespace::Client, &format!("link add {name} numrxqueues 1 numtxqueues 1 mtu {mtu} type veth {peer}"))?;
         for (end, own) in [(Namespace::Client, CLIENT_ADDRESS), (Namespace::Server, SERVER_ADDRESS)] {
             self.ip(end, &format!("addr add {own}/24 dev {name}"))?;
+            if options.wire_like {
+                self.ethtool(end, &["-K", name, "tso", "off", "gso", "off", "gro", "off", "tx-udp-segmentation", "off"])?;
+            }
             self.ip(end, &format!("link set {name} up"))?;
         }
         Ok(())

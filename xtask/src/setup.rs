@@ -3,6 +3,7 @@
 mod azurite;
 mod hadoop;
 mod packages;
+mod peers;
 mod venv;
 
 use std::fs::{self, File};
@@ -21,31 +22,34 @@ pub(crate) struct Arguments {
     /// Also the test stores that are large (Ceph), and start each of all test stores once to see that it works here
     #[arg(long)]
     stores: bool,
+    /// Also the programs that benchmarks measure beside ours with `--peers` (some minutes: two of them are built)
+    #[arg(long)]
+    peers: bool,
 }
 
 /// The command itself.
 pub(crate) fn install(arguments: &Arguments) -> Result<()> {
-    if !arguments.stores {
-        return run();
-    }
-    ensure(true)?;
-    bench::run_with(&["stores"])
+    ensure(arguments)?;
+    if arguments.stores { bench::run_with(&["stores"]) } else { Ok(()) }
 }
 
 /// What every command needs.
 pub(crate) fn run() -> Result<()> {
-    ensure(false)
+    ensure(&Arguments { stores: false, peers: false })
 }
 
-fn ensure(stores: bool) -> Result<()> {
+fn ensure(wanted: &Arguments) -> Result<()> {
     let cache = cache_directory()?;
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}; TRADEWIND_CACHE names another place", cache.display()))?;
     // Two set-ups at once would trip over each other; the second waits, then finds all done.
     let lock = File::create(cache.join("setup.lock")).context("cannot make the set-up's lock file")?;
     lock.lock().context("cannot lock the set-up's lock file")?;
     packages::ensure()?;
-    if stores {
-        packages::ensure_for_tests(&CEPH)?;
+    if wanted.stores {
+        packages::ensure_more(&CEPH)?;
+    }
+    if wanted.peers {
+        peers::ensure(&cache)?;
     }
     venv::ensure(&cache)?;
     azurite::ensure(&cache)?;

@@ -176,7 +176,7 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
 
 fn measure(arguments: &Arguments, case: &Case, interrupt: &Interrupt) -> Result<Outcome> {
     let (mtu_bytes, is_wan) = if case.wan.is_some() { (9000, true) } else { (1500, false) };
-    let options = TestbedOptions { mtu_bytes, management: is_wan, in_memory: case.place != Place::Disk, direct: !is_wan };
+    let options = TestbedOptions { mtu_bytes, management: is_wan, in_memory: case.place != Place::Disk, direct: !is_wan, wire_like: false };
     let mut testbed = Testbed::without_link("twsmall", &options, interrupt)?;
     if let Some(wan) = case.wan {
         let direction = DirectionSpec {

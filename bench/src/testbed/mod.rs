@@ -102,11 +102,13 @@ pub struct TestbedOptions {
     pub in_memory: bool,
     /// Client and server are joined by a plain veth pair: nothing can be played. Default false.
     pub direct: bool,
+    /// Of a direct pair: each packet crosses by itself, see [`TopologyOptions::wire_like`]. Default false.
+    pub wire_like: bool,
 }
 
 impl Default for TestbedOptions {
     fn default() -> Self {
-        Self { mtu_bytes: 1500, management: false, in_memory: false, direct: false }
+        Self { mtu_bytes: 1500, management: false, in_memory: false, direct: false, wire_like: false }
     }
 }
 
@@ -135,8 +137,9 @@ impl Testbed {
         let parent = if options.in_memory && memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         remove_old_folders(&parent, prefix);
         let folder = tempfile::Builder::new().prefix(&format!("{prefix}-{}-", std::process::id())).tempdir_in(parent)?;
-        let TestbedOptions { mtu_bytes, management, direct, .. } = *options;
-        let topology = Topology::create(prefix, &TopologyOptions { mtu_bytes, management, direct, ..TopologyOptions::default() })?;
+        let TestbedOptions { mtu_bytes, management, direct, wire_like, .. } = *options;
+        let topology =
+            Topology::create(prefix, &TopologyOptions { mtu_bytes, management, direct, wire_like, ..TopologyOptions::default() })?;
         let interrupt = interrupt.clone();
         Ok(Self { topology, programs, folder, interrupt, management, emulator: None, management_emulator: None })
     }

@@ -25,7 +25,7 @@ const DEBIAN: [&str; 5] =
 /// Installs them into `cache`, unless they are there. Tests that need them say so where that is not possible.
 pub(super) fn ensure(cache: &Path) -> Result<()> {
     let folder = cache.join("hadoop");
-    if let Err(error) = packages::ensure_for_tests(&DEBIAN) {
+    if let Err(error) = packages::ensure_more(&DEBIAN) {
         eprintln!("HDFS will not be tested: {error:#}");
         return Ok(());
     }

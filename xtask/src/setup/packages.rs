@@ -51,8 +51,8 @@ pub(super) fn ensure() -> Result<()> {
     }
 }
 
-/// The same for what only tests of one store need. Another distribution is not asked: those tests look for themselves.
-pub(super) fn ensure_for_tests(packages: &[&'static str]) -> Result<()> {
+/// The same for what only some tests and benchmarks need. Another distribution is not asked: they look for themselves.
+pub(super) fn ensure_more(packages: &[&'static str]) -> Result<()> {
     install(&missing_from_dpkg(packages)?.unwrap_or_default())
 }
 

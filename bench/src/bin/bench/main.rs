@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tradewind_bench::process::Interrupt;
-use tradewind_bench::{cells, fairness, kill_resume, small_files, staging, storage, stores};
+use tradewind_bench::{all, cells, dataplane, fairness, kill_resume, small_files, staging, storage, stores, wan};
 
 /// Measures Tradewind on this machine.
 #[derive(Debug, Parser)]
@@ -20,10 +20,19 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// The benchmarks of speed one after the other, with one page for all of them.
+    All(all::Arguments),
     /// What sealing and opening packets costs (the default).
     Crypto,
     /// Paths of the grid of bandwidth, round-trip time, loss and queue: real processes over the emulated WAN beside the simulator.
     Cells(cells::Arguments),
+    /// Client to engine without storage, by the kernel's sockets and by AF_XDP, beside bare loops over the same links.
+    Dataplane(dataplane::Arguments),
+    /// A file over long and lossy paths, beside the tools that users would take instead.
+    Wan(wan::Arguments),
+    /// One end of a bare loop; the dataplane benchmark starts it.
+    #[command(hide = true)]
+    Loop(dataplane::LoopArguments),
     /// Two flows at one bottleneck: two of ours, ours beside the kernel's CUBIC and BBR.
     Fairness(fairness::Arguments),
     /// Many small files into a local store: files a second, and memory.
@@ -51,7 +60,11 @@ fn main() -> ExitCode {
 fn bench(arguments: &Arguments) -> Result<()> {
     match &arguments.what {
         None | Some(What::Crypto) => crypto::run(),
+        Some(What::All(arguments)) => all::run(arguments, &Interrupt::watch()?)?,
         Some(What::Cells(arguments)) => drop(cells::run(arguments, &Interrupt::watch()?)?),
+        Some(What::Dataplane(arguments)) => drop(dataplane::run(arguments, &Interrupt::watch()?)?),
+        Some(What::Wan(arguments)) => drop(wan::run(arguments, &Interrupt::watch()?)?),
+        Some(What::Loop(arguments)) => dataplane::run_loop(arguments)?,
         Some(What::SmallFiles(arguments)) => drop(small_files::run(arguments, &Interrupt::watch()?)?),
         Some(What::Staging(arguments)) => drop(staging::run(arguments, &Interrupt::watch()?)?),
         Some(What::Storage(arguments)) => drop(storage::run(arguments, &Interrupt::watch()?)?),

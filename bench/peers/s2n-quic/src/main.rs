@@ -1,0 +1,89 @@
+//! `peer-s2n-quic receive ADDRESS CERTIFICATE KEY SECONDS` takes one stream, counts its bytes, for so many seconds at most, and prints
+//! `BYTES SECONDS`, from the first byte to the last;
+//! `peer-s2n-quic send ADDRESS CERTIFICATE FILE [bbr]` sends a file in one stream and waits until it is acknowledged.
+//!
+//! Windows and socket buffers are wide, so that neither is what limits it; congestion control is CUBIC, as s2n-quic has it, or BBR.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use s2n_quic::client::Connect;
+use s2n_quic::provider::congestion_controller::Bbr;
+use s2n_quic::provider::io::tokio::Provider as Io;
+use s2n_quic::provider::limits::Limits;
+use s2n_quic::{Client, Server};
+use tokio::io::AsyncReadExt as _;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+const WINDOW_BYTES: u64 = 64 << 20;
+const SOCKET_BUFFER_BYTES: usize = 8 << 20;
+const CHUNK_BYTES: usize = 1 << 20;
+
+fn io(address: SocketAddr) -> Result<Io, Failure> {
+    Ok(Io::builder()
+        .with_receive_address(address)?
+        .with_send_buffer_size(SOCKET_BUFFER_BYTES)?
+        .with_recv_buffer_size(SOCKET_BUFFER_BYTES)?
+        .build()?)
+}
+
+fn limits() -> Result<Limits, Failure> {
+    Ok(Limits::new()
+        .with_data_window(WINDOW_BYTES)?
+        .with_unidirectional_data_window(WINDOW_BYTES)?
+        .with_max_send_buffer_size(WINDOW_BYTES as u32)?)
+}
+
+async fn receive(address: SocketAddr, certificate: &Path, key: &Path, longest: Duration) -> Result<(), Failure> {
+    let mut server = Server::builder().with_tls((certificate, key))?.with_io(io(address)?)?.with_limits(limits()?)?.start()?;
+    println!("ready");
+    let mut connection = server.accept().await.ok_or("no connection came")?;
+    let mut stream = connection.accept_receive_stream().await?.ok_or("no stream came")?;
+    let (mut bytes, mut started) = (0, None);
+    while let Some(chunk) = stream.receive().await? {
+        bytes += chunk.len();
+        if started.get_or_insert_with(Instant::now).elapsed() > longest {
+            break;
+        }
+    }
+    println!("{bytes} {}", started.unwrap_or_else(Instant::now).elapsed().as_secs_f64());
+    // So that the last acknowledgement leaves.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    Ok(())
+}
+
+async fn send(address: SocketAddr, certificate: &Path, file: &Path, bbr: bool) -> Result<(), Failure> {
+    let builder = Client::builder().with_tls(certificate)?.with_io(io(([0, 0, 0, 0], 0).into())?)?.with_limits(limits()?)?;
+    let client = if bbr { builder.with_congestion_controller(Bbr::default())?.start()? } else { builder.start()? };
+    let mut connection = client.connect(Connect::new(address).with_server_name("localhost")).await?;
+    let mut stream = connection.open_send_stream().await?;
+    let mut file = tokio::fs::File::open(file).await?;
+    file.set_max_buf_size(CHUNK_BYTES);
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        if file.read_buf(&mut chunk).await? == 0 {
+            break;
+        }
+        stream.send(chunk.into()).await?;
+    }
+    stream.finish()?;
+    stream.close().await?;
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["receive", address, certificate, key, seconds] => {
+            let longest = Duration::from_secs(seconds.parse()?);
+            receive(address.parse()?, certificate.as_ref(), key.as_ref(), longest).await
+        }
+        ["send", address, certificate, file] => send(address.parse()?, certificate.as_ref(), file.as_ref(), false).await,
+        ["send", address, certificate, file, "bbr"] => send(address.parse()?, certificate.as_ref(), file.as_ref(), true).await,
+        _ => Err("peer-s2n-quic receive ADDRESS CERTIFICATE KEY SECONDS, or send ADDRESS CERTIFICATE FILE [bbr]".into()),
+    }
+}

@@ -1,0 +1,120 @@
+//! `cargo xtask bench all`: the benchmarks one after the other, one JSON object and one HTML page for all of them.
+//!
+//! | Section | Benchmark | `--quick` |
+//! |---|---|---|
+//! | `dataplane` | client to engine without storage, beside bare loops and peers | 1 GiB, 3 turns |
+//! | `wan` | long and lossy paths, beside peers | 15 s, 1 turn |
+//! | `small_files` | many small files | 20,000 files |
+//! | `storage` | blocks into a bucket, beside s5cmd, rclone and the AWS CLI | 256 MiB, 3 turns |
+//! | `staging` | blocks on a disk, beside fio | 1 GiB, 3 turns |
+//!
+//! Peers that are not installed are named among the warnings; `cargo xtask setup --peers` installs them. A section that fails is named in `failed`, and
+//! the others are measured all the same. The page ([`crate::page`]) needs no network and is made from the JSON alone.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value, json};
+
+use crate::environment::Environment;
+use crate::process::Interrupt;
+use crate::{dataplane, page, small_files, staging, storage, wan, write_json};
+
+/// What to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {
+    /// Less of everything: within 20 minutes.
+    #[arg(long)]
+    pub quick: bool,
+    /// Only these sections.
+    #[arg(long, num_args = 1..)]
+    pub only: Vec<String>,
+    /// Write the figures as one JSON object to this file.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the page to this file; default: beside the JSON, with .html.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Where the benchmark of staging writes; default: the directory for temporary files.
+    #[arg(long)]
+    pub directory: Option<PathBuf>,
+}
+
+/// In this order.
+pub(crate) const SECTIONS: [&str; 5] = ["dataplane", "wan", "small_files", "storage", "staging"];
+
+/// Measures, prints and writes.
+///
+/// # Errors
+/// When a section failed, after the others were measured and everything was written.
+pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
+    let wanted = |section: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == section);
+    let chosen: Vec<&str> = SECTIONS.into_iter().filter(|section| wanted(section)).collect();
+    ensure!(!chosen.is_empty(), "no such section; there are {}", SECTIONS.join(", "));
+    let (mut environment, started) = (Environment::here(), Instant::now());
+    let (mut sections, mut failed, mut warnings) = (Map::new(), Map::new(), Vec::new());
+    for section in chosen {
+        println!("\n== {section}");
+        match measure(section, arguments, interrupt) {
+            Ok(report) => drop(sections.insert(section.to_owned(), report)),
+            Err(error) => {
+                interrupt.check()?;
+                println!("failed: {error:#}");
+                failed.insert(section.to_owned(), format!("{error:#}").into());
+            }
+        }
+    }
+    environment.finish(&mut warnings);
+    let (command, seconds) =
+        (if arguments.quick { "cargo xtask bench all --quick" } else { "cargo xtask bench all" }, started.elapsed().as_secs());
+    println!("\ntook {seconds} s");
+    let is_complete = failed.is_empty();
+    let report = json!({
+        "command": command,
+        "environment": environment,
+        "seconds": seconds,
+        "sections": sections,
+        "failed": failed,
+        "warnings": warnings,
+    });
+    if let Some(file) = &arguments.json {
+        write_json(file, &report)?;
+    }
+    if let Some(file) = arguments.html.clone().or_else(|| arguments.json.as_ref().map(|json| json.with_extension("html"))) {
+        std::fs::write(&file, page::of(&report)).with_context(|| format!("cannot write {}", file.display()))?;
+        println!("{}", file.display());
+    }
+    ensure!(is_complete, "a section failed: {}", report["failed"]);
+    Ok(())
+}
+
+fn measure(section: &str, arguments: &Arguments, interrupt: &Interrupt) -> Result<Value> {
+    let pick = |quick: u32, full: u32| if arguments.quick { quick } else { full };
+    let turns = pick(3, 5);
+    Ok(match section {
+        "dataplane" => {
+            let (mib, loop_seconds) = (pick(1024, 2048), f64::from(pick(1, 2)));
+            let arguments = dataplane::Arguments { mib, turns, loop_seconds, only: Vec::new(), peers: true, json: None };
+            serde_json::to_value(dataplane::run(&arguments, interrupt)?)?
+        }
+        "wan" => {
+            let arguments = wan::Arguments { turns: pick(1, 5), seconds: pick(15, 20), peers: true, only: Vec::new(), json: None };
+            serde_json::to_value(wan::run(&arguments, interrupt)?)?
+        }
+        "small_files" => {
+            let files = u64::from(pick(20_000, 100_000));
+            let arguments = small_files::Arguments { files, file_bytes: 10_240, only: Vec::new(), peers: true, json: None };
+            serde_json::to_value(small_files::run(&arguments, interrupt)?)?
+        }
+        "storage" => {
+            let arguments = storage::Arguments { mib: pick(256, 512), files: 4, turns, directory: None, json: None };
+            serde_json::to_value(storage::run(&arguments, interrupt)?)?
+        }
+        _ => {
+            let directory = arguments.directory.clone().unwrap_or_else(std::env::temp_dir);
+            let arguments = staging::Arguments { directory, mib: pick(1024, 2048), turns, json: None };
+            serde_json::to_value(staging::run(&arguments, interrupt)?)?
+        }
+    })
+}

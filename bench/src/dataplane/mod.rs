@@ -1,0 +1,320 @@
+//! `cargo xtask bench dataplane`: client to engine without storage, beside bare loops over the same links in the same run.
+//!
+//! The file lies in memory (`/dev/shm`) and goes to a store of kind `faux`: all is encrypted, authenticated, put together and checked, and then
+//! forgotten. Client and server are joined by one veth pair with a queue each way: *plain*, as the kernel makes it, where packets cross in bundles
+//! as on no wire, or *wire*, with the offloads of both ends off, so that each packet crosses by itself. Everything runs on this machine's cores.
+//!
+//! | Loop | Sends | Receives |
+//! |---|---|---|
+//! | `udp-loop` | kernel UDP with segmentation offload | kernel UDP with receive offload |
+//! | `udp-to-xdp-loop` | kernel UDP with segmentation offload | an AF_XDP socket behind the steering program |
+//! | `xdp-loop` | an AF_XDP socket | an AF_XDP socket behind the steering program |
+//!
+//! A loop sends packets of the same size without looking at them, and counts those that arrive. Turns of all tools alternate; medians are reported.
+//! JSON (`--json FILE`): `environment`, and `rows` with `case`, `path` (kernel, af_xdp), `wire_like`, `mtu_bytes`, `tool`, `gbit_per_s` (payload), `gbit_per_s_command` (with
+//! set-up), `kpps`,
+//! `cpu_s_per_gib` (both ends, with what the kernel does for them), `cpu_s_per_gib_sender`, `cpu_s_per_gib_receiver`, `again` (packets sent twice over
+//! all), `spread` (largest less smallest `gbit_per_s`, over the median), `turns`; `costs` (nanoseconds a packet for what a receiver cannot do without), and
+//! `warnings` that say which figures are unsound.
+
+mod costs;
+mod link_loop;
+mod peers;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use crate::environment::Environment;
+use crate::process::{Interrupt, run as run_to_end, tree_cpu_s};
+use crate::testbed::{Server, ServerOptions, Testbed, TestbedOptions, events, write_random};
+use crate::{median, write_json};
+pub use link_loop::{Arguments as LoopArguments, run as run_loop};
+pub(crate) use peers::{Load, Peer};
+
+const GIB: f64 = (1u64 << 30) as f64;
+const DEADLINE: Duration = Duration::from_secs(300);
+/// More spread than this makes a figure unsound.
+const SPREAD_MAX: f64 = 0.10;
+
+/// What to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {
+    /// MiB of the file.
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(16..=65536))]
+    pub mib: u32,
+    /// Turns of each tool, after one that does not count.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub turns: u32,
+    /// How long each loop sends, seconds.
+    #[arg(long, default_value_t = 2.0)]
+    pub loop_seconds: f64,
+    /// Only the cases whose names contain one of these.
+    #[arg(long, num_args = 1..)]
+    pub only: Vec<String>,
+    /// Beside tools that users would take instead, where the kernel's sockets are used.
+    #[arg(long)]
+    pub peers: bool,
+    /// Write the report as one JSON object to this file.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    xdp: bool,
+    wire_like: bool,
+    mtu_bytes: u32,
+}
+
+const CASES: [Case; 6] = [
+    Case { name: "kernel-plain-1500", xdp: false, wire_like: false, mtu_bytes: 1500 },
+    Case { name: "kernel-plain-9000", xdp: false, wire_like: false, mtu_bytes: 9000 },
+    Case { name: "kernel-wire-1500", xdp: false, wire_like: true, mtu_bytes: 1500 },
+    Case { name: "xdp-wire-1500", xdp: true, wire_like: true, mtu_bytes: 1500 },
+    Case { name: "xdp-wire-3400", xdp: true, wire_like: true, mtu_bytes: 3400 },
+    Case { name: "xdp-wire-9000", xdp: true, wire_like: true, mtu_bytes: 9000 },
+];
+
+/// Who sends and receives.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tool {
+    Tradewind,
+    Loop { sends_xdp: bool, receives_xdp: bool },
+    Peer(Peer),
+}
+
+impl Tool {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tradewind => "tradewind",
+            Self::Peer(peer) => peer.name(),
+            Self::Loop { sends_xdp: true, .. } => "xdp-loop",
+            Self::Loop { receives_xdp: true, .. } => "udp-to-xdp-loop",
+            Self::Loop { .. } => "udp-loop",
+        }
+    }
+
+    fn of(case: Case, peers: &[Peer]) -> Vec<Self> {
+        let receives_xdp = case.xdp;
+        let mut tools = vec![Self::Tradewind, Self::Loop { sends_xdp: false, receives_xdp }];
+        if case.xdp {
+            tools.push(Self::Loop { sends_xdp: true, receives_xdp });
+        } else {
+            tools.extend(peers.iter().copied().map(Self::Peer));
+        }
+        tools
+    }
+}
+
+/// One turn of a tool.
+#[derive(Clone, Debug, Serialize)]
+pub struct Turn {
+    /// First packet to the last that counts.
+    seconds: f64,
+    /// Payload bytes that arrived.
+    bytes: u64,
+    /// Packets that arrived.
+    packets: u64,
+    cpu_s_sender: f64,
+    cpu_s_receiver: f64,
+    /// Packets sent again over all packets with data.
+    again: f64,
+    /// The whole command, with set-up; loops have none.
+    seconds_command: f64,
+}
+
+impl Turn {
+    pub(crate) fn gbit_per_s(&self) -> f64 {
+        self.bytes as f64 * 8.0 / self.seconds / 1e9
+    }
+
+    /// Both ends.
+    pub(crate) fn cpu_s_per_gib(&self) -> f64 {
+        self.per_gib(self.cpu_s_sender + self.cpu_s_receiver)
+    }
+
+    fn per_gib(&self, cpu_s: f64) -> f64 {
+        cpu_s / (self.bytes as f64 / GIB)
+    }
+}
+
+/// A tool in a case: medians of its turns.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// Which of the cases.
+    pub case: &'static str,
+    path: &'static str,
+    wire_like: bool,
+    mtu_bytes: u32,
+    /// Which tool.
+    pub tool: &'static str,
+    /// Payload.
+    pub gbit_per_s: f64,
+    /// Payload over the time of the whole command, with its set-up.
+    pub gbit_per_s_command: f64,
+    /// Thousands of packets a second.
+    pub kpps: f64,
+    /// Both ends.
+    pub cpu_s_per_gib: f64,
+    cpu_s_per_gib_sender: f64,
+    cpu_s_per_gib_receiver: f64,
+    again: f64,
+    spread: f64,
+    turns: Vec<Turn>,
+}
+
+/// Everything.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    command: &'static str,
+    environment: Environment,
+    mib: u32,
+    /// In the order of measuring.
+    pub rows: Vec<Row>,
+    costs: Vec<costs::Cost>,
+    /// What makes figures unsound.
+    pub warnings: Vec<String>,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// When a transfer fails, or a packet took another way than it should.
+pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
+    let mut environment = Environment::here();
+    let (mut rows, mut warnings) = (Vec::new(), Vec::new());
+    println!(
+        "{:<18} {:<16} {:>8} {:>7} {:>9} {:>9} {:>9} {:>7} {:>7}",
+        "case", "tool", "Gbit/s", "kpps", "CPU s/GiB", "sender", "receiver", "again", "spread"
+    );
+    let peers = if arguments.peers { present(&mut warnings) } else { Vec::new() };
+    let is_wanted = |case: &&Case| arguments.only.is_empty() || arguments.only.iter().any(|only| case.name.contains(only.as_str()));
+    for case in CASES.iter().filter(is_wanted) {
+        for row in measure(arguments, *case, &peers, interrupt).with_context(|| case.name)? {
+            println!(
+                "{:<18} {:<16} {:>8.2} {:>7.0} {:>9.3} {:>9.3} {:>9.3} {:>7.4} {:>7.3}",
+                row.case,
+                row.tool,
+                row.gbit_per_s,
+                row.kpps,
+                row.cpu_s_per_gib,
+                row.cpu_s_per_gib_sender,
+                row.cpu_s_per_gib_receiver,
+                row.again,
+                row.spread
+            );
+            if row.spread > SPREAD_MAX {
+                warnings.push(format!("{} {}: the turns differ by {:.0} % of their median", row.case, row.tool, row.spread * 100.0));
+            }
+            rows.push(row);
+        }
+    }
+    ensure!(!rows.is_empty(), "no such case; there are {}", CASES.map(|case| case.name).join(", "));
+    let costs = costs::measure();
+    costs.iter().for_each(|cost| println!("{cost}"));
+    environment.finish(&mut warnings);
+    warnings.iter().for_each(|warning| println!("unsound: {warning}"));
+    let report = Report { command: "cargo xtask bench dataplane", environment, mib: arguments.mib, rows, costs, warnings };
+    if let Some(file) = &arguments.json {
+        write_json(file, &report)?;
+    }
+    Ok(report)
+}
+
+/// The peers that are installed; the others become warnings.
+pub(crate) fn present(warnings: &mut Vec<String>) -> Vec<Peer> {
+    let is_there = |peer: &Peer| match peer.missing() {
+        None => true,
+        Some(reason) => {
+            println!("SKIP: {reason}");
+            warnings.push(format!("{} was not measured: {reason}", peer.name()));
+            false
+        }
+    };
+    Peer::ALL.into_iter().filter(is_there).collect()
+}
+
+fn measure(arguments: &Arguments, case: Case, peers: &[Peer], interrupt: &Interrupt) -> Result<Vec<Row>> {
+    let options =
+        TestbedOptions { mtu_bytes: case.mtu_bytes, in_memory: true, direct: true, wire_like: case.wire_like, ..TestbedOptions::default() };
+    let testbed = Testbed::without_link("twplane", &options, interrupt)?;
+    let bytes = u64::from(arguments.mib) << 20;
+    write_random(&testbed.path("source"), bytes)?;
+    // qcp wants to be told: 10 Gbit/s, and its least round-trip time.
+    let load = Load { bytes, seconds: None, rtt_ms: 2, rate_bps: 10_000_000_000 };
+    let tools = Tool::of(case, peers);
+    let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); tools.len()];
+    // The first turn of each warms up.
+    for number in 0..=arguments.turns {
+        for (tool, turns) in tools.iter().zip(&mut turns) {
+            interrupt.check()?;
+            let turn = match *tool {
+                Tool::Tradewind => send(&testbed, case.xdp, bytes)?,
+                Tool::Peer(peer) => peer.turn(&testbed, &load)?,
+                Tool::Loop { sends_xdp, receives_xdp } => {
+                    link_loop::turn(&testbed, case.mtu_bytes, sends_xdp, receives_xdp, arguments.loop_seconds)?
+                }
+            };
+            if number > 0 {
+                turns.push(turn);
+            }
+        }
+    }
+    Ok(tools.into_iter().zip(turns).map(|(tool, turns)| row(case, tool, turns)).collect())
+}
+
+fn row(case: Case, tool: Tool, turns: Vec<Turn>) -> Row {
+    let of = |value: &dyn Fn(&Turn) -> f64| median(turns.iter().map(value));
+    let gbit_per_s = of(&Turn::gbit_per_s);
+    let (least, most) =
+        turns.iter().map(Turn::gbit_per_s).fold((f64::MAX, 0.0_f64), |(least, most), rate| (least.min(rate), most.max(rate)));
+    Row {
+        case: case.name,
+        path: if case.xdp { "af_xdp" } else { "kernel" },
+        wire_like: case.wire_like,
+        mtu_bytes: case.mtu_bytes,
+        tool: tool.name(),
+        gbit_per_s,
+        gbit_per_s_command: of(&|turn| turn.bytes as f64 * 8.0 / turn.seconds_command / 1e9),
+        kpps: of(&|turn| turn.packets as f64 / turn.seconds / 1e3),
+        cpu_s_per_gib: of(&Turn::cpu_s_per_gib),
+        cpu_s_per_gib_sender: of(&|turn| turn.per_gib(turn.cpu_s_sender)),
+        cpu_s_per_gib_receiver: of(&|turn| turn.per_gib(turn.cpu_s_receiver)),
+        again: of(&|turn| turn.again),
+        spread: (most - least) / gbit_per_s,
+        turns,
+    }
+}
+
+/// Sends the file to nowhere by a server that was just started, so that loops find the interface free.
+pub(crate) fn send(testbed: &Testbed, by_xdp: bool, bytes: u64) -> Result<Turn> {
+    let xdp = if by_xdp { "auto" } else { "off" };
+    let mut server = Server::start_local(testbed, &ServerOptions { xdp, more: "[stores.faux]\nkind = \"faux\"" })?;
+    let control = server.process().pid();
+    let before = tree_cpu_s(control);
+    let mut command = Server::tradewind(testbed);
+    command.arg("send").arg(testbed.path("source")).args(["faux:source", "--json"]);
+    let sent = run_to_end(&mut command, &testbed.interrupt, DEADLINE)?;
+    let cpu_s_receiver = tree_cpu_s(control) - before;
+    sent.success("tradewind send")?;
+    let done = events(&sent.stdout, "done").pop().context("no event 'done'")?;
+    let number = |value: &serde_json::Value| value.as_u64().with_context(|| format!("a figure is missing: {done}"));
+    let totals = &done["server"]["totals"];
+    let (afxdp, kernel) = (number(&totals["packets_afxdp"])?, number(&totals["packets_kernel"])?);
+    ensure!(number(&totals["bytes_durable"])? == bytes, "not everything arrived: {done}");
+    let (right, wrong) = if by_xdp { (afxdp, kernel) } else { (kernel, afxdp) };
+    ensure!(wrong == 0, "{wrong} of {} packets went the wrong way", right + wrong);
+    Ok(Turn {
+        seconds: done["elapsed_s"].as_f64().context("no elapsed_s")?,
+        bytes,
+        packets: right,
+        cpu_s_sender: sent.cpu_s,
+        cpu_s_receiver,
+        again: done["retransmitted_share"].as_f64().unwrap_or(f64::NAN),
+        seconds_command: sent.elapsed.as_secs_f64(),
+    })
+}

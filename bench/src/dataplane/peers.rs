@@ -1,0 +1,229 @@
+//! What users would take instead, over the same path with the same file, into memory or into nothing.
+//!
+//! | Tool | What it is | Encrypted | Where to |
+//! |---|---|---|---|
+//! | `iperf3 bbr` | one stream of the kernel's TCP, without a file | no | nowhere |
+//! | `s2n-quic`, `s2n-quic bbr` | AWS's QUIC, one stream (`bench/peers/s2n-quic`) | TLS 1.3 | nowhere |
+//! | `qcp bbr` | a copying program over QUIC (quinn), found by ssh | TLS 1.3 | a file in memory |
+//!
+//! `cargo xtask setup --peers` installs them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tradewind_netem::topology::SERVER_ADDRESS;
+
+use super::Turn;
+use crate::process::{Background, Finished, children_cpu_s, run, tail};
+use crate::testbed::Testbed;
+
+const START_DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(120);
+/// How much longer than its time a sender is waited for whose receiver has had enough.
+const GRACE: Duration = Duration::from_secs(3);
+const SSH_PORT: u16 = 8722;
+
+/// What is sent, and over what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    /// Size of the file `source`.
+    pub(crate) bytes: u64,
+    /// Seconds after which what has arrived is counted; none: all of it has to.
+    pub(crate) seconds: Option<u32>,
+    /// Of the path, for tools that want to be told.
+    pub(crate) rtt_ms: u32,
+    /// The same.
+    pub(crate) rate_bps: u64,
+}
+
+impl Load {
+    fn deadline(&self) -> Duration {
+        self.seconds.map_or(DEADLINE, |seconds| Duration::from_secs(seconds.into()) + GRACE)
+    }
+
+    /// A sender that was ended although it should have come to its end has failed.
+    fn check(&self, sent: &Finished, what: &str) -> Result<()> {
+        if self.seconds.is_some() { Ok(()) } else { sent.success(what) }
+    }
+
+    fn check_arrived(&self, arrived: u64) -> Result<()> {
+        ensure!(self.seconds.is_some() || arrived == self.bytes, "{arrived} bytes of {} arrived", self.bytes);
+        Ok(())
+    }
+}
+
+/// A tool of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    Iperf3,
+    S2n { bbr: bool },
+    Qcp,
+}
+
+impl Peer {
+    pub(crate) const ALL: [Self; 4] = [Self::Iperf3, Self::S2n { bbr: false }, Self::S2n { bbr: true }, Self::Qcp];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Iperf3 => "iperf3 bbr",
+            Self::S2n { bbr: false } => "s2n-quic",
+            Self::S2n { bbr: true } => "s2n-quic bbr",
+            Self::Qcp => "qcp bbr",
+        }
+    }
+
+    /// Why it cannot be measured, if so.
+    pub(crate) fn missing(self) -> Option<String> {
+        let (program, is_there) = match self {
+            Self::Iperf3 => ("iperf3".to_owned(), Command::new("iperf3").arg("--version").output().is_ok()),
+            Self::S2n { .. } => found("peer-s2n-quic"),
+            Self::Qcp if !Path::new("/usr/sbin/sshd").exists() => ("sshd".to_owned(), false),
+            Self::Qcp => found("qcp"),
+        };
+        (!is_there).then(|| format!("{program} is missing: `cargo xtask setup --peers` installs it"))
+    }
+
+    pub(crate) fn turn(self, testbed: &Testbed, load: &Load) -> Result<Turn> {
+        match self {
+            Self::Iperf3 => iperf3(testbed, load),
+            Self::S2n { bbr } => s2n(testbed, load, bbr),
+            Self::Qcp => qcp(testbed, load),
+        }
+        .with_context(|| self.name())
+    }
+}
+
+fn found(program: &str) -> (String, bool) {
+    (program.to_owned(), installed(program).is_ok_and(|path| path.exists()))
+}
+
+/// Where `cargo xtask setup --peers` puts programs: beside the Python environment.
+fn installed(program: &str) -> Result<PathBuf> {
+    let venv = crate::testbed::venv()?;
+    Ok(venv.parent().context("the Python environment has no folder")?.join("peers/bin").join(program))
+}
+
+/// Packets are not counted: the figure is not comparable between protocols.
+fn measured(seconds: f64, bytes: u64, sent: &Finished, cpu_s_receiver: f64) -> Turn {
+    let (cpu_s_sender, seconds_command) = (sent.cpu_s, sent.elapsed.as_secs_f64());
+    Turn { seconds, bytes, packets: 0, cpu_s_sender, cpu_s_receiver, again: 0.0, seconds_command }
+}
+
+/// Waits for a receiver that ends by itself, and tells the CPU time that it took.
+fn ended(testbed: &Testbed, mut receiver: Background) -> Result<(String, f64)> {
+    let before = children_cpu_s();
+    let start = std::time::Instant::now();
+    while !receiver.has_ended()? {
+        testbed.interrupt.check()?;
+        ensure!(start.elapsed() < DEADLINE, "the receiver did not end: {}", tail(&receiver.log_text()));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok((receiver.log_text(), children_cpu_s() - before))
+}
+
+fn iperf3(testbed: &Testbed, load: &Load) -> Result<Turn> {
+    let mut server = testbed.server(Path::new("iperf3"));
+    server.args(["--server", "--one-off", "--forceflush"]);
+    let mut server = Background::start(&mut server, &testbed.path("iperf3.log"))?;
+    let listens = || fs::read_to_string(testbed.path("iperf3.log")).is_ok_and(|log| log.contains("listening"));
+    server.wait_until(&testbed.interrupt, START_DEADLINE, listens)?;
+    let mut client = testbed.client(Path::new("iperf3"));
+    client.args(["--client", &SERVER_ADDRESS.to_string(), "--congestion", "bbr", "--json"]);
+    match load.seconds {
+        Some(seconds) => client.args(["--time", &seconds.to_string()]),
+        None => client.args(["--bytes", &load.bytes.to_string()]),
+    };
+    let finished = run(&mut client, &testbed.interrupt, load.deadline() + GRACE)?;
+    finished.success("iperf3")?;
+    let (_, cpu_s_receiver) = ended(testbed, server)?;
+    let report: serde_json::Value = serde_json::from_str(&finished.stdout)?;
+    let received = &report["end"]["sum_received"];
+    let number = |name: &str| received[name].as_f64().with_context(|| format!("iperf3 tells no {name}"));
+    Ok(measured(number("seconds")?, number("bytes")? as u64, &finished, cpu_s_receiver))
+}
+
+fn s2n(testbed: &Testbed, load: &Load, bbr: bool) -> Result<Turn> {
+    let (certificate, key) = (testbed.path("peer.crt"), testbed.path("peer.key"));
+    if !certificate.exists() {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "7"]);
+        openssl.args([
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ]);
+        openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
+        run(&mut openssl, &testbed.interrupt, START_DEADLINE)?.success("openssl")?;
+    }
+    let (program, address) = (installed("peer-s2n-quic")?, format!("{SERVER_ADDRESS}:4433"));
+    let mut receiver = testbed.server(&program);
+    receiver.args(["receive", &address]).arg(&certificate).arg(&key).arg(load.seconds.unwrap_or(DEADLINE.as_secs() as u32).to_string());
+    let mut receiver = Background::start(&mut receiver, &testbed.path("s2n.log"))?;
+    let listens = || fs::read_to_string(testbed.path("s2n.log")).is_ok_and(|log| log.contains("ready"));
+    receiver.wait_until(&testbed.interrupt, START_DEADLINE, listens)?;
+    let mut sender = testbed.client(&program);
+    sender.args(["send", &address]).arg(&certificate).arg(testbed.path("source")).args(bbr.then_some("bbr"));
+    let sent = run(&mut sender, &testbed.interrupt, load.deadline())?;
+    load.check(&sent, "peer-s2n-quic send")?;
+    let (said, cpu_s_receiver) = ended(testbed, receiver)?;
+    let figures = said.lines().last().and_then(|line| line.split_once(' ')).with_context(|| format!("the receiver said: {said}"))?;
+    let bytes = figures.0.parse()?;
+    load.check_arrived(bytes)?;
+    Ok(measured(figures.1.parse()?, bytes, &sent, cpu_s_receiver))
+}
+
+/// By ssh keys of its own, which are made once. Time is the whole command's, with its set-up by ssh.
+fn qcp(testbed: &Testbed, load: &Load) -> Result<Turn> {
+    let folder = testbed.path("ssh");
+    if !folder.exists() {
+        fs::create_dir(&folder)?;
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+        for name in ["host", "user"] {
+            let mut keygen = Command::new("ssh-keygen");
+            keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.join(name));
+            run(&mut keygen, &testbed.interrupt, START_DEADLINE)?.success("ssh-keygen")?;
+        }
+        fs::create_dir_all("/run/sshd").context("sshd wants /run/sshd")?;
+        let bin = installed("qcp")?.parent().map(Path::to_owned).unwrap_or_default();
+        let at = |name: &str| folder.join(name).display().to_string();
+        let server = format!(
+            "ListenAddress {SERVER_ADDRESS}:{SSH_PORT}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nPidFile none\n\
+             SetEnv PATH={}:/usr/bin:/bin\n",
+            at("host"),
+            at("user.pub"),
+            bin.display()
+        );
+        fs::write(folder.join("sshd_config"), server)?;
+        let client = format!(
+            "Host *\n  Port {SSH_PORT}\n  User root\n  IdentityFile {}\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n",
+            at("user")
+        );
+        fs::write(folder.join("config"), client)?;
+    }
+    let mut sshd = testbed.server(Path::new("/usr/sbin/sshd"));
+    sshd.args(["-D", "-e", "-f"]).arg(folder.join("sshd_config"));
+    let mut sshd = Background::start(&mut sshd, &testbed.path("sshd.log"))?;
+    let listens = || fs::read_to_string(testbed.path("sshd.log")).is_ok_and(|log| log.contains("listening"));
+    sshd.wait_until(&testbed.interrupt, START_DEADLINE, listens)?;
+    let target = testbed.path("qcp-received");
+    let mut qcp = testbed.client(&installed("qcp")?);
+    let rate = format!("{}k", load.rate_bps / 8000);
+    qcp.args(["--quiet", "--rx", &rate, "--tx", &rate, "--rtt", &load.rtt_ms.to_string(), "--congestion", "bbr", "-S", "-F", "-S"]);
+    qcp.arg(folder.join("config")).arg(testbed.path("source")).arg(format!("{SERVER_ADDRESS}:{}", target.display()));
+    let sent = run(&mut qcp, &testbed.interrupt, load.deadline())?;
+    load.check(&sent, "qcp")?;
+    let before = children_cpu_s();
+    sshd.stop()?;
+    let arrived = fs::metadata(&target).map_or(0, |file| file.len());
+    load.check_arrived(arrived)?;
+    // It may not have come so far.
+    let _ = fs::remove_file(&target);
+    Ok(measured(sent.elapsed.as_secs_f64(), arrived, &sent, children_cpu_s() - before))
+}
