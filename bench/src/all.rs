@@ -36,9 +36,9 @@ pub struct Arguments {
     /// Write the page to this file; default: beside the JSON, with .html.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Where the benchmark of staging writes; default: the directory for temporary files.
-    #[arg(long)]
-    pub directory: Option<PathBuf>,
+    /// Directory on the disk that the benchmark of staging is to measure.
+    #[arg(long, default_value = "target")]
+    pub directory: PathBuf,
 }
 
 /// In this order.
@@ -112,8 +112,7 @@ fn measure(section: &str, arguments: &Arguments, interrupt: &Interrupt) -> Resul
             serde_json::to_value(storage::run(&arguments, interrupt)?)?
         }
         _ => {
-            let directory = arguments.directory.clone().unwrap_or_else(std::env::temp_dir);
-            let arguments = staging::Arguments { directory, mib: pick(1024, 2048), turns, json: None };
+            let arguments = staging::Arguments { directory: arguments.directory.clone(), mib: pick(1024, 2048), turns, json: None };
             serde_json::to_value(staging::run(&arguments, interrupt)?)?
         }
     })

@@ -20,7 +20,7 @@ const SOCKET_TURNS: u32 = 16;
 pub struct EngineLink {
     xdp: Vec<XdpLink>,
     socket: Option<UdpLink>,
-    /// Turns since the socket was looked at.
+    /// Counts turns, modulo [`SOCKET_TURNS`].
     turns: u32,
     waker: Waker,
 }
@@ -58,12 +58,9 @@ impl Link for EngineLink {
         for link in &mut self.xdp {
             count += link.receive(now_ns, limit, each)?;
         }
-        self.turns += 1;
+        self.turns = (self.turns + 1) % SOCKET_TURNS;
         match &mut self.socket {
-            Some(socket) if count == 0 || self.turns >= SOCKET_TURNS => {
-                self.turns = 0;
-                Ok(count + socket.receive(now_ns, limit, each)?)
-            }
+            Some(socket) if count == 0 || self.turns == 0 => Ok(count + socket.receive(now_ns, limit, each)?),
             _ => Ok(count),
         }
     }

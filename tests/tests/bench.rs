@@ -1,9 +1,9 @@
-//! The benchmarks' harness plays one small cell and two short encounters, so that it does not rot. What it measures is not judged here:
+//! The benchmarks' harness plays one small cell and two short encounters and measures one link, so that it does not rot. What it measures is not judged here:
 //! figures of seconds on a busy machine mean nothing, and where one is looked at, up to four times are played.
 
 use anyhow::{Context, Result, ensure};
 use tradewind_bench::process::Interrupt;
-use tradewind_bench::{cells, fairness};
+use tradewind_bench::{cells, dataplane, fairness};
 use tradewind_tests::{is_root, settled};
 
 /// Whether everything that makes a run invalid is that a busy machine let the emulator wait.
@@ -47,6 +47,37 @@ fn play_cell() -> Result<()> {
     let written: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json)?)?;
     assert_eq!(written["cells"][0]["file_bytes"].as_u64(), Some(row.file_bytes));
     assert!(written["cells"][0]["emulator"]["forward"]["backlog"]["count"].as_u64() > Some(0));
+    Ok(())
+}
+
+#[test]
+fn the_dataplane_is_measured_beside_bare_loops() -> Result<()> {
+    if !is_root() {
+        println!("SKIP: the benchmarks make network namespaces and need root");
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let json = folder.path().join("dataplane.json");
+    let arguments = dataplane::Arguments {
+        mib: 16,
+        turns: 1,
+        loop_seconds: 0.3,
+        only: vec!["xdp-wire-1500".to_owned()],
+        peers: false,
+        json: Some(json.clone()),
+    };
+    let report = dataplane::run(&arguments, &Interrupt::default())?;
+    let tools: Vec<&str> = report.rows.iter().map(|row| row.tool).collect();
+    assert_eq!(tools, ["tradewind", "udp-to-xdp-loop", "xdp-loop"]);
+    for row in &report.rows {
+        let per_packet = row.gbit_per_s * 1e9 / 8.0 / (row.kpps * 1e3);
+        // A chunk at MTU 1500 has 1427 bytes; a transfer has packets of other kinds, too.
+        assert!((1300.0..=1427.5).contains(&per_packet), "{row:?}");
+        assert!(row.cpu_s_per_gib > 0.0 && row.gbit_per_s_command <= row.gbit_per_s * 1.001, "{row:?}");
+    }
+    let written: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json)?)?;
+    assert_eq!(written["rows"][0]["turns"][0]["bytes"], 16 << 20);
+    assert!(written["costs"][0]["open_ns"].as_f64() > Some(0.0) && written["environment"]["cores"].as_u64() > Some(0), "{written}");
     Ok(())
 }
 

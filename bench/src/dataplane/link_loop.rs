@@ -160,7 +160,7 @@ struct Process(Child);
 
 impl Process {
     fn start(testbed: &Testbed, end: Namespace, arguments: &[&str]) -> Result<Self> {
-        let mut command: Command = testbed.topology.command(end, std::env::current_exe()?);
+        let mut command: Command = testbed.topology.command(end, testbed.programs.ours("tradewind-bench"));
         command.arg("loop").args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
         Ok(Self(command.spawn().context("cannot start an end of a loop")?))
     }
