@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::process::{Background, Interrupt};
+use crate::process::{self, Background, Interrupt};
 use crate::testbed::venv;
 use crate::url_path;
 
@@ -39,10 +39,13 @@ log4j.appender.A.layout.ConversionPattern=%d %p %c{1}: %m%n
 /// A running cluster with an empty directory.
 pub struct Hdfs {
     datanode: Background,
-    _namenode: Background,
+    namenode: Background,
     folder: TempDir,
     /// Of the NameNode's web server.
     port: u16,
+    rpc_port: u16,
+    /// Of the DataNode's web server.
+    datanode_port: u16,
 }
 
 impl Hdfs {
@@ -73,16 +76,30 @@ impl Hdfs {
         let state = format!("http://127.0.0.1:{}/jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState", ports[1]);
         let is_up = || crate::fetch(&state).ok().flatten().is_some_and(|state| has_datanode(&String::from_utf8_lossy(&state)));
         namenode.wait_until(&Interrupt::default(), START_DEADLINE, is_up).context("HDFS did not start")?;
-        let hdfs = Self { datanode, _namenode: namenode, folder, port: ports[1] };
-        hdfs.ask("PUT", ROOT, "op=MKDIRS&permission=755")?;
-        hdfs.ask("PUT", ROOT, &format!("op=SETOWNER&owner={USER}"))?;
+        let hdfs = Self { datanode, namenode, folder, port: ports[1], rpc_port: ports[0], datanode_port: ports[3] };
+        hdfs.make_root(ROOT)?;
         Ok(Some(hdfs))
+    }
+
+    /// Makes a directory that is [`USER`]'s.
+    ///
+    /// # Errors
+    /// When that is refused.
+    pub fn make_root(&self, path: &str) -> Result<()> {
+        self.ask("PUT", path, "op=MKDIRS&permission=755")?;
+        self.ask("PUT", path, &format!("op=SETOWNER&owner={USER}")).map(|_| ())
     }
 
     /// Address of the NameNode's web server.
     #[must_use]
     pub fn namenode(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Address of its RPC port.
+    #[must_use]
+    pub fn rpc_address(&self) -> String {
+        format!("127.0.0.1:{}", self.rpc_port)
     }
 
     /// A file as curl fetches it; the path is absolute and as HDFS has it.
@@ -132,6 +149,57 @@ impl Hdfs {
         Ok(output.stdout)
     }
 
+    /// The DataNode, to freeze it.
+    #[must_use]
+    pub fn datanode(&self) -> &Background {
+        &self.datanode
+    }
+
+    /// How many connections for data it has.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn transfers(&self) -> Result<u64> {
+        let info = format!("http://127.0.0.1:{}/jmx?qry=Hadoop:service=DataNode,name=DataNodeInfo", self.datanode_port);
+        let info = crate::fetch(&info)?.context("a DataNode tells nothing of itself")?;
+        let info: serde_json::Value = serde_json::from_slice(&info)?;
+        info["beans"][0]["XceiverCount"].as_u64().context("it tells no XceiverCount")
+    }
+
+    /// The files of its blocks, those too that are being written.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub fn blocks(&self) -> Result<Vec<PathBuf>> {
+        let (mut blocks, mut folders) = (Vec::new(), vec![self.folder.path().join("datanode")]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder)? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_none() && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("blk_")) {
+                    blocks.push(path);
+                }
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// User and system time of NameNode and DataNode, seconds.
+    #[must_use]
+    pub fn cpu_s(&self) -> f64 {
+        process::tree_cpu_s(self.namenode.pid()) + process::tree_cpu_s(self.datanode.pid())
+    }
+
+    /// Ends the DataNode at once, as a machine that fails.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn kill_datanode(&mut self) -> Result<()> {
+        self.datanode.signal(nix::sys::signal::Signal::SIGKILL);
+        self.stop_datanode()
+    }
+
     /// Ends the DataNode; the NameNode does not know yet.
     ///
     /// # Errors
@@ -170,6 +238,8 @@ fn java(folder: &Path, class: &str) -> Result<Command> {
     path.extend(JERSEY.split(' ').map(|name| Path::new("/usr/share/java").join(name)));
     let mut command = Command::new("java");
     command.args(JAVA.split_whitespace()).arg(format!("-Dhadoop.home.dir={}", folder.display()));
+    // Jetty leaves a directory in it for each web server.
+    command.arg(format!("-Djava.io.tmpdir={}", folder.join("tmp").display()));
     command.arg("-cp").arg(std::env::join_paths(path)?).arg(format!("org.apache.hadoop.{class}"));
     command.env("HADOOP_USER_NAME", SUPERUSER).current_dir(folder);
     Ok(command)
@@ -200,6 +270,7 @@ fn write_configuration(folder: &Path, ports: &[u16]) -> Result<()> {
         format!("<configuration>\n{}</configuration>\n", lines.collect::<String>())
     };
     fs::create_dir_all(folder.join("conf"))?;
+    fs::create_dir_all(folder.join("tmp"))?;
     fs::write(folder.join("conf/core-site.xml"), xml(&core))?;
     fs::write(folder.join("conf/hdfs-site.xml"), xml(&hdfs))?;
     fs::write(folder.join("conf/log4j.properties"), LOG)?;

@@ -225,8 +225,8 @@ fn in_bucket(config: &StoreConfig, bucket: String, name: DestinationName) -> Opt
 }
 
 fn hdfs(config: &HdfsConfig) -> Store {
-    let HdfsConfig { namenodes, root, user, delegation_token, .. } = config.clone();
-    Store::Hdfs(HdfsStore { namenodes, root, user, delegation_token })
+    let HdfsConfig { namenodes, rpc_addresses, root, user, delegation_token, .. } = config.clone();
+    Store::Hdfs(HdfsStore { namenodes, rpc_addresses, root, user, delegation_token })
 }
 
 fn in_directory(root: &Path, relative: &str, into: bool) -> Result<Destination, Problem> {
@@ -279,7 +279,14 @@ mod tests {
     fn lake(root: &str) -> StoreConfig {
         let namenodes = vec!["http://n:9870".to_owned()];
         let (nameservice, root) = ("lake".to_owned(), root.to_owned());
-        StoreConfig::Hdfs(HdfsConfig { nameservice, namenodes, root, user: Some("u".into()), delegation_token: None })
+        StoreConfig::Hdfs(HdfsConfig {
+            nameservice,
+            namenodes,
+            rpc_addresses: Vec::new(),
+            root,
+            user: Some("u".into()),
+            delegation_token: None,
+        })
     }
 
     fn netstorage(cp_code: &str) -> StoreConfig {

@@ -83,13 +83,14 @@ pub(crate) fn open_store(store: &IpcStore) -> Result<Arc<dyn Store>, StoreError>
             };
             Arc::new(GcsStore::open(&GcsConfig { bucket: gcs.bucket.clone(), endpoint: gcs.endpoint.clone(), credentials })?)
         }
-        IpcStore::Hdfs(IpcHdfsStore { namenodes, root, user, delegation_token }) => {
+        IpcStore::Hdfs(IpcHdfsStore { namenodes, rpc_addresses, root, user, delegation_token }) => {
             let auth = match (user, delegation_token) {
                 (_, Some(token)) => HdfsAuth::Token(token.expose().to_owned().into()),
                 (Some(user), None) => HdfsAuth::User(user.clone()),
                 (None, None) => HdfsAuth::from_env()?,
             };
-            Arc::new(HdfsStore::open(&HdfsConfig { namenodes: namenodes.clone(), root: root.clone(), auth })?)
+            let (namenodes, rpc_addresses) = (namenodes.clone(), rpc_addresses.clone());
+            Arc::new(HdfsStore::open(&HdfsConfig { namenodes, rpc_addresses, root: root.clone(), auth })?)
         }
     })
 }

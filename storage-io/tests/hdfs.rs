@@ -12,7 +12,7 @@ use tradewind_bench::hdfs::{Hdfs, ROOT, USER};
 use tradewind_storage::{Crc64, HdfsAuth, HdfsConfig, HdfsStore, ObjectMeta, Part, PartReceipt, Store, StoreError, Upload, UploadError};
 
 fn config_of(hdfs: &Hdfs, root: &str, user: &str) -> HdfsConfig {
-    HdfsConfig { namenodes: vec![hdfs.namenode()], root: root.to_owned(), auth: HdfsAuth::User(user.to_owned()) }
+    HdfsConfig { namenodes: vec![hdfs.namenode()], rpc_addresses: Vec::new(), root: root.to_owned(), auth: HdfsAuth::User(user.to_owned()) }
 }
 
 fn store_of(hdfs: &Hdfs) -> Arc<HdfsStore> {

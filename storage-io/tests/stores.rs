@@ -161,25 +161,36 @@ async fn swift_dynamic() {
 /// A user that the directory is not open to stands for credentials: simple authentication knows none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hdfs() {
-    let Some(running) = Hdfs::start().unwrap().map(Arc::new) else { return skip("HDFS", hdfs::SERVER, "Hadoop is not installed") };
-    let namenodes = vec![running.namenode()];
-    let store = move |root: &str, user: &str| -> Arc<dyn Store> {
-        let (namenodes, root, auth) = (namenodes.clone(), root.to_owned(), HdfsAuth::User(user.to_owned()));
-        Arc::new(HdfsStore::open(&HdfsConfig { namenodes, root, auth }).unwrap())
+    let platforms = ["HDFS", "HDFS (RPC)"];
+    let Some(running) = Hdfs::start().unwrap().map(Arc::new) else {
+        return platforms.iter().for_each(|platform| skip(platform, hdfs::SERVER, "Hadoop is not installed"));
     };
-    let (stranger, nowhere) = (store(hdfs::ROOT, "stranger"), store("/nothing-here", hdfs::USER));
-    conform(Subject {
-        stranger: Some(stranger),
-        nowhere: Some(nowhere),
-        // A colon is another in HDFS, as rclone has it.
-        ..Subject::new(
-            "HDFS",
-            hdfs::SERVER,
-            Arc::new(move || store(hdfs::ROOT, hdfs::USER)),
-            Arc::new(move |key| running.read(&format!("{}/{}", hdfs::ROOT, key.replace(':', "\u{ff1a}"))).unwrap()),
-        )
-    })
-    .await;
+    for (platform, root, rpc_addresses) in [
+        (platforms[0], format!("{}/web", hdfs::ROOT), Vec::new()),
+        (platforms[1], format!("{}/rpc", hdfs::ROOT), vec![running.rpc_address()]),
+    ] {
+        running.make_root(&root).unwrap();
+        let namenodes = vec![running.namenode()];
+        let store = move |root: &str, user: &str| -> Arc<dyn Store> {
+            let (namenodes, rpc_addresses) = (namenodes.clone(), rpc_addresses.clone());
+            let auth = HdfsAuth::User(user.to_owned());
+            Arc::new(HdfsStore::open(&HdfsConfig { namenodes, rpc_addresses, root: root.to_owned(), auth }).unwrap())
+        };
+        let (stranger, nowhere) = (store(&root, "stranger"), store("/nothing-here", hdfs::USER));
+        let (running, read_root) = (Arc::clone(&running), root.clone());
+        conform(Subject {
+            stranger: Some(stranger),
+            nowhere: Some(nowhere),
+            // A colon is another in HDFS, as rclone has it.
+            ..Subject::new(
+                platform,
+                hdfs::SERVER,
+                Arc::new(move || store(&root, hdfs::USER)),
+                Arc::new(move |key| running.read(&format!("{read_root}/{}", key.replace(':', "\u{ff1a}"))).unwrap()),
+            )
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,10 +11,16 @@ fn section(hdfs: &Hdfs, root: &str, user: &str) -> String {
     )
 }
 
+fn by_rpc(hdfs: &Hdfs, root: &str, user: &str) -> String {
+    format!("{}rpc_addresses = [\"{}\"]\n", section(hdfs, root, user), hdfs.rpc_address())
+}
+
 #[test]
 fn a_tree_goes_to_hdfs_and_comes_back() -> Result<()> {
     let Some(hdfs) = Hdfs::start()? else { return Ok(()) };
-    a_tree_there_and_back(&with_store(&section(&hdfs, ROOT, USER))?, "hdfs://lake/", "hadoop:")?;
+    for section in [section, by_rpc] {
+        a_tree_there_and_back(&with_store(&section(&hdfs, ROOT, USER))?, "hdfs://lake/", "hadoop:")?;
+    }
     let left = hdfs.hadoop("fs.FsShell", &["-ls", "-R", ROOT])?;
     let left = String::from_utf8_lossy(&left);
     ensure!(!left.contains(".tradewind-"), "unfinished files that nothing needs:\n{left}");

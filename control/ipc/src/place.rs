@@ -61,6 +61,8 @@ pub struct GcsStore {
 pub struct HdfsStore {
     /// Addresses of the NameNodes' web ports.
     pub namenodes: Vec<String>,
+    /// Those of their RPC ports; none: data goes by WebHDFS.
+    pub rpc_addresses: Vec<String>,
     /// Absolute path of the directory.
     pub root: String,
     /// User of simple authentication.

@@ -1,5 +1,6 @@
 //! What the types cannot say: values that exclude each other, files that must exist, secrets and where they come from.
 
+use std::net::Ipv6Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -169,7 +170,8 @@ const S3_SETTINGS: &str =
 const AZURE_SETTINGS: &str = "account, containers, endpoint, account_key, account_key_file, account_key_env, sas, sas_file, sas_env";
 const SWIFT_SETTINGS: &str = "auth_url, containers, user, password, password_file, password_env, project, user_domain, project_domain, \
                               application_credential, region, interface, large_objects";
-const HDFS_SETTINGS: &str = "namenodes, root, nameservice, user, delegation_token, delegation_token_file, delegation_token_env";
+const HDFS_SETTINGS: &str =
+    "namenodes, rpc_addresses, root, nameservice, user, delegation_token, delegation_token_file, delegation_token_env";
 
 const NETSTORAGE_SETTINGS: &str = "host, endpoint, cp_code, upload_account, key, key_file, key_env, spool_dir, requests_per_s";
 /// Requests to NetStorage a second where nothing else is said: Akamai wants fewer than about 15.
@@ -389,6 +391,13 @@ fn hdfs_store(name: &str, section: &StoreSection, line: Option<usize>, reader: &
             wrong(".namenodes: one is more than an address; user and delegation_token have settings of their own");
         }
     }
+    let rpc_addresses = section.rpc_addresses.clone().unwrap_or_default();
+    if rpc_addresses.iter().any(|address| !is_host_and_port(address)) {
+        wrong(".rpc_addresses: the address of a NameNode's RPC port is a host and a port (namenode:8020)");
+    }
+    if !rpc_addresses.is_empty() && delegation_token.is_some() {
+        wrong(": a delegation token cannot be used with rpc_addresses; without them, all goes by WebHDFS");
+    }
     let is_plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(|c: char| ":,%+".contains(c) || c.is_control());
     let root = section.root.as_deref().and_then(Path::to_str).unwrap_or_default();
     let root = if root.len() > 1 { root.trim_end_matches('/') } else { root };
@@ -406,7 +415,15 @@ fn hdfs_store(name: &str, section: &StoreSection, line: Option<usize>, reader: &
         wrong(".nameservice is a name for URLs: 3 to 255 letters, digits, '.', '-' and '_', beginning with a letter or digit");
     }
     let (root, user) = (root.to_owned(), section.user.clone());
-    Some(StoreConfig::Hdfs(HdfsConfig { nameservice, namenodes, root, user, delegation_token }))
+    Some(StoreConfig::Hdfs(HdfsConfig { nameservice, namenodes, rpc_addresses, root, user, delegation_token }))
+}
+
+/// Whether it is these two and nothing else; an address of IPv6 stands in brackets.
+fn is_host_and_port(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else { return false };
+    let is_name = |host: &str| !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    port.parse::<u16>().is_ok_and(|port| port != 0) && bracketed.map_or_else(|| is_name(host), |host| host.parse::<Ipv6Addr>().is_ok())
 }
 
 /// The secret from the one of three places that is given; `Ok(None)` if none is, `Err` after a problem was reported.

@@ -166,6 +166,8 @@ pub struct HdfsConfig {
     pub nameservice: String,
     /// Addresses of the NameNodes' web ports.
     pub namenodes: Vec<String>,
+    /// Those of their RPC ports; none: data goes by WebHDFS.
+    pub rpc_addresses: Vec<String>,
     /// Absolute path of the directory; nothing outside is asked for.
     pub root: String,
     /// User of simple authentication.

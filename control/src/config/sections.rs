@@ -310,6 +310,8 @@ pub(super) struct StoreSection {
     pub(super) nameservice: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) namenodes: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rpc_addresses: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "redacted")]
     pub(super) delegation_token: Option<SecretText>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -116,9 +116,11 @@ impl Client {
         let (first, count) = (self.active.load(Ordering::Relaxed), self.namenodes.len());
         let mut failed = None;
         for at in (first..first + count).map(|at| at % count) {
-            let mut asking = Asking { active: &self.active, next: (at + 1) % count, is_answered: false };
+            let mut asking = Asking::new(&self.active, (at + 1) % count);
             let said = self.ask_one(&self.namenodes[at], request).await;
-            asking.is_answered = !matches!(said, Err(StoreError::Unavailable { .. }));
+            if !matches!(said, Err(StoreError::Unavailable { .. })) {
+                asking.has_answered();
+            }
             match said? {
                 Said::Answer(answer) => {
                     self.active.store(at, Ordering::Relaxed);
@@ -151,10 +153,20 @@ impl Client {
 }
 
 /// A NameNode is being asked. Whoever does not answer, until that is given up, is not the first to be asked the next time.
-struct Asking<'a> {
+pub(super) struct Asking<'a> {
     active: &'a AtomicUsize,
     next: usize,
     is_answered: bool,
+}
+
+impl<'a> Asking<'a> {
+    pub(super) fn new(active: &'a AtomicUsize, next: usize) -> Self {
+        Self { active, next, is_answered: false }
+    }
+
+    pub(super) fn has_answered(&mut self) {
+        self.is_answered = true;
+    }
 }
 
 impl Drop for Asking<'_> {
@@ -223,7 +235,7 @@ mod tests {
     fn client(namenodes: &[&String]) -> Client {
         let namenodes = namenodes.iter().map(|&namenode| namenode.clone()).collect();
         let auth = HdfsAuth::Token("hush-hush".to_owned().into());
-        Client::new(&HdfsConfig { namenodes, root: "/".to_owned(), auth }).unwrap()
+        Client::new(&HdfsConfig { namenodes, rpc_addresses: Vec::new(), root: "/".to_owned(), auth }).unwrap()
     }
 
     fn request() -> Request<'static> {

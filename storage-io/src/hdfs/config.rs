@@ -47,6 +47,8 @@ impl fmt::Debug for HdfsAuth {
 pub struct HdfsConfig {
     /// Addresses of the NameNodes' web ports, for instance `http://namenode:9870`; the one that is active is found by asking.
     pub namenodes: Vec<String>,
+    /// Addresses of the NameNodes' RPC ports, for instance `namenode:8020`: data goes by Hadoop's own protocol. None: by WebHDFS, as all else does.
+    pub rpc_addresses: Vec<String>,
     /// Absolute path of the directory. Nothing outside it is ever asked for.
     pub root: String,
     /// Who asks.
@@ -78,6 +80,12 @@ impl HdfsConfig {
                 Err(_) => return wrong("the address of a NameNode is no URL"),
             }
         }
+        if !self.rpc_addresses.iter().all(|address| is_host_and_port(address)) {
+            return wrong("an address of a NameNode's RPC port is a host and a port (namenode:8020)");
+        }
+        if !self.rpc_addresses.is_empty() && matches!(self.auth, HdfsAuth::Token(_)) {
+            return wrong("a delegation token cannot be used with rpc_addresses; without them, all goes by WebHDFS");
+        }
         let is_plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(|c: char| c == ':' || c.is_control());
         match self.root.strip_prefix('/') {
             Some("") => Ok(()),
@@ -87,6 +95,15 @@ impl HdfsConfig {
             ),
         }
     }
+}
+
+/// Whether it is these two and nothing else.
+fn is_host_and_port(address: &str) -> bool {
+    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).filter(|port| *port != 0);
+    let url = Url::parse(&format!("http://{address}/")).ok().filter(|url| url.username().is_empty() && url.password().is_none());
+    let is_host =
+        |url: &Url| url.path() == "/" && url.query().is_none() && url.fragment().is_none() && !address.contains(char::is_whitespace);
+    port.is_some() && url.is_some_and(|url| url.port_or_known_default() == port && is_host(&url))
 }
 
 /// Host and port of an address; whatever stands before '@' might be a password.
@@ -101,7 +118,8 @@ mod tests {
     use super::*;
 
     fn config(namenode: &str, root: &str) -> HdfsConfig {
-        HdfsConfig { namenodes: vec![namenode.to_owned()], root: root.to_owned(), auth: HdfsAuth::User("u".to_owned()) }
+        let (namenodes, auth) = (vec![namenode.to_owned()], HdfsAuth::User("u".to_owned()));
+        HdfsConfig { namenodes, rpc_addresses: Vec::new(), root: root.to_owned(), auth }
     }
 
     #[test]
@@ -118,6 +136,35 @@ mod tests {
             assert!(config("http://n", root).checked().is_err(), "{root:?}");
         }
         assert!(HdfsConfig { namenodes: Vec::new(), ..config("", "/") }.checked().is_err());
+    }
+
+    #[test]
+    fn rpc_addresses_that_pass_beside_those_that_must_not() {
+        let of = |address: &str, auth| HdfsConfig { rpc_addresses: vec![address.to_owned()], auth, ..config("http://n", "/") }.checked();
+        let user = || HdfsAuth::User("u".to_owned());
+        for address in ["namenode:8020", "10.0.0.1:80", "[::1]:9000", "a-b.example:65535"] {
+            of(address, user()).unwrap();
+        }
+        for address in [
+            "",
+            "n",
+            "n:",
+            ":8020",
+            "n:0",
+            "n:65536",
+            "hdfs://n:8020",
+            "n:8020/",
+            "u:pass@n:8020",
+            "n:8020?a:1",
+            "n :8020",
+            "n:8020,m:8020",
+            "::1:9000",
+        ] {
+            let error = of(address, user()).unwrap_err();
+            assert!(!error.to_string().contains("pass"), "{address}: {error}");
+        }
+        let refused = of("n:8020", HdfsAuth::Token(Zeroizing::new("hush".to_owned()))).unwrap_err().to_string();
+        assert!(refused.contains("delegation token cannot be used with rpc_addresses") && !refused.contains("hush"), "{refused}");
     }
 
     #[test]

@@ -57,18 +57,27 @@ impl Refusal {
     fn read(status: u16, text: &str) -> Self {
         match serde_json::from_str::<Answer>(text) {
             Ok(Answer { remote_exception: RemoteException { exception, message } }) => {
-                // A NameNode's exception that a DataNode passes on stands first in the message.
-                let message = message.unwrap_or_default();
-                let line = message.lines().next().unwrap_or_default();
-                // A NameNode of 2.7 finds that it may not look into a file, whose mode begins with '-'.
-                let is_of_file = line.contains("access=EXECUTE") && line.rsplit(':').next().is_some_and(|mode| mode.starts_with('-'));
-                let is_through_file = is_of_file || line.contains("is not a directory");
-                Self { status, exception, words: shorten(&masked(line)), negotiates: false, is_through_file }
+                Self::told(status, exception, &message.unwrap_or_default())
             }
             // Pages of HTML say no more than the status.
             Err(_) if text.trim_start().starts_with('<') => Self { status, ..Self::default() },
             Err(_) => Self { status, words: shorten(&masked(text.trim())), ..Self::default() },
         }
+    }
+
+    fn told(status: u16, exception: String, message: &str) -> Self {
+        // A NameNode's exception that a DataNode passes on stands first in the message.
+        let line = message.lines().next().unwrap_or_default();
+        // A NameNode of 2.7 finds that it may not look into a file, whose mode begins with '-'.
+        let is_of_file = line.contains("access=EXECUTE") && line.rsplit(':').next().is_some_and(|mode| mode.starts_with('-'));
+        let is_through_file = is_of_file || line.contains("is not a directory");
+        Self { status, exception, words: shorten(&masked(line)), negotiates: false, is_through_file }
+    }
+
+    /// Of a call to a NameNode's RPC port, which has no HTTP status; `class` is the exception's whole name in Java.
+    pub(super) fn of_call(class: &str, message: &str) -> Self {
+        let exception = class.rsplit(['.', '$']).next().unwrap_or_default();
+        Self::told(0, exception.to_owned(), if message.trim().is_empty() { "no words" } else { message })
     }
 
     /// Whether another NameNode may do what this one does not.
@@ -149,6 +158,7 @@ impl Refusal {
             }
             429 => StoreError::Throttled { place, detail },
             408 | 500.. => StoreError::Unavailable { place, detail },
+            0 => StoreError::Rejected { place, action, code: self.exception.clone(), detail },
             status => StoreError::Rejected { place, action, code: format!("HTTP {status}"), detail },
         }
     }

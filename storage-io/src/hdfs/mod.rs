@@ -8,6 +8,7 @@ mod config;
 mod errors;
 mod list;
 mod names;
+mod rpc;
 mod status;
 mod upload;
 mod verify;
@@ -30,6 +31,7 @@ use crate::rest::{self, Request};
 use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Store, StoredObject, Upload};
 use client::{ANSWER_BYTES_MAX, Client, Done};
 use names::{HIDDEN, folder};
+use rpc::Rpc;
 use status::{FileStatus, Kept, MODE_DEFAULT, StatusAnswer, XATTR, XattrsAnswer, by_number, time_ms};
 use upload::PartsUpload;
 
@@ -49,6 +51,8 @@ pub struct HdfsStore(Arc<Root>);
 #[derive(Debug)]
 struct Root {
     client: Client,
+    /// Moves data, where it is not WebHDFS that does.
+    rpc: Option<Arc<Rpc>>,
     /// Absolute, without a slash at its end: empty for the whole of HDFS.
     path: String,
     /// Whether the directory is known to be there.
@@ -72,7 +76,7 @@ impl HdfsStore {
     /// [`StoreError::Configuration`] when the description is not usable.
     pub fn open(config: &HdfsConfig) -> Result<Self, StoreError> {
         let (client, path) = (Client::new(config)?, config.root.trim_end_matches('/').to_owned());
-        Ok(Self(Arc::new(Root { client, path, seen: false.into() })))
+        Ok(Self(Arc::new(Root { client, rpc: Rpc::new(config), path, seen: false.into() })))
     }
 }
 
@@ -128,6 +132,13 @@ impl Root {
 
     /// Creates a file, and makes sure that all of it has arrived.
     async fn write(&self, create: &Create<'_>, body: &Body) -> Result<(), StoreError> {
+        match &self.rpc {
+            Some(rpc) => rpc.write(self.asked("write a file", create.key, body.len()), create, body).await,
+            None => self.write_by_web(create, body).await,
+        }
+    }
+
+    async fn write_by_web(&self, create: &Create<'_>, body: &Body) -> Result<(), StoreError> {
         let Create { key, path, block_bytes, mode } = *create;
         let usual = self.checksum(key, body, verify::Method::USUAL).await?;
         let request = Client::request(self.asked("write a file", key, body.len()), Method::PUT, "CREATE", path);
@@ -174,6 +185,19 @@ impl Root {
     /// What HDFS will tell of a body whose CRC-64 is that of the source.
     async fn checksum(&self, key: &str, body: &Body, method: verify::Method) -> Result<verify::FileMd5, StoreError> {
         rest::digest(&self.client.place, key, body, move |chunks| verify::checksum(chunks, method)).await
+    }
+
+    /// The bytes of a range of what was found to be `before`.
+    async fn read(&self, key: &str, range: Range<u64>, before: &ObjectInfo) -> Result<ObjectRange, StoreError> {
+        let (path, asked) = (self.path(key), self.asked("read a file", key, 0));
+        if let Some(rpc) = &self.rpc {
+            return Ok(ObjectRange { info: before.clone(), bytes: rpc.read(asked, path, range).await? });
+        }
+        let path = before.etag.as_deref().filter(|_| !names::is_plain(&path)).and_then(by_number).unwrap_or(path);
+        let request = Client::request(asked, Method::GET, "OPEN", &path);
+        let request = request.query("offset", range.start.to_string()).query("length", (range.end - range.start).to_string());
+        let answer = self.client.send_through(request).await?;
+        rest::read(Reading::new(&self.client.place, key, range, before.clone(), None)?, answer).await
     }
 
     /// Gives a file that is complete what is kept of it, and then its name. Whether an earlier try has done so is not asked here.
@@ -368,14 +392,7 @@ impl Store for HdfsStore {
         if before.size < range.end {
             return Err(ends_early(&key));
         }
-        let path = root.path(&key);
-        let path = before.etag.as_deref().filter(|_| !names::is_plain(&path)).and_then(by_number).unwrap_or(path);
-        let request = Client::request(root.asked("read a file", &key, 0), Method::GET, "OPEN", &path);
-        let request = request.query("offset", range.start.to_string()).query("length", (range.end - range.start).to_string());
-        let read = match root.client.send_through(request).await {
-            Ok(answer) => rest::read(Reading::new(&root.client.place, &key, range, before.clone(), None)?, answer).await,
-            Err(error) => Err(error),
-        };
+        let read = root.read(&key, range, &before).await;
         // What went wrong may be that it is another by now.
         match root.look(&key).await? {
             None => Err(gone()),
