@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tradewind_engine::options::{LogFormat, Options};
 use tradewind_engine::{control, privileges, probe, topology};
 
@@ -50,7 +51,13 @@ fn raise_descriptor_limit() {
 }
 
 fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("TRADEWIND_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let mut filter = EnvFilter::try_from_env("TRADEWIND_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // Below its warnings, that crate writes down the tokens of blocks.
+    if filter.max_level_hint().is_none_or(|level| level > LevelFilter::WARN)
+        && let Ok(warnings) = "hdfs_native=warn".parse()
+    {
+        filter = filter.add_directive(warnings);
+    }
     let colours = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match format {

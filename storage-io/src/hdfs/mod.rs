@@ -1,4 +1,4 @@
-//! Apache HDFS: files below a root directory, by WebHDFS itself (ADR 0024).
+//! Apache HDFS: files below a root directory, by WebHDFS itself (ADR 0024), or their data by Hadoop's own protocol (ADR 0028).
 //!
 //! What is not finished lies under a hidden name beside the object, and gets its own name by one rename, which replaces nothing unasked. Whether
 //! all bytes arrived is known by the checksums that DataNodes keep.

@@ -3,11 +3,13 @@
 //! The crate `hdfs-native` speaks it. It puts no deadline on a NameNode, and what it begins for a file that is written (a renewer of leases,
 //! heartbeats) goes on when the writer is dropped. So each file is written in a runtime of its own, which ends all of it.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::ErrorKind;
 use std::ops::Range;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::ready;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +18,7 @@ use hdfs_native::{ClientBuilder, HdfsError, WriteOptions};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::Create;
 use super::client::Asking;
@@ -40,8 +42,13 @@ const STILL_DEADLINE: Duration = Duration::from_secs(90);
 const PIECE_BYTES: usize = 1 << 20;
 /// What may still be on its way when a file is closed, bytes: two queues of 100 packets of 64 KiB (`hdfs-native`).
 const QUEUED_BYTES: u64 = 2 * 100 * (64 << 10);
+/// How long a DataNode takes to tell a NameNode of a block, more or less.
+const REPORT_PAUSE: Duration = Duration::from_millis(10);
 /// A directory that holds no configuration, and cannot: what is not said is not looked for in `HADOOP_CONF_DIR` and `HADOOP_HOME`.
 const NO_DIRECTORY: &str = "/dev/null/none";
+
+/// Who is late with data.
+const DATANODE: &str = "a DataNode, or the NameNode that was to tell of one,";
 
 /// The NameNodes of a cluster by their RPC ports.
 #[derive(Debug)]
@@ -62,7 +69,10 @@ enum Failed {
     Late(&'static str),
     /// The bytes that were sent have another CRC-64 than the source's.
     Crc(Crc64),
+    /// The file ends before what was to be read does.
     Short,
+    /// What came cannot be.
+    Nonsense,
 }
 
 impl From<HdfsError> for Failed {
@@ -94,7 +104,7 @@ impl Rpc {
         let write = Write { path: create.path.to_owned(), options, chunks: body.chunks().to_vec(), crc: body.crc() };
         let rpc = Arc::clone(self);
         let written = in_a_runtime_of_its_own(async move { rpc.write_all(write).await }).await;
-        written.unwrap_or(Err(Failed::Short)).map_err(|failed| failed.error(&asked, body.crc()))
+        written.unwrap_or(Err(Failed::Nonsense)).map_err(|failed| failed.error(&asked, body.crc()))
     }
 
     async fn write_all(&self, write: Write) -> Result<(), Failed> {
@@ -103,11 +113,11 @@ impl Rpc {
         for chunk in &write.chunks {
             for at in (0..chunk.len()).step_by(PIECE_BYTES) {
                 let piece = chunk.slice(at..chunk.len().min(at + PIECE_BYTES));
-                timeout(STILL_DEADLINE, writer.write_bytes(piece)).await.map_err(|_| Failed::Late("a DataNode"))??;
+                timeout(STILL_DEADLINE, writer.write_bytes(piece)).await.map_err(|_| Failed::Late(DATANODE))??;
             }
         }
         let closing = Deadlines::default().for_bytes(QUEUED_BYTES);
-        timeout(closing, writer.close()).await.map_err(|_| Failed::Late("a DataNode"))??;
+        timeout(closing, unhurried(writer.close())).await.map_err(|_| Failed::Late(DATANODE))??;
         // DataNodes have compared what they got with CRC-32C, which was computed before this.
         let mut crc = RunningCrc64::default();
         write.chunks.iter().for_each(|chunk| crc.update(chunk));
@@ -116,16 +126,15 @@ impl Rpc {
 
     /// The bytes of a range, whose checksums were right.
     pub(super) async fn read(self: &Arc<Self>, asked: Asked<'_>, path: String, range: Range<u64>) -> Result<Vec<Bytes>, StoreError> {
-        let (rpc, short) = (Arc::clone(self), || ends_early(asked.object));
-        let range = usize::try_from(range.start).and_then(|start| Ok(start..usize::try_from(range.end)?)).map_err(|_| short())?;
+        let range = usize::try_from(range.start).and_then(|start| Ok(start..usize::try_from(range.end)?));
+        let (rpc, range) = (Arc::clone(self), range.map_err(|_| ends_early(asked.object))?);
         // What is wrong with an answer may make the crate panic, and then only this task.
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { rpc.read_range(&path, range).await });
         match tasks.join_next().await {
             Some(Ok(Ok(bytes))) => Ok(bytes),
-            Some(Ok(Err(Failed::Short))) => Err(short()),
             Some(Ok(Err(failed))) => Err(failed.error(&asked, Crc64::default())),
-            Some(Err(_)) | None => Err(asked.broken("an answer of HDFS cannot be understood")),
+            Some(Err(_)) | None => Err(Failed::Nonsense.error(&asked, Crc64::default())),
         }
     }
 
@@ -138,9 +147,9 @@ impl Rpc {
         let (mut chunks, mut left) = (Vec::new(), range.len());
         let mut stream = Box::pin(reader.read_range_stream(range.start, range.len()));
         while left > 0 {
-            let chunk = timeout(STILL_DEADLINE, stream.next()).await.map_err(|_| Failed::Late("a DataNode"))?;
-            let chunk = chunk.ok_or(Failed::Short)??;
-            left = left.checked_sub(chunk.len()).ok_or(Failed::Short)?;
+            let chunk = timeout(STILL_DEADLINE, stream.next()).await.map_err(|_| Failed::Late(DATANODE))?;
+            let chunk = chunk.ok_or(Failed::Nonsense)??;
+            left = left.checked_sub(chunk.len()).ok_or(Failed::Nonsense)?;
             chunks.push(chunk);
         }
         Ok(chunks)
@@ -202,6 +211,20 @@ async fn in_a_runtime_of_its_own<T: Send + 'static>(work: impl Future<Output = T
     answered.await.ok()
 }
 
+/// Polls it only some time after it was woken. `FileWriter::close` asks the NameNode to complete a file in the moment in which DataNodes have all of it,
+/// and asks again half a second later; DataNodes tell the NameNode within that pause.
+async fn unhurried<T>(work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    let mut pause: Option<Pin<Box<Sleep>>> = None;
+    poll_fn(|context| {
+        let waiting = pause.get_or_insert_with(|| Box::pin(sleep(REPORT_PAUSE)));
+        ready!(waiting.as_mut().poll(context));
+        pause = None;
+        work.as_mut().poll(context)
+    })
+    .await
+}
+
 /// Whether another NameNode may do what this one does not: it said so, or there was no connection to it.
 fn is_elsewhere(error: &HdfsError) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof};
@@ -222,7 +245,8 @@ impl Failed {
             }
             Self::Namenode(error) | Self::Hdfs(error) => error_of(error, asked),
             Self::Late(who) => asked.broken(&format!("{who} did not answer in time")),
-            Self::Short => asked.broken("an answer of HDFS cannot be understood"),
+            Self::Short => ends_early(asked.object),
+            Self::Nonsense => asked.broken("an answer of HDFS cannot be understood"),
             Self::Crc(found) => same_crc(asked.object, "the bytes that were sent", found, source).err().unwrap_or_else(|| asked.broken("")),
         }
     }
@@ -256,11 +280,9 @@ fn error_of(error: HdfsError, asked: &Asked<'_>) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpListener;
-    use tokio::time::sleep;
-
-    use super::*;
 
     const ASKED: Asked<'_> = Asked { place: "here", action: "write a file", object: "o", bytes: 0 };
 
