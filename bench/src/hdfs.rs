@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::process::{self, Background, Interrupt};
+use crate::process::{Background, Interrupt};
 use crate::testbed::venv;
 use crate::url_path;
 
@@ -39,7 +39,7 @@ log4j.appender.A.layout.ConversionPattern=%d %p %c{1}: %m%n
 /// A running cluster with an empty directory.
 pub struct Hdfs {
     datanode: Background,
-    namenode: Background,
+    _namenode: Background,
     folder: TempDir,
     /// Of the NameNode's web server.
     port: u16,
@@ -76,7 +76,7 @@ impl Hdfs {
         let state = format!("http://127.0.0.1:{}/jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState", ports[1]);
         let is_up = || crate::fetch(&state).ok().flatten().is_some_and(|state| has_datanode(&String::from_utf8_lossy(&state)));
         namenode.wait_until(&Interrupt::default(), START_DEADLINE, is_up).context("HDFS did not start")?;
-        let hdfs = Self { datanode, namenode, folder, port: ports[1], rpc_port: ports[0], datanode_port: ports[3] };
+        let hdfs = Self { datanode, _namenode: namenode, folder, port: ports[1], rpc_port: ports[0], datanode_port: ports[3] };
         hdfs.make_root(ROOT)?;
         Ok(Some(hdfs))
     }
@@ -183,12 +183,6 @@ impl Hdfs {
             }
         }
         Ok(blocks)
-    }
-
-    /// User and system time of NameNode and DataNode, seconds.
-    #[must_use]
-    pub fn cpu_s(&self) -> f64 {
-        process::tree_cpu_s(self.namenode.pid()) + process::tree_cpu_s(self.datanode.pid())
     }
 
     /// Ends the DataNode at once, as a machine that fails.

@@ -58,7 +58,7 @@ const STORES: [(&str, Start); 8] = [
     }),
     ("HDFS", |_| {
         let Some(server) = Hdfs::start()? else { return Ok(None) };
-        let how = format!("{}  root {}, user {}", server.namenode(), hdfs::ROOT, hdfs::USER);
+        let how = format!("{}  RPC {}, root {}, user {}", server.namenode(), server.rpc_address(), hdfs::ROOT, hdfs::USER);
         Ok(Some((Box::new(server), how)))
     }),
     ("Akamai NetStorage", |_| {

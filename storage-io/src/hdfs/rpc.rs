@@ -331,6 +331,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn another_namenode_is_asked_only_where_nothing_can_have_been_done() {
+        let refused = |class: &str| HdfsError::RPCError(format!("org.apache.hadoop.ipc.{class}"), String::new());
+        let broken = |kind: ErrorKind| HdfsError::IOError(kind.into());
+        for error in [refused("StandbyException"), refused("RetriableException"), broken(ErrorKind::ConnectionRefused)] {
+            assert!(is_elsewhere(&error), "{error}");
+        }
+        for error in [refused("RpcServerException"), broken(ErrorKind::ConnectionReset), broken(ErrorKind::ConnectionAborted)] {
+            assert!(!is_elsewhere(&error), "{error}");
+        }
+    }
+
     #[tokio::test]
     async fn what_panics_is_told_as_nothing() {
         let done = in_a_runtime_of_its_own(async { 7 }).await;
