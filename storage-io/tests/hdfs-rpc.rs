@@ -77,6 +77,7 @@ async fn hdfs_by_rpc() {
     let Some(mut hdfs) = Hdfs::start().unwrap() else { return };
     let store = open(&config_of(&hdfs, USER));
     data_goes_by_rpc_alone(&hdfs).await;
+    begun_one_way_and_completed_the_other(&hdfs, &store).await;
     names_are_as_they_are(&hdfs, &store).await;
     users_and_addresses(&hdfs).await;
     quotas_are_told(&hdfs, &store).await;
@@ -133,6 +134,22 @@ async fn data_goes_by_rpc_alone(hdfs: &Hdfs) {
     }
     let status = hdfs.ask("GET", &format!("{ROOT}/by-rpc/parts"), "op=GETFILESTATUS").unwrap();
     assert!(status.contains("\"blockSize\":1048576,") && status.contains("\"permission\":\"640\""), "{status}");
+}
+
+/// As when `rpc_addresses` come into the configuration, or go, while an upload is interrupted.
+async fn begun_one_way_and_completed_the_other(hdfs: &Hdfs, store: &Arc<HdfsStore>) {
+    let (data, web) = (noise(7, 2 * MIB + 1), open(&HdfsConfig { rpc_addresses: Vec::new(), ..config_of(hdfs, USER) }));
+    for (name, first, then) in [("to-web", store, &web), ("to-rpc", &web, store)] {
+        let (key, meta) = (key(name), meta(data.len(), 14));
+        let (mut begun, mut receipts) = (first.begin(&key, meta.clone()).await.unwrap(), Vec::new());
+        for (at, chunk) in data.chunks(MIB).enumerate() {
+            receipts.push(begun.put_part(Part { number: at as u32 + 1, offset: (at * MIB) as u64, body: body(chunk) }).await.unwrap());
+            begun = then.reopen(&key, meta.clone(), &begun.handle()).await.unwrap();
+        }
+        assert_eq!(begun.recall(receipts.clone()).await.unwrap(), receipts, "{name}");
+        begun.complete(&receipts, Crc64::of(&data)).await.unwrap();
+        assert!(hdfs.read(&format!("{ROOT}/{name}")).unwrap().as_ref() == Some(&data), "{name}");
+    }
 }
 
 /// Names that a redirection to a DataNode would change.
