@@ -42,6 +42,7 @@ fn header() -> String {
         ("TW_SOCKET_ROWS", layout::SOCKET_ROWS),
         ("TW_SOCKETS_MAX", layout::SOCKETS_MAX),
         ("TW_ROW_ANY", layout::ROW_ANY),
+        ("TW_ROW_BITS", layout::ROW_BITS),
         ("TW_VERDICTS", layout::Verdict::ALL.len() as u32),
         // No verdict yet: one past the last.
         ("TW_CONTINUE", layout::Verdict::ALL.len() as u32),

@@ -3,7 +3,7 @@
 //! | Section | Benchmark | `--quick` |
 //! |---|---|---|
 //! | `dataplane` | client to engine without storage, beside bare loops and peers | 1 GiB, 3 turns |
-//! | `wan` | long and lossy paths, beside peers | 15 s, 1 turn |
+//! | `wan` | long and lossy paths, beside peers | 10 s, 2 turns |
 //! | `small_files` | many small files | 20,000 files |
 //! | `storage` | blocks into a bucket, beside s5cmd, rclone and the AWS CLI | 256 MiB, 3 turns |
 //! | `staging` | blocks on a disk, beside fio | 1 GiB, 3 turns |
@@ -99,7 +99,7 @@ fn measure(section: &str, arguments: &Arguments, interrupt: &Interrupt) -> Resul
             serde_json::to_value(dataplane::run(&arguments, interrupt)?)?
         }
         "wan" => {
-            let arguments = wan::Arguments { turns: pick(1, 5), seconds: pick(15, 20), peers: true, only: Vec::new(), json: None };
+            let arguments = wan::Arguments { turns: pick(2, 5), seconds: pick(10, 20), peers: true, only: Vec::new(), json: None };
             serde_json::to_value(wan::run(&arguments, interrupt)?)?
         }
         "small_files" => {

@@ -2,11 +2,16 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use serde::Serialize;
 
 /// More of the machine's time that went to others than this makes figures unsound.
 const OTHERS_MAX: f64 = 0.05;
+/// The same for programs of this machine, before the measurement.
+const BUSY_MAX: f64 = 0.10;
+/// How long the machine is watched before.
+const WATCH: Duration = Duration::from_secs(1);
 
 /// A machine and its state.
 #[derive(Clone, Debug, Serialize)]
@@ -21,27 +26,39 @@ pub struct Environment {
     built: &'static str,
     /// Days since 1970-01-01, UTC, with a fraction.
     begun_days: f64,
-    /// Runnable processes over the minute before.
-    load_before: f64,
+    /// Of all cores' time in the second before, what something else took.
+    busy_before: f64,
+    /// Most that a socket's receive buffer may have without privilege, bytes: what limits other tools (`net.core.rmem_max`).
+    rmem_max: u64,
     /// Of all cores' time from beginning to end, what the hypervisor gave to other machines.
     stolen: f64,
     #[serde(skip)]
     before: Ticks,
 }
 
+/// The time of all cores together, in the kernel's ticks.
 #[derive(Clone, Copy, Debug, Default)]
-struct Ticks {
+pub(crate) struct Ticks {
     all: u64,
+    idle: u64,
     stolen: u64,
 }
 
 impl Ticks {
     /// From the first line of /proc/stat (proc_stat(5)): user nice system idle iowait irq softirq steal.
-    fn now() -> Self {
+    pub(crate) fn now() -> Self {
         let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
         let line = stat.lines().next().unwrap_or_default();
         let fields: Vec<u64> = line.split_whitespace().skip(1).take(8).filter_map(|field| field.parse().ok()).collect();
-        Self { all: fields.iter().sum(), stolen: fields.get(7).copied().unwrap_or(0) }
+        let field = |index: usize| fields.get(index).copied().unwrap_or(0);
+        Self { all: fields.iter().sum(), idle: field(3) + field(4) + field(7), stolen: field(7) }
+    }
+
+    /// Seconds that cores have worked since, in interrupts too, whoever they are charged to.
+    pub(crate) fn busy_s_since(self, before: Self) -> f64 {
+        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64;
+        let (all, idle) = (self.all.saturating_sub(before.all), self.idle.saturating_sub(before.idle));
+        all.saturating_sub(idle) as f64 / per_second
     }
 }
 
@@ -66,20 +83,24 @@ impl Environment {
     #[must_use]
     pub fn here() -> Self {
         let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let watched = Ticks::now();
+        std::thread::sleep(WATCH);
+        let before = Ticks::now();
         let memory_kib: u64 = field("/proc/meminfo", "MemTotal").split_whitespace().next().and_then(|kib| kib.parse().ok()).unwrap_or(0);
         Self {
             cpu: field("/proc/cpuinfo", "model name"),
-            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            cores,
             memory_mib: memory_kib / 1024,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
             commit: commit(),
             version: env!("CARGO_PKG_VERSION"),
             built: if cfg!(debug_assertions) { "development" } else { "release" },
             begun_days: since_1970.as_secs_f64() / 86_400.0,
-            load_before: load.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
+            busy_before: before.busy_s_since(watched) / WATCH.as_secs_f64() / cores as f64,
+            rmem_max: fs::read_to_string("/proc/sys/net/core/rmem_max").ok().and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0),
             stolen: 0.0,
-            before: Ticks::now(),
+            before,
         }
     }
 
@@ -91,8 +112,8 @@ impl Environment {
         if self.stolen > OTHERS_MAX {
             warnings.push(format!("{:.0} % of the cores' time went to other machines (steal)", self.stolen * 100.0));
         }
-        if self.load_before > 0.5 {
-            warnings.push(format!("the machine was busy before (load {:.2})", self.load_before));
+        if self.busy_before > BUSY_MAX {
+            warnings.push(format!("something else took {:.0} % of the cores' time in the second before", self.busy_before * 100.0));
         }
         if self.built == "development" {
             warnings.push("a development build: its figures say nothing of a release".to_owned());

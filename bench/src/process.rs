@@ -227,12 +227,23 @@ pub(crate) fn children_cpu_s() -> f64 {
 /// User and system time of a running process and its living descendants, seconds, to the kernel's tick of 10 ms.
 #[must_use]
 pub fn tree_cpu_s(pid: u32) -> f64 {
+    tree_times(pid, 2)
+}
+
+/// The same with descendants that have ended and were waited for.
+#[must_use]
+pub(crate) fn tree_cpu_s_with_ended(pid: u32) -> f64 {
+    tree_times(pid, 4)
+}
+
+/// Sum of the first so many of utime, stime, cutime, cstime (proc_pid_stat(5)).
+fn tree_times(pid: u32, fields: usize) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The second field, the name, may hold blanks: count from its closing parenthesis. Then 11 and 12 are utime and stime.
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let ticks: f64 = fields.iter().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    // The second field, the name, may hold blanks: count from its closing parenthesis.
+    let words = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let ticks: f64 = words.skip(11).take(fields).filter_map(|field| field.parse::<f64>().ok()).sum();
     let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64;
-    ticks / per_second + children(pid).into_iter().map(tree_cpu_s).sum::<f64>()
+    ticks / per_second + children(pid).into_iter().map(|child| tree_times(child, fields)).sum::<f64>()
 }
 
 /// Living children of a process.

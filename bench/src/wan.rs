@@ -1,8 +1,8 @@
 //! `cargo xtask bench wan`: a file over long and lossy paths, beside the tools that users would take instead, over the same paths in the same run.
 //!
 //! The emulator joins client and server (`netem-scenarios`): 500 Mbit/s, a queue of 100 ms, loss each way, MTU 1500. Ours is received by AF_XDP and goes to a
-//! store of kind `faux`; set-up over HTTPS takes a path of its own. Peers ([`crate::dataplane`]) get the same path and so much time as ours would need to
-//! fill it, and what has arrived by then counts. Everything runs on this machine's cores.
+//! store of kind `faux`. Peers ([`crate::dataplane`]) get the same path and so much time as ours would need to fill it, from their first byte on, and what
+//! has arrived by then counts. Nobody's set-up is counted (ours, over HTTPS, takes a path without loss; iperf3's counts its own seconds). Everything runs on this machine's cores.
 //!
 //! JSON (`--json FILE`): `environment`, `rows` with `case`, `rtt_ms`, `loss`, `rate_bps`, `tool`, `mbit_per_s` (payload, median of the turns),
 //! `over_bound` (bound: rate × (1 − loss) × payload share of a frame), `cpu_s_per_gib`, `turns`, and `warnings`.
@@ -73,6 +73,8 @@ pub struct Row {
     pub over_bound: f64,
     /// Both ends.
     pub cpu_s_per_gib: f64,
+    /// Largest less smallest, over the median.
+    spread: f64,
     turns: Vec<Turn>,
 }
 
@@ -127,7 +129,7 @@ fn measure(arguments: &Arguments, case: &Case, peers: &[Peer], interrupt: &Inter
     let share = chunk as f64 / (packet_bytes(chunk, false) + ETHERNET_BYTES as usize) as f64;
     let bound_bps = RATE_BPS as f64 * (1.0 - case.loss) * share;
     let bytes = (bound_bps / 8.0 * f64::from(arguments.seconds)) as u64;
-    let load = Load { bytes, seconds: Some(arguments.seconds), rtt_ms: case.rtt_ms, rate_bps: RATE_BPS };
+    let load = Load { bytes, seconds: Some(arguments.seconds), rtt_ms: case.rtt_ms, rate_bps: RATE_BPS, mtu_bytes: MTU_BYTES };
     let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); peers.len() + 1];
     for number in 0..arguments.turns {
         // Another loss pattern for each turn, and the same one for all tools in it.
@@ -136,10 +138,14 @@ fn measure(arguments: &Arguments, case: &Case, peers: &[Peer], interrupt: &Inter
             let mut testbed = Testbed::without_link("twwan", &options, interrupt)?;
             write_random(&testbed.path("source"), bytes)?;
             testbed.play(&scenario, &[])?;
-            turns.push(match tool {
-                None => send(&testbed, true, bytes)?,
-                Some(peer) => peer.turn(&testbed, &load)?,
-            });
+            match tool.map_or_else(|| send(&testbed, true, bytes), |peer| peer.turn(&testbed, &load)) {
+                Ok(turn) => turns.push(turn),
+                Err(error) if tool.is_some() => {
+                    interrupt.check()?;
+                    warnings.push(format!("{}, turn {number}: {error:#}", case.name));
+                }
+                Err(error) => return Err(error),
+            }
             if !testbed.stop_emulator()?.valid {
                 warnings.push(format!(
                     "{}, turn {number}, {}: the emulator was late",
@@ -150,11 +156,14 @@ fn measure(arguments: &Arguments, case: &Case, peers: &[Peer], interrupt: &Inter
         }
     }
     let names = std::iter::once("tradewind").chain(peers.iter().map(|peer| peer.name()));
-    Ok(names.zip(turns).map(|(tool, turns)| row(case, tool, bound_bps, turns)).collect())
+    let measured = names.zip(turns).filter(|(_, turns)| !turns.is_empty());
+    Ok(measured.map(|(tool, turns)| row(case, tool, bound_bps, turns)).collect())
 }
 
 fn row(case: &Case, tool: &'static str, bound_bps: f64, turns: Vec<Turn>) -> Row {
-    let bits_per_s = median(turns.iter().map(Turn::gbit_per_s)) * 1e9;
+    let rates = || turns.iter().map(|turn| turn.gbit_per_s() * 1e9);
+    let bits_per_s = median(rates());
+    let spread = (rates().fold(0.0, f64::max) - rates().fold(f64::MAX, f64::min)) / bits_per_s;
     Row {
         case: case.name,
         rtt_ms: case.rtt_ms,
@@ -164,6 +173,7 @@ fn row(case: &Case, tool: &'static str, bound_bps: f64, turns: Vec<Turn>) -> Row
         mbit_per_s: bits_per_s / 1e6,
         over_bound: bits_per_s / bound_bps,
         cpu_s_per_gib: median(turns.iter().map(Turn::cpu_s_per_gib)),
+        spread,
         turns,
     }
 }

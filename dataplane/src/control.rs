@@ -22,7 +22,7 @@ use tradewind_proto::rate::{Policy, RateConfig};
 use tradewind_proto::receiver::ReceiverConfig;
 use tradewind_proto::sender::SenderConfig;
 use tradewind_storage::{StoreError, Uploader, UploaderConfig};
-use tradewind_wire::limits::{BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MIN, LANES_MAX, packet_bytes};
+use tradewind_wire::limits::{BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MIN, DATA_OVERHEAD_BYTES, LANES_MAX, packet_bytes};
 use tradewind_wire::{Group, LaneId};
 
 use crate::browse::Browser;
@@ -392,7 +392,7 @@ impl Engine {
         match work {
             Work::Receive(destined) => {
                 let config = self.receiver_config(open, blocks, chunk_bytes);
-                self.open_on_workers(&shared, &events, open.call, || OpeningEnd::Receive(config.clone()))?;
+                self.open_on_workers(&shared, &events, (open.call, chunk_bytes), || OpeningEnd::Receive(config.clone()))?;
                 self.run_lane(self.lane_task(handle, *destined, arrived, cancelled, open.block_bytes, memory).run());
             }
             Work::Copy { objects, into } => {
@@ -404,7 +404,9 @@ impl Engine {
                 said.clone_from(&have);
                 let config = self.sender_config(open, chunk_bytes);
                 let (ready, outgoing) = crossbeam::channel::unbounded();
-                self.open_on_workers(&shared, &events, None, || OpeningEnd::Send(Box::new(config.clone()), outgoing.clone()))?;
+                self.open_on_workers(&shared, &events, (None, chunk_bytes), || {
+                    OpeningEnd::Send(Box::new(config.clone()), outgoing.clone())
+                })?;
                 let window = (blocks as u32).saturating_sub(BLOCKS_AHEAD).max(BLOCKS_AHEAD);
                 let (pool, block_bytes) = (self.pool.clone(), payload_max);
                 self.run_lane(
@@ -425,11 +427,12 @@ impl Engine {
         &self,
         shared: &Arc<LaneShared>,
         events: &mpsc::UnboundedSender<LaneEvent>,
-        call: Option<SocketAddr>,
+        (call, chunk_bytes): (Option<SocketAddr>, u32),
         end: impl Fn() -> OpeningEnd,
     ) -> Result<(), String> {
         if let Some(steering) = &self.workers.steering {
-            steering.add_lane(end().lane().0, None).map_err(|error| error.to_string())?;
+            let longest = chunk_bytes as usize + DATA_OVERHEAD_BYTES;
+            steering.add_lane(end().lane().0, None, longest).map_err(|error| error.to_string())?;
         }
         let path = |remote| self.facts.ready.endpoints.first().map(|own| Path { local: own.address, remote, link: None });
         let call = call.and_then(path);

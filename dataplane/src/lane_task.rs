@@ -152,6 +152,7 @@ impl LaneTask {
             }
             End::Failed((code, text, wire)) => {
                 self.handle.close(code, &text, wire);
+                self.tell_detour();
                 self.clean_up().await;
                 self.finish_manifest().await;
                 FromEngine::LaneFailed(LaneClosed { lane_id: self.handle.lane.0, code, text })

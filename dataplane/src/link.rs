@@ -12,14 +12,16 @@ use tradewind_netio::udp::UdpLink;
 use tradewind_netio::{Link, LinkCounters, LinkError, Meta, Path, Transmit};
 use tradewind_xdp::XdpLink;
 
-/// Turns in a row that AF_XDP had packets for after which the socket is looked at all the same. An empty socket costs a system call, about what
-/// five packets cost.
+/// Turns in a row that AF_XDP had packets for after which a socket that was empty is looked at again: that costs a system call, about what five
+/// packets cost.
 const SOCKET_TURNS: u32 = 16;
 
 /// The links of one worker: an AF_XDP link a queue, and the socket on the first worker.
 pub struct EngineLink {
     xdp: Vec<XdpLink>,
     socket: Option<UdpLink>,
+    /// There was nothing in the socket when it was looked at last.
+    quiet: bool,
     /// Counts turns, modulo [`SOCKET_TURNS`].
     turns: u32,
     waker: Waker,
@@ -29,7 +31,7 @@ impl EngineLink {
     /// Puts the links of a worker together; `waker` ends its sleep.
     #[must_use]
     pub fn new(xdp: Vec<XdpLink>, socket: Option<UdpLink>, waker: Waker) -> Self {
-        Self { xdp, socket, turns: 0, waker }
+        Self { xdp, socket, quiet: true, turns: 0, waker }
     }
 
     /// Counters of the AF_XDP links together, and of the socket.
@@ -60,7 +62,11 @@ impl Link for EngineLink {
         }
         self.turns = (self.turns + 1) % SOCKET_TURNS;
         match &mut self.socket {
-            Some(socket) if count == 0 || self.turns == 0 => Ok(count + socket.receive(now_ns, limit, each)?),
+            Some(socket) if count == 0 || !self.quiet || self.turns == 0 => {
+                let taken = socket.receive(now_ns, limit, each)?;
+                self.quiet = taken == 0;
+                Ok(count + taken)
+            }
             _ => Ok(count),
         }
     }

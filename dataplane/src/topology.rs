@@ -187,7 +187,7 @@ impl Opened {
     pub fn check_steering(&self) -> Result<(), String> {
         const NO_LANE: u64 = u64::MAX;
         let Some(steering) = &self.steering else { return Ok(()) };
-        steering.add_lane(NO_LANE, None).and_then(|()| steering.remove_lane(NO_LANE)).map_err(|error| {
+        steering.add_lane(NO_LANE, None, 0).and_then(|()| steering.remove_lane(NO_LANE)).map_err(|error| {
             format!("without capabilities this kernel does not let lanes be added ({error}); before Linux 5.19 set kernel.unprivileged_bpf_disabled=0, or data.xdp = \"off\"")
         })
     }

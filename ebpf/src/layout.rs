@@ -28,9 +28,9 @@ pub const SOCKETS_MAX: u32 = SOCKET_ROWS * QUEUES_MAX;
 /// Row of the socket map that means "whichever socket owns the queue the packet came in on".
 pub const ROW_ANY: u32 = 0;
 
-/// Name of the hash map lane id (u64, host order) to socket row (u32).
+/// Name of the hash map lane id (u64, host order) to what [`lane_value`] makes (u32).
 pub const MAP_LANES: &str = "lanes";
-/// Name of the hash map UDP port (u16, host order) to the longest UDP datagram with its header that fits a packet (u16, bytes).
+/// Name of the hash map UDP port (u16, host order) to 1 (u8).
 pub const MAP_PORTS: &str = "ports";
 /// Name of the XSKMAP, indexed by [`socket_slot`].
 pub const MAP_SOCKETS: &str = "sockets";
@@ -45,6 +45,15 @@ pub const PROGRAM_FRAGS: &str = "steer_frags";
 #[must_use]
 pub const fn socket_slot(row: u32, queue: u32) -> Option<u32> {
     if row < SOCKET_ROWS && queue < QUEUES_MAX { Some(row * QUEUES_MAX + queue) } else { None }
+}
+
+/// Bits of a lane's value that hold its socket row; above them stands the longest UDP datagram of the lane, with its header, bytes.
+pub const ROW_BITS: u32 = 16;
+
+/// What is known of a lane: where its packets go, and how long they are at most.
+#[must_use]
+pub const fn lane_value(row: u32, longest_bytes: u16) -> u32 {
+    row & ((1 << ROW_BITS) - 1) | (longest_bytes as u32) << ROW_BITS
 }
 
 /// The socket row of a worker, or `None` when the worker number is out of range.
@@ -77,7 +86,7 @@ pub enum Verdict {
     Ipv6Extension = 8,
     /// Anything else (another protocol or port, ARP, a frame too short to tell): passed to the kernel.
     NotOurs = 9,
-    /// Ours, lane known, but longer than the MTU allows: several packets that an offload has merged. Passed to the kernel, which can cut them.
+    /// Ours, lane known, but longer than packets of the lane are: several that an offload has merged. Passed to the kernel, which can cut them.
     Merged = 10,
 }
 

@@ -43,7 +43,7 @@ struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
 	MAP_NUMBER(max_entries, TW_PORTS_MAX);
 	MAP_TYPE(key, __u16);
-	MAP_TYPE(value, __u16);
+	MAP_TYPE(value, __u8);
 } TW_MAP_PORTS SECTION(".maps");
 
 struct {
@@ -159,8 +159,7 @@ INLINE int steer_frame(struct xdp_md *context)
 	struct udphdr *udp;
 	unsigned char *payload;
 	__u64 lane;
-	__u32 *row;
-	__u16 *longest;
+	__u32 *known;
 	__u16 port;
 
 	if (protocol == FROM_BE16(ETH_P_IP))
@@ -174,8 +173,7 @@ INLINE int steer_frame(struct xdp_md *context)
 	if ((void *)(udp + 1) > (void *)at.end)
 		return count(TW_VERDICT_NOT_OURS, XDP_PASS);
 	port = FROM_BE16(udp->dest);
-	longest = map_lookup(&TW_MAP_PORTS, &port);
-	if (!longest)
+	if (!map_lookup(&TW_MAP_PORTS, &port))
 		return count(TW_VERDICT_NOT_OURS, XDP_PASS);
 
 	payload = (void *)(udp + 1);
@@ -188,13 +186,13 @@ INLINE int steer_frame(struct xdp_md *context)
 
 	__builtin_memcpy(&lane, payload + TW_LANE_ID_OFFSET, sizeof(lane));
 	lane = FROM_BE64(lane);
-	row = map_lookup(&TW_MAP_LANES, &lane);
-	if (!row)
+	known = map_lookup(&TW_MAP_LANES, &lane);
+	if (!known)
 		return count(TW_VERDICT_UNKNOWN_LANE, XDP_DROP);
 	// No frame holds what an offload has merged; the kernel's socket takes it.
-	if (FROM_BE16(udp->len) > *longest)
+	if (FROM_BE16(udp->len) > *known >> TW_ROW_BITS)
 		return count(TW_VERDICT_MERGED, XDP_PASS);
-	return redirect(context, *row);
+	return redirect(context, *known & ((1 << TW_ROW_BITS) - 1));
 }
 
 SECTION("xdp") int TW_PROGRAM(struct xdp_md *context)

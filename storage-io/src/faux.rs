@@ -14,8 +14,15 @@ use crate::store::{
     Attributes, Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange, Part, PartReceipt, Store, StoredObject, Upload,
 };
 
-const LIMITS: Limits =
-    Limits { part_bytes_min: 1, part_bytes_max: 1 << 30, part_bytes_default: 8 << 20, parts_max: u32::MAX, object_bytes_max: u64::MAX };
+const LIMITS: Limits = Limits {
+    part_bytes_min: 1,
+    part_bytes_max: 1 << 30,
+    part_bytes_default: 8 << 20,
+    parts_max: 1 << 17,
+    object_bytes_max: OBJECT_BYTES_MAX,
+};
+/// Largest object, either way: an hour at 2 Gbit/s, so that nobody keeps a server busy for longer by one name.
+const OBJECT_BYTES_MAX: u64 = 1 << 40;
 /// Objects repeat after so many bytes.
 const PATTERN_BYTES: usize = 1 << 20;
 
@@ -54,7 +61,7 @@ fn size_of(key: &ObjectKey) -> Option<u64> {
     let (_, size) = name.rsplit_once('?')?;
     let unit = ["K", "M", "G", "T"].into_iter().zip([10, 20, 30, 40]).find_map(|(unit, shift)| Some((size.strip_suffix(unit)?, shift)));
     let (digits, shift) = unit.unwrap_or((size, 0));
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift).filter(|&bytes| bytes <= OBJECT_BYTES_MAX)
 }
 
 #[async_trait]
@@ -161,10 +168,10 @@ mod tests {
 
     #[test]
     fn names_tell_their_sizes_or_that_there_is_nothing() {
-        for (name, size) in [("a?0", 0), ("a/b?7", 7), ("a?2K", 2048), ("a?b?3M", 3 << 20), ("?1G", 1 << 30), ("a?2T", 2 << 40)] {
+        for (name, size) in [("a?0", 0), ("a/b?7", 7), ("a?2K", 2048), ("a?b?3M", 3 << 20), ("?1G", 1 << 30), ("a?1T", 1 << 40)] {
             assert_eq!(size_of(&key(name)), Some(size), "{name}");
         }
-        for name in ["a", "a?", "a?K", "a?-1", "a?1k", "a?1.5G", "a?99999999999T", "a?1KK"] {
+        for name in ["a", "a?", "a?K", "a?-1", "a?1k", "a?1.5G", "a?2T", "a?99999999999T", "a?1KK"] {
             assert_eq!(size_of(&key(name)), None, "{name}");
         }
     }

@@ -15,6 +15,7 @@ use tradewind_wire::limits::{DATA_OVERHEAD_BYTES, VERSION, chunk_bytes_for_mtu};
 use tradewind_xdp::{Steering, SteeringConfig, XdpLink, XdpLinkConfig};
 
 use super::Turn;
+use crate::environment::Ticks;
 use crate::testbed::Testbed;
 
 const PORT: u16 = 33001;
@@ -74,7 +75,7 @@ fn cpu_s() -> Result<f64> {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let counted = if arguments.xdp {
         let steering = Steering::load(&SteeringConfig::new(END_INTERFACE, PORT))?;
-        steering.add_lane(LANE, None)?;
+        steering.add_lane(LANE, None, chunk_bytes_for_mtu(arguments.mtu, false) + DATA_OVERHEAD_BYTES)?;
         work(arguments, XdpLink::open(&steering, &XdpLinkConfig::new(0, 0))?)?
     } else {
         let local: SocketAddr = match arguments.end {
@@ -199,6 +200,7 @@ pub(super) fn turn(testbed: &Testbed, mtu_bytes: u32, sends_xdp: bool, receives_
         let mut process = Process::start(testbed, end, &arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
         process.wait_until_ready().map(|()| process)
     };
+    let ticks = Ticks::now();
     let mut receiver = started(Namespace::Server, with_xdp(receives_xdp, &["receive", "--mtu", &mtu]))?;
     let sending = with_xdp(sends_xdp, &["send", "--mtu", &mtu, "--seconds", &seconds, "--mac", &mac]);
     let mut sender = started(Namespace::Client, sending)?;
@@ -207,11 +209,12 @@ pub(super) fn turn(testbed: &Testbed, mtu_bytes: u32, sends_xdp: bool, receives_
     Ok(Turn {
         seconds: received.seconds,
         bytes: received.bytes,
-        packets: received.packets,
+        packets: Some(received.packets),
         // Of what arrived: what is lost costs as well.
         cpu_s_sender: sent.cpu_s,
         cpu_s_receiver: received.cpu_s,
-        again: 0.0,
+        busy_s: Ticks::now().busy_s_since(ticks),
+        again: None,
         seconds_command: received.seconds,
     })
 }

@@ -10,10 +10,13 @@
 //! | `udp-to-xdp-loop` | kernel UDP with segmentation offload | an AF_XDP socket behind the steering program |
 //! | `xdp-loop` | an AF_XDP socket | an AF_XDP socket behind the steering program |
 //!
-//! A loop sends packets of the same size without looking at them, and counts those that arrive. Turns of all tools alternate; medians are reported.
+//! A loop sends packets of the same size, as fast as it can and without looking at them, and counts those that arrive. Turns of all tools alternate;
+//! medians are reported.
 //! JSON (`--json FILE`): `environment`, and `rows` with `case`, `path` (kernel, af_xdp), `wire_like`, `mtu_bytes`, `tool`, `gbit_per_s` (payload), `gbit_per_s_command` (with
 //! set-up), `kpps`,
-//! `cpu_s_per_gib` (both ends, with what the kernel does for them), `cpu_s_per_gib_sender`, `cpu_s_per_gib_receiver`, `again` (packets sent twice over
+//! `cpu_s_per_gib` (user and system time of both ends), `cpu_s_per_gib_sender`,
+//! `cpu_s_per_gib_receiver`, `cpu_s_per_gib_machine` (all that the cores did meanwhile: on a veth pair much of what receiving costs the kernel is
+//! done in interrupts, and charged to the sender or to nobody), `again` (packets sent twice over
 //! all), `spread` (largest less smallest `gbit_per_s`, over the median), `turns`; `costs` (nanoseconds a packet for what a receiver cannot do without), and
 //! `warnings` that say which figures are unsound.
 
@@ -27,7 +30,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use crate::environment::Environment;
+use crate::environment::{Environment, Ticks};
 use crate::process::{Interrupt, run as run_to_end, tree_cpu_s};
 use crate::testbed::{Server, ServerOptions, Testbed, TestbedOptions, events, write_random};
 use crate::{median, write_json};
@@ -49,7 +52,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub turns: u32,
     /// How long each loop sends, seconds.
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     pub loop_seconds: f64,
     /// Only the cases whose names contain one of these.
     #[arg(long, num_args = 1..)]
@@ -60,6 +63,11 @@ pub struct Arguments {
     /// Write the report as one JSON object to this file.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.1..=60.0).contains(&seconds) { Ok(seconds) } else { Err("not from 0.1 to 60".to_owned()) }
 }
 
 #[derive(Clone, Copy)]
@@ -117,12 +125,14 @@ pub struct Turn {
     seconds: f64,
     /// Payload bytes that arrived.
     bytes: u64,
-    /// Packets that arrived.
-    packets: u64,
+    /// Packets that arrived, where they were counted.
+    packets: Option<u64>,
     cpu_s_sender: f64,
     cpu_s_receiver: f64,
-    /// Packets sent again over all packets with data.
-    again: f64,
+    /// What all cores worked meanwhile, interrupts and everybody else's work too.
+    busy_s: f64,
+    /// Packets sent again over all packets with data, where that is known.
+    again: Option<f64>,
     /// The whole command, with set-up; loops have none.
     seconds_command: f64,
 }
@@ -157,12 +167,14 @@ pub struct Row {
     /// Payload over the time of the whole command, with its set-up.
     pub gbit_per_s_command: f64,
     /// Thousands of packets a second.
-    pub kpps: f64,
+    pub kpps: Option<f64>,
     /// Both ends.
     pub cpu_s_per_gib: f64,
     cpu_s_per_gib_sender: f64,
     cpu_s_per_gib_receiver: f64,
-    again: f64,
+    /// All that the machine did meanwhile.
+    pub cpu_s_per_gib_machine: f64,
+    again: Option<f64>,
     spread: f64,
     turns: Vec<Turn>,
 }
@@ -188,23 +200,24 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
     let mut environment = Environment::here();
     let (mut rows, mut warnings) = (Vec::new(), Vec::new());
     println!(
-        "{:<18} {:<16} {:>8} {:>7} {:>9} {:>9} {:>9} {:>7} {:>7}",
-        "case", "tool", "Gbit/s", "kpps", "CPU s/GiB", "sender", "receiver", "again", "spread"
+        "{:<18} {:<16} {:>8} {:>7} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7}",
+        "case", "tool", "Gbit/s", "kpps", "CPU s/GiB", "sender", "receiver", "machine", "again", "spread"
     );
     let peers = if arguments.peers { present(&mut warnings) } else { Vec::new() };
     let is_wanted = |case: &&Case| arguments.only.is_empty() || arguments.only.iter().any(|only| case.name.contains(only.as_str()));
     for case in CASES.iter().filter(is_wanted) {
-        for row in measure(arguments, *case, &peers, interrupt).with_context(|| case.name)? {
+        for row in measure(arguments, *case, &peers, interrupt, &mut warnings).with_context(|| case.name)? {
             println!(
-                "{:<18} {:<16} {:>8.2} {:>7.0} {:>9.3} {:>9.3} {:>9.3} {:>7.4} {:>7.3}",
+                "{:<18} {:<16} {:>8.2} {:>7} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {:>7} {:>7.3}",
                 row.case,
                 row.tool,
                 row.gbit_per_s,
-                row.kpps,
+                told(row.kpps, 0),
                 row.cpu_s_per_gib,
                 row.cpu_s_per_gib_sender,
                 row.cpu_s_per_gib_receiver,
-                row.again,
+                row.cpu_s_per_gib_machine,
+                told(row.again, 4),
                 row.spread
             );
             if row.spread > SPREAD_MAX {
@@ -225,6 +238,11 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
     Ok(report)
 }
 
+/// A figure, or that there is none.
+fn told(figure: Option<f64>, digits: usize) -> String {
+    figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.digits$}"))
+}
+
 /// The peers that are installed; the others become warnings.
 pub(crate) fn present(warnings: &mut Vec<String>) -> Vec<Peer> {
     let is_there = |peer: &Peer| match peer.missing() {
@@ -238,14 +256,14 @@ pub(crate) fn present(warnings: &mut Vec<String>) -> Vec<Peer> {
     Peer::ALL.into_iter().filter(is_there).collect()
 }
 
-fn measure(arguments: &Arguments, case: Case, peers: &[Peer], interrupt: &Interrupt) -> Result<Vec<Row>> {
+fn measure(arguments: &Arguments, case: Case, peers: &[Peer], interrupt: &Interrupt, warnings: &mut Vec<String>) -> Result<Vec<Row>> {
     let options =
         TestbedOptions { mtu_bytes: case.mtu_bytes, in_memory: true, direct: true, wire_like: case.wire_like, ..TestbedOptions::default() };
     let testbed = Testbed::without_link("twplane", &options, interrupt)?;
     let bytes = u64::from(arguments.mib) << 20;
     write_random(&testbed.path("source"), bytes)?;
     // qcp wants to be told: 10 Gbit/s, and its least round-trip time.
-    let load = Load { bytes, seconds: None, rtt_ms: 2, rate_bps: 10_000_000_000 };
+    let load = Load { bytes, seconds: None, rtt_ms: 2, rate_bps: 10_000_000_000, mtu_bytes: case.mtu_bytes };
     let tools = Tool::of(case, peers);
     let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); tools.len()];
     // The first turn of each warms up.
@@ -254,7 +272,14 @@ fn measure(arguments: &Arguments, case: Case, peers: &[Peer], interrupt: &Interr
             interrupt.check()?;
             let turn = match *tool {
                 Tool::Tradewind => send(&testbed, case.xdp, bytes)?,
-                Tool::Peer(peer) => peer.turn(&testbed, &load)?,
+                Tool::Peer(peer) => match peer.turn(&testbed, &load) {
+                    Ok(turn) => turn,
+                    Err(error) => {
+                        interrupt.check()?;
+                        warnings.push(format!("{}: a turn failed: {error:#}", case.name));
+                        continue;
+                    }
+                },
                 Tool::Loop { sends_xdp, receives_xdp } => {
                     link_loop::turn(&testbed, case.mtu_bytes, sends_xdp, receives_xdp, arguments.loop_seconds)?
                 }
@@ -264,11 +289,13 @@ fn measure(arguments: &Arguments, case: Case, peers: &[Peer], interrupt: &Interr
             }
         }
     }
-    Ok(tools.into_iter().zip(turns).map(|(tool, turns)| row(case, tool, turns)).collect())
+    let measured = tools.into_iter().zip(turns).filter(|(_, turns)| !turns.is_empty());
+    Ok(measured.map(|(tool, turns)| row(case, tool, turns)).collect())
 }
 
 fn row(case: Case, tool: Tool, turns: Vec<Turn>) -> Row {
     let of = |value: &dyn Fn(&Turn) -> f64| median(turns.iter().map(value));
+    let some = |value: &dyn Fn(&Turn) -> Option<f64>| turns.first().and_then(value).map(|_| median(turns.iter().filter_map(value)));
     let gbit_per_s = of(&Turn::gbit_per_s);
     let (least, most) =
         turns.iter().map(Turn::gbit_per_s).fold((f64::MAX, 0.0_f64), |(least, most), rate| (least.min(rate), most.max(rate)));
@@ -280,11 +307,12 @@ fn row(case: Case, tool: Tool, turns: Vec<Turn>) -> Row {
         tool: tool.name(),
         gbit_per_s,
         gbit_per_s_command: of(&|turn| turn.bytes as f64 * 8.0 / turn.seconds_command / 1e9),
-        kpps: of(&|turn| turn.packets as f64 / turn.seconds / 1e3),
+        kpps: some(&|turn| turn.packets.map(|packets| packets as f64 / turn.seconds / 1e3)),
         cpu_s_per_gib: of(&Turn::cpu_s_per_gib),
         cpu_s_per_gib_sender: of(&|turn| turn.per_gib(turn.cpu_s_sender)),
         cpu_s_per_gib_receiver: of(&|turn| turn.per_gib(turn.cpu_s_receiver)),
-        again: of(&|turn| turn.again),
+        cpu_s_per_gib_machine: of(&|turn| turn.per_gib(turn.busy_s)),
+        again: some(&|turn| turn.again),
         spread: (most - least) / gbit_per_s,
         turns,
     }
@@ -298,7 +326,9 @@ pub(crate) fn send(testbed: &Testbed, by_xdp: bool, bytes: u64) -> Result<Turn> 
     let before = tree_cpu_s(control);
     let mut command = Server::tradewind(testbed);
     command.arg("send").arg(testbed.path("source")).args(["faux:source", "--json"]);
+    let ticks = Ticks::now();
     let sent = run_to_end(&mut command, &testbed.interrupt, DEADLINE)?;
+    let busy_s = Ticks::now().busy_s_since(ticks);
     let cpu_s_receiver = tree_cpu_s(control) - before;
     sent.success("tradewind send")?;
     let done = events(&sent.stdout, "done").pop().context("no event 'done'")?;
@@ -311,10 +341,11 @@ pub(crate) fn send(testbed: &Testbed, by_xdp: bool, bytes: u64) -> Result<Turn> 
     Ok(Turn {
         seconds: done["elapsed_s"].as_f64().context("no elapsed_s")?,
         bytes,
-        packets: right,
+        packets: Some(right),
         cpu_s_sender: sent.cpu_s,
         cpu_s_receiver,
-        again: done["retransmitted_share"].as_f64().unwrap_or(f64::NAN),
+        busy_s,
+        again: Some(done["retransmitted_share"].as_f64().context("no retransmitted_share")?),
         seconds_command: sent.elapsed.as_secs_f64(),
     })
 }

@@ -4,7 +4,10 @@
 //! |---|---|---|---|
 //! | `iperf3 bbr` | one stream of the kernel's TCP, without a file | no | nowhere |
 //! | `s2n-quic`, `s2n-quic bbr` | AWS's QUIC, one stream (`bench/peers/s2n-quic`) | TLS 1.3 | nowhere |
-//! | `qcp bbr` | a copying program over QUIC (quinn), found by ssh | TLS 1.3 | a file in memory |
+//! | `qcp bbr` | a copying program over QUIC (quinn), set up by ssh | TLS 1.3 | a file in memory |
+//!
+//! All are told the path's MTU. s2n-quic and qcp ask for large socket buffers and get what the system allows (`net.core.rmem_max`, in the report); ours is
+//! a service with the privilege to have more.
 //!
 //! `cargo xtask setup --peers` installs them.
 
@@ -12,19 +15,24 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tradewind_netem::topology::SERVER_ADDRESS;
 
 use super::Turn;
-use crate::process::{Background, Finished, children_cpu_s, run, tail};
+use crate::environment::Ticks;
+use crate::process::{Background, Finished, children_cpu_s, run, tail, tree_cpu_s_with_ended};
 use crate::testbed::Testbed;
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
 const DEADLINE: Duration = Duration::from_secs(120);
 /// How much longer than its time a sender is waited for whose receiver has had enough.
-const GRACE: Duration = Duration::from_secs(3);
+const GRACE: Duration = Duration::from_secs(15);
+/// Bytes of IPv4 and UDP headers.
+const IP_UDP_BYTES: u32 = 28;
+/// A peer that is slower has failed.
+const SLOWEST_BPS: u64 = 200_000_000;
 const SSH_PORT: u16 = 8722;
 
 /// What is sent, and over what.
@@ -38,11 +46,14 @@ pub(crate) struct Load {
     pub(crate) rtt_ms: u32,
     /// The same.
     pub(crate) rate_bps: u64,
+    /// The same.
+    pub(crate) mtu_bytes: u32,
 }
 
 impl Load {
     fn deadline(&self) -> Duration {
-        self.seconds.map_or(DEADLINE, |seconds| Duration::from_secs(seconds.into()) + GRACE)
+        let all = || DEADLINE + Duration::from_secs(self.bytes * 8 / SLOWEST_BPS);
+        self.seconds.map_or_else(all, |seconds| Duration::from_secs(seconds.into()) + GRACE)
     }
 
     /// A sender that was ended although it should have come to its end has failed.
@@ -108,15 +119,15 @@ fn installed(program: &str) -> Result<PathBuf> {
 }
 
 /// Packets are not counted: the figure is not comparable between protocols.
-fn measured(seconds: f64, bytes: u64, sent: &Finished, cpu_s_receiver: f64) -> Turn {
+fn measured(seconds: f64, bytes: u64, sent: &Finished, cpu_s_receiver: f64, busy_s: f64) -> Turn {
     let (cpu_s_sender, seconds_command) = (sent.cpu_s, sent.elapsed.as_secs_f64());
-    Turn { seconds, bytes, packets: 0, cpu_s_sender, cpu_s_receiver, again: 0.0, seconds_command }
+    Turn { seconds, bytes, packets: None, cpu_s_sender, cpu_s_receiver, busy_s, again: None, seconds_command }
 }
 
 /// Waits for a receiver that ends by itself, and tells the CPU time that it took.
 fn ended(testbed: &Testbed, mut receiver: Background) -> Result<(String, f64)> {
     let before = children_cpu_s();
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     while !receiver.has_ended()? {
         testbed.interrupt.check()?;
         ensure!(start.elapsed() < DEADLINE, "the receiver did not end: {}", tail(&receiver.log_text()));
@@ -137,13 +148,15 @@ fn iperf3(testbed: &Testbed, load: &Load) -> Result<Turn> {
         Some(seconds) => client.args(["--time", &seconds.to_string()]),
         None => client.args(["--bytes", &load.bytes.to_string()]),
     };
-    let finished = run(&mut client, &testbed.interrupt, load.deadline() + GRACE)?;
+    let ticks = Ticks::now();
+    let finished = run(&mut client, &testbed.interrupt, load.deadline())?;
+    let busy_s = Ticks::now().busy_s_since(ticks);
     finished.success("iperf3")?;
     let (_, cpu_s_receiver) = ended(testbed, server)?;
     let report: serde_json::Value = serde_json::from_str(&finished.stdout)?;
     let received = &report["end"]["sum_received"];
     let number = |name: &str| received[name].as_f64().with_context(|| format!("iperf3 tells no {name}"));
-    Ok(measured(number("seconds")?, number("bytes")? as u64, &finished, cpu_s_receiver))
+    Ok(measured(number("seconds")?, number("bytes")? as u64, &finished, cpu_s_receiver, busy_s))
 }
 
 fn s2n(testbed: &Testbed, load: &Load, bbr: bool) -> Result<Turn> {
@@ -164,22 +177,31 @@ fn s2n(testbed: &Testbed, load: &Load, bbr: bool) -> Result<Turn> {
     }
     let (program, address) = (installed("peer-s2n-quic")?, format!("{SERVER_ADDRESS}:4433"));
     let mut receiver = testbed.server(&program);
-    receiver.args(["receive", &address]).arg(&certificate).arg(&key).arg(load.seconds.unwrap_or(DEADLINE.as_secs() as u32).to_string());
+    receiver.args(["receive", &address]).arg(&certificate).arg(&key).arg(load.seconds.unwrap_or(3600).to_string());
+    receiver.arg(load.mtu_bytes.to_string());
     let mut receiver = Background::start(&mut receiver, &testbed.path("s2n.log"))?;
     let listens = || fs::read_to_string(testbed.path("s2n.log")).is_ok_and(|log| log.contains("ready"));
     receiver.wait_until(&testbed.interrupt, START_DEADLINE, listens)?;
     let mut sender = testbed.client(&program);
-    sender.args(["send", &address]).arg(&certificate).arg(testbed.path("source")).args(bbr.then_some("bbr"));
+    sender
+        .args(["send", &address])
+        .arg(&certificate)
+        .arg(testbed.path("source"))
+        .arg(load.mtu_bytes.to_string())
+        .args(bbr.then_some("bbr"));
+    let ticks = Ticks::now();
     let sent = run(&mut sender, &testbed.interrupt, load.deadline())?;
+    let busy_s = Ticks::now().busy_s_since(ticks);
     load.check(&sent, "peer-s2n-quic send")?;
     let (said, cpu_s_receiver) = ended(testbed, receiver)?;
     let figures = said.lines().last().and_then(|line| line.split_once(' ')).with_context(|| format!("the receiver said: {said}"))?;
     let bytes = figures.0.parse()?;
     load.check_arrived(bytes)?;
-    Ok(measured(figures.1.parse()?, bytes, &sent, cpu_s_receiver))
+    Ok(measured(figures.1.parse()?, bytes, &sent, cpu_s_receiver, busy_s))
 }
 
-/// By ssh keys of its own, which are made once. Time is the whole command's, with its set-up by ssh.
+/// By ssh keys of its own, which are made once. Time runs from the first bytes of the file at the server: the set-up by ssh is not counted, as ours by
+/// HTTPS is not.
 fn qcp(testbed: &Testbed, load: &Load) -> Result<Turn> {
     let folder = testbed.path("ssh");
     if !folder.exists() {
@@ -216,14 +238,38 @@ fn qcp(testbed: &Testbed, load: &Load) -> Result<Turn> {
     let mut qcp = testbed.client(&installed("qcp")?);
     let rate = format!("{}k", load.rate_bps / 8000);
     qcp.args(["--quiet", "--rx", &rate, "--tx", &rate, "--rtt", &load.rtt_ms.to_string(), "--congestion", "bbr", "-S", "-F", "-S"]);
+    qcp.args(["--max-mtu", &(load.mtu_bytes - IP_UDP_BYTES).to_string()]);
     qcp.arg(folder.join("config")).arg(testbed.path("source")).arg(format!("{SERVER_ADDRESS}:{}", target.display()));
-    let sent = run(&mut qcp, &testbed.interrupt, load.deadline())?;
-    load.check(&sent, "qcp")?;
-    let before = children_cpu_s();
+    let (ticks, begun, before) = (Ticks::now(), Instant::now(), children_cpu_s());
+    let mut client = Background::start(&mut qcp, &testbed.path("qcp.log"))?;
+    let deadline = load.deadline();
+    let (mut first, mut last, mut arrived) = (None, Instant::now(), 0);
+    let is_whole = loop {
+        testbed.interrupt.check()?;
+        let has_ended = client.has_ended()?;
+        let now = fs::metadata(&target).map_or(0, |file| file.len());
+        if now > arrived {
+            first.get_or_insert_with(Instant::now);
+            (arrived, last) = (now, Instant::now());
+        }
+        let is_late = |since: Instant| load.seconds.is_some_and(|seconds| since.elapsed().as_secs() >= seconds.into());
+        if has_ended || begun.elapsed() > deadline || first.is_some_and(is_late) {
+            break has_ended;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let (elapsed, busy_s) = (begun.elapsed(), Ticks::now().busy_s_since(ticks));
+    client.stop()?;
+    ensure!(is_whole || load.seconds.is_some(), "it did not end in time: {}", tail(&client.log_text()));
+    let cpu_s = children_cpu_s() - before;
+    // Of the sessions that sshd has waited for, and of those that still run.
+    std::thread::sleep(Duration::from_millis(300));
+    let cpu_s_receiver = tree_cpu_s_with_ended(sshd.pid());
     sshd.stop()?;
-    let arrived = fs::metadata(&target).map_or(0, |file| file.len());
     load.check_arrived(arrived)?;
+    let first = first.context("nothing arrived")?;
+    let sent = Finished { status: None, stdout: String::new(), stderr: String::new(), elapsed, cpu_s };
     // It may not have come so far.
     let _ = fs::remove_file(&target);
-    Ok(measured(sent.elapsed.as_secs_f64(), arrived, &sent, children_cpu_s() - before))
+    Ok(measured((last - first).as_secs_f64(), arrived, &sent, cpu_s_receiver, busy_s))
 }

@@ -5,7 +5,7 @@
 //! let steering = Steering::load(&SteeringConfig::new("eth0", 33001))?;      // privileged, once an interface
 //! let link = XdpLink::open(&steering, &XdpLinkConfig::new(worker, queue))?; // privileged, once a worker
 //! // … drop capabilities …
-//! steering.add_lane(lane, None)?;                                           // any time
+//! steering.add_lane(lane, None, 1472)?;                                     // any time
 //! ```
 //!
 //! Unsafe code is confined to `rings` (xsk-rs) and `device` (ioctl).

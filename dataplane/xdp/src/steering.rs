@@ -17,8 +17,8 @@ use crate::{
     rings::HEADROOM_BYTES,
 };
 
-/// Bytes of an IPv4 header without options (RFC 791 section 3.1).
-const IPV4_HEADER_BYTES: usize = 20;
+/// Bytes of a UDP header (RFC 768).
+const UDP_HEADER_BYTES: usize = 8;
 
 /// How to attach the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -158,10 +158,9 @@ impl Steering {
 
         let mut loaded = Ebpf::load(tradewind_ebpf::object()).map_err(|error| load_error(&error))?;
         let (link, mode) = attach(&mut loaded, config, device.index(), modes(config.mode, &driver, features), multi_buffer)?;
-        let mut ports: HashMap<MapData, u16, u16> = take(&mut loaded, layout::MAP_PORTS)?;
-        let longest = u16::try_from(mtu_bytes.saturating_sub(IPV4_HEADER_BYTES)).unwrap_or(u16::MAX);
+        let mut ports: HashMap<MapData, u16, u8> = take(&mut loaded, layout::MAP_PORTS)?;
         for port in &config.ports {
-            ports.insert(port, longest, 0).map_err(map_error(layout::MAP_PORTS))?;
+            ports.insert(port, 1, 0).map_err(map_error(layout::MAP_PORTS))?;
         }
         Ok(Self {
             lanes: Mutex::new(take(&mut loaded, layout::MAP_LANES)?),
@@ -178,16 +177,18 @@ impl Steering {
     }
 
     /// Lets packets of a lane through. `worker` `None`: to whichever socket owns the queue they arrive on. `Some`: to that
-    /// worker's socket on the queue, or to the queue's owner if it has none there. Adding a lane again changes its worker.
+    /// worker's socket on the queue, or to the queue's owner if it has none there. Packets with more than `payload_bytes_max` bytes of UDP payload
+    /// are several that an offload has merged: the kernel's socket gets them. Adding a lane again changes its worker.
     ///
     /// # Errors
     /// [`XdpError::Map`] when 4,096 lanes are open; [`XdpError::Config`] when the worker number is above 63.
-    pub fn add_lane(&self, lane: u64, worker: Option<u32>) -> Result<(), XdpError> {
+    pub fn add_lane(&self, lane: u64, worker: Option<u32>, payload_bytes_max: usize) -> Result<(), XdpError> {
         let row = match worker {
             None => layout::ROW_ANY,
             Some(worker) => layout::worker_row(worker).ok_or_else(|| worker_out_of_range(worker))?,
         };
-        lock(&self.lanes).insert(lane, row, 0).map_err(map_error(layout::MAP_LANES))
+        let longest = u16::try_from(payload_bytes_max + UDP_HEADER_BYTES).unwrap_or(u16::MAX);
+        lock(&self.lanes).insert(lane, layout::lane_value(row, longest), 0).map_err(map_error(layout::MAP_LANES))
     }
 
     /// Drops packets of a lane from now on. A lane that is not there is no error.

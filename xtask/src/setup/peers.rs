@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -17,9 +18,11 @@ pub(super) fn ensure(cache: &Path) -> Result<()> {
     let folder = cache.join("peers");
     let (programs, target) = (folder.join("bin"), folder.join("target"));
     fs::create_dir_all(&programs).with_context(|| format!("cannot make {}", programs.display()))?;
-    if !programs.join("qcp").exists() {
+    let version = Command::new(programs.join("qcp")).arg("--version").output();
+    let wanted = QCP.split_once('@').map_or("", |(_, version)| version);
+    if !version.is_ok_and(|version| String::from_utf8_lossy(&version.stdout).contains(wanted)) {
         let mut install = cargo::cargo();
-        install.args(["install", "--locked", QCP, "--root"]).arg(&folder).env("CARGO_TARGET_DIR", target.join("qcp"));
+        install.args(["install", "--locked", "--force", QCP, "--root"]).arg(&folder).env("CARGO_TARGET_DIR", target.join("qcp"));
         process::run(&mut install)?;
     }
     // Each time: its source is in this tree, and cargo sees whether something has changed.

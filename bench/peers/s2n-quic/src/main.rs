@@ -1,8 +1,8 @@
-//! `peer-s2n-quic receive ADDRESS CERTIFICATE KEY SECONDS` takes one stream, counts its bytes, for so many seconds at most, and prints
+//! `peer-s2n-quic receive ADDRESS CERTIFICATE KEY SECONDS MTU` takes one stream, counts its bytes, for so many seconds at most, and prints
 //! `BYTES SECONDS`, from the first byte to the last;
-//! `peer-s2n-quic send ADDRESS CERTIFICATE FILE [bbr]` sends a file in one stream and waits until it is acknowledged.
+//! `peer-s2n-quic send ADDRESS CERTIFICATE FILE MTU [bbr]` sends a file in one stream and waits until it is acknowledged.
 //!
-//! Windows and socket buffers are wide, so that neither is what limits it; congestion control is CUBIC, as s2n-quic has it, or BBR.
+//! Windows are wide and socket buffers as large as the system allows, so that they limit little; congestion control is CUBIC, as s2n-quic has it, or BBR.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -21,8 +21,9 @@ const WINDOW_BYTES: u64 = 64 << 20;
 const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 const CHUNK_BYTES: usize = 1 << 20;
 
-fn io(address: SocketAddr) -> Result<Io, Failure> {
+fn io(address: SocketAddr, mtu: &str) -> Result<Io, Failure> {
     Ok(Io::builder()
+        .with_max_mtu(mtu.parse()?)?
         .with_receive_address(address)?
         .with_send_buffer_size(SOCKET_BUFFER_BYTES)?
         .with_recv_buffer_size(SOCKET_BUFFER_BYTES)?
@@ -36,26 +37,28 @@ fn limits() -> Result<Limits, Failure> {
         .with_max_send_buffer_size(WINDOW_BYTES as u32)?)
 }
 
-async fn receive(address: SocketAddr, certificate: &Path, key: &Path, longest: Duration) -> Result<(), Failure> {
-    let mut server = Server::builder().with_tls((certificate, key))?.with_io(io(address)?)?.with_limits(limits()?)?.start()?;
+async fn receive(address: SocketAddr, certificate: &Path, key: &Path, longest: Duration, mtu: &str) -> Result<(), Failure> {
+    let mut server = Server::builder().with_tls((certificate, key))?.with_io(io(address, mtu)?)?.with_limits(limits()?)?.start()?;
     println!("ready");
     let mut connection = server.accept().await.ok_or("no connection came")?;
     let mut stream = connection.accept_receive_stream().await?.ok_or("no stream came")?;
-    let (mut bytes, mut started) = (0, None);
-    while let Some(chunk) = stream.receive().await? {
+    let (mut bytes, mut started, mut last) = (0, None, Instant::now());
+    loop {
+        let left = started.map_or(longest, |started: Instant| longest.saturating_sub(started.elapsed()));
+        // Too late, broken, or the end: what has arrived counts.
+        let Ok(Ok(Some(chunk))) = tokio::time::timeout(left, stream.receive()).await else { break };
         bytes += chunk.len();
-        if started.get_or_insert_with(Instant::now).elapsed() > longest {
-            break;
-        }
+        last = Instant::now();
+        started.get_or_insert(last);
     }
-    println!("{bytes} {}", started.unwrap_or_else(Instant::now).elapsed().as_secs_f64());
+    println!("{bytes} {}", (last - started.unwrap_or(last)).as_secs_f64());
     // So that the last acknowledgement leaves.
     tokio::time::sleep(Duration::from_millis(300)).await;
     Ok(())
 }
 
-async fn send(address: SocketAddr, certificate: &Path, file: &Path, bbr: bool) -> Result<(), Failure> {
-    let builder = Client::builder().with_tls(certificate)?.with_io(io(([0, 0, 0, 0], 0).into())?)?.with_limits(limits()?)?;
+async fn send(address: SocketAddr, certificate: &Path, file: &Path, mtu: &str, bbr: bool) -> Result<(), Failure> {
+    let builder = Client::builder().with_tls(certificate)?.with_io(io(([0, 0, 0, 0], 0).into(), mtu)?)?.with_limits(limits()?)?;
     let client = if bbr { builder.with_congestion_controller(Bbr::default())?.start()? } else { builder.start()? };
     let mut connection = client.connect(Connect::new(address).with_server_name("localhost")).await?;
     let mut stream = connection.open_send_stream().await?;
@@ -78,12 +81,12 @@ async fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
-        ["receive", address, certificate, key, seconds] => {
+        ["receive", address, certificate, key, seconds, mtu] => {
             let longest = Duration::from_secs(seconds.parse()?);
-            receive(address.parse()?, certificate.as_ref(), key.as_ref(), longest).await
+            receive(address.parse()?, certificate.as_ref(), key.as_ref(), longest, mtu).await
         }
-        ["send", address, certificate, file] => send(address.parse()?, certificate.as_ref(), file.as_ref(), false).await,
-        ["send", address, certificate, file, "bbr"] => send(address.parse()?, certificate.as_ref(), file.as_ref(), true).await,
-        _ => Err("peer-s2n-quic receive ADDRESS CERTIFICATE KEY SECONDS, or send ADDRESS CERTIFICATE FILE [bbr]".into()),
+        ["send", address, certificate, file, mtu] => send(address.parse()?, certificate.as_ref(), file.as_ref(), mtu, false).await,
+        ["send", address, certificate, file, mtu, "bbr"] => send(address.parse()?, certificate.as_ref(), file.as_ref(), mtu, true).await,
+        _ => Err("peer-s2n-quic receive ADDRESS CERTIFICATE KEY SECONDS MTU, or send ADDRESS CERTIFICATE FILE MTU [bbr]".into()),
     }
 }

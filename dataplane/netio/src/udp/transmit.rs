@@ -120,7 +120,7 @@ impl Sender {
         }
         self.used += bytes;
         if let Some(last) = self.messages.last_mut()
-            && last.takes(path, bytes)
+            && last.takes(path, bytes, capacity)
         {
             last.closed = bytes < last.segment_bytes;
             last.bytes += bytes;
@@ -222,8 +222,10 @@ impl Sender {
 }
 
 impl Message {
-    fn takes(&self, path: &Path, bytes: usize) -> bool {
+    /// What is merged is longer than any of the flow's datagrams is alone, `capacity` bytes: who gets it whole can tell.
+    fn takes(&self, path: &Path, bytes: usize, capacity: usize) -> bool {
         !self.closed
+            && self.bytes + bytes > capacity
             && bytes <= self.segment_bytes
             && self.segments < SEGMENTS_MAX
             && self.bytes + bytes <= MESSAGE_BYTES_MAX
@@ -252,4 +254,24 @@ impl Message {
 
 fn broken(source: io::Error) -> LinkError {
     LinkError::Os { what: "cannot send on the UDP socket (sendmmsg)", source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_merged_is_longer_than_any_datagram_alone() {
+        let address: SocketAddr = ([127, 0, 0, 1], 9).into();
+        let path = Path { local: ([0, 0, 0, 0], 0).into(), remote: address, link: None };
+        let mut sender = Sender::new(address, true);
+        let mut queue = |bytes: usize, capacity: usize| {
+            sender.transmit(&path, capacity, &mut LinkCounters::default(), |_| bytes);
+            sender.messages.len()
+        };
+        // Two short ones could pass for one, of any two sizes.
+        assert_eq!((queue(100, 1472), queue(100, 1472), queue(800, 1472), queue(600, 1472)), (1, 2, 3, 4));
+        // Full ones, and the shorter one that ends them, cannot.
+        assert_eq!((queue(1472, 1472), queue(1472, 1472), queue(90, 1472)), (5, 5, 5));
+    }
 }

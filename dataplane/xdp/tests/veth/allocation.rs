@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     net::{LOCAL_V4, PEER_V4, with_veth},
-    traffic::{LANE, PORT, learn_path, packet, peer_socket, steering},
+    traffic::{LANE, LONGEST, PORT, learn_path, packet, peer_socket, steering},
 };
 use tradewind_netio::Link as _;
 use tradewind_xdp::{AttachMode, XdpLink, XdpLinkConfig};
@@ -42,7 +42,7 @@ fn receiving_and_sending_allocate_nothing() {
     for mtu in [1500, 9000] {
         with_veth(mtu, move |peer| {
             let steering = steering(AttachMode::Generic);
-            steering.add_lane(LANE, None).expect("lane");
+            steering.add_lane(LANE, None, LONGEST).expect("lane");
             let mut link = XdpLink::open(&steering, &XdpLinkConfig::new(0, 0)).expect("link");
             let path = learn_path(peer, &mut link);
             let socket = peer_socket(peer, PEER_V4);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use net::{LOCAL_V4, LOCAL_V6, PEER_V4, PEER_V6, with_veth};
 use tradewind_netio::{Link as _, Transmit};
 use tradewind_xdp::{AttachMode, Verdict, XdpError, XdpLink, XdpLinkConfig, XdpMode};
-use traffic::{LANE, PORT, packet, peer_socket, receive, settle, steering, wait_until};
+use traffic::{LANE, LONGEST, PORT, packet, peer_socket, receive, settle, steering, wait_until};
 
 const MODES: [AttachMode; 2] = [AttachMode::Generic, AttachMode::Driver];
 
@@ -22,7 +22,7 @@ const MODES: [AttachMode; 2] = [AttachMode::Generic, AttachMode::Driver];
 fn round_trip(mtu: u32, mode: AttachMode, local: &'static str, remote: &'static str) {
     with_veth(mtu, move |peer| {
         let steering = steering(mode);
-        steering.add_lane(LANE, None).expect("lane");
+        steering.add_lane(LANE, None, LONGEST).expect("lane");
         let ipv6 = local.contains(':');
         let mut link = XdpLink::open(&steering, &XdpLinkConfig { ipv6, ..XdpLinkConfig::new(0, 0) }).expect("link");
         let longest = link.datagram_bytes_max();
@@ -109,7 +109,7 @@ fn unknown_lanes_and_garbage_never_reach_user_space() {
     for mode in MODES {
         with_veth(1500, move |peer| {
             let steering = steering(mode);
-            steering.add_lane(LANE, Some(0)).expect("lane");
+            steering.add_lane(LANE, Some(0), LONGEST).expect("lane");
             let mut link = XdpLink::open(&steering, &XdpLinkConfig::new(0, 0)).expect("link");
             let socket = peer_socket(peer, PEER_V4);
             socket.connect((LOCAL_V4, PORT)).expect("connect");
@@ -185,7 +185,7 @@ fn every_frame_is_accounted_for_after_traffic_both_ways() {
 fn too_few_fetches_drop_and_count_but_lose_no_frame() {
     with_veth(1500, |peer| {
         let steering = steering(AttachMode::Generic);
-        steering.add_lane(LANE, None).expect("lane");
+        steering.add_lane(LANE, None, LONGEST).expect("lane");
         let mut config = XdpLinkConfig::new(0, 0);
         config.socket.frames = 256; // 128 to receive into
         let mut link = XdpLink::open(&steering, &config).expect("link");
@@ -214,7 +214,7 @@ fn too_few_fetches_drop_and_count_but_lose_no_frame() {
 fn transmit_says_full_and_recovers() {
     with_veth(1500, |peer| {
         let steering = steering(AttachMode::Generic);
-        steering.add_lane(LANE, None).expect("lane");
+        steering.add_lane(LANE, None, LONGEST).expect("lane");
         let mut config = XdpLinkConfig::new(0, 0);
         config.socket.frames = 256; // 128 to send from
         let mut link = XdpLink::open(&steering, &config).expect("link");

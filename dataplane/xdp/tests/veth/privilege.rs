@@ -2,7 +2,7 @@
 
 use crate::{
     net::{LOCAL_V4, PEER_V4, with_veth},
-    traffic::{LANE, PORT, packet, peer_socket, receive, steering},
+    traffic::{LANE, LONGEST, PORT, packet, peer_socket, receive, steering},
 };
 use caps::{CapSet, Capability};
 use tradewind_netio::Link as _;
@@ -22,7 +22,7 @@ fn lanes_open_and_close_without_capabilities() {
                     caps::clear(None, set).expect("dropping is always allowed");
                 }
                 assert!(!caps::has_cap(None, CapSet::Effective, Capability::CAP_BPF).expect("caps"));
-                steering.add_lane(LANE, Some(0)).expect("add_lane without CAP_BPF and CAP_NET_ADMIN (Linux 5.19)");
+                steering.add_lane(LANE, Some(0), LONGEST).expect("add_lane without CAP_BPF and CAP_NET_ADMIN (Linux 5.19)");
                 socket.send(&packet(LANE, 64)).expect("send");
                 assert_eq!(receive(&mut link, 1).len(), 1);
                 // Sending needs none either.

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     net::{LOCAL_V4, PEER, PEER_V4, with_veth},
-    traffic::{LANE, PORT, learn_path, packet, steering},
+    traffic::{LANE, LONGEST, PORT, learn_path, packet, steering},
 };
 use tradewind_netio::{Link as _, LinkLayer, Path};
 use tradewind_xdp::{AttachMode, Steering, SteeringConfig, XdpLink, XdpLinkConfig};
@@ -21,7 +21,7 @@ const SECONDS: u64 = 3;
 fn measure(mtu: u32, mode: AttachMode) {
     with_veth(mtu, move |peer| {
         let steering = steering(mode);
-        steering.add_lane(LANE, None).expect("lane");
+        steering.add_lane(LANE, None, LONGEST).expect("lane");
         let mut link = XdpLink::open(&steering, &XdpLinkConfig::new(0, 0)).expect("link");
         let ours = learn_path(peer, &mut link).link.expect("link layer");
         let path = Path {

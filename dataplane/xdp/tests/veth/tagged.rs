@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     net::{LOCAL, PEER, with_veth},
-    traffic::{LANE, PORT, packet, receive, settle, steering},
+    traffic::{LANE, LONGEST, PORT, packet, receive, settle, steering},
 };
 use tradewind_netio::{Ecn, Link as _};
 use tradewind_xdp::{AttachMode, XdpLink, XdpLinkConfig};
@@ -88,7 +88,7 @@ fn tags_are_kept_both_ways() {
     for mode in [AttachMode::Generic, AttachMode::Driver] {
         with_veth(1500, move |peer| {
             let steering = steering(mode);
-            steering.add_lane(LANE, None).expect("lane");
+            steering.add_lane(LANE, None, LONGEST).expect("lane");
             let mut link = XdpLink::open(&steering, &XdpLinkConfig::new(0, 0)).expect("link");
             let local = mac(LOCAL);
             let socket = peer.run(packet_socket);

@@ -10,6 +10,8 @@ use tradewind_netio::{Link as _, Meta, Path, Transmit};
 use tradewind_xdp::{AttachMode, Steering, SteeringConfig, XdpLink, XdpLinkConfig};
 
 pub(crate) const PORT: u16 = 33001;
+/// Longest payload of the lane: whatever fits the interface.
+pub(crate) const LONGEST: usize = 9000;
 pub(crate) const LANE: u64 = 0x0123_4567_89ab_cdef;
 /// Longer than anything that works takes on a loaded machine.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -85,7 +87,7 @@ pub(crate) fn settle(link: &mut XdpLink) {
 /// `count` datagrams of `length` bytes to the link, each answered; then everything is accounted for.
 pub(crate) fn exchange(peer: &Peer, mode: AttachMode, length: usize, count: usize) {
     let steering = steering(mode);
-    steering.add_lane(LANE, None).expect("lane");
+    steering.add_lane(LANE, None, LONGEST).expect("lane");
     let mut link = XdpLink::open(&steering, &XdpLinkConfig::new(0, 0)).expect("link");
     let socket = peer_socket(peer, PEER_V4);
     socket.connect((LOCAL_V4, PORT)).expect("connect");
