@@ -237,9 +237,13 @@ fn qcp(testbed: &Testbed, load: &Load) -> Result<Turn> {
     let target = testbed.path("qcp-received");
     let mut qcp = testbed.client(&installed("qcp")?);
     let rate = format!("{}k", load.rate_bps / 8000);
-    qcp.args(["--quiet", "--rx", &rate, "--tx", &rate, "--rtt", &load.rtt_ms.to_string(), "--congestion", "bbr", "-S", "-F", "-S"]);
+    qcp.args(["--quiet", "--rx", &rate, "--tx", &rate, "--rtt", &load.rtt_ms.to_string(), "--congestion", "bbr"]);
     qcp.args(["--max-mtu", &(load.mtu_bytes - IP_UDP_BYTES).to_string()]);
-    qcp.arg(folder.join("config")).arg(testbed.path("source")).arg(format!("{SERVER_ADDRESS}:{}", target.display()));
+    // Each -S is a word of ssh's.
+    qcp.args(["-S", "-F", "-S"])
+        .arg(folder.join("config"))
+        .arg(testbed.path("source"))
+        .arg(format!("{SERVER_ADDRESS}:{}", target.display()));
     let (ticks, begun, before) = (Ticks::now(), Instant::now(), children_cpu_s());
     let mut client = Background::start(&mut qcp, &testbed.path("qcp.log"))?;
     let deadline = load.deadline();
@@ -266,8 +270,8 @@ fn qcp(testbed: &Testbed, load: &Load) -> Result<Turn> {
     std::thread::sleep(Duration::from_millis(300));
     let cpu_s_receiver = tree_cpu_s_with_ended(sshd.pid());
     sshd.stop()?;
-    load.check_arrived(arrived)?;
-    let first = first.context("nothing arrived")?;
+    load.check_arrived(arrived).with_context(|| tail(&client.log_text()))?;
+    let first = first.with_context(|| format!("nothing arrived: {}", tail(&client.log_text())))?;
     let sent = Finished { status: None, stdout: String::new(), stderr: String::new(), elapsed, cpu_s };
     // It may not have come so far.
     let _ = fs::remove_file(&target);
