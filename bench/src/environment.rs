@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::process::ticks_per_s;
+
 /// More of the machine's time that went to others than this makes figures unsound.
 const OTHERS_MAX: f64 = 0.05;
 /// The same for programs of this machine, before the measurement.
@@ -56,9 +58,8 @@ impl Ticks {
 
     /// Seconds that cores have worked since, in interrupts too, whoever they are charged to.
     pub(crate) fn busy_s_since(self, before: Self) -> f64 {
-        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64;
         let (all, idle) = (self.all.saturating_sub(before.all), self.idle.saturating_sub(before.idle));
-        all.saturating_sub(idle) as f64 / per_second
+        all.saturating_sub(idle) as f64 / ticks_per_s()
     }
 }
 

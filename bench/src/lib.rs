@@ -28,6 +28,7 @@ pub mod wan;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -42,6 +43,26 @@ pub const ETHERNET_BYTES: u32 = 14;
 pub fn write_json(file: &Path, report: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(report)?;
     std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Nanoseconds a call of `work`, which is told its number: the median of several runs of 200 ms.
+pub fn time_of_call_ns(mut work: impl FnMut(usize)) -> f64 {
+    let run = |_| {
+        let (start, mut count) = (Instant::now(), 0);
+        while start.elapsed() < Duration::from_millis(200) {
+            for _ in 0..64 {
+                work(count);
+                count += 1;
+            }
+        }
+        start.elapsed().as_nanos() as f64 / count as f64
+    };
+    median((0..5).map(run))
+}
+
+/// Largest less smallest, over the median.
+fn spread(values: impl Iterator<Item = f64> + Clone) -> f64 {
+    (values.clone().fold(f64::MIN, f64::max) - values.clone().fold(f64::MAX, f64::min)) / median(values)
 }
 
 /// The median; not a number of no values.

@@ -218,7 +218,16 @@ impl Finished {
 
 /// User and system time of all children that were waited for, and of theirs, seconds.
 pub(crate) fn children_cpu_s() -> f64 {
-    getrusage(UsageWho::RUSAGE_CHILDREN).map_or(0.0, |usage| {
+    cpu_s(UsageWho::RUSAGE_CHILDREN)
+}
+
+/// User and system time of this process without its children, seconds.
+pub(crate) fn own_cpu_s() -> f64 {
+    cpu_s(UsageWho::RUSAGE_SELF)
+}
+
+fn cpu_s(who: UsageWho) -> f64 {
+    getrusage(who).map_or(0.0, |usage| {
         let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
         seconds(usage.user_time()) + seconds(usage.system_time())
     })
@@ -242,8 +251,12 @@ fn tree_times(pid: u32, fields: usize) -> f64 {
     // The second field, the name, may hold blanks: count from its closing parenthesis.
     let words = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
     let ticks: f64 = words.skip(11).take(fields).filter_map(|field| field.parse::<f64>().ok()).sum();
-    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64;
-    ticks / per_second + children(pid).into_iter().map(|child| tree_times(child, fields)).sum::<f64>()
+    ticks / ticks_per_s() + children(pid).into_iter().map(|child| tree_times(child, fields)).sum::<f64>()
+}
+
+/// What /proc counts time in.
+pub(crate) fn ticks_per_s() -> f64 {
+    nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64
 }
 
 /// Living children of a process.

@@ -21,7 +21,7 @@ use tradewind_storage::{
 };
 
 use crate::loopback::Loopback;
-use crate::process::{Interrupt, children, run as run_to_end, tree_cpu_s};
+use crate::process::{Interrupt, own_cpu_s, run as run_to_end};
 use crate::testbed::{BUCKET, Store, sha256_of_file, write_random};
 use crate::{median, write_json};
 
@@ -165,12 +165,6 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
         write_json(path, &report)?;
     }
     Ok(report)
-}
-
-/// User and system time of this process without its children: the store is one of them.
-fn own_cpu_s() -> f64 {
-    let me = std::process::id();
-    tree_cpu_s(me) - children(me).into_iter().map(tree_cpu_s).sum::<f64>()
 }
 
 /// The uploader as the engine runs it, fed as fast as there are free blocks.

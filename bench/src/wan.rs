@@ -19,7 +19,7 @@ use crate::dataplane::{Load, Peer, Turn, present, send};
 use crate::environment::Environment;
 use crate::process::Interrupt;
 use crate::testbed::{Testbed, TestbedOptions, write_random};
-use crate::{ETHERNET_BYTES, median, write_json};
+use crate::{ETHERNET_BYTES, median, spread, write_json};
 
 const RATE_BPS: u64 = 500_000_000;
 const QUEUE_MS: f64 = 100.0;
@@ -161,9 +161,7 @@ fn measure(arguments: &Arguments, case: &Case, peers: &[Peer], interrupt: &Inter
 }
 
 fn row(case: &Case, tool: &'static str, bound_bps: f64, turns: Vec<Turn>) -> Row {
-    let rates = || turns.iter().map(|turn| turn.gbit_per_s() * 1e9);
-    let bits_per_s = median(rates());
-    let spread = (rates().fold(0.0, f64::max) - rates().fold(f64::MAX, f64::min)) / bits_per_s;
+    let bits_per_s = median(turns.iter().map(Turn::gbit_per_s)) * 1e9;
     Row {
         case: case.name,
         rtt_ms: case.rtt_ms,
@@ -173,7 +171,7 @@ fn row(case: &Case, tool: &'static str, bound_bps: f64, turns: Vec<Turn>) -> Row
         mbit_per_s: bits_per_s / 1e6,
         over_bound: bits_per_s / bound_bps,
         cpu_s_per_gib: median(turns.iter().map(Turn::cpu_s_per_gib)),
-        spread,
+        spread: spread(turns.iter().map(Turn::gbit_per_s)),
         turns,
     }
 }

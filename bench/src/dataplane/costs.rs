@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tradewind_proto::block::crc64_nvme;
@@ -10,10 +9,8 @@ use tradewind_proto::crypto::{CipherSuite, Direction, LaneSecret, OpenKeys, Prov
 use tradewind_wire::limits::{TAG_BYTES, chunk_bytes_for_mtu};
 use tradewind_wire::{LaneId, PacketNumber};
 
-use crate::median;
+use crate::time_of_call_ns;
 
-const RUNS: usize = 5;
-const RUN_TIME: Duration = Duration::from_millis(100);
 /// What is worked on lies in so many bytes, more than the second-level cache holds.
 const AROUND_BYTES: usize = 8 << 20;
 
@@ -37,20 +34,6 @@ impl fmt::Display for Cost {
     }
 }
 
-fn time(mut work: impl FnMut(usize)) -> f64 {
-    let run = |_| {
-        let (start, mut count) = (Instant::now(), 0);
-        while start.elapsed() < RUN_TIME {
-            for _ in 0..64 {
-                work(count);
-                count += 1;
-            }
-        }
-        start.elapsed().as_nanos() as f64 / count as f64
-    };
-    median((0..RUNS).map(run))
-}
-
 pub(super) fn measure() -> Vec<Cost> {
     [1500, 3400, 9000].into_iter().map(cost).collect()
 }
@@ -69,14 +52,14 @@ fn cost(mtu_bytes: usize) -> Cost {
     for (count, into) in sealed.chunks_exact_mut(sealed_bytes).enumerate() {
         failed += u64::from(seal.seal(number(count), &aad, &plain, into).is_err());
     }
-    let open_ns = time(|count| {
+    let open_ns = time_of_call_ns(|count| {
         let from = &sealed[count % places * sealed_bytes..(count % places + 1) * sealed_bytes];
         failed += u64::from(open.open(number(count), &aad, black_box(from), &mut around[place(count)]).is_err());
     });
     // What fails is quick.
     let open_ns = if failed == 0 { open_ns } else { f64::NAN };
-    let copy_ns = time(|count| black_box(&mut around[place(count)]).copy_from_slice(black_box(&plain)));
-    let crc_ns = time(|count| {
+    let copy_ns = time_of_call_ns(|count| black_box(&mut around[place(count)]).copy_from_slice(black_box(&plain)));
+    let crc_ns = time_of_call_ns(|count| {
         black_box(crc64_nvme(black_box(&around[place(count)])));
     });
     Cost { mtu_bytes, chunk_bytes, open_ns, copy_ns, crc_ns }

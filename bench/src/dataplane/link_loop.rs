@@ -5,7 +5,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::resource::{UsageWho, getrusage};
 use serde::{Deserialize, Serialize};
 use tradewind_fabric::clock::now_ns;
 use tradewind_netem::topology::{CLIENT_ADDRESS, END_INTERFACE, Namespace, SERVER_ADDRESS};
@@ -16,6 +15,7 @@ use tradewind_xdp::{Steering, SteeringConfig, XdpLink, XdpLinkConfig};
 
 use super::Turn;
 use crate::environment::Ticks;
+use crate::process::own_cpu_s;
 use crate::testbed::Testbed;
 
 const PORT: u16 = 33001;
@@ -62,12 +62,6 @@ struct Counted {
     cpu_s: f64,
 }
 
-fn cpu_s() -> Result<f64> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
-    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
-    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
-}
-
 /// Runs one end: prints "ready", then what it has counted, as JSON.
 ///
 /// # Errors
@@ -109,7 +103,7 @@ fn receive(mut link: impl Link) -> Result<Counted> {
         })?;
         if count > 0 {
             if first == 0 {
-                (first, cpu_first) = (now, cpu_s()?);
+                (first, cpu_first) = (now, own_cpu_s());
             }
             last = now;
         } else if first == 0 && now > opened + START_DEADLINE_NS {
@@ -121,7 +115,7 @@ fn receive(mut link: impl Link) -> Result<Counted> {
         }
     }
     let chunks = counted.packets * DATA_OVERHEAD_BYTES as u64;
-    Ok(Counted { bytes: counted.bytes - chunks, seconds: (last - first) as f64 / 1e9, cpu_s: cpu_s()? - cpu_first, ..counted })
+    Ok(Counted { bytes: counted.bytes - chunks, seconds: (last - first) as f64 / 1e9, cpu_s: own_cpu_s() - cpu_first, ..counted })
 }
 
 fn send(arguments: &Arguments, mut link: impl Link) -> Result<Counted> {
@@ -136,7 +130,7 @@ fn send(arguments: &Arguments, mut link: impl Link) -> Result<Counted> {
     let mut pattern = vec![0x5a; chunk_bytes_for_mtu(arguments.mtu, false) + DATA_OVERHEAD_BYTES];
     pattern[0] = VERSION << 4 | 1;
     pattern[8..16].copy_from_slice(&LANE.to_be_bytes());
-    let (started, before) = (Instant::now(), cpu_s()?);
+    let (started, before) = (Instant::now(), own_cpu_s());
     while started.elapsed().as_secs_f64() < arguments.seconds {
         for _ in 0..BATCH {
             link.transmit(&path, pattern.len(), |room| {
@@ -147,7 +141,7 @@ fn send(arguments: &Arguments, mut link: impl Link) -> Result<Counted> {
         link.flush()?;
     }
     let sent = link.counters();
-    Ok(Counted { packets: sent.sent, bytes: sent.sent_bytes, seconds: started.elapsed().as_secs_f64(), cpu_s: cpu_s()? - before })
+    Ok(Counted { packets: sent.sent, bytes: sent.sent_bytes, seconds: started.elapsed().as_secs_f64(), cpu_s: own_cpu_s() - before })
 }
 
 fn mac(text: &str) -> Result<[u8; 6]> {

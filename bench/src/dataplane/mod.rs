@@ -33,7 +33,7 @@ use serde::Serialize;
 use crate::environment::{Environment, Ticks};
 use crate::process::{Interrupt, run as run_to_end, tree_cpu_s};
 use crate::testbed::{Server, ServerOptions, Testbed, TestbedOptions, events, write_random};
-use crate::{median, write_json};
+use crate::{median, spread, write_json};
 pub use link_loop::{Arguments as LoopArguments, run as run_loop};
 pub(crate) use peers::{Load, Peer};
 
@@ -296,16 +296,13 @@ fn measure(arguments: &Arguments, case: Case, peers: &[Peer], interrupt: &Interr
 fn row(case: Case, tool: Tool, turns: Vec<Turn>) -> Row {
     let of = |value: &dyn Fn(&Turn) -> f64| median(turns.iter().map(value));
     let some = |value: &dyn Fn(&Turn) -> Option<f64>| turns.first().and_then(value).map(|_| median(turns.iter().filter_map(value)));
-    let gbit_per_s = of(&Turn::gbit_per_s);
-    let (least, most) =
-        turns.iter().map(Turn::gbit_per_s).fold((f64::MAX, 0.0_f64), |(least, most), rate| (least.min(rate), most.max(rate)));
     Row {
         case: case.name,
         path: if case.xdp { "af_xdp" } else { "kernel" },
         wire_like: case.wire_like,
         mtu_bytes: case.mtu_bytes,
         tool: tool.name(),
-        gbit_per_s,
+        gbit_per_s: of(&Turn::gbit_per_s),
         gbit_per_s_command: of(&|turn| turn.bytes as f64 * 8.0 / turn.seconds_command / 1e9),
         kpps: some(&|turn| turn.packets.map(|packets| packets as f64 / turn.seconds / 1e3)),
         cpu_s_per_gib: of(&Turn::cpu_s_per_gib),
@@ -313,7 +310,7 @@ fn row(case: Case, tool: Tool, turns: Vec<Turn>) -> Row {
         cpu_s_per_gib_receiver: of(&|turn| turn.per_gib(turn.cpu_s_receiver)),
         cpu_s_per_gib_machine: of(&|turn| turn.per_gib(turn.busy_s)),
         again: some(&|turn| turn.again),
-        spread: (most - least) / gbit_per_s,
+        spread: spread(turns.iter().map(Turn::gbit_per_s)),
         turns,
     }
 }

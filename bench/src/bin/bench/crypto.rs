@@ -1,32 +1,10 @@
 //! What sealing and opening packets costs on this machine.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 
+use tradewind_bench::time_of_call_ns;
 use tradewind_proto::crypto::{CipherSuite, Direction, LaneSecret, OpenKeys, Provider, SealKeys};
 use tradewind_wire::{LaneId, PacketNumber};
-
-const RUNS: usize = 5;
-const RUN_TIME: Duration = Duration::from_millis(200);
-
-/// Nanoseconds a call of `work`, the median of several runs.
-fn measure(mut work: impl FnMut(u64)) -> f64 {
-    let mut results: Vec<f64> = (0..RUNS)
-        .map(|_| {
-            let start = Instant::now();
-            let mut count = 0;
-            while start.elapsed() < RUN_TIME {
-                for _ in 0..64 {
-                    work(count);
-                    count += 1;
-                }
-            }
-            start.elapsed().as_nanos() as f64 / count as f64
-        })
-        .collect();
-    results.sort_by(f64::total_cmp);
-    results[RUNS / 2]
-}
 
 /// Measures and prints.
 pub(crate) fn run() {
@@ -41,12 +19,12 @@ pub(crate) fn run() {
             let mut sealed = vec![0; bytes + 16];
             let mut opened = vec![0; bytes];
             // Stay within one epoch: deriving keys is not what is measured.
-            let number = |count: u64| PacketNumber::new(count % (1 << 22)).unwrap_or(PacketNumber::ZERO);
-            let seal_ns = measure(|count| {
+            let number = |count: usize| PacketNumber::new(count as u64 % (1 << 22)).unwrap_or(PacketNumber::ZERO);
+            let seal_ns = time_of_call_ns(|count| {
                 black_box(seal.seal(number(count), &aad, black_box(&plain), &mut sealed)).ok();
             });
             seal.seal(PacketNumber::ZERO, &aad, &plain, &mut sealed).ok();
-            let open_ns = measure(|_| {
+            let open_ns = time_of_call_ns(|_| {
                 black_box(open.open(PacketNumber::ZERO, &aad, black_box(&sealed), &mut opened)).ok();
             });
             let rate = |ns: f64| bytes as f64 / ns;
