@@ -30,6 +30,20 @@ fn single_lanes_fill_their_paths_with_short_queues_and_little_feedback() {
 }
 
 #[test]
+fn a_local_network_is_full_after_a_few_pulses() {
+    for rtt_ms in [0.1, 0.5, 2.0] {
+        // Not at a full second, at which young lanes dip and starting ones wait.
+        let lane = LaneSpec { mtu: 9_000, ..LaneSpec::default() };
+        let mut lab = lab(10_000.0, vec![FlowSpec::lane(lane, rtt_ms).from_ms(200.0)], 0.3);
+        lab.queue = Queue::DropTail { ms: 10.0 };
+        let outcome = play(&lab);
+        let share = outcome.flows[0].rate_bps(200.0, 300.0) / 10e9;
+        println!("{rtt_ms} ms: {share:.3} of the first 100 ms");
+        assert!(share >= 0.55, "{rtt_ms} ms: {share}");
+    }
+}
+
+#[test]
 fn the_same_cell_gives_the_same_figures() {
     let cell = Cell { rate_mbps: 20.0, rtt_ms: 30.0, loss: 0.02, queue_ms: 50.0 };
     let options = GridOptions { seconds: 3.0, round_trips: 10.0, ..GridOptions::default() };

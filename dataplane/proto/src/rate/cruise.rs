@@ -69,6 +69,10 @@ const DRAINED: f64 = 0.4;
 const RECENTLY_NS: u64 = 20 * SECOND_NS;
 const BACK: f64 = 0.6;
 
+/// A rate is in use where the mean rate of the trains reached this share of it, and what was sent this share of that.
+const IN_USE_CENTRE: f64 = 0.9;
+const IN_USE: f64 = 0.75;
+
 /// Slopes of the delay outside of this are not believed.
 const SLOPE_LEAST: f64 = -0.5;
 const SLOPE_MOST: f64 = 2.0;
@@ -408,7 +412,7 @@ impl RateController {
 
     fn apply(&mut self, now_ns: u64, elapsed_s: f64, round: &Round, reference: f64, change: f64) {
         let mut rate = reference * (1.0 + change);
-        if self.is_held_back(round) {
+        if !self.is_in_use(round) {
             // The path was not tried at our rate: it may be too high, but it may not grow.
             self.free_rounds = 0;
             rate = if change < 0.0 { rate.min(self.network).max(self.network * (1.0 + change)) } else { self.network };
@@ -422,9 +426,15 @@ impl RateController {
 
     /// Whether something else than the network held the lane back: its source, its credit, a lease, a target.
     fn is_held_back(&self, round: &Round) -> bool {
+        round.limited || !self.is_in_use(round)
+    }
+
+    /// Whether most of the rate was used: a moment in which the source had nothing, and what was sent the faster after it, have tried the path, too
+    /// (RFC 7661 §4.3 is content with half).
+    fn is_in_use(&self, round: &Round) -> bool {
         let centre = round.centre / round.trains;
         let span_s = seconds(round.newest_end_ns.saturating_sub(round.oldest_start_ns.unwrap_or(round.newest_end_ns)));
-        round.limited || centre < 0.9 * self.network || round.bytes < 0.75 * centre * span_s
+        centre >= IN_USE_CENTRE * self.network && round.bytes >= IN_USE * centre * span_s
     }
 
     /// A queue that stays although we cut is looked into with an extra dip.

@@ -326,7 +326,8 @@ impl RateController {
         if self.mode != Mode::Compete {
             self.base.rotate(now_ns);
         }
-        while let Some(train) = self.trains.next_final() {
+        // Asked anew each time: what is learned from one train may begin the next.
+        while let Some(train) = self.trains.next_final(self.phase.pulse_left() == Some(0)) {
             self.on_train(now_ns, &train);
         }
         let elapsed_s = seconds(now_ns.saturating_sub(self.last_update_ns));
@@ -494,7 +495,8 @@ impl RateController {
         if self.mode != Mode::StartUp || train.limited {
             return;
         }
-        match self.startup.on_pulse(train, train.centre, self.rtt_s(), &self.base) {
+        let is_newest = self.trains.current().sequence == train.sequence;
+        match self.startup.on_pulse(train, is_newest, train.centre, self.rtt_s(), &self.base) {
             Verdict::Measuring => {}
             Verdict::Faster { rate } => {
                 let grown = rate >= 1.3 * self.network;

@@ -72,6 +72,9 @@ const LARGE_PACKET_BYTES: f64 = 4_000.0;
 const KEEPS_UP: f64 = 0.8;
 const VALIDATED: f64 = 0.95;
 
+/// A pulse of which everything arrived, at this share of its peak or faster and before the next one began, speaks for all of its step.
+const CLEAR: f64 = 0.9;
+
 /// Share of a measured bottleneck rate with which cruise begins (transport-study §3.3).
 const FOUND: f64 = 0.98;
 
@@ -215,8 +218,8 @@ impl StartUp {
         self.random_loss
     }
 
-    /// Takes in a final pulse of the present step.
-    pub(super) fn on_pulse(&mut self, train: &Train, rate: f64, rtt_s: f64, base: &BaseDelay) -> Verdict {
+    /// Takes in a final pulse of the present step; `is_newest` if none was begun since, so that no queue of ours stands behind it.
+    pub(super) fn on_pulse(&mut self, train: &Train, is_newest: bool, rate: f64, rtt_s: f64, base: &BaseDelay) -> Verdict {
         // Without a report it may be the feedback that was lost.
         let (Some(arrival), Some(loss)) = (train.arrival, train.loss()) else { return Verdict::Measuring };
         self.known += 1;
@@ -246,7 +249,9 @@ impl StartUp {
             }
         }
         let needed = self.needed(rate, train.rate, rtt_s);
-        if self.count >= needed {
+        let clear =
+            is_newest && measured && arrival.received == train.sent && self.pulses[..self.count].iter().all(|pulse| pulse.ratio >= CLEAR);
+        if self.count >= needed || clear {
             return self.judge(rate, train.rate);
         }
         let arriving = self.received / self.sent.max(1.0);

@@ -1,7 +1,7 @@
 //! Trains: runs of packets sent at one known rate, and what the receiver said about them.
 //!
-//! A train is final when the receiver has reported a later one and nothing of it can still be under way. Only final trains are measured, each
-//! once, in the order in which they were sent.
+//! A train is final when the receiver has reported a later one and nothing of it can still be under way, or when all of it has arrived. Only final
+//! trains are measured, each once, in the order in which they were sent.
 
 use super::TrainReport;
 use super::delay::BaseDelay;
@@ -223,10 +223,10 @@ impl Trains {
         (sequence >= self.oldest && self.ring[Self::slot(sequence)].sent > 0).then_some(sequence)
     }
 
-    /// The next train that has become final, oldest first.
-    pub(super) fn next_final(&mut self) -> Option<Train> {
+    /// The next train that has become final, oldest first. Nothing more is sent in the present train if it `is_over`.
+    pub(super) fn next_final(&mut self, is_over: bool) -> Option<Train> {
         let (newest, newest_arrival_us) = self.newest_reported?;
-        if self.oldest >= self.current {
+        if self.oldest >= self.current + u64::from(is_over) {
             return None;
         }
         let train = self.ring[Self::slot(self.oldest)];
@@ -280,14 +280,18 @@ mod tests {
     fn a_train_is_final_when_complete_or_overtaken() {
         let (mut trains, mut base) = with_two_trains();
         assert!(trains.on_report(&report(0, 0, 8), &mut base));
-        assert!(trains.next_final().is_none(), "one packet may still be under way");
+        assert!(trains.next_final(false).is_none(), "one packet may still be under way");
         assert!(trains.on_report(&report(1, 10, 12), &mut base));
-        let train = trains.next_final().expect("overtaken");
+        let train = trains.next_final(false).expect("overtaken");
         assert!((train.loss().expect("reported") - 0.1).abs() < 1e-12);
-        assert!(trains.next_final().is_none(), "the train that is being sent is never final");
-        trains.start();
         assert!(trains.on_report(&report(1, 10, 19), &mut base));
-        assert_eq!(trains.next_final().expect("complete").loss(), Some(0.0));
+        assert!(trains.next_final(false).is_none(), "the train that is being sent is not final");
+        assert_eq!(trains.next_final(true).expect("complete and over").loss(), Some(0.0));
+        assert!(trains.next_final(true).is_none(), "only once");
+        trains.start();
+        trains.on_sent(30_000, 20, 1_500);
+        assert!(trains.on_report(&report(2, 20, 20), &mut base));
+        assert!(trains.next_final(false).is_none());
     }
 
     #[test]

@@ -9,6 +9,14 @@ const USUAL_NS: u64 = 20 * MS;
 /// Longest interval, whatever the budget says: a slow lane must be steered, too.
 const MOST_NS: u64 = 250 * MS;
 
+/// A pause in what arrives that ends a pulse of start-up, and the longest round trip at which such a pause is reported at once: on a local network it is
+/// the interval that start-up waits for, not the path.
+const PAUSE_NS: u64 = MS;
+pub(crate) const SHORT_ROUND_TRIP_NS: u64 = 3 * MS;
+/// So many pauses are reported at once, each after at least so many packets: beyond the budget, but less than 3 kB of a lane.
+const PAUSES: u8 = 24;
+const PAUSE_PACKETS: u64 = 8;
+
 /// Share of the received bytes that feedback may cost (issue 3 asks for at most 0.5 %; what is steered by estimates stays below).
 const SHARE: f64 = 0.0042;
 
@@ -32,6 +40,9 @@ pub(super) struct Interval {
     /// Rate that came in since the last round, bytes/s.
     measured: f64,
     received_bytes: u64,
+    received_packets: u64,
+    /// Pauses that may still be reported at once.
+    pauses: u8,
     round_ns: u64,
     /// Smoothed size of a round, IP bytes.
     round_bytes: u64,
@@ -39,7 +50,16 @@ pub(super) struct Interval {
 
 impl Interval {
     pub(super) fn new() -> Self {
-        Self { round_trip_ns: 0, told: 0.0, measured: 0.0, received_bytes: 0, round_ns: 0, round_bytes: FIRST_ROUND_BYTES }
+        Self {
+            round_trip_ns: 0,
+            told: 0.0,
+            measured: 0.0,
+            received_bytes: 0,
+            received_packets: 0,
+            pauses: PAUSES,
+            round_ns: 0,
+            round_bytes: FIRST_ROUND_BYTES,
+        }
     }
 
     /// The sender's round trip, nanoseconds; 0 while unknown.
@@ -53,13 +73,28 @@ impl Interval {
         self.told = bytes_per_s;
     }
 
-    /// A round of feedback of `bytes` went out; `received_bytes` came in so far.
-    pub(super) fn on_round(&mut self, now_ns: u64, bytes: u64, received_bytes: u64) {
+    /// A round of feedback of `bytes` went out; `received_packets` of `packet_bytes` came in so far.
+    pub(super) fn on_round(&mut self, now_ns: u64, bytes: u64, received_packets: u64, packet_bytes: u64) {
         let elapsed_ns = now_ns.saturating_sub(self.round_ns).max(1);
+        if self.is_pause_told(received_packets) && elapsed_ns < self.ns() {
+            self.pauses -= 1;
+        }
+        let received_bytes = received_packets * packet_bytes;
+        self.received_packets = received_packets;
         self.measured = received_bytes.saturating_sub(self.received_bytes) as f64 * 1e9 / elapsed_ns as f64;
         self.received_bytes = received_bytes;
         self.round_ns = now_ns;
         self.round_bytes = (3 * self.round_bytes + bytes) / 4;
+    }
+
+    /// How long nothing may arrive before feedback goes out although its interval is not over, nanoseconds; `None` if it waits for that.
+    pub(super) fn pause_ns(&self, received_packets: u64) -> Option<u64> {
+        self.is_pause_told(received_packets).then_some(PAUSE_NS)
+    }
+
+    fn is_pause_told(&self, received_packets: u64) -> bool {
+        let short = (1..=SHORT_ROUND_TRIP_NS).contains(&self.round_trip_ns);
+        short && self.pauses > 0 && received_packets.saturating_sub(self.received_packets) >= PAUSE_PACKETS
     }
 
     /// How often a train is reported.
@@ -110,11 +145,26 @@ mod tests {
     }
 
     #[test]
+    fn pauses_are_told_at_once_on_short_paths_some_times_and_after_enough() {
+        let mut interval = Interval::new();
+        assert_eq!(interval.pause_ns(100), None, "the round trip is not known");
+        interval.on_state(10 * MS, 1.25e6);
+        assert_eq!(interval.pause_ns(100), None, "the path is long");
+        interval.on_state(MS / 2, 1.25e6);
+        assert_eq!(interval.pause_ns(PAUSE_PACKETS - 1), None);
+        for round in 1..=u64::from(PAUSES) {
+            assert_eq!(interval.pause_ns(round * PAUSE_PACKETS), Some(PAUSE_NS), "{round}");
+            interval.on_round(round * 3 * MS, 200, round * PAUSE_PACKETS, 1_500);
+        }
+        assert_eq!(interval.pause_ns(10_000), None);
+    }
+
+    #[test]
     fn what_comes_in_counts_when_the_sender_has_told_too_little() {
         let mut interval = Interval::new();
         interval.on_state(100 * MS, 125_000.0);
-        interval.on_round(1_000 * MS, 200, 0);
-        interval.on_round(1_100 * MS, 200, 12_500_000);
+        interval.on_round(1_000 * MS, 200, 0, 1_250);
+        interval.on_round(1_100 * MS, 200, 10_000, 1_250);
         assert_eq!(interval.ns(), 12_500_000);
     }
 }

@@ -25,6 +25,7 @@ use crate::crypto::{Direction, OpenKeys, SealKeys};
 use crate::sequence::{close_text_max, micros, short_bytes_max, truncated};
 use assembly::{Assembly, Place};
 use interval::Interval;
+pub(crate) use interval::SHORT_ROUND_TRIP_NS;
 use orders::Standing;
 use reorder::Reorder;
 use trains::Trains;
@@ -184,6 +185,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
         } else if !self.news {
             // After a quiet time the next feedback need not wait for the quiet interval.
             self.feedback_at_ns = self.feedback_at_ns.min(self.feedback_sent_ns + self.interval.ns()).max(now_ns);
+        }
+        if let Some(pause_ns) = self.interval.pause_ns(self.statistics.packets_received) {
+            let regular_ns = self.feedback_sent_ns + self.interval.ns();
+            self.feedback_at_ns = regular_ns.min(now_ns + pause_ns).max(now_ns);
         }
         self.news = true;
         self.heard_ns = Some(now_ns);
@@ -437,7 +442,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
         self.round_bytes += (IPV4_UDP_BYTES + HEADER_BYTES + bytes + TAG_BYTES) as u64;
         if over || self.round_packets >= FEEDBACK_BURST_MAX {
             let packet_bytes = usize::from(self.config.chunk_bytes) + DATA_OVERHEAD_BYTES + IPV4_UDP_BYTES;
-            self.interval.on_round(now_ns, self.round_bytes, self.statistics.packets_received * packet_bytes as u64);
+            self.interval.on_round(now_ns, self.round_bytes, self.statistics.packets_received, packet_bytes as u64);
             self.round_packets = 0;
             self.round_bytes = 0;
             self.feedback_sent_ns = now_ns;

@@ -24,6 +24,7 @@ use tradewind_wire::{BlockId, Control, DataHeader, Header, Kind, PacketNumber, c
 
 use crate::crypto::{Direction, OpenKeys, SealKeys};
 use crate::rate::{RateController, TrainReport};
+use crate::receiver::SHORT_ROUND_TRIP_NS;
 use crate::receiver::{Arrival, DropReason};
 use crate::replay::Replay;
 use crate::sequence::{close_text_max, micros, truncated};
@@ -327,7 +328,12 @@ impl<B: AsRef<[u8]>> Sender<B> {
             self.largest_echoed = summary.largest;
             let round_trip_us = micros(now_ns).wrapping_sub(summary.echo_us).wrapping_sub(summary.hold_us);
             if round_trip_us < u32::MAX / 2 {
-                self.round_trip.sample(u64::from(round_trip_us) * 1000);
+                let round_trip_ns = u64::from(round_trip_us) * 1000;
+                if !self.round_trip.is_known() && round_trip_ns <= SHORT_ROUND_TRIP_NS {
+                    // The receiver tells of pauses at once when it knows.
+                    self.state_at_ns = now_ns;
+                }
+                self.round_trip.sample(round_trip_ns);
             }
         }
         self.blocks_allowed = self.blocks_allowed.max(summary.blocks_allowed);
