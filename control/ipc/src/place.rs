@@ -220,12 +220,8 @@ pub enum Dialect {
     /// Everything that AWS does; SeaweedFS, MinIO.
     #[default]
     Aws,
-    /// No checksums, trailers, conditional complete: Ceph 16, IBM COS, HGST, StorageGRID.
+    /// No checksums, trailers, conditional complete: Ceph 16, IBM COS, HGST, StorageGRID, and servers that refuse what they do not know.
     Legacy,
-    /// Refuses what it does not know: Garage.
-    Strict,
-    /// Google's XML API.
-    GcsXml,
 }
 
 /// What the files are called at the destination, relative to the store's root. No leading slash, `/` between components.

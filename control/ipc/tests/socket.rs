@@ -28,7 +28,7 @@ fn open_lane() -> ToEngine {
                     secret_key: Some("very secret".into()),
                     session_token: None,
                     path_style: true,
-                    dialect: Dialect::GcsXml,
+                    dialect: Dialect::Legacy,
                 }),
                 name: DestinationName::Into("in/".into()),
             },

@@ -6,6 +6,10 @@ const MS: u64 = 1_000_000;
 const LEAST_NS: u64 = 10 * MS;
 const USUAL_NS: u64 = 20 * MS;
 
+/// The same where the round trip is short and the rate high, bytes/s: what a host that was held up does not take runs over within a few milliseconds.
+const SHORT_NS: u64 = 5 * MS / 2;
+const SHORT_RATE: f64 = 125e6;
+
 /// Longest interval, whatever the budget says: a slow lane must be steered, too.
 const MOST_NS: u64 = 250 * MS;
 
@@ -93,8 +97,11 @@ impl Interval {
     }
 
     fn is_pause_told(&self, received_packets: u64) -> bool {
-        let short = (1..=SHORT_ROUND_TRIP_NS).contains(&self.round_trip_ns);
-        short && self.pauses > 0 && received_packets.saturating_sub(self.received_packets) >= PAUSE_PACKETS
+        self.is_short() && self.pauses > 0 && received_packets.saturating_sub(self.received_packets) >= PAUSE_PACKETS
+    }
+
+    fn is_short(&self) -> bool {
+        (1..=SHORT_ROUND_TRIP_NS).contains(&self.round_trip_ns)
     }
 
     /// How often a train is reported.
@@ -109,6 +116,9 @@ impl Interval {
     }
 
     fn usual_ns(&self) -> u64 {
+        if self.is_short() && self.told.max(self.measured) >= SHORT_RATE {
+            return SHORT_NS;
+        }
         (self.round_trip_ns / 8).clamp(LEAST_NS, USUAL_NS)
     }
 
@@ -136,6 +146,10 @@ mod tests {
         assert_eq!(interval.ns(), 12_500_000);
         interval.on_state(1000 * MS, 125e6);
         assert_eq!(interval.ns(), USUAL_NS);
+        interval.on_state(MS, 125e6);
+        assert_eq!(interval.ns(), SHORT_NS);
+        interval.on_state(MS, 50e6);
+        assert_eq!(interval.ns(), LEAST_NS);
         interval.on_state(100 * MS, 1.25e6);
         let ns = interval.ns();
         let share = FIRST_ROUND_BYTES as f64 / (ns as f64 * 1e-9 * 1.25e6);
