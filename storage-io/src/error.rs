@@ -192,6 +192,15 @@ pub enum StoreError {
     },
 }
 
+impl From<tradewind_parts::PlanError> for StoreError {
+    fn from(error: tradewind_parts::PlanError) -> Self {
+        match error {
+            tradewind_parts::PlanError::TooLarge { object, size_bytes, max_bytes } => Self::TooLarge { object, size_bytes, max_bytes },
+            tradewind_parts::PlanError::Block { .. } => Self::Configuration { detail: error.to_string() },
+        }
+    }
+}
+
 impl StoreError {
     /// Whether the same request may succeed later without anybody doing anything.
     #[must_use]

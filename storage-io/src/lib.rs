@@ -26,7 +26,6 @@ mod local;
 mod metadata;
 pub mod name;
 mod netstorage;
-mod plan;
 mod reading;
 mod rest;
 mod retry;
@@ -48,7 +47,6 @@ pub use list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};
 pub use local::{FsyncPolicy, LocalStore};
 pub use name::decode as decode_name;
 pub use netstorage::{NetStorageConfig, NetStorageStore};
-pub use plan::{PartPlan, PoolNeed};
 pub use retry::{Deadlines, RetryPolicy};
 pub use s3::{Credentials, Dialect, S3Config, S3Store};
 pub use store::{
@@ -56,4 +54,5 @@ pub use store::{
     check_destination,
 };
 pub use swift::{LargeObjects, SwiftAuth, SwiftConfig, SwiftStore};
+pub use tradewind_parts::{PartPlan, PoolNeed};
 pub use upload::{FileMeta, ObjectName, Piece, ReadyBlock, Sample, StatsSnapshot, UploadEvent, UploadStats, Uploader, UploaderConfig};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+pub use tradewind_parts::Limits;
 
 use crate::checksum::Crc64;
 use crate::error::StoreError;
@@ -219,21 +220,6 @@ impl ObjectInfo {
                 _ => self.modified_ns == other.modified_ns,
             }
     }
-}
-
-/// What a store takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Smallest part but the last, bytes.
-    pub part_bytes_min: u64,
-    /// Largest part, bytes.
-    pub part_bytes_max: u64,
-    /// Part size that suits the store when nobody asks for another, bytes.
-    pub part_bytes_default: u64,
-    /// Most parts of one object.
-    pub parts_max: u32,
-    /// Largest object, bytes.
-    pub object_bytes_max: u64,
 }
 
 /// A place for objects.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use tradewind_parts::PartPlan;
 
 use super::database::{Database, Row};
 use super::{DoneObject, OpenObject, Recalled, Scope, unix_now};
 use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::list::{Depth, LIST_ENTRIES_MAX, ListEntry};
-use crate::plan::PartPlan;
 use crate::retry::RetryPolicy;
 use crate::store::{ObjectKey, PartReceipt, Store, Upload, token_of};
 use crate::upload::{Sample, UploaderConfig};

@@ -41,15 +41,8 @@ use upload::S3Upload;
 
 const MIB: u64 = 1 << 20;
 
-/// Limits of S3 (User Guide, "Amazon S3 multipart upload limits"). The object limit is what the part limits allow; stores that
-/// take less say so when the upload is completed.
-pub(crate) const LIMITS: Limits = Limits {
-    part_bytes_min: 5 * MIB,
-    part_bytes_max: 5 * 1024 * MIB,
-    part_bytes_default: 16 * MIB,
-    parts_max: 10_000,
-    object_bytes_max: 10_000 * 5 * 1024 * MIB,
-};
+/// The object limit is what the part limits allow; stores that take less say so when the upload is completed.
+const LIMITS: Limits = tradewind_parts::S3_LIMITS;
 
 /// How long setting up a connection may take. An answer's deadline is set by the retry policy.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);

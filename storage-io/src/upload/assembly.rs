@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tradewind_parts::PartPlan;
 
 use super::block::{FileMeta, Piece, ReadyBlock};
 use super::config::{ObjectName, UploaderConfig};
@@ -15,7 +16,6 @@ use crate::checksum::Crc64;
 use crate::error::{StoreError, UploadError};
 use crate::holes;
 use crate::journal::{DoneObject, OpenObject, Recalled, RecalledPiece, Reopened};
-use crate::plan::PartPlan;
 use crate::store::{Body, Limits, ObjectKey, ObjectMeta, Part, PartReceipt, StoredObject, Upload, token_of};
 
 /// A request to be made.
@@ -279,7 +279,8 @@ impl Assembly {
             other => (None, other.map(|reopened| reopened.upload)),
         };
         let (mut resumed, mut stale) = (resumed, stale);
-        let plan = |part_bytes| PartPlan::new(&name, meta.size, self.config.block_bytes, part_bytes, &self.limits);
+        let block_bytes = self.config.block_bytes;
+        let plan = |part_bytes| PartPlan::new(&name, meta.size, block_bytes, part_bytes, &self.limits).map_err(StoreError::from);
         let mut planned = plan(resumed.as_ref().map(|resumed| resumed.object.part_bytes).or(self.config.part_bytes))?;
         if let Some(other) = resumed.take_if(|resumed| resumed.object.part_bytes != planned.part_bytes()) {
             // Its parts are not those of blocks of this size.

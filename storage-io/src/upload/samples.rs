@@ -1,7 +1,8 @@
 //! Samples of large files: ranges whose checksums are kept, so that a source can be compared with what is stored without reading all of it.
 
+use tradewind_parts::PartPlan;
+
 use crate::checksum::Crc64;
-use crate::plan::PartPlan;
 
 /// Samples of a file. The first and the last part have one each, and others that lie evenly between.
 const SAMPLES_MAX: u32 = 8;

@@ -1,9 +1,59 @@
-//! How an object is cut into parts, and how many blocks of memory that takes.
+//! How an object is cut into parts, and how many blocks of memory that takes. A crate of its own, so that who only plans (the micro-benches)
+//! need not build the stores' clients.
+#![forbid(unsafe_code)]
 
 use std::ops::Range;
 
-use crate::error::StoreError;
-use crate::store::Limits;
+/// What a store takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Smallest part but the last, bytes.
+    pub part_bytes_min: u64,
+    /// Largest part, bytes.
+    pub part_bytes_max: u64,
+    /// Part size that suits the store when nobody asks for another, bytes.
+    pub part_bytes_default: u64,
+    /// Most parts of one object.
+    pub parts_max: u32,
+    /// Largest object, bytes.
+    pub object_bytes_max: u64,
+}
+
+const MIB: u64 = 1 << 20;
+
+/// What Amazon S3 takes ("Amazon S3 multipart upload limits").
+pub const S3_LIMITS: Limits = Limits {
+    part_bytes_min: 5 * MIB,
+    part_bytes_max: 5 * 1024 * MIB,
+    part_bytes_default: 16 * MIB,
+    parts_max: 10_000,
+    object_bytes_max: 10_000 * 5 * 1024 * MIB,
+};
+
+/// Why an object cannot be planned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The object is larger than the store takes.
+    #[error("{object} of {size_bytes} bytes is larger than the {max_bytes} bytes this store takes; split it")]
+    TooLarge {
+        /// The object.
+        object: String,
+        /// Its size.
+        size_bytes: u64,
+        /// The limit.
+        max_bytes: u64,
+    },
+    /// No part is a whole number of blocks.
+    #[error("no part of {part_bytes_min}..={part_bytes_max} bytes is a multiple of a block of {block_bytes} bytes")]
+    Block {
+        /// Smallest part in whole blocks, bytes.
+        part_bytes_min: u64,
+        /// Largest part that the store takes, bytes.
+        part_bytes_max: u64,
+        /// A block's payload, bytes.
+        block_bytes: u64,
+    },
+}
 
 /// The cut of one object: all parts have the same size but the last, which has what is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,26 +71,24 @@ impl PartPlan {
     /// An empty object has one empty part.
     ///
     /// # Errors
-    /// [`StoreError::TooLarge`] when no such part size exists (`object` names it in the message);
-    /// [`StoreError::Configuration`] when `block_bytes` is zero or no multiple of it is a legal part.
+    /// [`PlanError::TooLarge`] when no such part size exists (`object` names it in the message);
+    /// [`PlanError::Block`] when `block_bytes` is zero or no multiple of it is a legal part.
     pub fn new(
         object: &str,
         object_bytes: u64,
         block_bytes: u64,
         preferred_bytes: Option<u64>,
         limits: &Limits,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, PlanError> {
         let floor = |bytes: u64| bytes.checked_div(block_bytes).map_or(0, |blocks| blocks * block_bytes);
         let part_max = floor(limits.part_bytes_max);
         let part_min = limits.part_bytes_min.max(1).checked_next_multiple_of(block_bytes.max(1)).unwrap_or(u64::MAX);
         if part_min > part_max || limits.parts_max == 0 {
-            let detail =
-                format!("no part of {}..={} bytes is a multiple of a block of {block_bytes} bytes", part_min, limits.part_bytes_max);
-            return Err(StoreError::Configuration { detail });
+            return Err(PlanError::Block { part_bytes_min: part_min, part_bytes_max: limits.part_bytes_max, block_bytes });
         }
         let max_bytes = limits.object_bytes_max.min(part_max.saturating_mul(u64::from(limits.parts_max)));
         if object_bytes > max_bytes {
-            return Err(StoreError::TooLarge { object: object.to_owned(), size_bytes: object_bytes, max_bytes });
+            return Err(PlanError::TooLarge { object: object.to_owned(), size_bytes: object_bytes, max_bytes });
         }
         let needed = object_bytes.div_ceil(u64::from(limits.parts_max));
         let wanted = preferred_bytes.unwrap_or(limits.part_bytes_default).max(needed);
@@ -122,9 +170,8 @@ mod tests {
     use super::*;
 
     const KIB: u64 = 1024;
-    const MIB: u64 = 1024 * KIB;
     const GIB: u64 = 1024 * MIB;
-    const S3: Limits = crate::s3::LIMITS;
+    const S3: Limits = S3_LIMITS;
 
     fn plan(size: u64) -> PartPlan {
         PartPlan::new("o", size, MIB, None, &S3).unwrap()
@@ -141,11 +188,11 @@ mod tests {
         assert_eq!(plan(160_000 * MIB + 1).part_bytes(), 17 * MIB);
         let largest = 10_000 * 5 * GIB;
         assert_eq!(plan(largest).count(), 10_000);
-        assert!(matches!(PartPlan::new("o", largest + 1, MIB, None, &S3), Err(StoreError::TooLarge { .. })));
+        assert!(matches!(PartPlan::new("o", largest + 1, MIB, None, &S3), Err(PlanError::TooLarge { .. })));
         assert_eq!(PartPlan::new("o", GIB, MIB, Some(1), &S3).unwrap().part_bytes(), 5 * MIB);
         assert_eq!(PartPlan::new("o", GIB, MIB, Some(u64::MAX), &S3).unwrap().part_bytes(), 5 * GIB);
-        assert!(matches!(PartPlan::new("o", 1, 0, None, &S3), Err(StoreError::Configuration { .. })));
-        assert!(matches!(PartPlan::new("o", 1, 6 * GIB, None, &S3), Err(StoreError::Configuration { .. })));
+        assert!(matches!(PartPlan::new("o", 1, 0, None, &S3), Err(PlanError::Block { .. })));
+        assert!(matches!(PartPlan::new("o", 1, 6 * GIB, None, &S3), Err(PlanError::Block { .. })));
     }
 
     #[test]
@@ -167,7 +214,7 @@ mod tests {
                 Ok(plan) => plan,
                 Err(error) => {
                     // Only when even the largest whole-block part is too small.
-                    prop_assert!(matches!(error, StoreError::TooLarge { .. }), "{}", error);
+                    prop_assert!(matches!(error, PlanError::TooLarge { .. }), "{}", error);
                     prop_assert!((S3.part_bytes_max / block * block) * u64::from(S3.parts_max) < size);
                     return Ok(());
                 }
