@@ -5,19 +5,22 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{cargo, process, setup};
+use crate::{cargo, micro, process, setup};
 
 /// The harness and the programs that it starts. One build for all: cargo shares what they have in common.
 const PROGRAMS: [&str; 5] = ["tradewind-bench", "tradewindd", "tradewind-engine", "tradewind", "tradewind-netem"];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// What to measure (crypto, cells, fairness) and its options; `cargo xtask bench cells --help` lists them
+    /// What to measure (crypto, micro, cells, fairness) and its options; `cargo xtask bench cells --help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(rest) = arguments.rest.strip_prefix(&[String::from("micro")]) {
+        return micro::bench(rest);
+    }
     setup::run()?;
     run_with(&arguments.rest)
 }

@@ -6,6 +6,7 @@ mod cargo;
 mod demo;
 mod fuzz;
 mod lint;
+mod micro;
 mod process;
 mod setup;
 mod sim;

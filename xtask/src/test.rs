@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo, process, setup};
+use crate::{cargo, micro, process, setup};
 use output::Tally;
 use programs::Program;
 
@@ -92,6 +92,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if arguments.filters.is_empty() {
         doc_tests(&workspace, &whole, &mut tally)?;
+        if whole.contains(&micro::PACKAGE) {
+            micro_benches(&mut tally)?;
+        }
     }
     let complete = arguments.filters.is_empty() && AFXDP_PACKAGES.iter().all(|package| whole.contains(package));
     let all_stores =
@@ -166,6 +169,22 @@ fn doc_tests(workspace: &cargo::Workspace, chosen: &[&str], tally: &mut Tally) -
     }
     println!("\n== examples in documentation");
     output::run(&mut command, "doc tests", tally)
+}
+
+/// Compares what the micro-benches count with what was accepted; each workload is a test.
+fn micro_benches(tally: &mut Tally) -> Result<()> {
+    println!("\n== {}: instructions and allocations", micro::PACKAGE);
+    let started = Instant::now();
+    let verdict = micro::compare()?;
+    for failure in &verdict.failures {
+        println!("FAILED {failure}");
+    }
+    println!("{} workloads as they were, {} not, in {} s", verdict.passed, verdict.failures.len(), started.elapsed().as_secs());
+    tally.passed += verdict.passed;
+    tally.failed += verdict.failures.len() as u64;
+    tally.failures.extend(verdict.failures);
+    tally.skips.extend(verdict.skip);
+    Ok(())
 }
 
 /// Prints what happened; an error if anything failed or is a `further` problem, nothing ran, or AF_XDP was possible and not tested.

@@ -65,7 +65,15 @@ pub(crate) fn seal_keys(direction: Direction) -> SealKeys {
 }
 
 /// Writes an authentic packet into `out` and returns its length; `clear` stands between the header and the ciphertext.
-pub(crate) fn write_packet(keys: &mut SealKeys, kind: Kind, flags: u8, value: u64, clear: &[u8], plain: &[u8], out: &mut [u8]) -> Result<usize> {
+pub(crate) fn write_packet(
+    keys: &mut SealKeys,
+    kind: Kind,
+    flags: u8,
+    value: u64,
+    clear: &[u8],
+    plain: &[u8],
+    out: &mut [u8],
+) -> Result<usize> {
     let packet_number = number(value)?;
     let start = HEADER_BYTES + clear.len();
     let bytes = start + plain.len() + TAG_BYTES;

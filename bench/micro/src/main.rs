@@ -33,7 +33,8 @@ fn main() -> ExitCode {
 }
 
 fn list() -> Result<()> {
-    let row = |entry: &tradewind_micro::Entry| json!({ "name": entry.name, "operation": entry.operation, "is_per_packet": entry.is_per_packet });
+    let row =
+        |entry: &tradewind_micro::Entry| json!({ "name": entry.name, "operation": entry.operation, "is_per_packet": entry.is_per_packet });
     println!("{}", serde_json::to_string(&ALL.iter().map(row).collect::<Vec<_>>())?);
     Ok(())
 }

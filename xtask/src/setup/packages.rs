@@ -18,7 +18,7 @@ const fn package(name: &'static str, evidence: &'static str) -> Package {
 }
 
 /// What building and testing need.
-const PACKAGES: [Package; 18] = [
+const PACKAGES: [Package; 19] = [
     // The eBPF program, libxdp and the bindings to it. libxdp's configure also insists on libpcap and m4.
     package("clang", "clang"),
     package("llvm", "llvm-strip"),
@@ -37,6 +37,8 @@ const PACKAGES: [Package; 18] = [
     package("iproute2", "ip"),
     package("ethtool", "ethtool"),
     package("procps", "sysctl"),
+    // Counts instructions of the micro-benches.
+    package("valgrind", "valgrind"),
     // Test stores from PyPI.
     package("python3-venv", "python3"),
     package("ca-certificates", "/etc/ssl/certs"),
