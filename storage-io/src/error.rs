@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tradewind_parts::PlanError;
+
 /// Why a store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -192,16 +194,15 @@ pub enum StoreError {
     },
 }
 
-impl From<tradewind_parts::PlanError> for StoreError {
-    fn from(error: tradewind_parts::PlanError) -> Self {
+impl StoreError {
+    /// An object that cannot be planned. Not a `From`: closures that end in `?` rely on there being but one.
+    pub(crate) fn of_plan(error: PlanError) -> Self {
         match error {
-            tradewind_parts::PlanError::TooLarge { object, size_bytes, max_bytes } => Self::TooLarge { object, size_bytes, max_bytes },
-            tradewind_parts::PlanError::Block { .. } => Self::Configuration { detail: error.to_string() },
+            PlanError::TooLarge { object, size_bytes, max_bytes } => Self::TooLarge { object, size_bytes, max_bytes },
+            PlanError::Block { .. } => Self::Configuration { detail: error.to_string() },
         }
     }
-}
 
-impl StoreError {
     /// Whether the same request may succeed later without anybody doing anything.
     #[must_use]
     pub fn is_retryable(&self) -> bool {

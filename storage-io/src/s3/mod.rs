@@ -39,8 +39,6 @@ use crate::store::{Body, Limits, ObjectInfo, ObjectKey, ObjectMeta, ObjectRange,
 use conditions::Conditions;
 use upload::S3Upload;
 
-const MIB: u64 = 1 << 20;
-
 /// The object limit is what the part limits allow; stores that take less say so when the upload is completed.
 const LIMITS: Limits = tradewind_parts::S3_LIMITS;
 

@@ -280,7 +280,7 @@ impl Assembly {
         };
         let (mut resumed, mut stale) = (resumed, stale);
         let block_bytes = self.config.block_bytes;
-        let plan = |part_bytes| PartPlan::new(&name, meta.size, block_bytes, part_bytes, &self.limits).map_err(StoreError::from);
+        let plan = |part_bytes| PartPlan::new(&name, meta.size, block_bytes, part_bytes, &self.limits).map_err(StoreError::of_plan);
         let mut planned = plan(resumed.as_ref().map(|resumed| resumed.object.part_bytes).or(self.config.part_bytes))?;
         if let Some(other) = resumed.take_if(|resumed| resumed.object.part_bytes != planned.part_bytes()) {
             // Its parts are not those of blocks of this size.
