@@ -27,7 +27,7 @@ pub(crate) fn plan() -> Result<Box<dyn Workload>> {
         let bytes = most / 2 + random.below(most - most / 2) + 1;
         let mut offsets = [0; OFFSETS];
         for offset in &mut offsets {
-            *offset = (u128::from(bytes) * u128::from(random.bits()) >> 32) as u64;
+            *offset = ((u128::from(bytes) * u128::from(random.bits())) >> 32) as u64;
         }
         // The rule, said in another way: 16 MiB, or as many whole MiB as make 10,000 parts of it.
         let part_bytes = bytes.div_ceil(10_000).max(16 << 20).next_multiple_of(BLOCK_BYTES);

@@ -11,7 +11,7 @@ impl Random {
 
     /// Below a limit.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        (self.bits() * limit) >> 32
+        ((u128::from(self.bits()) * u128::from(limit)) >> 32) as u64
     }
 
     pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
