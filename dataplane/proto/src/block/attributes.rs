@@ -67,6 +67,10 @@ pub(super) fn write(attributes: &[(String, String)], mut put: impl FnMut(&[u8]))
 
 /// Reads what [`write`] wrote; `None` if it is anything else.
 pub(super) fn read(mut bytes: &[u8]) -> Option<Attributes> {
+    if bytes.is_empty() {
+        // Most files have none, and an empty slice of its own is an allocation.
+        return Some(Attributes::default());
+    }
     let mut attributes = Vec::new();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
     while let Some((&name_bytes, rest)) = bytes.split_first() {

@@ -417,6 +417,10 @@ impl RateController {
             self.free_rounds = 0;
             rate = if change < 0.0 { rate.min(self.network).max(self.network * (1.0 + change)) } else { self.network };
         }
+        if round.limited {
+            // Pulses of which a part is missing measure nothing: a source that is nearly used up must not search.
+            self.free_rounds = 0;
+        }
         rate = self.hold.bound(now_ns, rate, elapsed_s);
         self.network = self.bounded(rate);
         if self.free_rounds >= FREE_ROUNDS && !self.hold.is_active() && !self.is_bound() {

@@ -32,6 +32,7 @@ mod target;
 mod trains;
 mod units;
 
+use crate::receiver::SHORT_ROUND_TRIP_NS;
 use competition::{Competition, Standing, Watch};
 use cruise::{Response, Round};
 use delay::BaseDelay;
@@ -327,7 +328,7 @@ impl RateController {
             self.base.rotate(now_ns);
         }
         // Asked anew each time: what is learned from one train may begin the next.
-        while let Some(train) = self.trains.next_final(self.phase.pulse_left() == Some(0)) {
+        while let Some(train) = self.trains.next_final(self.is_short() && self.phase.pulse_left() == Some(0)) {
             self.on_train(now_ns, &train);
         }
         let elapsed_s = seconds(now_ns.saturating_sub(self.last_update_ns));
@@ -424,6 +425,11 @@ impl RateController {
 
     fn rtt_s(&self) -> f64 {
         seconds(self.rtt_ns)
+    }
+
+    /// Whether waiting for the end of a pulse's silence would take longer than the path does.
+    fn is_short(&self) -> bool {
+        self.rtt_known && self.rtt_ns <= SHORT_ROUND_TRIP_NS
     }
 
     fn packet_per_rtt(&self) -> f64 {

@@ -72,8 +72,9 @@ const LARGE_PACKET_BYTES: f64 = 4_000.0;
 const KEEPS_UP: f64 = 0.8;
 const VALIDATED: f64 = 0.95;
 
-/// A pulse of which everything arrived, at this share of its peak or faster and before the next one began, speaks for all of its step.
-const CLEAR: f64 = 0.9;
+/// A pulse of which everything arrived before the next one began, in the time that it took to send but for so much, speaks for all of its step when a
+/// lane starts: neither the path nor stamps that are late have stretched or shortened it.
+const CLEAR: f64 = 0.85;
 
 /// Share of a measured bottleneck rate with which cruise begins (transport-study §3.3).
 const FOUND: f64 = 0.98;
@@ -249,9 +250,7 @@ impl StartUp {
             }
         }
         let needed = self.needed(rate, train.rate, rtt_s);
-        let clear =
-            is_newest && measured && arrival.received == train.sent && self.pulses[..self.count].iter().all(|pulse| pulse.ratio >= CLEAR);
-        if self.count >= needed || clear {
+        if self.count >= needed || (is_newest && measured && self.is_clear(train, arrival.arrival_span_s / span_s)) {
             return self.judge(rate, train.rate);
         }
         let arriving = self.received / self.sent.max(1.0);
@@ -266,6 +265,13 @@ impl StartUp {
         let spaced = if self.count > 0 { FOUND * self.middle(|pulse| pulse.received_rate) / (1.0 - random) } else { 0.0 };
         self.forget_step();
         Verdict::Saturated { rate: delivered.max(spaced) }
+    }
+
+    /// Whether a pulse whose arrival took this share of its time leaves nothing to be found out by others.
+    fn is_clear(&self, pulse: &Train, span: f64) -> bool {
+        let first_start = self.known_loss.is_none();
+        let whole = pulse.loss() == Some(0.0) && (CLEAR..=1.0 / CLEAR).contains(&span);
+        first_start && whole && self.pulses[..self.count].iter().all(|pulse| pulse.ratio >= CLEAR)
     }
 
     fn forget_step(&mut self) {

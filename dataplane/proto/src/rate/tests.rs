@@ -150,6 +150,24 @@ fn a_starving_source_is_not_mistaken_for_the_network() {
     assert!(simulator.utilisation(0, 6_500, 8_500) >= 0.95);
 }
 
+/// A source that has nothing for 5 ms of each 40, and all that is asked of it in between, fills the path.
+#[test]
+fn a_source_that_pauses_for_moments_does_not_keep_the_lane_from_growing() {
+    let mut simulator = Simulator::new(World { mbit_per_s: 50.0, rtt_ms: 20.0, loss: 0.0, queue_ms: 100.0, noisy: false, seed: 9 });
+    simulator.add_lane(Policy::Fair, NO_CAP, 0);
+    simulator.run(3_000, u64::MAX);
+    simulator.set_rate(100.0);
+    for pause in 0..150 {
+        let from_ms = 3_000 + 40 * pause;
+        simulator.lanes[0].starved_ns = Some((from_ms * MS, (from_ms + 5) * MS));
+        simulator.run(from_ms + 40, u64::MAX);
+    }
+    let state = simulator.lanes[0].controller.state();
+    println!("{:.1} Mbit/s, {:?}", state.network_bytes_per_s * 8e-6, state.mode);
+    assert_eq!(state.mode, Mode::Cruise);
+    assert!(state.network_bytes_per_s * 8e-6 >= 90.0, "{state:?}");
+}
+
 /// After a pause of seconds the lane starts from half its rate and is back within a few round trips.
 #[test]
 fn a_long_pause_halves_the_rate_for_a_moment() {

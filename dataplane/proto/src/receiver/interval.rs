@@ -17,8 +17,8 @@ const MOST_NS: u64 = 250 * MS;
 /// the interval that start-up waits for, not the path.
 const PAUSE_NS: u64 = MS;
 pub(crate) const SHORT_ROUND_TRIP_NS: u64 = 3 * MS;
-/// So many pauses are reported at once, each after at least so many packets: beyond the budget, but less than 3 kB of a lane.
-const PAUSES: u8 = 24;
+/// So many pauses are reported at once, each after at least so many packets: beyond the budget, but about 3 kB of a lane.
+const PAUSES: u8 = 16;
 const PAUSE_PACKETS: u64 = 8;
 
 /// Share of the received bytes that feedback may cost (issue 3 asks for at most 0.5 %; what is steered by estimates stays below).
@@ -116,7 +116,7 @@ impl Interval {
     }
 
     fn usual_ns(&self) -> u64 {
-        if self.is_short() && self.told.max(self.measured) >= SHORT_RATE {
+        if self.is_short() && self.measured >= SHORT_RATE {
             return SHORT_NS;
         }
         (self.round_trip_ns / 8).clamp(LEAST_NS, USUAL_NS)
@@ -147,9 +147,13 @@ mod tests {
         interval.on_state(1000 * MS, 125e6);
         assert_eq!(interval.ns(), USUAL_NS);
         interval.on_state(MS, 125e6);
+        assert_eq!(interval.ns(), LEAST_NS, "what is told says nothing of what comes");
+        interval.on_round(1_000 * MS, 200, 0, 1_250);
+        interval.on_round(1_010 * MS, 200, 1_000, 1_250);
         assert_eq!(interval.ns(), SHORT_NS);
-        interval.on_state(MS, 50e6);
+        interval.on_round(1_020 * MS, 200, 1_100, 1_250);
         assert_eq!(interval.ns(), LEAST_NS);
+        let mut interval = Interval::new();
         interval.on_state(100 * MS, 1.25e6);
         let ns = interval.ns();
         let share = FIRST_ROUND_BYTES as f64 / (ns as f64 * 1e-9 * 1.25e6);

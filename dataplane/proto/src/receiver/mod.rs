@@ -186,7 +186,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             // After a quiet time the next feedback need not wait for the quiet interval.
             self.feedback_at_ns = self.feedback_at_ns.min(self.feedback_sent_ns + self.interval.ns()).max(now_ns);
         }
-        if let Some(pause_ns) = self.interval.pause_ns(self.statistics.packets_received) {
+        if self.round_packets == 0
+            && let Some(pause_ns) = self.interval.pause_ns(self.statistics.packets_received)
+        {
             let regular_ns = self.feedback_sent_ns + self.interval.ns();
             self.feedback_at_ns = regular_ns.min(now_ns + pause_ns).max(now_ns);
         }

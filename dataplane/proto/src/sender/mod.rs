@@ -24,7 +24,6 @@ use tradewind_wire::{BlockId, Control, DataHeader, Header, Kind, PacketNumber, c
 
 use crate::crypto::{Direction, OpenKeys, SealKeys};
 use crate::rate::{RateController, TrainReport};
-use crate::receiver::SHORT_ROUND_TRIP_NS;
 use crate::receiver::{Arrival, DropReason};
 use crate::replay::Replay;
 use crate::sequence::{close_text_max, micros, truncated};
@@ -328,12 +327,11 @@ impl<B: AsRef<[u8]>> Sender<B> {
             self.largest_echoed = summary.largest;
             let round_trip_us = micros(now_ns).wrapping_sub(summary.echo_us).wrapping_sub(summary.hold_us);
             if round_trip_us < u32::MAX / 2 {
-                let round_trip_ns = u64::from(round_trip_us) * 1000;
-                if !self.round_trip.is_known() && round_trip_ns <= SHORT_ROUND_TRIP_NS {
+                self.round_trip.sample(u64::from(round_trip_us) * 1000);
+                if self.round_trip.is_newly_short() {
                     // The receiver tells of pauses at once when it knows.
                     self.state_at_ns = now_ns;
                 }
-                self.round_trip.sample(round_trip_ns);
             }
         }
         self.blocks_allowed = self.blocks_allowed.max(summary.blocks_allowed);
@@ -423,12 +421,6 @@ impl<B: AsRef<[u8]>> Sender<B> {
             return self.write_control(now_ns, &Control::State(state), out);
         }
         None
-    }
-
-    fn next_state_ns(&self, now_ns: u64) -> u64 {
-        let idle = self.records.unresolved() == 0 && !self.blocks.has_fresh();
-        let usual = if idle { KEEP_ALIVE_NS } else { self.round_trip.smoothed_ns().clamp(100 * MS, KEEP_ALIVE_NS) };
-        now_ns + self.leased_state_interval_ns(now_ns, idle).unwrap_or(usual)
     }
 
     fn write_control(&mut self, now_ns: u64, control: &Control<'_>, out: &mut [u8]) -> Option<usize> {

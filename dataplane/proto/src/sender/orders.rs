@@ -180,6 +180,13 @@ impl<B: AsRef<[u8]>> Sender<B> {
         }
     }
 
+    /// When to send the next STATE.
+    pub(super) fn next_state_ns(&self, now_ns: u64) -> u64 {
+        let idle = self.records.unresolved() == 0 && !self.blocks.has_fresh();
+        let usual = if idle { super::KEEP_ALIVE_NS } else { self.round_trip.smoothed_ns().clamp(100 * super::MS, super::KEEP_ALIVE_NS) };
+        now_ns + self.leased_state_interval_ns(now_ns, idle).unwrap_or(usual)
+    }
+
     /// Until the next STATE of a lane with a lease or a group; `None` without one.
     pub(super) fn leased_state_interval_ns(&self, now_ns: u64, idle: bool) -> Option<u64> {
         let least = if idle { LEASED_IDLE_INTERVAL_NS } else { LEASED_INTERVAL_NS };

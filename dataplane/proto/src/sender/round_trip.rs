@@ -1,5 +1,7 @@
 //! Round-trip time, RFC 6298 section 2.
 
+use crate::receiver::SHORT_ROUND_TRIP_NS;
+
 /// Smoothed and least round-trip time, nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RoundTrip {
@@ -8,6 +10,8 @@ pub(super) struct RoundTrip {
     least_ns: u64,
     latest_ns: u64,
     sampled: bool,
+    /// [`Self::is_newly_short`] has said so.
+    short: bool,
 }
 
 /// Longest round trip that is believed: a hostile echo must not park a timer for ever.
@@ -15,7 +19,14 @@ const BELIEVABLE_NS: u64 = 60_000_000_000;
 
 impl RoundTrip {
     pub(super) fn new(initial_ns: u64) -> Self {
-        Self { smoothed_ns: initial_ns, variation_ns: initial_ns / 2, least_ns: u64::MAX, latest_ns: initial_ns, sampled: false }
+        Self {
+            smoothed_ns: initial_ns,
+            variation_ns: initial_ns / 2,
+            least_ns: u64::MAX,
+            latest_ns: initial_ns,
+            sampled: false,
+            short: false,
+        }
     }
 
     pub(super) fn sample(&mut self, sample_ns: u64) {
@@ -29,6 +40,14 @@ impl RoundTrip {
             self.smoothed_ns = sample;
             self.variation_ns = sample / 2;
             self.sampled = true;
+        }
+    }
+
+    /// Whether the round trip is short for the first time: what the receiver does depends on it.
+    pub(super) fn is_newly_short(&mut self) -> bool {
+        !self.short && {
+            self.short = self.sampled && self.smoothed_ns <= SHORT_ROUND_TRIP_NS;
+            self.short
         }
     }
 

@@ -210,6 +210,11 @@ impl Simulator {
         });
     }
 
+    /// Changes the rate of the bottleneck.
+    pub(super) fn set_rate(&mut self, mbit_per_s: f64) {
+        self.world.mbit_per_s = mbit_per_s;
+    }
+
     /// Changes the random loss.
     pub(super) fn set_loss(&mut self, loss: f64) {
         self.world.loss = loss;
