@@ -4,8 +4,12 @@
 //! windows of those that hold more than their fair part shrink. A sender cannot be told that it may open fewer blocks than it was told before: what it
 //! gives up is free only once the store has the blocks. Whoever comes meanwhile waits for that.
 
+use std::sync::atomic::Ordering;
+
+use crate::shared::LaneShared;
+
 /// A new lane gets this part of what is free.
-const FIRST_PART: u64 = 16;
+const FIRST_PART: u64 = 32;
 /// This part of the pool is not given to lanes that grow: whoever comes next finds it.
 const RESERVE_PART: u64 = 8;
 
@@ -84,6 +88,66 @@ pub(crate) fn share(capacity: u64, claims: &mut [Claim], waiting: usize) {
     }
 }
 
+/// What is remembered of a lane's part.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holding {
+    /// Least and most; none of a lane that keeps what it has.
+    bounds: Option<(u64, u64)>,
+    /// Blocks that were durable when the window was set last.
+    durable_then: u32,
+    /// The window before it shrank, until the worker has certainly seen the new one.
+    shrank_from: u64,
+}
+
+impl Holding {
+    /// Of a lane whose window grows and shrinks.
+    pub(crate) const fn elastic(min: u64, max: u64) -> Self {
+        Self { bounds: Some((min, if max < min { min } else { max })), durable_then: 0, shrank_from: 0 }
+    }
+
+    /// Of one that keeps what it begins with.
+    pub(crate) const fn fixed() -> Self {
+        Self { bounds: None, durable_then: 0, shrank_from: 0 }
+    }
+
+    /// What it may ever have.
+    pub(crate) fn most(&self, blocks: u64) -> u64 {
+        self.bounds.map_or(blocks, |(_, max)| max.max(blocks))
+    }
+
+    fn claim(&self, shared: &LaneShared) -> Claim {
+        let window = shared.window_blocks.load(Ordering::Relaxed);
+        let Some((min, max)) = self.bounds else { return Claim::fixed(window.into()) };
+        // In this order: what becomes durable in between makes the sum too large, never too small.
+        let durable = shared.blocks_durable.load(Ordering::Acquire);
+        let outstanding = u64::from(shared.blocks_granted.load(Ordering::Acquire).saturating_sub(durable));
+        let min = min.max(u64::from(shared.blocks_needed.load(Ordering::Relaxed)) + 1).min(max);
+        let is_used = u64::from(durable.saturating_sub(self.durable_then)) * 2 >= window.into();
+        Claim { min, max, window: window.into(), outstanding: outstanding.max(self.shrank_from), is_used }
+    }
+}
+
+/// What all lanes have now.
+pub(crate) fn claims<'a>(lanes: impl Iterator<Item = (&'a mut Holding, &'a LaneShared)>) -> Vec<Claim> {
+    lanes.map(|(holding, shared)| holding.claim(shared)).collect()
+}
+
+/// Sets the windows of all lanes; to be called now and then, and seldom enough that workers have seen the last ones ([`share`]).
+pub(crate) fn share_out<'a>(capacity: u64, lanes: impl Iterator<Item = (&'a mut Holding, &'a LaneShared)>, waiting: usize) {
+    let mut lanes: Vec<_> = lanes.collect();
+    lanes.iter_mut().for_each(|(holding, _)| holding.shrank_from = 0);
+    let before: Vec<Claim> = lanes.iter().map(|(holding, shared)| holding.claim(shared)).collect();
+    let mut after = before.clone();
+    share(capacity, &mut after, waiting);
+    for (((holding, shared), before), after) in lanes.into_iter().zip(before).zip(after) {
+        if after.window != before.window {
+            holding.shrank_from = if after.window < before.window { before.window } else { 0 };
+            holding.durable_then = shared.blocks_durable.load(Ordering::Relaxed);
+            shared.window_blocks.store(u32::try_from(after.window).unwrap_or(u32::MAX), Ordering::Release);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,15 +176,15 @@ mod tests {
     #[test]
     fn a_lane_alone_soon_has_all_it_can_use() {
         let mut claims = Vec::new();
-        assert_eq!(open(&mut claims), Room::Now(60));
+        assert_eq!(open(&mut claims), Room::Now(30));
         share(CAPACITY, &mut claims, 0);
-        assert_eq!(claims[0].window, 60, "it has used nothing yet");
+        assert_eq!(claims[0].window, 30, "it has used nothing yet");
         let windows = std::iter::repeat_with(|| {
             use_all(&mut claims);
             share(CAPACITY, &mut claims, 0);
             claims[0].window
         });
-        assert_eq!(windows.take(4).collect::<Vec<_>>(), [120, 240, 256, 256]);
+        assert_eq!(windows.take(5).collect::<Vec<_>>(), [60, 120, 240, 256, 256]);
     }
 
     #[test]
@@ -129,7 +193,7 @@ mod tests {
         while let Room::Now(_) = open(&mut claims) {
             share(CAPACITY, &mut claims, 0);
         }
-        assert!(claims.len() >= 45, "{} lanes", claims.len());
+        assert!(claims.len() >= 70, "{} lanes", claims.len());
         assert!(free(CAPACITY, &claims) < 8);
     }
 
@@ -163,7 +227,7 @@ mod tests {
         claims.push(new(8));
         assert_eq!(room(CAPACITY, &claims, 8, 256), Room::Later, "they may still open what they were told");
         claims[0].outstanding = 100;
-        assert_eq!(room(CAPACITY, &claims, 8, 256), Room::Now(380 / 16));
+        assert_eq!(room(CAPACITY, &claims, 8, 256), Room::Now(380 / 32));
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //! `over_one_lane`, `jain` (of the lanes' goodput), `first_block_p50_ms` and `_p99_ms` (from the beginning of set-up to the first MiB at the receiver),
 //! `idle_bytes_per_lane` and `running_bytes_per_lane` (what the engine's proportional set has more than before the first lane, over the lanes),
 //! `cpu_idle` (cores that engine and control process take while all lanes are idle), `cpu_s_per_gib` (both ends), `spread`, `turns`; `spike`; `soak`;
-//! `bars` (text and whether it was met); `warnings`.
+//! `bars` (text and whether it was met); `problems` (transfers that failed, what grew); `warnings`.
 
 mod lanes;
 mod load;
@@ -47,6 +47,8 @@ const GIB: f64 = (1u64 << 30) as f64;
 const MIB: f64 = 1_048_576.0;
 /// More spread than this makes a figure unsound.
 const SPREAD_MAX: f64 = 0.10;
+/// Enough for 1,000 lanes into parts of 8 MiB: 8 blocks of 1 MiB and their tables each.
+const POOL_MIB: u32 = 10_240;
 /// Most lanes of an engine.
 const LANES_MAX: usize = tradewind_wire::limits::LANES_MAX;
 
@@ -78,7 +80,7 @@ pub struct Arguments {
     #[arg(long)]
     pub xdp: bool,
     /// Memory of the engine for blocks, MiB; 8 blocks (8.5 MiB) are kept for a lane into parts of 8 MiB. Pages that are not used are not taken.
-    #[arg(long, default_value_t = 10_240, value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
+    #[arg(long, default_value_t = POOL_MIB, value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub pool_mib: u32,
     /// Write the report as one JSON object to this file.
     #[arg(long, value_name = "FILE")]
@@ -110,6 +112,29 @@ fn soak_time(text: &str) -> Result<Duration, String> {
     time.map(Duration::from_secs).ok_or_else(|| "not from two minutes to thirty days".to_owned())
 }
 
+impl Arguments {
+    /// For `bench all --quick`: a minute and a half.
+    pub(crate) fn quick() -> Self {
+        Self { lanes: vec![1, 200], spike: None, turns: 1, seconds: 8.0, ..Self::full() }
+    }
+
+    /// For `bench all`.
+    pub(crate) fn full() -> Self {
+        Self {
+            lanes: vec![1, 50, 1000],
+            spike: Some(50),
+            soak: None,
+            turns: 3,
+            seconds: 10.0,
+            ramp_seconds: 3.0,
+            wire_like: false,
+            xdp: false,
+            pool_mib: POOL_MIB,
+            json: None,
+        }
+    }
+}
+
 /// A bar of issue 6.
 #[derive(Clone, Debug, Serialize)]
 pub struct Bar {
@@ -135,15 +160,32 @@ pub struct Report {
     pub soak: Option<Soak>,
     /// What is demanded and was measured.
     pub bars: Vec<Bar>,
+    /// Transfers that failed, and what grew.
+    pub problems: Vec<String>,
     /// What makes figures unsound.
     pub warnings: Vec<String>,
 }
 
-/// Measures and prints.
+/// Measures, prints and writes.
 ///
 /// # Errors
-/// When something could not be measured, a transfer failed, or a soak found that something grows.
-pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
+/// As [`measure`]; or a transfer failed, or a soak found that something grows.
+pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
+    let report = measure(arguments, interrupt)?;
+    if let Some(file) = &arguments.json {
+        write_json(file, &report)?;
+    }
+    if !report.problems.is_empty() {
+        bail!("{} problems:\n{}", report.problems.len(), shown(&report.problems));
+    }
+    Ok(())
+}
+
+/// Measures and prints; what failed is among the problems.
+///
+/// # Errors
+/// When something could not be measured.
+pub fn measure(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
     let mut environment = Environment::here();
     let is_default = arguments.lanes.is_empty() && arguments.spike.is_none() && arguments.soak.is_none();
     let (numbers, spike) =
@@ -158,14 +200,7 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
     warnings.iter().for_each(|warning| println!("unsound: {warning}"));
     let path = if arguments.xdp { "af_xdp" } else { "kernel" };
     let (command, wire_like, pool_mib) = ("cargo xtask bench scale", arguments.wire_like, arguments.pool_mib);
-    let report = Report { command, environment, wire_like, path, pool_mib, rows, spike, soak, bars, warnings };
-    if let Some(file) = &arguments.json {
-        write_json(file, &report)?;
-    }
-    if !problems.is_empty() {
-        bail!("{} problems:\n{}", problems.len(), shown(&problems));
-    }
-    Ok(report)
+    Ok(Report { command, environment, wire_like, path, pool_mib, rows, spike, soak, bars, problems, warnings })
 }
 
 /// The first of them.

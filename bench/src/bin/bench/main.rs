@@ -70,7 +70,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
         Some(What::Dataplane(arguments)) => drop(dataplane::run(arguments, &Interrupt::watch()?)?),
         Some(What::Wan(arguments)) => drop(wan::run(arguments, &Interrupt::watch()?)?),
         Some(What::Loop(arguments)) => dataplane::run_loop(arguments)?,
-        Some(What::Scale(arguments)) => drop(scale::run(arguments, &Interrupt::watch()?)?),
+        Some(What::Scale(arguments)) => scale::run(arguments, &Interrupt::watch()?)?,
         Some(What::Load(arguments)) => scale::run_load(arguments)?,
         Some(What::SmallFiles(arguments)) => drop(small_files::run(arguments, &Interrupt::watch()?)?),
         Some(What::Staging(arguments)) => drop(staging::run(arguments, &Interrupt::watch()?)?),
