@@ -388,7 +388,14 @@ impl Engine {
         self.workers.staging.as_ref().filter(|_| destined.store.batch_objects_max() == 1)
     }
 
-    fn start_lane(&mut self, open: &OpenLane, work: Work, has_list: bool, (blocks, holding): (u64, Holding), chunk_bytes: u32) -> Result<(), String> {
+    fn start_lane(
+        &mut self,
+        open: &OpenLane,
+        work: Work,
+        has_list: bool,
+        (blocks, holding): (u64, Holding),
+        chunk_bytes: u32,
+    ) -> Result<(), String> {
         let lane = LaneId(open.lane_id);
         let shared = Arc::new(LaneShared::default());
         shared.window_blocks.store(blocks as u32, Ordering::Relaxed);
@@ -519,7 +526,20 @@ impl Engine {
         let uploader = Uploader::start(&tokio::runtime::Handle::current(), store, config, resumption, uploads);
         let statistics = Arc::clone(&self.workers.statistics[0]);
         let (recent, left_out) = (VecDeque::new(), (0, None));
-        LaneTask { handle, statistics, uploader, block_bytes: block_bytes.into(), stored, arrived, cancel, recent, left_out, manifest, spilling, keeping }
+        LaneTask {
+            handle,
+            statistics,
+            uploader,
+            block_bytes: block_bytes.into(),
+            stored,
+            arrived,
+            cancel,
+            recent,
+            left_out,
+            manifest,
+            spilling,
+            keeping,
+        }
     }
 
     /// Runs a lane's task and hears of its end.

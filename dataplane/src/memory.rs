@@ -8,8 +8,10 @@ use std::sync::atomic::Ordering;
 
 use crate::shared::LaneShared;
 
-/// A new lane gets this part of what is free.
-const FIRST_PART: u64 = 32;
+/// A new lane gets this part of what would be its fair part.
+const FIRST_PART: u64 = 8;
+/// And at most so many blocks: what it has been given and does not use is lost to others until it ends.
+const FIRST_MAX: u64 = 64;
 /// This part of the pool is not given to lanes that grow: whoever comes next finds it.
 const RESERVE_PART: u64 = 8;
 
@@ -60,7 +62,8 @@ pub(crate) fn free(capacity: u64, claims: &[Claim]) -> u64 {
 pub(crate) fn room(capacity: u64, claims: &[Claim], min: u64, max: u64) -> Room {
     let free = free(capacity, claims);
     if free >= min {
-        return Room::Now((free / FIRST_PART).clamp(min, max.max(min)));
+        let first = capacity / (claims.len() as u64 + 1) / FIRST_PART;
+        return Room::Now(first.min(FIRST_MAX).min(max).min(free).max(min));
     }
     let needed: u64 = claims.iter().map(|claim| claim.min).sum();
     if needed.saturating_add(min) <= capacity { Room::Later } else { Room::None }
@@ -176,15 +179,15 @@ mod tests {
     #[test]
     fn a_lane_alone_soon_has_all_it_can_use() {
         let mut claims = Vec::new();
-        assert_eq!(open(&mut claims), Room::Now(30));
+        assert_eq!(open(&mut claims), Room::Now(64));
         share(CAPACITY, &mut claims, 0);
-        assert_eq!(claims[0].window, 30, "it has used nothing yet");
+        assert_eq!(claims[0].window, 64, "it has used nothing yet");
         let windows = std::iter::repeat_with(|| {
             use_all(&mut claims);
             share(CAPACITY, &mut claims, 0);
             claims[0].window
         });
-        assert_eq!(windows.take(5).collect::<Vec<_>>(), [60, 120, 240, 256, 256]);
+        assert_eq!(windows.take(3).collect::<Vec<_>>(), [128, 256, 256]);
     }
 
     #[test]
@@ -193,7 +196,7 @@ mod tests {
         while let Room::Now(_) = open(&mut claims) {
             share(CAPACITY, &mut claims, 0);
         }
-        assert!(claims.len() >= 70, "{} lanes", claims.len());
+        assert!(claims.len() >= 85, "{} lanes", claims.len());
         assert!(free(CAPACITY, &claims) < 8);
     }
 
@@ -227,7 +230,30 @@ mod tests {
         claims.push(new(8));
         assert_eq!(room(CAPACITY, &claims, 8, 256), Room::Later, "they may still open what they were told");
         claims[0].outstanding = 100;
-        assert_eq!(room(CAPACITY, &claims, 8, 256), Room::Now(380 / 32));
+        assert_eq!(room(CAPACITY, &claims, 8, 256), Room::Now(30));
+    }
+
+    #[test]
+    fn a_window_that_shrank_counts_until_the_worker_has_seen_it() {
+        let shared = LaneShared::default();
+        let set = |window, granted, durable| {
+            shared.window_blocks.store(window, Ordering::Relaxed);
+            shared.blocks_granted.store(granted, Ordering::Relaxed);
+            shared.blocks_durable.store(durable, Ordering::Relaxed);
+        };
+        let mut holding = Holding::elastic(8, 256);
+        set(200, 300, 250);
+        share_out(CAPACITY, std::iter::once((&mut holding, &shared)), 9);
+        assert_eq!(shared.window_blocks.load(Ordering::Relaxed), 84);
+        assert_eq!(holding.claim(&shared).promised(), 200, "the worker may have granted as much meanwhile");
+        share_out(CAPACITY, std::iter::once((&mut holding, &shared)), 9);
+        assert_eq!(holding.claim(&shared).promised(), 84);
+        shared.blocks_needed.store(99, Ordering::Relaxed);
+        share_out(CAPACITY, std::iter::once((&mut holding, &shared)), 9);
+        assert_eq!(shared.window_blocks.load(Ordering::Relaxed), 100, "a part of 99 blocks may touch one more");
+        let mut fixed = Holding::fixed();
+        share_out(CAPACITY, std::iter::once((&mut fixed, &shared)), 99);
+        assert_eq!((shared.window_blocks.load(Ordering::Relaxed), fixed.most(7)), (100, 7));
     }
 
     #[test]

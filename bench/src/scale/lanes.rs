@@ -9,16 +9,18 @@ use super::load::{Answer, FIRST_FILE_BYTES, Quantiles};
 use super::process::{LoadProcess, goodput_bps};
 use super::watch::Held;
 use super::{Arguments, GIB, MIB, start_server};
-use tradewind_sim::battery::jain;
 use crate::testbed::{Testbed, TestbedOptions, write_random};
 use crate::{median, spread};
+use tradewind_sim::battery::jain;
 
-/// Bytes of the file that lanes send over and over: a part, so that little is left to be sent when time is up.
-const NEXT_FILE_BYTES: u64 = 8 << 20;
+/// Bytes of the file that lanes send over and over: a part at most, and a block at least. What all lanes have begun when time is up is still sent.
+const NEXT_FILE_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=8 << 20;
+/// The same of all lanes together.
+const NEXT_FILES_BYTES: u64 = 400 << 20;
 /// Uploads that are set up at the same time.
 const SET_UP_AT_ONCE: usize = 16;
 const SET_UP_DEADLINE: Duration = Duration::from_secs(180);
-const END_DEADLINE: Duration = Duration::from_secs(180);
+const END_DEADLINE: Duration = Duration::from_secs(600);
 /// How long idle lanes settle before they are looked at, and how long their CPU time is watched.
 const SETTLE: Duration = Duration::from_secs(2);
 const WATCH: Duration = Duration::from_secs(3);
@@ -113,7 +115,7 @@ pub(super) fn measure(arguments: &Arguments, lanes: usize, interrupt: &crate::pr
     let options = TestbedOptions { in_memory: true, direct: true, wire_like: arguments.wire_like, ..TestbedOptions::default() };
     let testbed = Testbed::without_link("twscale", &options, interrupt)?;
     write_random(&testbed.path("first"), FIRST_FILE_BYTES)?;
-    write_random(&testbed.path("next"), NEXT_FILE_BYTES)?;
+    write_random(&testbed.path("next"), (NEXT_FILES_BYTES / lanes as u64).clamp(*NEXT_FILE_BYTES.start(), *NEXT_FILE_BYTES.end()))?;
     let turns = (0..arguments.turns).map(|_| turn(arguments, &testbed, lanes)).collect::<Result<Vec<Turn>>>()?;
     let of = |value: &dyn Fn(&Turn) -> f64| median(turns.iter().map(value));
     Ok(Row {

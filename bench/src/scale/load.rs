@@ -151,8 +151,7 @@ struct Load {
 pub fn run(arguments: &Arguments) -> Result<()> {
     raise_descriptor_limit();
     let variable = |name: &str| std::env::var(name).with_context(|| format!("{name} is not set"));
-    let credentials =
-        Credentials { access_key: variable("TRADEWIND_ACCESS_KEY")?, secret: SecretText::new(variable("TRADEWIND_SECRET")?) };
+    let credentials = Credentials { access_key: variable("TRADEWIND_ACCESS_KEY")?, secret: SecretText::new(variable("TRADEWIND_SECRET")?) };
     let known = Trust::FirstUse(KnownServers::at(arguments.folder.join("known-servers")));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let fingerprint = runtime.block_on(establish_trust(&arguments.server, &known))?.fingerprint;
@@ -214,7 +213,10 @@ pub(super) fn raise_descriptor_limit() {
 fn answer(answer: &Answer) {
     let mut out = std::io::stdout().lock();
     // Whoever does not listen any more has closed standard input too.
-    let _ = serde_json::to_writer(&mut out, answer).map_err(std::io::Error::from).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+    let _ = serde_json::to_writer(&mut out, answer)
+        .map_err(std::io::Error::from)
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush());
 }
 
 /// Reads commands to the end.

@@ -5,7 +5,7 @@
 //! - **Lanes** (`--lanes 1 10 50 200 1000`). One process (`tradewind-bench load`) runs so many uploads by the client library; 1,000 processes of
 //!   `tradewind send` on few cores would measure process starts. Each has its own HTTPS connection, lane, socket and two threads as the command has,
 //!   and 16 are set up at a time. Each sends a file of one block (1 MiB), then its source has nothing more: the lane is idle. Engine and control
-//!   process are looked at. Then all send files of 8 MiB for `--seconds` after `--ramp-seconds`, and end as uploads end.
+//!   process are looked at. Then all send files of 8 MiB (of 1 MiB from 400 lanes on) for `--seconds` after `--ramp-seconds`, and end as uploads end.
 //! - **Spike** (`--spike 50`). So many real `tradewind send` processes are started at once, each with 1 MiB, while one upload runs as fast as it can.
 //! - **Soak** (`--soak 30m`). Real `tradewind send` processes, six at a time, of 64 KiB to 64 MiB and of folders; a tenth is interrupted
 //!   (SIGINT), a tenth killed. What engine and control process hold is sampled, and so is set-up; after a warm-up of a quarter of the time (one minute at
@@ -47,8 +47,8 @@ const GIB: f64 = (1u64 << 30) as f64;
 const MIB: f64 = 1_048_576.0;
 /// More spread than this makes a figure unsound.
 const SPREAD_MAX: f64 = 0.10;
-/// Enough for 1,000 lanes into parts of 8 MiB: 8 blocks of 1 MiB and their tables each.
-const POOL_MIB: u32 = 10_240;
+/// Enough for 1,000 lanes into parts of 8 MiB: 8 blocks of 1 MiB and their tables each, and what the first ones begin with.
+const POOL_MIB: u32 = 12_288;
 /// Most lanes of an engine.
 const LANES_MAX: usize = tradewind_wire::limits::LANES_MAX;
 
@@ -188,8 +188,7 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
 pub fn measure(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
     let mut environment = Environment::here();
     let is_default = arguments.lanes.is_empty() && arguments.spike.is_none() && arguments.soak.is_none();
-    let (numbers, spike) =
-        if is_default { (vec![1, 10, 50, 200, 1000], Some(50)) } else { (arguments.lanes.clone(), arguments.spike) };
+    let (numbers, spike) = if is_default { (vec![1, 10, 50, 200, 1000], Some(50)) } else { (arguments.lanes.clone(), arguments.spike) };
     let (mut warnings, mut problems) = (Vec::new(), Vec::new());
     let rows = lanes_rows(arguments, &numbers, interrupt, &mut warnings, &mut problems)?;
     let spike = spike.map(|sessions| spike_row(arguments, sessions.into(), interrupt, &mut problems)).transpose()?;
@@ -224,7 +223,20 @@ fn lanes_rows(
     if !numbers.is_empty() {
         println!(
             "{:>5} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>9} {:>9} {:>9} {:>9} {:>8} {:>9} {:>6}",
-            "lanes", "opened", "failed", "Gbit/s", "whole", "of one", "Jain", "first p50", "first p99", "KiB/idle", "KiB/run", "idle CPU", "CPU s/GiB", "spread"
+            "lanes",
+            "opened",
+            "failed",
+            "Gbit/s",
+            "whole",
+            "of one",
+            "Jain",
+            "first p50",
+            "first p99",
+            "KiB/idle",
+            "KiB/run",
+            "idle CPU",
+            "CPU s/GiB",
+            "spread"
         );
     }
     for &lanes in numbers {
@@ -266,7 +278,11 @@ fn bars(rows: &[Row]) -> Vec<Bar> {
             let text = format!("{} lanes together: {share:.2} of one lane's goodput; at least {}", row.lanes, lanes::AGGREGATE_MIN);
             bars.push(Bar { text, met: share >= lanes::AGGREGATE_MIN });
         }
-        let text = format!("{} lanes: {:.0} KiB of the engine's memory for an idle one; at most 1024", row.lanes, row.idle_bytes_per_lane / 1024.0);
+        let text = format!(
+            "{} lanes: {:.0} KiB of the engine's memory for an idle one; at most 1024",
+            row.lanes,
+            row.idle_bytes_per_lane / 1024.0
+        );
         bars.push(Bar { text, met: row.idle_bytes_per_lane <= lanes::IDLE_BYTES_MAX });
         let text = format!("{} lanes: {} taken, {} failures; all and none", row.lanes, row.opened, row.failed);
         bars.push(Bar { text, met: row.opened == row.lanes && row.failed == 0 });

@@ -59,7 +59,9 @@ impl LoadProcess {
 
     pub(super) fn tell(&mut self, command: &str) -> Result<()> {
         let commands = self.commands.as_mut().context("the load process was told to end")?;
-        writeln!(commands, "{command}").and_then(|()| commands.flush()).with_context(|| format!("the load process has ended:\n{}", self.tail()))
+        writeln!(commands, "{command}")
+            .and_then(|()| commands.flush())
+            .with_context(|| format!("the load process has ended:\n{}", self.tail()))
     }
 
     /// Its next answer.

@@ -48,7 +48,10 @@ impl std::fmt::Display for Trend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { what, unit, samples, median, growth, tolerated, holds } = self;
         let verdict = if *holds { "holds" } else { "GROWS" };
-        write!(f, "{what:<28} {verdict}  median {median:>9.2}, growth {growth:>+8.2}, tolerated {tolerated:>7.2} {unit} ({samples} samples)")
+        write!(
+            f,
+            "{what:<28} {verdict}  median {median:>9.2}, growth {growth:>+8.2}, tolerated {tolerated:>7.2} {unit} ({samples} samples)"
+        )
     }
 }
 
