@@ -351,11 +351,8 @@ impl Engine {
             Room::Later if since.elapsed() < ROOM_PATIENCE => return self.waiting.push_back((open, work, since)),
             Room::Later | Room::None => {
                 self.opening.remove(&lane_id);
-                let text = format!(
-                    "the engine's memory for blocks is promised to {} other lanes, and this one needs {} blocks; try again later, or raise engine.pool_bytes",
-                    self.lanes.len(),
-                    need.blocks_min
-                );
+                let (others, needs) = (self.lanes.len(), need.blocks_min);
+                let text = format!("the engine's memory for blocks is promised to {others} other lanes, and this one needs {needs} blocks");
                 return self.refuse(lane_id, ErrorCode::ResourceExhausted, text);
             }
         };
