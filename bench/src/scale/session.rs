@@ -91,10 +91,8 @@ impl Session {
         let text = |thread: Option<JoinHandle<String>>| thread.and_then(|thread| thread.join().ok()).unwrap_or_default();
         let (out, err) = (text(self.reading.take()), text(self.errors.take()));
         let is_fine = match self.signal {
-            // It may have been done before the signal came.
-            Some(Signal::SIGKILL) => status.success() || status.signal() == Some(Signal::SIGKILL as i32),
-            // The shell's convention: 128 and the signal.
-            Some(signal) => status.success() || status.code() == Some(128 + signal as i32),
+            // It may have been done before the signal came, or not yet watch for it; if it does, it ends by the shell's convention: 128 and the signal.
+            Some(signal) => status.success() || status.signal() == Some(signal as i32) || status.code() == Some(128 + signal as i32),
             None => status.success(),
         };
         let failure = (!is_fine).then(|| format!("{status} after {:.1} s: {}{}", whole.as_secs_f64(), tail(&out), tail(&err)));
