@@ -4,7 +4,7 @@
 //!
 //! - **Lanes** (`--lanes 1 10 50 200 1000`). One process (`tradewind-bench load`) runs so many uploads by the client library; 1,000 processes of
 //!   `tradewind send` on few cores would measure process starts. Each has its own HTTPS connection, lane, socket and two threads as the command has,
-//!   and 16 are set up at a time. Each sends a file of one block (1 MiB), then its source has nothing more: the lane is idle. Engine and control
+//!   and 16 are set up at a time; the process has the least priority, so that the server gets the cores. Each sends a file of one block (1 MiB), then its source has nothing more: the lane is idle. Engine and control
 //!   process are looked at. Then all send files of 8 MiB (of 1 MiB from 400 lanes on) for `--seconds` after `--ramp-seconds`, and end as uploads end.
 //! - **Spike** (`--spike 50`). So many real `tradewind send` processes are started at once, each with 1 MiB, while one upload runs as fast as it can.
 //! - **Soak** (`--soak 30m`). Real `tradewind send` processes, six at a time, of 64 KiB to 64 MiB and of folders; a tenth is interrupted

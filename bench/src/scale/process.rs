@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -12,6 +13,8 @@ use super::load::Answer;
 use crate::process::{Interrupt, tail, tree_cpu_s};
 use crate::testbed::{REST_PORT, Testbed, as_user};
 
+/// The least priority (nice(1)).
+const NICE: &str = "19";
 const POLL: Duration = Duration::from_millis(50);
 
 /// A running `tradewind-bench load` in the client's namespace. Dropping it ends it.
@@ -28,9 +31,18 @@ impl LoadProcess {
     pub(super) fn start(testbed: &Testbed, lanes: usize, at_once: usize, destination: &str) -> Result<Self> {
         let server = format!("{}:{REST_PORT}", testbed.rest_address());
         let log = testbed.path("load.log");
-        let mut command = testbed.client(&std::env::current_exe()?);
+        // Hundreds of sending threads on the server's cores would leave it next to nothing; real senders have cores of their own.
+        let mut command = testbed.client(Path::new("nice"));
         as_user(&mut command, testbed.folder.path(), &server);
-        command.args(["load", "--server", &server, "--lanes", &lanes.to_string(), "--at-once", &at_once.to_string()]);
+        command.args(["-n", NICE]).arg(std::env::current_exe()?).args([
+            "load",
+            "--server",
+            &server,
+            "--lanes",
+            &lanes.to_string(),
+            "--at-once",
+            &at_once.to_string(),
+        ]);
         command.args(["--destination", destination, "--folder"]).arg(testbed.folder.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(std::fs::File::create(&log)?).process_group(0);
         let mut child = command.spawn().context("cannot start the load process")?;
@@ -48,7 +60,7 @@ impl LoadProcess {
         Ok(Self { commands: child.stdin.take(), child, answers, log, interrupt: testbed.interrupt.clone() })
     }
 
-    /// `ip netns exec` becomes the program, so this is its own.
+    /// `ip netns exec` and `nice` become the program, so this is its own.
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
