@@ -7,6 +7,7 @@
 //! | `small_files` | many small files | 20,000 files, not over the WAN |
 //! | `storage` | blocks into a bucket, beside s5cmd, rclone and the AWS CLI | 256 MiB, 3 turns |
 //! | `staging` | blocks on a disk, beside fio | 1 GiB, 3 turns |
+//! | `scale` | 1, 50 and 1,000 transfers at the same time, 50 that arrive at once | 1 and 200, one turn |
 //!
 //! Peers that are not installed are named among the warnings; `cargo xtask setup --peers` installs them. A section that fails is named in `failed`, and
 //! the others are measured all the same. The page ([`crate::page`]) needs no network and is made from the JSON alone.
@@ -19,7 +20,7 @@ use serde_json::{Map, Value, json};
 
 use crate::environment::Environment;
 use crate::process::Interrupt;
-use crate::{dataplane, page, small_files, staging, storage, wan, write_json};
+use crate::{dataplane, page, scale, small_files, staging, storage, wan, write_json};
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
@@ -42,7 +43,7 @@ pub struct Arguments {
 }
 
 /// In this order.
-pub(crate) const SECTIONS: [&str; 5] = ["dataplane", "wan", "small_files", "storage", "staging"];
+pub(crate) const SECTIONS: [&str; 6] = ["dataplane", "wan", "small_files", "storage", "staging", "scale"];
 
 /// Measures, prints and writes.
 ///
@@ -112,6 +113,10 @@ fn measure(section: &str, arguments: &Arguments, interrupt: &Interrupt) -> Resul
         "storage" => {
             let arguments = storage::Arguments { mib: pick(256, 512), files: 4, turns, directory: None, json: None };
             serde_json::to_value(storage::run(&arguments, interrupt)?)?
+        }
+        "scale" => {
+            let arguments = if arguments.quick { scale::Arguments::quick() } else { scale::Arguments::full() };
+            serde_json::to_value(scale::measure(&arguments, interrupt)?)?
         }
         _ => {
             let arguments = staging::Arguments { directory: arguments.directory.clone(), mib: pick(1024, 2048), turns, json: None };

@@ -1,5 +1,5 @@
 //! The testbed (three namespaces, an emulated WAN, a real S3 server, tradewindd), shared by the demo, the end-to-end tests and
-//! the benchmarks; a server on loopback for what is not about networks; and the benchmarks: [`cells`], [`dataplane`], [`fairness`], [`kill_resume`], [`small_files`].
+//! the benchmarks; a server on loopback for what is not about networks; and the benchmarks: [`cells`], [`dataplane`], [`fairness`], [`kill_resume`], [`scale`], [`small_files`].
 #![forbid(unsafe_code)]
 
 pub mod all;
@@ -17,6 +17,7 @@ pub mod loopback;
 pub mod netstorage;
 pub mod page;
 pub mod process;
+pub mod scale;
 pub mod small_files;
 pub mod staging;
 pub mod storage;

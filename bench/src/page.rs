@@ -128,6 +128,36 @@ fn staging(section: &Value) -> Figures {
     }
 }
 
+fn scale(section: &Value) -> Figures {
+    let fields =
+        ["gbit_per_s", "over_one_lane", "jain", "first_block_p99_ms", "idle_kib_per_lane", "cpu_idle", "cpu_s_per_gib", "opened", "failed"];
+    let kib = |row: &Value| row["idle_bytes_per_lane"].as_f64().map(|bytes| bytes / 1024.0);
+    let own = |row: &Value| {
+        let mut entry = entry(row, "case", &fields);
+        if let Some(value) = entry.values.get_mut(4) {
+            *value = kib(row);
+        }
+        entry
+    };
+    Figures {
+        title: "Many transfers at the same time",
+        note: "All senders are threads of one process on the same cores as the server, one veth pair, no storage. Idle: each lane has sent a block and waits \
+               for its source; the memory is what the engine has more than before the first lane, over the lanes.",
+        columns: &[
+            ("Gbit/s, all lanes", 2, true),
+            ("of one lane's", 2, false),
+            ("Jain's index", 3, false),
+            ("ms to the first MiB, p99", 0, false),
+            ("KiB of the engine per idle lane", 0, true),
+            ("cores, all idle", 2, false),
+            ("CPU s/GiB, both ends", 2, false),
+            ("lanes taken", 0, false),
+            ("failures", 0, false),
+        ],
+        entries: rows(section).iter().map(own).collect(),
+    }
+}
+
 /// The page of a report of [`crate::all`].
 #[must_use]
 pub fn of(report: &Value) -> String {
@@ -161,6 +191,7 @@ pub fn of(report: &Value) -> String {
                 "wan" => wan(section),
                 "small_files" => small_files(section),
                 "storage" => storage(section),
+                "scale" => scale(section),
                 _ => staging(section),
             };
             add(&mut page, &figures);

@@ -12,8 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tradewind_client::Durable;
 use tradewind_fabric::BlockPool;
 use tradewind_ipc::{
-    Cipher, DataEndpoint, Destination, ErrorCode, FromEngine, IpcError, Job, LaneAccepted, LaneClosed, LaneReceipt, OpenLane, Ready,
-    ToEngine,
+    Cipher, DataEndpoint, Destination, ErrorCode, FromEngine, IpcError, Job, LaneAccepted, LaneClosed, LaneReceipt, OpenLane, ToEngine,
 };
 use tradewind_netio::Path;
 use tradewind_proto::block::BlockWriter;
@@ -21,23 +20,25 @@ use tradewind_proto::crypto::{CipherSuite, LaneSecret, Provider};
 use tradewind_proto::rate::{Policy, RateConfig};
 use tradewind_proto::receiver::ReceiverConfig;
 use tradewind_proto::sender::SenderConfig;
+use tradewind_staging::Staging;
 use tradewind_storage::{StoreError, Uploader, UploaderConfig};
 use tradewind_wire::limits::{BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MIN, DATA_OVERHEAD_BYTES, LANES_MAX, packet_bytes};
 use tradewind_wire::{Group, LaneId};
 
 use crate::browse::Browser;
 use crate::destination;
+pub use crate::facts::Facts;
 use crate::figures;
 use crate::keeping::Keeping;
 use crate::lane_task::{LaneHandle, LaneTask};
+use crate::memory::{self, Holding, Room};
 use crate::opening::{Destined, Rival, Work, supersede};
-use crate::options::Options;
 use crate::orders;
-use crate::resume::{self, State};
+use crate::resume;
 use crate::send_task::{self, BLOCKS_AHEAD, SendTask};
 use crate::shared::{Command, LaneEvent, LaneOpening, LaneShared, Mailbox, OpeningEnd};
 use crate::spill::Spilling;
-use crate::topology::{Opened, Workers};
+use crate::topology::Workers;
 use crate::verify::Verifier;
 
 /// Name and release for the other side's messages.
@@ -48,37 +49,12 @@ const CREDIT_BLOCKS_DEFAULT: u64 = 256;
 const FIRST_PACKET_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same where the sender has to fetch a list first of what is durable.
 const FIRST_PACKET_AFTER_LIST: Duration = Duration::from_secs(240);
+/// How often memory is shared out anew, and workers are looked after.
+const TICK: Duration = Duration::from_millis(100);
+/// How long a lane waits for memory that others are to give up.
+const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 /// How long lanes may take to say goodbye at the end.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What the control side must know of how the engine was started.
-pub struct Facts {
-    ready: Ready,
-    chunk_bytes: usize,
-    block_bytes: usize,
-    idle_timeout_ns: u64,
-    state: Option<State>,
-}
-
-impl Facts {
-    /// The facts of what was opened with these options.
-    ///
-    /// # Errors
-    /// [`StoreError::Journal`] when the state directory cannot be used.
-    pub fn of(opened: &Opened, options: &Options) -> Result<Self, StoreError> {
-        let keep = Duration::from_secs(options.resume_keep_s);
-        let state = options.state_dir.as_ref().map(|directory| State::open(directory, keep)).transpose()?;
-        let ready = Ready {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            endpoints: vec![DataEndpoint { address: opened.listen }],
-            xdp: opened.xdp.clone(),
-            workers: options.workers,
-            pool_bytes: (opened.pool.capacity() * opened.pool.slot_bytes()) as u64,
-        };
-        let idle_timeout_ns = options.idle_timeout_s.saturating_mul(1_000_000_000);
-        Ok(Self { ready, chunk_bytes: opened.chunk_bytes, block_bytes: options.block_bytes, idle_timeout_ns, state })
-    }
-}
 
 /// Why the engine's conversation with the control process ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +84,7 @@ enum Action {
 
 struct OpenedLane {
     cancel: Option<oneshot::Sender<LaneClosed>>,
-    blocks: u64,
+    holding: Holding,
     shared: Arc<LaneShared>,
     owner: String,
     /// Of a lane that takes files from a client.
@@ -123,9 +99,10 @@ struct Engine {
     workers: Workers,
     pool: BlockPool,
     lanes: HashMap<u64, OpenedLane>,
-    /// Lanes whose store is being checked, and why they are not wanted any more, if so.
+    /// Lanes whose store is being checked or that wait for memory, and why they are not wanted any more, if so.
     opening: HashMap<u64, Option<LaneClosed>>,
-    blocks_promised: u64,
+    /// Those that wait for memory, and since when.
+    waiting: VecDeque<(Box<OpenLane>, Work, Instant)>,
     draining: bool,
     browser: Browser,
     verifier: Verifier,
@@ -153,14 +130,14 @@ pub async fn serve(stream: UnixStream, workers: Workers, pool: BlockPool, facts:
     let mut terminate = signal(SignalKind::terminate()).map_err(ControlError::Signal)?;
     // The terminal's Ctrl-C reaches the whole process group; tradewindd decides what it means.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ControlError::Signal)?;
-    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut tick = tokio::time::interval(TICK);
     let mut engine = Engine {
         facts,
         workers,
         pool,
         lanes: HashMap::new(),
         opening: HashMap::new(),
-        blocks_promised: 0,
+        waiting: VecDeque::new(),
         draining: false,
         browser: Browser::new(to_control.clone()),
         verifier: Verifier::new(to_control.clone()),
@@ -197,7 +174,7 @@ impl Engine {
     fn apply(&mut self, action: Action) -> Result<bool, ControlError> {
         match action {
             Action::Message(message) => self.on_message(message),
-            Action::StoreChecked(open, work) => self.on_store_checked(&open, *work),
+            Action::StoreChecked(open, work) => self.on_store_checked(open, *work),
             Action::LaneEnded(lane, last) => self.on_lane_ended(lane, *last),
             Action::Supersede(lane_id) => {
                 if let Some(cancel) = self.lanes.get_mut(&lane_id).and_then(|lane| lane.cancel.take()) {
@@ -208,7 +185,7 @@ impl Engine {
             Action::ControlGone => return Ok(false),
             Action::Terminate => self.draining = true,
             Action::Tick if self.workers.any_ended() => return Err(ControlError::Worker),
-            Action::Tick => {}
+            Action::Tick => self.share_memory(),
         }
         Ok(!(self.draining && self.lanes.is_empty() && self.opening.is_empty()))
     }
@@ -341,29 +318,51 @@ impl Engine {
         same.map(|(id, lane)| Rival { lane_id: *id, shared: Arc::clone(&lane.shared), opened: lane.opened }).collect()
     }
 
-    fn on_store_checked(&mut self, open: &OpenLane, work: Result<Work, StoreError>) {
+    fn on_store_checked(&mut self, open: Box<OpenLane>, work: Result<Work, StoreError>) {
+        match work {
+            // Not before those that have waited longer.
+            Ok(work) if !self.waiting.is_empty() => self.waiting.push_back((open, work, Instant::now())),
+            Ok(work) => self.admit(open, work, Instant::now()),
+            Err(error) => {
+                let unwanted = self.opening.remove(&open.lane_id).flatten();
+                let (code, text) =
+                    unwanted.map_or_else(|| (destination::store_code(&error), error.to_string()), |why| (why.code, why.text));
+                self.refuse(open.lane_id, code, text);
+            }
+        }
+    }
+
+    /// Opens a lane if there is memory for its blocks, or lets it wait.
+    fn admit(&mut self, open: Box<OpenLane>, mut work: Work, since: Instant) {
         let lane_id = open.lane_id;
-        if let Some(Some(why)) = self.opening.remove(&lane_id) {
+        if let Some(Some(why)) = self.opening.get(&lane_id).cloned() {
+            self.opening.remove(&lane_id);
             return self.refuse(lane_id, why.code, why.text);
         }
-        let mut work = match work {
-            Ok(work) => work,
-            Err(error) => return self.refuse(lane_id, destination::store_code(&error), error.to_string()),
-        };
         let need = work.pool_need(open.block_bytes);
-        let free = (self.pool.capacity() as u64).saturating_sub(self.blocks_promised);
         let wanted = if open.credit_blocks > 0 { u64::from(open.credit_blocks) } else { CREDIT_BLOCKS_DEFAULT.max(need.blocks_wanted) };
-        // Half of what is free, so that the next transfer finds room too.
-        let blocks = wanted.min((free / 2).max(need.blocks_min)).max(need.blocks_min);
-        if blocks > free {
-            let text = format!("the engine's memory for blocks is promised to {} other lanes; try again later", self.lanes.len());
-            return self.refuse(lane_id, ErrorCode::ResourceExhausted, text);
-        }
+        let is_elastic = open.credit_blocks == 0 && matches!(&work, Work::Receive(destined) if self.staging_for(destined).is_none());
+        let capacity = self.pool.capacity() as u64;
+        let claims = memory::claims(self.lanes.values_mut().map(|lane| (&mut lane.holding, &*lane.shared)));
+        let blocks = match memory::room(capacity, &claims, need.blocks_min, wanted) {
+            Room::Now(blocks) if is_elastic => blocks,
+            // Half of what is free, so that the next transfer finds room too.
+            Room::Now(_) => wanted.min((memory::free(capacity, &claims) / 2).max(need.blocks_min)).max(need.blocks_min),
+            Room::Later if since.elapsed() < ROOM_PATIENCE => return self.waiting.push_back((open, work, since)),
+            Room::Later | Room::None => {
+                self.opening.remove(&lane_id);
+                let (others, needs) = (self.lanes.len(), need.blocks_min);
+                let text = format!("the engine's memory for blocks is promised to {others} other lanes, and this one needs {needs} blocks");
+                return self.refuse(lane_id, ErrorCode::ResourceExhausted, text);
+            }
+        };
+        self.opening.remove(&lane_id);
+        let holding = if is_elastic { Holding::elastic(need.blocks_min, wanted.min(capacity)) } else { Holding::fixed() };
         let most = self.facts.chunk_bytes as u32;
         let chunk_bytes = if open.chunk_bytes == 0 { most } else { most.min(open.chunk_bytes) };
         let durable = work.take_list();
         let has_list = durable.as_ref().is_some_and(|list| list.path.is_some()) || matches!(&work, Work::Send { have: Some(_), .. });
-        match self.start_lane(open, work, has_list, blocks, chunk_bytes) {
+        match self.start_lane(&open, work, has_list, (blocks, holding), chunk_bytes) {
             Ok(()) => {
                 let credit_blocks = blocks as u32;
                 self.tell(FromEngine::LaneOpened(LaneAccepted { lane_id, chunk_bytes, credit_blocks, durable }));
@@ -372,10 +371,32 @@ impl Engine {
         }
     }
 
-    fn start_lane(&mut self, open: &OpenLane, work: Work, has_list: bool, blocks: u64, chunk_bytes: u32) -> Result<(), String> {
+    /// Moves memory from lanes that have much to those that use theirs, and lets those in that wait for it.
+    fn share_memory(&mut self) {
+        let lanes = self.lanes.values_mut().map(|lane| (&mut lane.holding, &*lane.shared));
+        memory::share_out(self.pool.capacity() as u64, lanes, self.waiting.len());
+        for (open, work, since) in std::mem::take(&mut self.waiting) {
+            self.admit(open, work, since);
+        }
+    }
+
+    /// The disk on which blocks of a lane wait for this store. Directories of this machine are a disk themselves: they take small files at once.
+    fn staging_for(&self, destined: &Destined) -> Option<&Staging> {
+        self.workers.staging.as_ref().filter(|_| destined.store.batch_objects_max() == 1)
+    }
+
+    fn start_lane(
+        &mut self,
+        open: &OpenLane,
+        work: Work,
+        has_list: bool,
+        (blocks, holding): (u64, Holding),
+        chunk_bytes: u32,
+    ) -> Result<(), String> {
         let lane = LaneId(open.lane_id);
         let shared = Arc::new(LaneShared::default());
         shared.window_blocks.store(blocks as u32, Ordering::Relaxed);
+        shared.blocks_granted.store(blocks as u32, Ordering::Relaxed);
         let (events, arrived) = mpsc::unbounded_channel();
         let (cancel, cancelled) = oneshot::channel();
         let handle = LaneHandle {
@@ -387,7 +408,7 @@ impl Engine {
             called: open.call,
         };
         let payload_max = open.block_bytes as usize;
-        let memory = (blocks, work.pool_need(open.block_bytes).blocks_min as u32);
+        let memory = (blocks, holding.most(blocks), work.pool_need(open.block_bytes).blocks_min as u32);
         let mut said = None;
         match work {
             Work::Receive(destined) => {
@@ -414,10 +435,9 @@ impl Engine {
                 );
             }
         }
-        self.blocks_promised += blocks;
         let destination = if let Job::Receive(into) = &open.job { Some(into.destination.clone()) } else { None };
         let (owner, opened) = (open.owner.clone(), Instant::now());
-        self.lanes.insert(lane.0, OpenedLane { cancel: Some(cancel), blocks, shared, owner, destination, have: said, opened });
+        self.lanes.insert(lane.0, OpenedLane { cancel: Some(cancel), holding, shared, owner, destination, have: said, opened });
         tracing::info!("transfer {}: lane {lane} open, {blocks} blocks, {chunk_bytes} bytes a packet", open.transfer_id);
         Ok(())
     }
@@ -489,13 +509,13 @@ impl Engine {
         arrived: mpsc::UnboundedReceiver<LaneEvent>,
         cancel: oneshot::Receiver<LaneClosed>,
         block_bytes: u32,
-        (blocks, part): (u64, u32),
+        (blocks, most, part): (u64, u64, u32),
     ) -> LaneTask {
+        // What a copy reads from another store waits there.
+        let staging = self.staging_for(&destined).filter(|_| !handle.mailboxes.is_empty());
         let Destined { store, config, prepared, manifest } = destined;
-        // What a copy reads from another store waits there. Directories of this machine are a disk themselves: they take small files at once.
-        let staging = self.workers.staging.as_ref().filter(|_| !handle.mailboxes.is_empty() && store.batch_objects_max() == 1);
         let spilling = staging.and_then(|staging| Spilling::new(staging, &self.pool, blocks as u32, part, block_bytes));
-        let config = UploaderConfig { pool_bytes: blocks * u64::from(block_bytes), ..config };
+        let config = UploaderConfig { pool_bytes: most * u64::from(block_bytes), ..config };
         let kept = prepared.as_ref().and_then(|prepared| prepared.kept.clone()).filter(|_| !handle.mailboxes.is_empty());
         let keeping = self.workers.staging.as_ref().zip(kept).map(|(staging, kept)| Keeping::new(staging, kept));
         let resumption = prepared.map(|prepared| prepared.resumption);
@@ -503,7 +523,20 @@ impl Engine {
         let uploader = Uploader::start(&tokio::runtime::Handle::current(), store, config, resumption, uploads);
         let statistics = Arc::clone(&self.workers.statistics[0]);
         let (recent, left_out) = (VecDeque::new(), (0, None));
-        LaneTask { handle, statistics, uploader, stored, arrived, cancel, recent, left_out, manifest, spilling, keeping }
+        LaneTask {
+            handle,
+            statistics,
+            uploader,
+            block_bytes: block_bytes.into(),
+            stored,
+            arrived,
+            cancel,
+            recent,
+            left_out,
+            manifest,
+            spilling,
+            keeping,
+        }
     }
 
     /// Runs a lane's task and hears of its end.
@@ -521,7 +554,6 @@ impl Engine {
     fn on_lane_ended(&mut self, lane: u64, last: FromEngine) {
         if let Some(ended) = self.lanes.remove(&lane) {
             ended.shared.ended.store(true, Ordering::Release);
-            self.blocks_promised -= ended.blocks;
         }
         if let Some(state) = &self.facts.state {
             state.forget_list(lane);

@@ -183,7 +183,9 @@ impl Lane {
                 let staged = shared.blocks_staged.load(Ordering::Acquire);
                 let allowed = shared.blocks_allowed.load(Ordering::Acquire);
                 let waiting = handed_over.saturating_sub(durable.saturating_add(staged));
-                receiver.set_blocks_allowed(now_ns, if allowed == 0 { durable.saturating_add(window) } else { allowed });
+                let allowed = if allowed == 0 { durable.saturating_add(window) } else { allowed };
+                receiver.set_blocks_allowed(now_ns, allowed);
+                shared.blocks_granted.fetch_max(allowed, Ordering::AcqRel);
                 let limited = u64::from(waiting) * 4 >= u64::from(window) * 3;
                 receiver.set_storage(now_ns, durable, shared.storage_kbps.load(Ordering::Relaxed), limited);
                 if let Some(orders) = orders {

@@ -12,7 +12,7 @@ use tradewind_client::ready_block;
 use tradewind_fabric::clock::now_ns;
 use tradewind_ipc::{ErrorCode, FileDone, FromEngine, LaneClosed, LaneReceipt, LaneTotals, Progress};
 use tradewind_staging::Done;
-use tradewind_storage::{UploadEvent, Uploader};
+use tradewind_storage::{StatsSnapshot, UploadEvent, Uploader};
 use tradewind_wire::LaneId;
 use tradewind_wire::control::close;
 
@@ -30,6 +30,8 @@ const RECENT_FILES_MAX: usize = 100;
 const RECENT_FILES_INTERVAL: Duration = Duration::from_millis(100);
 /// How often credits are carried from storage to the worker.
 const CREDIT_INTERVAL: Duration = Duration::from_millis(5);
+/// The same of a lane that has nothing at the store: a thousand of these must not keep a core busy.
+const CALM_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What every task of a lane needs to speak with its worker and the control process.
 pub(crate) struct LaneHandle {
@@ -106,6 +108,8 @@ pub(crate) struct LaneTask {
     pub(crate) handle: LaneHandle,
     pub(crate) statistics: Arc<WorkerStatistics>,
     pub(crate) uploader: Uploader,
+    /// Payload of a block.
+    pub(crate) block_bytes: u64,
     pub(crate) stored: mpsc::UnboundedReceiver<UploadEvent>,
     pub(crate) arrived: mpsc::UnboundedReceiver<LaneEvent>,
     /// Filled when the control process wants the lane gone.
@@ -185,9 +189,15 @@ impl LaneTask {
         let mut credit = interval(CREDIT_INTERVAL);
         credit.set_missed_tick_behavior(MissedTickBehavior::Skip);
         progress.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut is_calm = false;
         loop {
             let end = tokio::select! {
-                Some(event) = self.arrived.recv() => self.on_arrival(event, waiting),
+                Some(event) = self.arrived.recv() => {
+                    if std::mem::take(&mut is_calm) {
+                        credit.reset_after(CREDIT_INTERVAL);
+                    }
+                    self.on_arrival(event, waiting)
+                }
                 Some(event) = self.stored.recv() => self.on_stored(event, waiting),
                 Some(done) = moved(&mut self.spilling) => self.on_moved(done),
                 Ok(why) = &mut self.cancel => {
@@ -202,6 +212,10 @@ impl LaneTask {
                         self.tell_recent();
                     }
                     self.handle.report(&mut reporting);
+                    is_calm = waiting.is_empty() && self.recent.is_empty() && self.spilling.is_none();
+                    if is_calm {
+                        credit.reset_after(CALM_INTERVAL);
+                    }
                     None
                 }
                 _ = progress.tick() => {
@@ -331,8 +345,10 @@ impl LaneTask {
     }
 
     fn carry_credit(&self) {
-        let bytes_per_s = self.uploader.stats().snapshot().drain_bytes_per_s;
-        self.handle.shared.storage_kbps.store(u32::try_from(bytes_per_s / 125).unwrap_or(u32::MAX), Ordering::Relaxed);
+        let StatsSnapshot { drain_bytes_per_s, part_bytes_max, .. } = self.uploader.stats().snapshot();
+        let shared = &self.handle.shared;
+        shared.storage_kbps.store(u32::try_from(drain_bytes_per_s / 125).unwrap_or(u32::MAX), Ordering::Relaxed);
+        shared.blocks_needed.store(u32::try_from(part_bytes_max.div_ceil(self.block_bytes)).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     /// The last word on the figures, so that nobody has to wait for another progress message.

@@ -7,12 +7,14 @@
 mod browse;
 pub mod control;
 mod destination;
+mod facts;
 mod figures;
 mod keeping;
 mod lane;
 mod lane_task;
 pub mod link;
 mod manifest;
+mod memory;
 mod opening;
 pub mod options;
 mod orders;

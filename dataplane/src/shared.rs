@@ -176,6 +176,10 @@ pub struct LaneShared {
     pub blocks_durable: AtomicU32,
     /// Blocks that the sender was allowed to open, ever; 0: those that are durable and a window.
     pub blocks_allowed: AtomicU32,
+    /// Blocks that the sender has been told that it may open, ever, by the worker.
+    pub blocks_granted: AtomicU32,
+    /// Blocks without which the upload stands still, as far as it is known.
+    pub blocks_needed: AtomicU32,
     /// Whole blocks that wait on the disk.
     pub blocks_staged: AtomicU32,
     /// Blocks that the sender may have open at once.

@@ -44,7 +44,7 @@ impl World {
     ///
     /// # Errors
     /// When something does not come up.
-    pub fn start(options: &ServerOptions) -> Result<Option<Self>> {
+    pub fn start(options: &ServerOptions<'_>) -> Result<Option<Self>> {
         Self::behind(options, &[])
     }
 
@@ -52,7 +52,7 @@ impl World {
     ///
     /// # Errors
     /// When something does not come up.
-    pub fn behind(options: &ServerOptions, arguments: &[&str]) -> Result<Option<Self>> {
+    pub fn behind(options: &ServerOptions<'_>, arguments: &[&str]) -> Result<Option<Self>> {
         if !is_root() {
             println!("SKIP: end-to-end tests make network namespaces and need root");
             return Ok(None);

@@ -20,14 +20,14 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What differs between tests.
 #[derive(Clone, Copy, Debug)]
-pub struct ServerOptions {
+pub struct ServerOptions<'a> {
     /// Value of `data.xdp`: `auto`, `driver`, `generic`, `off`.
-    pub xdp: &'static str,
+    pub xdp: &'a str,
     /// Further sections of the configuration; `{folder}` stands for the testbed's folder.
-    pub more: &'static str,
+    pub more: &'a str,
 }
 
-impl Default for ServerOptions {
+impl Default for ServerOptions<'_> {
     fn default() -> Self {
         Self { xdp: "auto", more: "" }
     }
@@ -43,7 +43,7 @@ impl Server {
     ///
     /// # Errors
     /// When it does not come up; the message holds the end of its log.
-    pub fn start(testbed: &Testbed, store: &Store, options: &ServerOptions) -> Result<Self> {
+    pub fn start(testbed: &Testbed, store: &Store, options: &ServerOptions<'_>) -> Result<Self> {
         Self::start_with(testbed, &store.section(), options)
     }
 
@@ -51,7 +51,7 @@ impl Server {
     ///
     /// # Errors
     /// When it does not come up; the message holds the end of its log.
-    pub fn start_local(testbed: &Testbed, options: &ServerOptions) -> Result<Self> {
+    pub fn start_local(testbed: &Testbed, options: &ServerOptions<'_>) -> Result<Self> {
         Self::start_with(testbed, "", options)
     }
 
@@ -77,7 +77,7 @@ impl Server {
         Ok(Self { process })
     }
 
-    fn start_with(testbed: &Testbed, further_stores: &str, options: &ServerOptions) -> Result<Self> {
+    fn start_with(testbed: &Testbed, further_stores: &str, options: &ServerOptions<'_>) -> Result<Self> {
         let config = testbed.path("tradewindd.toml");
         let local = testbed.path("local");
         std::fs::create_dir_all(&local)?;

@@ -141,7 +141,8 @@ impl Core {
             Event::Engine(EngineEvent::Ended { generation, reason }) if generation == self.generation => self.engine_ended(now, reason),
             // Last words of an earlier process.
             Event::Engine(_) => {}
-            Event::Tick => {}
+            // Not after every event: it looks at all transfers, and a thousand lanes report ten thousand times a second.
+            Event::Tick => self.end_overdue(now, &mut effects),
         }
         self.housekeeping(now, &mut effects);
         effects
@@ -542,6 +543,11 @@ impl Core {
             let groups = self.rates.groups(now);
             effects.extend(groups.chunks(LANE_ORDERS_MAX).map(|groups| Effect::Send(ToEngine::LaneGroups(groups.to_vec()))));
         }
+        effects.extend(self.forgotten.drain(..).map(|transfer_id| Effect::Forget { transfer_id }));
+    }
+
+    /// Ends transfers that are not answered or do not move, and forgets old ones.
+    fn end_overdue(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let idle = Duration::from_secs(self.limits.idle_timeout_s) + IDLE_MARGIN;
         let mut late = Vec::new();
         for transfer in self.transfers.values().filter(|t| !t.is_final()) {
@@ -559,7 +565,6 @@ impl Core {
             self.close(now, lane_id, code, &text, effects);
         }
         self.forget_expired(now);
-        effects.extend(self.forgotten.drain(..).map(|transfer_id| Effect::Forget { transfer_id }));
     }
 
     fn watch_engine(&mut self, now: Instant, effects: &mut Vec<Effect>) {

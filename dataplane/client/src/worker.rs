@@ -46,7 +46,7 @@ impl Worker {
         let _ = precise_timers();
         let started_ns = now_ns();
         let mut next_progress_ns = started_ns;
-        let mut ignored = 0;
+        let (mut ignored, mut has_told) = (0, false);
         loop {
             let now = now_ns();
             let Self { link, sender, .. } = &mut self;
@@ -75,7 +75,10 @@ impl Worker {
                 return Err(error);
             }
             let full = self.transmit(now).map_err(local)?;
-            if now >= next_progress_ns {
+            // The first block at the receiver is told at once.
+            let is_first = !has_told && self.sender.statistics().bytes_received > 0;
+            if now >= next_progress_ns || is_first {
+                has_told |= is_first;
                 next_progress_ns = now + PROGRESS_INTERVAL_NS;
                 progress(&self.progress(now - started_ns));
             }

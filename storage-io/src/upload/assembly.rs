@@ -147,6 +147,8 @@ const RECALLED: u32 = u32::MAX;
 #[derive(Debug)]
 pub(super) struct Assembly {
     config: UploaderConfig,
+    /// Of all objects so far, bytes.
+    pub(super) part_bytes_max: u64,
     limits: Limits,
     files: HashMap<u32, File>,
     done: HashSet<u32>,
@@ -181,6 +183,7 @@ impl Assembly {
     pub(super) fn new(config: UploaderConfig, limits: Limits, earlier: Earlier) -> Self {
         Self {
             config,
+            part_bytes_max: 0,
             limits,
             files: HashMap::new(),
             done: HashSet::new(),
@@ -289,6 +292,7 @@ impl Assembly {
         }
         let plan = planned;
         let largest = plan.part_bytes().min(meta.size);
+        self.part_bytes_max = self.part_bytes_max.max(largest);
         if largest > self.config.pool_bytes {
             let (path, size_bytes, pool_bytes) = (name, meta.size, self.config.pool_bytes);
             return Err(UploadError::PoolTooSmall { path, size_bytes, part_bytes: plan.part_bytes(), pool_bytes });

@@ -140,7 +140,9 @@ pub(super) async fn run(
             }
             Step::Command(Some(Command::Block(block))) => {
                 driver.stats.blocks_received.fetch_add(1, Relaxed);
-                driver.assembly.add_block(&block)
+                let added = driver.assembly.add_block(&block);
+                driver.stats.part_bytes_max.store(driver.assembly.part_bytes_max, Relaxed);
+                added
             }
             // The handle was dropped: fine once the end is announced and nothing is queued, else nobody wants this any more.
             Step::Command(None) if announced => Ok(()),

@@ -15,6 +15,7 @@ pub struct UploadStats {
     pub(super) blocks_durable: AtomicU64,
     pub(super) files_done: AtomicU64,
     pub(super) drain_bytes_per_s: AtomicU64,
+    pub(super) part_bytes_max: AtomicU64,
 }
 
 /// The counters at one moment (each by itself; they are not read in one step).
@@ -41,6 +42,8 @@ pub struct StatsSnapshot {
     /// value, after a second of busy time, is low by what is still on its way. 0 until then, and falls to 0 when the store
     /// takes requests and acknowledges none.
     pub drain_bytes_per_s: u64,
+    /// The largest part of any object so far, bytes: less memory for blocks than this makes an upload stand still. 0: none has begun.
+    pub part_bytes_max: u64,
 }
 
 impl UploadStats {
@@ -58,6 +61,7 @@ impl UploadStats {
             blocks_durable: get(&self.blocks_durable),
             files_done: get(&self.files_done),
             drain_bytes_per_s: get(&self.drain_bytes_per_s),
+            part_bytes_max: get(&self.part_bytes_max),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tradewind_bench::process::Interrupt;
-use tradewind_bench::{all, cells, dataplane, fairness, kill_resume, small_files, staging, storage, stores, wan};
+use tradewind_bench::{all, cells, dataplane, fairness, kill_resume, scale, small_files, staging, storage, stores, wan};
 
 /// Measures Tradewind on this machine.
 #[derive(Debug, Parser)]
@@ -35,6 +35,11 @@ enum What {
     Loop(dataplane::LoopArguments),
     /// Two flows at one bottleneck: two of ours, ours beside the kernel's CUBIC and BBR.
     Fairness(fairness::Arguments),
+    /// Many transfers at the same time, many that arrive at once, and many one after the other.
+    Scale(scale::Arguments),
+    /// One process with many uploads; the scale benchmark starts it.
+    #[command(hide = true)]
+    Load(scale::LoadArguments),
     /// Many small files into a local store: files a second, and memory.
     SmallFiles(small_files::Arguments),
     /// Blocks that wait on a disk: written and read back, beside fio.
@@ -65,6 +70,8 @@ fn bench(arguments: &Arguments) -> Result<()> {
         Some(What::Dataplane(arguments)) => drop(dataplane::run(arguments, &Interrupt::watch()?)?),
         Some(What::Wan(arguments)) => drop(wan::run(arguments, &Interrupt::watch()?)?),
         Some(What::Loop(arguments)) => dataplane::run_loop(arguments)?,
+        Some(What::Scale(arguments)) => scale::run(arguments, &Interrupt::watch()?)?,
+        Some(What::Load(arguments)) => scale::run_load(arguments)?,
         Some(What::SmallFiles(arguments)) => drop(small_files::run(arguments, &Interrupt::watch()?)?),
         Some(What::Staging(arguments)) => drop(staging::run(arguments, &Interrupt::watch()?)?),
         Some(What::Storage(arguments)) => drop(storage::run(arguments, &Interrupt::watch()?)?),
