@@ -19,6 +19,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::{cargo, micro, process, setup};
+use micro::Verdict;
 use output::Tally;
 use programs::Program;
 
@@ -93,7 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.filters.is_empty() {
         doc_tests(&workspace, &whole, &mut tally)?;
         if whole.contains(&micro::PACKAGE) {
-            micro_benches(&mut tally)?;
+            micro_benches(&mut tally);
         }
     }
     let complete = arguments.filters.is_empty() && AFXDP_PACKAGES.iter().all(|package| whole.contains(package));
@@ -172,10 +173,12 @@ fn doc_tests(workspace: &cargo::Workspace, chosen: &[&str], tally: &mut Tally) -
 }
 
 /// Compares what the micro-benches count with what was accepted; each workload is a test.
-fn micro_benches(tally: &mut Tally) -> Result<()> {
+fn micro_benches(tally: &mut Tally) {
     println!("\n== {}: instructions and allocations", micro::PACKAGE);
     let started = Instant::now();
-    let verdict = micro::compare()?;
+    // What cannot be counted is a failure like another: the summary follows.
+    let verdict =
+        micro::compare().unwrap_or_else(|error| Verdict { failures: vec![format!("{}: {error:#}", micro::PACKAGE)], ..Verdict::default() });
     for failure in &verdict.failures {
         println!("FAILED {failure}");
     }
@@ -184,7 +187,6 @@ fn micro_benches(tally: &mut Tally) -> Result<()> {
     tally.failed += verdict.failures.len() as u64;
     tally.failures.extend(verdict.failures);
     tally.skips.extend(verdict.skip);
-    Ok(())
 }
 
 /// Prints what happened; an error if anything failed or is a `further` problem, nothing ran, or AF_XDP was possible and not tested.

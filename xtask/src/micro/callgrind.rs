@@ -102,7 +102,8 @@ impl Runner {
     }
 
     fn count_one(&self, index: usize, workload: &Workload, callgrind: bool) -> Result<Counts> {
-        let file = self.directory.join(format!("{index}.out"));
+        // Other checkouts may count into the same directory.
+        let file = self.directory.join(format!("{}-{index}.out", std::process::id()));
         let mut command = if callgrind { Command::new("valgrind") } else { Command::new(&self.program) };
         // The environment lies on the stack and moves what is below it, and alignment costs instructions.
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -119,6 +120,7 @@ impl Runner {
         counts.runs = RUNS;
         if callgrind {
             let instructions = total(&file)?;
+            std::fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
             ensure!(
                 instructions > counts.operations,
                 "callgrind counted {instructions} instructions of {}: nothing was instrumented",
