@@ -334,11 +334,13 @@ fn a_sender_that_reads_is_not_idle() {
     for _ in 0..10 {
         world.now += Duration::from_secs(10);
         world.said(report(Limiter::Source, 100));
+        world.event(Event::Tick);
     }
     assert_eq!(world.status("ann", &id).unwrap().state, TransferState::Waiting);
     for (limiter, silent_ms) in [(Limiter::Source, 60_000), (Limiter::Network, 100)].repeat(3) {
         world.now += Duration::from_secs(10);
         world.said(report(limiter, silent_ms));
+        world.event(Event::Tick);
     }
     assert_eq!(world.status("ann", &id).unwrap().outcome.unwrap().code, ErrorCode::IdleTimeout);
 }
