@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tradewind_client::Durable;
+use tradewind_client::{CREDIT_BLOCKS_DEFAULT, Durable};
 use tradewind_fabric::BlockPool;
 use tradewind_ipc::{
     Cipher, DataEndpoint, Destination, ErrorCode, FromEngine, IpcError, Job, LaneAccepted, LaneClosed, LaneReceipt, OpenLane, ToEngine,
@@ -43,8 +43,6 @@ use crate::verify::Verifier;
 
 /// Name and release for the other side's messages.
 const SOFTWARE: &str = concat!("tradewind-engine ", env!("CARGO_PKG_VERSION"));
-/// Blocks a lane may hold unless the control process asks for another number.
-const CREDIT_BLOCKS_DEFAULT: u64 = 256;
 /// A lane whose sender never came is given up after this.
 const FIRST_PACKET_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same where the sender has to fetch a list first of what is durable.
@@ -340,7 +338,8 @@ impl Engine {
             return self.refuse(lane_id, why.code, why.text);
         }
         let need = work.pool_need(open.block_bytes);
-        let wanted = if open.credit_blocks > 0 { u64::from(open.credit_blocks) } else { CREDIT_BLOCKS_DEFAULT.max(need.blocks_wanted) };
+        let wanted =
+            if open.credit_blocks > 0 { u64::from(open.credit_blocks) } else { need.blocks_wanted.max(CREDIT_BLOCKS_DEFAULT.into()) };
         let is_elastic = open.credit_blocks == 0 && matches!(&work, Work::Receive(destined) if self.staging_for(destined).is_none());
         let capacity = self.pool.capacity() as u64;
         let claims = memory::claims(self.lanes.values_mut().map(|lane| (&mut lane.holding, &*lane.shared)));

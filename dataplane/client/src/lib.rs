@@ -32,4 +32,4 @@ pub use tradewind_netio::udp::route_mtu;
 pub use tradewind_proto::block::{Fingerprint, fingerprint};
 pub use tradewind_proto::crypto::CipherSuite as Cipher;
 pub use tradewind_proto::rate::{Group, Policy};
-pub use upload::{LaneOffer, RateOptions, Upload, chunk_bytes_for_packets};
+pub use upload::{CREDIT_BLOCKS_DEFAULT, LaneOffer, RateOptions, Upload, chunk_bytes_for_packets};

@@ -26,8 +26,9 @@ use crate::worker::Worker;
 pub(crate) const POOL_BYTES_MAX: usize = 512 << 20;
 /// Blocks read ahead of the network.
 const BLOCKS_AHEAD: usize = 4;
-/// Blocks that an engine allows in the end, if it has the memory: it begins with fewer. What is not used takes no memory here.
-const CREDIT_BLOCKS_USUAL: usize = 256;
+/// Blocks that an engine allows a lane in the end where nobody asks for another number and it has the memory: it begins with fewer. What is not used
+/// takes no memory here.
+pub const CREDIT_BLOCKS_DEFAULT: u32 = 256;
 /// Fewest blocks with which reading, sending and waiting for verdicts overlap.
 const POOL_BLOCKS_MIN: usize = BLOCKS_AHEAD + 4;
 
@@ -185,6 +186,6 @@ pub fn chunk_bytes_for_packets(packet_bytes: usize, endpoint: IpAddr) -> Option<
 
 fn block_pool(payload_max: usize, credit_blocks: u32) -> Result<BlockPool, UploadError> {
     let slot = BlockWriter::image_bytes_max(payload_max);
-    let slots = (CREDIT_BLOCKS_USUAL.max(credit_blocks as usize) + BLOCKS_AHEAD).min(POOL_BYTES_MAX / slot).max(POOL_BLOCKS_MIN);
+    let slots = (CREDIT_BLOCKS_DEFAULT.max(credit_blocks) as usize + BLOCKS_AHEAD).min(POOL_BYTES_MAX / slot).max(POOL_BLOCKS_MIN);
     BlockPool::new(slots, slot).map_err(|source| UploadError::Local { what: "cannot set up memory for blocks", source: source.into() })
 }

@@ -50,6 +50,8 @@ pub(super) struct Interval {
     round_ns: u64,
     /// Smoothed size of a round, IP bytes.
     round_bytes: u64,
+    /// What all of that comes to, nanoseconds: it is asked for with every packet, and changes with STATE and rounds only.
+    interval_ns: u64,
 }
 
 impl Interval {
@@ -63,6 +65,7 @@ impl Interval {
             pauses: PAUSES,
             round_ns: 0,
             round_bytes: FIRST_ROUND_BYTES,
+            interval_ns: LEAST_NS,
         }
     }
 
@@ -75,6 +78,7 @@ impl Interval {
     pub(super) fn on_state(&mut self, round_trip_ns: u64, bytes_per_s: f64) {
         self.round_trip_ns = round_trip_ns;
         self.told = bytes_per_s;
+        self.set_interval();
     }
 
     /// A round of feedback of `bytes` went out; `received_packets` of `packet_bytes` came in so far.
@@ -89,6 +93,7 @@ impl Interval {
         self.received_bytes = received_bytes;
         self.round_ns = now_ns;
         self.round_bytes = (3 * self.round_bytes + bytes) / 4;
+        self.set_interval();
     }
 
     /// How long nothing may arrive before feedback goes out although its interval is not over, nanoseconds; `None` if it waits for that.
@@ -130,7 +135,11 @@ impl Interval {
 
     /// Time between two rounds, nanoseconds.
     pub(super) fn ns(&self) -> u64 {
-        self.usual_ns().max(self.affordable_ns(self.round_bytes).min(MOST_NS))
+        self.interval_ns
+    }
+
+    fn set_interval(&mut self) {
+        self.interval_ns = self.usual_ns().max(self.affordable_ns(self.round_bytes).min(MOST_NS));
     }
 }
 
