@@ -30,11 +30,20 @@ pub(crate) const HEADROOM_BYTES: usize = 256;
 pub(crate) struct RingsConfig<'name> {
     pub(crate) interface: &'name str,
     pub(crate) queue: u32,
-    pub(crate) frames: u32,
+    /// Frames for each direction, powers of two.
+    pub(crate) receive_frames: u32,
+    pub(crate) send_frames: u32,
     pub(crate) frame_bytes: u32,
     pub(crate) copy: bool,
     pub(crate) multi_buffer: bool,
     pub(crate) huge_pages: bool,
+}
+
+impl RingsConfig<'_> {
+    /// Bytes of the UMEM.
+    pub(crate) fn umem_bytes(&self) -> usize {
+        (self.receive_frames as usize + self.send_frames as usize) * self.frame_bytes as usize
+    }
 }
 
 /// Which step of [`Rings::open`] failed.
@@ -59,7 +68,7 @@ pub(crate) struct Rings {
     scratch: [FrameDesc; BATCH],
 }
 
-/// Frames as [`Rings::open`] hands them out: half for receiving, half for sending.
+/// Frames as [`Rings::open`] hands them out: those to receive into, and those to send from.
 pub(crate) struct Frames {
     pub(crate) fill: Vec<Frame<Fill>>,
     pub(crate) free: Vec<Frame<Free>>,
@@ -83,12 +92,13 @@ pub(crate) struct Memory {
 impl Memory {
     /// Allocates and pins the UMEM.
     pub(crate) fn allocate(config: &RingsConfig<'_>) -> Result<Self, OpenError> {
-        let frames = NonZeroU32::new(config.frames).ok_or_else(|| OpenError::Config("an AF_XDP socket needs frames".to_owned()))?;
+        let frames = NonZeroU32::new(config.receive_frames + config.send_frames)
+            .ok_or_else(|| OpenError::Config("an AF_XDP socket needs frames".to_owned()))?;
         let umem_config = UmemConfig::builder()
             .frame_size(FrameSize::new(config.frame_bytes).map_err(|error| OpenError::Config(error.to_string()))?)
             // Twice the frames, so that it never is the fill ring that has no room.
-            .fill_queue_size(queue_size(config.frames * 2)?)
-            .comp_queue_size(queue_size(config.frames)?)
+            .fill_queue_size(queue_size(config.receive_frames * 2)?)
+            .comp_queue_size(queue_size(config.send_frames)?)
             .build()
             .map_err(|error| OpenError::Config(error.to_string()))?;
         let (umem, descriptors) = Umem::new(umem_config, frames, config.huge_pages).map_err(|error| OpenError::Memory(os_error(&error)))?;
@@ -108,8 +118,8 @@ impl Memory {
         flags.set(BindFlags::XDP_COPY, config.copy);
         flags.set(BindFlags::XDP_USE_SG, config.multi_buffer);
         let socket_config = SocketConfig::builder()
-            .rx_queue_size(queue_size(config.frames)?)
-            .tx_queue_size(queue_size(config.frames)?)
+            .rx_queue_size(queue_size(config.receive_frames)?)
+            .tx_queue_size(queue_size(config.send_frames)?)
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
             .bind_flags(flags)
             .build();
@@ -132,12 +142,12 @@ impl Memory {
     ) -> (Rings, Frames) {
         let mut descriptors = self.descriptors;
         let ledger = Ledger::new(descriptors.len(), config.frame_bytes);
-        let for_sending = descriptors.split_off(descriptors.len() / 2);
+        let for_sending = descriptors.split_off(config.receive_frames as usize);
         // Both lists may briefly hold every frame of their half and never more.
         let frames =
             Frames { fill: descriptors.into_iter().map(Frame::new).collect(), free: for_sending.into_iter().map(Frame::new).collect() };
         let scratch = [FrameDesc::default(); BATCH];
-        let rings = Rings { umem: self.umem, transmit, receive, fill, completion, ledger, transmit_slots: config.frames, scratch };
+        let rings = Rings { umem: self.umem, transmit, receive, fill, completion, ledger, transmit_slots: config.send_frames, scratch };
         (rings, frames)
     }
 }

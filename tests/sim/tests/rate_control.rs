@@ -4,7 +4,7 @@
 use tradewind_proto::rate::Policy;
 use tradewind_sim::battery::jain;
 use tradewind_sim::grid::{Cell, GridOptions, play_cell};
-use tradewind_sim::lab::{Control, FlowSpec, Lab, LaneSpec, Queue, play};
+use tradewind_sim::lab::{Change, Control, FlowSpec, Lab, LaneSpec, Queue, play};
 
 fn lab(mbps: f64, flows: Vec<FlowSpec>, end_s: f64) -> Lab {
     let queue = Queue::DropTail { ms: 100.0 };
@@ -41,6 +41,32 @@ fn a_local_network_is_full_after_a_few_pulses() {
         println!("{rtt_ms} ms: {share:.3} of the first 100 ms");
         assert!(share >= 0.55, "{rtt_ms} ms: {share}");
     }
+}
+
+/// A receiver that is off its core while a lane starts looks like a slow path.
+#[test]
+fn what_start_up_found_on_a_local_network_is_looked_at_again() {
+    let lane = LaneSpec { mtu: 9_000, ..LaneSpec::default() };
+    let mut lab = lab(10_000.0, vec![FlowSpec::lane(lane, 0.2).from_ms(200.0)], 1.2);
+    lab.queue = Queue::DropTail { ms: 10.0 };
+    lab.changes = vec![(100.0, Change::RateBps(1e9)), (260.0, Change::RateBps(10e9))];
+    let outcome = play(&lab);
+    let rate = |from_ms, until_ms| outcome.flows[0].rate_bps(from_ms, until_ms) / 10e9;
+    let (then, later) = (rate(260.0, 300.0), rate(600.0, 1_200.0));
+    println!("{then:.3} of 10 Gbit/s then, {later:.3} from 0.4 s on");
+    assert!(then <= 0.15 && later >= 0.8, "{then}, {later}");
+}
+
+/// Trying it again now and then costs little.
+#[test]
+fn a_policer_on_a_local_network_is_respected() {
+    let mut lab = lab(1_000.0, vec![FlowSpec::lane(LaneSpec::default(), 0.5)], 20.0);
+    lab.queue = Queue::Policer { burst_ms: 5.0 };
+    let outcome = play(&lab);
+    let count = &outcome.flows[0].count;
+    let (share, loss) = (outcome.flows[0].rate_bps(0.0, 20e3) / 1e9, count.overflowed as f64 / count.forward_packets as f64);
+    println!("{share:.3} of the policer's rate, {loss:.4} lost");
+    assert!(share >= 0.85 && loss <= 0.04, "{share}, {loss}");
 }
 
 #[test]

@@ -384,7 +384,7 @@ impl RateController {
         let doubtful = losses.is_doubtful(self.loss.random()) && sees_queue;
         let change = if doubtful { change.min(0.0) } else { change };
         let change = change + self.pull(now_ns);
-        self.apply(now_ns, elapsed_s, &round, reference, change);
+        self.apply(now_ns, elapsed_s, &round, losses.loss, reference, change);
         self.look_for_competition(now_ns);
     }
 
@@ -410,7 +410,7 @@ impl RateController {
         if low_queue { change.max(0.03 * (1.0 - share)) } else { change }
     }
 
-    fn apply(&mut self, now_ns: u64, elapsed_s: f64, round: &Round, reference: f64, change: f64) {
+    fn apply(&mut self, now_ns: u64, elapsed_s: f64, round: &Round, loss: f64, reference: f64, change: f64) {
         let mut rate = reference * (1.0 + change);
         if !self.is_in_use(round) {
             // The path was not tried at our rate: it may be too high, but it may not grow.
@@ -423,7 +423,10 @@ impl RateController {
         }
         rate = self.hold.bound(now_ns, rate, elapsed_s);
         self.network = self.bounded(rate);
-        if self.free_rounds >= FREE_ROUNDS && !self.hold.is_active() && !self.is_bound() {
+        if self.second_look.on_round(self.sees_queue(), loss, !self.is_held_back(round)) && !self.is_bound() {
+            self.hold.release();
+            self.search_again(now_ns);
+        } else if self.free_rounds >= FREE_ROUNDS && !self.hold.is_active() && !self.is_bound() {
             self.search_again(now_ns);
         }
     }

@@ -1,9 +1,14 @@
 //! A ceiling that is remembered after the rate ran into a policer or a queue of a few packets.
 
+use crate::receiver::SHORT_ROUND_TRIP_NS;
+
 use super::units::{SECOND_NS, seconds};
 
 /// How long a ceiling is held at first and at most (transport-study §3.2, hold).
 const HOLD_NS: u64 = 10 * SECOND_NS;
+
+/// The same on a short path, where trying costs a few milliseconds of loss, and where a receiver that was off its core for a moment looks like a policer.
+const HOLD_SHORT_NS: u64 = SECOND_NS;
 const HOLD_MOST_NS: u64 = 120 * SECOND_NS;
 
 /// Growth allowed above a held ceiling, per second at first, doubling every five seconds, and at most per round (transport-study §3.3).
@@ -29,8 +34,9 @@ impl Hold {
     /// The rate had to fall to `rate`: hold there, for twice as long if it happened near the same rate not long ago.
     pub(super) fn hit(&mut self, now_ns: u64, rate: f64, rtt_ns: u64) {
         let again = now_ns < self.until_ns.saturating_add(self.length_ns) && rate > 0.7 * self.hit_rate && rate < 1.4 * self.hit_rate;
+        let first_ns = if rtt_ns <= SHORT_ROUND_TRIP_NS { HOLD_SHORT_NS } else { HOLD_NS };
         self.length_ns =
-            if again { (self.length_ns * 2).min(HOLD_MOST_NS) } else { HOLD_NS.max(rtt_ns.saturating_mul(10)).min(HOLD_MOST_NS) };
+            if again { (self.length_ns * 2).min(HOLD_MOST_NS) } else { first_ns.max(rtt_ns.saturating_mul(10)).min(HOLD_MOST_NS) };
         self.hit_rate = rate;
         self.ceiling = rate;
         self.since_ns = now_ns;
@@ -67,13 +73,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_short_path_is_tried_again_soon() {
+        let mut hold = Hold::new();
+        hold.hit(0, 100.0, 100_000);
+        hold.bound(2 * SECOND_NS, 100.0, 0.1);
+        assert!(!hold.is_active());
+        hold.hit(SECOND_NS + SECOND_NS / 2, 100.0, 100_000);
+        hold.bound(3 * SECOND_NS, 100.0, 0.1);
+        assert!(hold.is_active(), "for twice as long now");
+    }
+
+    #[test]
     fn holds_grows_slowly_and_doubles() {
         let mut hold = Hold::new();
-        hold.hit(0, 100.0, 0);
+        hold.hit(0, 100.0, 10_000_000);
         assert_eq!(hold.bound(SECOND_NS, 90.0, 0.1), 90.0);
         let held = hold.bound(SECOND_NS, 200.0, 0.1);
         assert!(held > 100.0 && held < 100.5, "{held}");
-        hold.hit(5 * SECOND_NS, 100.0, 0);
+        hold.hit(5 * SECOND_NS, 100.0, 10_000_000);
         hold.bound(24 * SECOND_NS, 100.0, 0.1);
         assert!(hold.is_active(), "held for 20 s now");
         hold.bound(26 * SECOND_NS, 100.0, 0.1);

@@ -27,6 +27,7 @@ mod orders;
 mod pacer;
 mod phases;
 mod random;
+mod second_look;
 mod startup;
 mod target;
 mod trains;
@@ -45,6 +46,7 @@ pub use orders::RateOrders;
 use pacer::Pacer;
 use phases::Phase;
 use random::Random;
+use second_look::SecondLook;
 use startup::{StartUp, Verdict, first_rate};
 use trains::{Kind, Train, Trains};
 use units::{ROUND_LEAST_S, SECOND_NS, seconds};
@@ -174,6 +176,7 @@ pub struct RateController {
     generation: u32,
     phase: Phase,
     startup: StartUp,
+    second_look: SecondLook,
     round: Round,
     response: Response,
     loss: LossLevel,
@@ -224,6 +227,7 @@ impl RateController {
             generation: 0,
             phase: Phase::new(now_ns),
             startup: StartUp::first(),
+            second_look: SecondLook::default(),
             round: Round::default(),
             response: Response::new(),
             loss: LossLevel::new(),
@@ -517,6 +521,7 @@ impl RateController {
             Verdict::Found { rate, queue_s } => {
                 self.network = self.bounded(rate);
                 self.loss.set_random(self.startup.random_loss());
+                self.second_look.on_found(self.network, self.is_short());
                 self.cruise(now_ns);
                 self.queue_s = queue_s;
             }
@@ -524,6 +529,7 @@ impl RateController {
                 self.network = self.bounded(rate);
                 self.loss.set_random(self.startup.random_loss());
                 self.hold.hit(now_ns, self.network, self.rtt_ns);
+                self.second_look.on_found(self.network, self.is_short());
                 self.cruise(now_ns);
             }
         }

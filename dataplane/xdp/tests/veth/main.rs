@@ -187,7 +187,7 @@ fn too_few_fetches_drop_and_count_but_lose_no_frame() {
         let steering = steering(AttachMode::Generic);
         steering.add_lane(LANE, None, LONGEST).expect("lane");
         let mut config = XdpLinkConfig::new(0, 0);
-        config.socket.frames = 256; // 128 to receive into
+        config.socket.receive_frames = 128;
         let mut link = XdpLink::open(&steering, &config).expect("link");
         let socket = peer_socket(peer, PEER_V4);
         socket.connect((LOCAL_V4, PORT)).expect("connect");
@@ -216,7 +216,7 @@ fn transmit_says_full_and_recovers() {
         let steering = steering(AttachMode::Generic);
         steering.add_lane(LANE, None, LONGEST).expect("lane");
         let mut config = XdpLinkConfig::new(0, 0);
-        config.socket.frames = 256; // 128 to send from
+        config.socket.send_frames = 128;
         let mut link = XdpLink::open(&steering, &config).expect("link");
         let path = traffic::learn_path(peer, &mut link);
         let send = |link: &mut XdpLink| {
