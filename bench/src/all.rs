@@ -3,14 +3,15 @@
 //! | Section | Benchmark | `--quick` |
 //! |---|---|---|
 //! | `dataplane` | client to engine without storage, beside bare loops and peers | 1 GiB, 3 turns |
-//! | `wan` | long and lossy paths, beside peers | 10 s, 2 turns |
+//! | `wan` | long and lossy paths, beside peers | 10 s, 2 turns; the cases between: 1 turn, one peer |
 //! | `small_files` | many small files | 20,000 files, not over the WAN |
 //! | `storage` | blocks into a bucket, beside s5cmd, rclone and the AWS CLI | 256 MiB, 3 turns |
 //! | `staging` | blocks on a disk, beside fio | 1 GiB, 3 turns |
 //! | `scale` | 1, 50 and 1,000 transfers at the same time, 50 that arrive at once | 1 and 200, one turn |
 //!
 //! Peers that are not installed are named among the warnings; `cargo xtask setup --peers` installs them. A section that fails is named in `failed`, and
-//! the others are measured all the same. The page ([`crate::page`]) needs no network and is made from the JSON alone.
+//! the others are measured all the same. The report is held against its schema ([`crate::schema`]) before it is written; one that does not fit is written
+//! too, and `failed` says under `schema` what does not fit. The page ([`crate::page`]) needs no network and is made from the JSON alone.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 use crate::environment::Environment;
 use crate::process::Interrupt;
-use crate::{dataplane, page, scale, small_files, staging, storage, wan, write_json};
+use crate::{dataplane, page, scale, schema, small_files, staging, storage, wan, write_json};
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
@@ -48,7 +49,7 @@ pub(crate) const SECTIONS: [&str; 6] = ["dataplane", "wan", "small_files", "stor
 /// Measures, prints and writes.
 ///
 /// # Errors
-/// When a section failed, after the others were measured and everything was written.
+/// When a section failed or the report does not fit its schema, after everything was measured and written.
 pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
     let wanted = |section: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == section);
     let chosen: Vec<&str> = SECTIONS.into_iter().filter(|section| wanted(section)).collect();
@@ -70,8 +71,7 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
     let (command, seconds) =
         (if arguments.quick { "cargo xtask bench all --quick" } else { "cargo xtask bench all" }, started.elapsed().as_secs());
     println!("\ntook {seconds} s");
-    let is_complete = failed.is_empty();
-    let report = json!({
+    let mut report = json!({
         "command": command,
         "environment": environment,
         "seconds": seconds,
@@ -79,6 +79,11 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
         "failed": failed,
         "warnings": warnings,
     });
+    if let Err(error) = schema::check(&report) {
+        // The figures are written all the same; whoever reads them is told.
+        println!("failed: {error:#}");
+        report["failed"]["schema"] = format!("{error:#}").into();
+    }
     if let Some(file) = &arguments.json {
         write_json(file, &report)?;
     }
@@ -86,7 +91,7 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
         std::fs::write(&file, page::of(&report)).with_context(|| format!("cannot write {}", file.display()))?;
         println!("{}", file.display());
     }
-    ensure!(is_complete, "a section failed: {}", report["failed"]);
+    ensure!(report["failed"].as_object().is_some_and(Map::is_empty), "not everything is as it should be: {}", report["failed"]);
     Ok(())
 }
 
@@ -100,7 +105,14 @@ fn measure(section: &str, arguments: &Arguments, interrupt: &Interrupt) -> Resul
             serde_json::to_value(dataplane::run(&arguments, interrupt)?)?
         }
         "wan" => {
-            let arguments = wan::Arguments { turns: pick(2, 5), seconds: pick(10, 20), peers: true, only: Vec::new(), json: None };
+            let arguments = wan::Arguments {
+                turns: pick(2, 5),
+                seconds: pick(10, 20),
+                peers: true,
+                quick: arguments.quick,
+                only: Vec::new(),
+                json: None,
+            };
             serde_json::to_value(wan::run(&arguments, interrupt)?)?
         }
         "small_files" => {
