@@ -13,7 +13,7 @@
 //! the others are measured all the same. The report is held against its schema ([`crate::schema`]) before it is written; one that does not fit is written
 //! too, and `failed` says under `schema` what does not fit. The page ([`crate::page`]) needs no network and is made from the JSON alone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -55,9 +55,10 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
     let chosen: Vec<&str> = SECTIONS.into_iter().filter(|section| wanted(section)).collect();
     ensure!(!chosen.is_empty(), "no such section; there are {}", SECTIONS.join(", "));
     let (mut environment, started) = (Environment::here(), Instant::now());
-    let (mut sections, mut failed, mut warnings) = (Map::new(), Map::new(), Vec::new());
+    let (mut sections, mut section_seconds, mut failed, mut warnings) = (Map::new(), Map::new(), Map::new(), Vec::new());
     for section in chosen {
         println!("\n== {section}");
+        let begun = Instant::now();
         match measure(section, arguments, interrupt) {
             Ok(report) => drop(sections.insert(section.to_owned(), report)),
             Err(error) => {
@@ -66,28 +67,34 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
                 failed.insert(section.to_owned(), format!("{error:#}").into());
             }
         }
+        section_seconds.insert(section.to_owned(), begun.elapsed().as_secs().into());
     }
     environment.finish(&mut warnings);
     let (command, seconds) =
         (if arguments.quick { "cargo xtask bench all --quick" } else { "cargo xtask bench all" }, started.elapsed().as_secs());
     println!("\ntook {seconds} s");
-    let mut report = json!({
+    let report = json!({
         "command": command,
         "environment": environment,
         "seconds": seconds,
+        "section_seconds": section_seconds,
         "sections": sections,
         "failed": failed,
         "warnings": warnings,
     });
+    write(report, arguments.json.as_deref(), arguments.html.as_deref())
+}
+
+/// Holds a report against its schema and writes it and its page, whether or not it fits.
+fn write(mut report: Value, json: Option<&Path>, html: Option<&Path>) -> Result<()> {
     if let Err(error) = schema::check(&report) {
-        // The figures are written all the same; whoever reads them is told.
         println!("failed: {error:#}");
         report["failed"]["schema"] = format!("{error:#}").into();
     }
-    if let Some(file) = &arguments.json {
+    if let Some(file) = json {
         write_json(file, &report)?;
     }
-    if let Some(file) = arguments.html.clone().or_else(|| arguments.json.as_ref().map(|json| json.with_extension("html"))) {
+    if let Some(file) = html.map(Path::to_owned).or_else(|| json.map(|json| json.with_extension("html"))) {
         std::fs::write(&file, page::of(&report)).with_context(|| format!("cannot write {}", file.display()))?;
         println!("{}", file.display());
     }
@@ -135,4 +142,24 @@ fn measure(section: &str, arguments: &Arguments, interrupt: &Interrupt) -> Resul
             serde_json::to_value(staging::run(&arguments, interrupt)?)?
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_that_does_not_fit_is_written_named_as_failed_and_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("report.json");
+        let mut report: Value = serde_json::from_str(include_str!("../../docs/results/bench-quick.json")).unwrap();
+        write(report.clone(), Some(&file), None).unwrap();
+        report["sections"]["wan"]["rows"][0]["mbit_per_s"] = Value::Null;
+        let error = write(report, Some(&file), None).unwrap_err().to_string();
+        assert!(error.contains("schema") && error.contains("/sections/wan/rows/0/mbit_per_s"), "{error}");
+        let written: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        assert!(written["failed"]["schema"].is_string() && written["sections"]["dataplane"]["rows"][0]["gbit_per_s"].as_f64() > Some(0.0));
+        let page = std::fs::read_to_string(file.with_extension("html")).unwrap();
+        assert!(page.contains("schema failed: "), "the page says so");
+    }
 }

@@ -47,7 +47,8 @@ mod tests {
 
     #[test]
     fn reports_that_are_broken_are_refused_and_the_place_is_named() {
-        let broken: [(&str, fn(&mut Value)); 8] = [
+        type Breaks = fn(&mut Value);
+        let broken: [(&str, Breaks); 8] = [
             ("/environment", |report| drop(report["environment"].as_object_mut().unwrap().remove("cores"))),
             ("/sections/wan/rows/0", |report| drop(report["sections"]["wan"]["rows"][0].as_object_mut().unwrap().remove("mbit_per_s"))),
             ("/sections/wan/rows/1/loss", |report| report["sections"]["wan"]["rows"][1]["loss"] = json!(1.5)),
