@@ -22,12 +22,12 @@ pub(crate) fn turns(turns: impl Iterator<Item = usize>) -> Option<String> {
     Some(format!("turns of a tool that count: {fewest} at the least; fewer than {TURNS_MIN} show no spread"))
 }
 
-/// What the emulator saw, and what share of all cores' time was taken meanwhile by whomever (0 to 1).
-pub(crate) fn emulator(what: &str, stats: &EmulatorStats, busy: f64) -> Vec<String> {
-    emulated(what, &stats.invalid_reasons, emulator_cores(stats), busy)
+/// What the emulator saw in a turn.
+pub(crate) fn emulator(what: &str, stats: &EmulatorStats) -> Vec<String> {
+    emulated(what, &stats.invalid_reasons, emulator_cores(stats))
 }
 
-fn emulated(what: &str, invalid_reasons: &[String], cores: f64, busy: f64) -> Vec<String> {
+fn emulated(what: &str, invalid_reasons: &[String], cores: f64) -> Vec<String> {
     let mut warnings = Vec::new();
     if !invalid_reasons.is_empty() {
         warnings.push(format!("{what}: the emulator's run is not valid: {}", invalid_reasons.join("; ")));
@@ -35,10 +35,17 @@ fn emulated(what: &str, invalid_reasons: &[String], cores: f64, busy: f64) -> Ve
     if cores > EMULATOR_CORES_MAX {
         warnings.push(format!("{what}: the emulator took {:.0} % of a core; it may be what limits", cores * 100.0));
     }
-    if busy > BUSY_MAX {
-        warnings.push(format!("{what}: {:.0} % of all cores' time was taken; the machine, not the path, may be what limits", busy * 100.0));
-    }
     warnings
+}
+
+/// What share of all cores' time was taken by whomever in each turn over an emulated path (0 to 1).
+pub(crate) fn machine(what: &str, busy: impl Iterator<Item = f64>) -> Option<String> {
+    let busy: Vec<f64> = busy.collect();
+    let full = busy.iter().filter(|&&busy| busy > BUSY_MAX).count();
+    (full > 0).then(|| {
+        let (turns, limit) = (busy.len(), BUSY_MAX * 100.0);
+        format!("{what}: more than {limit:.0} % of all cores' time was taken in {full} of {turns} turns; the machine, not the path, may be what limits")
+    })
 }
 
 /// Cores that the emulator took over its run.
@@ -65,15 +72,18 @@ mod tests {
 
     #[test]
     fn an_emulator_with_time_to_spare_passes_and_one_that_fills_a_core_does_not() {
-        assert_eq!(emulated("a", &[], 0.8, 0.95), Vec::<String>::new());
-        let warnings = emulated("a", &["late".to_owned(), "lossy".to_owned()], 0.81, 0.96);
+        assert_eq!(emulated("a", &[], 0.8), Vec::<String>::new());
+        let warnings = emulated("a", &["late".to_owned(), "lossy".to_owned()], 0.81);
+        let expected = ["a: the emulator's run is not valid: late; lossy", "a: the emulator took 81 % of a core; it may be what limits"];
+        assert_eq!(warnings, expected);
+    }
+
+    #[test]
+    fn a_machine_with_time_to_spare_passes_and_a_full_one_does_not() {
+        assert_eq!(machine("a", [0.2, 0.95].into_iter()), None);
         assert_eq!(
-            warnings,
-            [
-                "a: the emulator's run is not valid: late; lossy",
-                "a: the emulator took 81 % of a core; it may be what limits",
-                "a: 96 % of all cores' time was taken; the machine, not the path, may be what limits"
-            ]
+            machine("a", [0.96, 0.2].into_iter()).as_deref(),
+            Some("a: more than 95 % of all cores' time was taken in 1 of 2 turns; the machine, not the path, may be what limits")
         );
     }
 }

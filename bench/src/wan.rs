@@ -6,7 +6,7 @@
 //! peer and ours, one turn each. Nobody's set-up is counted (ours, over HTTPS, takes a path without loss; iperf3's counts its own seconds). Everything runs on this machine's cores.
 //!
 //! JSON (`--json FILE`): `environment`, `rows` with `case`, `rtt_ms`, `loss`, `rate_bps`, `tool`, `mbit_per_s` (payload, median of the turns),
-//! `over_bound` (bound: rate × (1 − loss) × payload share of a frame), `cpu_s_per_gib`, `queue_p50_ms` and `queue_p95_ms` (what packets found in the
+//! `over_bound` (bound: rate × (1 − loss) × payload share of our frames), `cpu_s_per_gib`, `queue_p50_ms` and `queue_p95_ms` (what packets found in the
 //! bottleneck's queue on the way there, as the emulator counted), `round_trip_over_least_p50_ms` and `_p95_ms` (ours: smoothed round trips, five a
 //! second, less the least), `spread`, `turns`, `series` (ours: rates, loss and round trip over the seconds of the median turn), and `warnings`.
 
@@ -206,8 +206,8 @@ fn measure(
             match outcome {
                 Ok(mut turn) => {
                     let what = format!("{}, turn {number}, {}", case.name, tool.map_or("tradewind", |peer| peer.name()));
-                    let (emulator, (busy_s, seconds)) = (emulator?, turn.busy());
-                    warnings.extend(sound::emulator(&what, &emulator, environment.busy(busy_s, seconds)));
+                    let emulator = emulator?;
+                    warnings.extend(sound::emulator(&what, &emulator));
                     (turn.queue_ms, turn.emulator_cores) = (queue(&emulator), Some(sound::emulator_cores(&emulator)));
                     turns.push(turn);
                 }
@@ -220,8 +220,12 @@ fn measure(
         }
     }
     let names = std::iter::once("tradewind").chain(peers.iter().map(|peer| peer.name()));
-    let measured = names.zip(turns).filter(|(_, turns)| !turns.is_empty());
-    Ok(measured.map(|(tool, turns)| row(case, tool, bound_bps, turns)).collect())
+    let measured: Vec<(&'static str, Vec<Turn>)> = names.zip(turns).filter(|(_, turns)| !turns.is_empty()).collect();
+    for (tool, turns) in &measured {
+        let busy = turns.iter().map(Turn::busy).map(|(busy_s, seconds)| environment.busy(busy_s, seconds));
+        warnings.extend(sound::machine(&format!("{} {tool}", case.name), busy));
+    }
+    Ok(measured.into_iter().map(|(tool, turns)| row(case, tool, bound_bps, turns)).collect())
 }
 
 /// How long the bottleneck took for what packets found in its queue on the way there.

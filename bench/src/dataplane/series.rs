@@ -9,6 +9,8 @@ use serde_json::Value;
 const POINTS_MAX: usize = 100;
 /// A shorter interval is put to the one before: blocks of 1 MiB that arrive in it would look like a rate.
 const INTERVAL_MIN_S: f64 = 0.1;
+/// Of the packets of a mean interval; where fewer were sent, as at the end, what is found to be lost was sent long before.
+const PACKETS_MIN: f64 = 0.25;
 /// Longest round trip that is told apart.
 const ROUND_TRIP_MAX_US: u64 = 600_000_000;
 
@@ -23,8 +25,8 @@ pub(crate) struct Series {
     sending_mbit_per_s: Vec<f64>,
     /// Payload that came to the receiver in whole blocks in the interval.
     arrived_mbit_per_s: Vec<f64>,
-    /// Packets found to be lost in the interval over packets sent in it; above 1 where little was sent any more.
-    lost: Vec<f64>,
+    /// Packets found to be lost in the interval over packets sent in it; none where less than a quarter of the usual number was sent.
+    lost: Vec<Option<f64>>,
     /// DATA packets sent again over all DATA packets, from the beginning on.
     again: Vec<f64>,
     /// Smoothed, at the interval's end.
@@ -85,14 +87,17 @@ impl Series {
     pub(crate) fn of(events: &[Value], round_trip_least_ms: f64) -> Result<Self> {
         let moments = events.iter().map(Moment::of).collect::<Result<Vec<Moment>>>()?;
         let mut series = Self { round_trip_least_ms: rounded(round_trip_least_ms), ..Self::default() };
-        for pair in thinned(&moments).windows(2) {
+        let moments = thinned(&moments);
+        let mean = moments.last().map_or(0.0, |last| last.packets) / moments.len().saturating_sub(1).max(1) as f64;
+        for pair in moments.windows(2) {
             let [before, now] = pair else { continue };
             let packets = now.packets - before.packets;
             series.seconds.push(rounded(now.seconds));
             series.sending_mbit_per_s.push(rounded(now.rate_mbit_per_s));
             series.arrived_mbit_per_s.push(rounded((now.bytes - before.bytes).max(0.0) * 8.0 / (now.seconds - before.seconds) / 1e6));
             // What was taken for lost and came after all is taken back.
-            series.lost.push(if packets > 0.0 { rounded((now.lost - before.lost).max(0.0) / packets) } else { 0.0 });
+            let is_usual = packets > 0.0 && packets >= PACKETS_MIN * mean;
+            series.lost.push(is_usual.then(|| rounded((now.lost - before.lost).max(0.0) / packets)));
             series.again.push(rounded(now.again));
             series.round_trip_ms.push(rounded(now.round_trip_ms));
         }
@@ -159,8 +164,11 @@ mod tests {
         assert_eq!(series.seconds, [0.2, 0.45]);
         let mib_per_s = [1.0 / 0.2, 3.0 / 0.25].map(|rate: f64| rounded(rate * 8.388_608));
         assert_eq!(series.arrived_mbit_per_s, mib_per_s);
-        assert_eq!(series.lost, [0.1, rounded(20.0 / 300.0)]);
+        assert_eq!(series.lost, [Some(0.1), Some(rounded(20.0 / 300.0))]);
         assert_eq!((series.again, series.round_trip_ms, series.sending_mbit_per_s), (vec![0.1, 0.075], vec![12.0, 15.0], vec![80.0, 80.0]));
+        // At the end hardly anything is sent, and what was lost before is found.
+        let last = event(0.7, 4, 410, 0.2, 15.0);
+        assert_eq!(Series::of(&[&events[..], &[last]].concat(), 10.0).unwrap().lost[2], None);
         let over = OverLeast::of(&events, 10.0).unwrap();
         assert_eq!((over.samples, over.p50.round(), over.p95.round()), (3, 5.0, 10.0));
         assert_eq!(OverLeast::of(&events[..1], 10.0), None);

@@ -7,7 +7,10 @@ const DECADES_MIN: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scale {
+    /// From 0, or the least if that is less, to a round number.
     Linear,
+    /// The same to the last value.
+    Exact,
     /// Values of 0 and less have no place and are put to its beginning.
     Logarithmic,
 }
@@ -23,7 +26,7 @@ pub(super) struct Axis {
 impl Axis {
     /// Around all of these values.
     pub(super) fn over(values: impl Iterator<Item = f64>, scale: Scale, length: f64) -> Self {
-        let usable = values.filter(|value| value.is_finite() && (scale == Scale::Linear || *value > 0.0));
+        let usable = values.filter(|value| value.is_finite() && (scale != Scale::Logarithmic || *value > 0.0));
         let (least, most) = usable.fold((f64::MAX, f64::MIN), |(least, most), value| (least.min(value), most.max(value)));
         let (first, last) = match scale {
             _ if least > most => (0.0, 1.0),
@@ -31,6 +34,7 @@ impl Axis {
                 let step = step(most - least.min(0.0));
                 (least.min(0.0), (most / step).ceil() * step)
             }
+            Scale::Exact => (least.min(0.0), most),
             Scale::Logarithmic => (least / 1.1, most * 1.1),
         };
         // One value alone lies somewhere.
@@ -42,7 +46,7 @@ impl Axis {
     pub(super) fn place(&self, value: f64) -> f64 {
         let value = if value.is_finite() { value.clamp(self.first, self.last) } else { self.first };
         let share = match self.scale {
-            Scale::Linear => (value - self.first) / (self.last - self.first),
+            Scale::Linear | Scale::Exact => (value - self.first) / (self.last - self.first),
             Scale::Logarithmic => (value / self.first).ln() / (self.last / self.first).ln(),
         };
         share * self.length
@@ -51,7 +55,7 @@ impl Axis {
     /// Places and what stands there.
     pub(super) fn ticks(&self) -> Vec<(f64, String)> {
         let values: Vec<f64> = match self.scale {
-            Scale::Linear => {
+            Scale::Linear | Scale::Exact => {
                 let step = step(self.last - self.first);
                 let (from, to) = ((self.first / step).ceil() as i64, (self.last / step).floor() as i64);
                 (from..=to).map(|number| number as f64 * step).collect()
@@ -96,6 +100,7 @@ mod tests {
         let axis = Axis::over([441.0, 12.0].into_iter(), Scale::Linear, 100.0);
         assert_eq!(names(&axis), ["0", "100", "200", "300", "400", "500"]);
         assert!((axis.place(250.0) - 50.0).abs() < 1e-9 && axis.place(-3.0).abs() < 1e-9);
+        assert_eq!(names(&Axis::over([12.2].into_iter(), Scale::Exact, 1.0)), ["0", "5", "10"]);
         assert_eq!(names(&Axis::over([0.3].into_iter(), Scale::Linear, 1.0)), ["0", "0.1", "0.2", "0.3"]);
     }
 

@@ -89,7 +89,7 @@ fn wan(section: &Value) -> Figures {
     let fields = ["mbit_per_s", "over_bound", "cpu_s_per_gib", "queue_p50_ms", "queue_p95_ms", "spread"];
     Figures {
         title: "Long and lossy paths",
-        note: "500 Mbit/s, a queue of 100 ms, loss each way, MTU 1500, emulated on one machine. The bound is rate × (1 − loss) × payload share. \
+        note: "500 Mbit/s, a queue of 100 ms, loss each way, MTU 1500, emulated on one machine. The bound is rate × (1 − loss) × payload share of our frames; TCP has more payload in one. \
                Nobody's set-up is counted. The queue is the bottleneck's on the way there, as the emulator counted it for every packet.",
         columns: vec![
             with_bars("Mbit/s", 1, "Goodput"),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::axis::{Axis, Scale};
 use super::escaped;
 
-/// Colour, dash, and the mark at the points. A line has the style of its number; more lines than styles begin again.
+/// Colour, dash, and the mark at the points, by a line's style; after the last they begin again.
 const STYLES: [(&str, &str, Mark); 6] = [
     ("#0b6e4f", "", Mark::Disc),
     ("#5b7fb5", "7 4", Mark::Square),
@@ -20,6 +20,8 @@ const RIGHT: f64 = 14.0;
 const TOP: f64 = 8.0;
 const BELOW_AXIS: f64 = 40.0;
 const LEGEND_LINE: f64 = 16.0;
+/// The style of what is not measured.
+pub(super) const BOUND: usize = STYLES.len() - 1;
 /// More points than this and marks hide the line.
 const MARKS_MAX: usize = 20;
 
@@ -36,6 +38,8 @@ enum Mark {
 /// Points in the order of the horizontal axis.
 pub(super) struct Line {
     pub(super) name: String,
+    /// A number.
+    pub(super) style: usize,
     pub(super) points: Vec<(f64, f64)>,
 }
 
@@ -108,18 +112,18 @@ impl Plot {
         );
         for (number, line) in lines.iter().enumerate() {
             let place = |&(px, py): &(f64, f64)| (LEFT + x.place(px), bottom - y.place(py));
-            stroke(page, number, line.points.iter().map(place), line.points.len() <= MARKS_MAX);
+            stroke(page, line.style, line.points.iter().map(place), line.points.len() <= MARKS_MAX);
             let at = self.height + number as f64 * LEGEND_LINE + 8.0;
-            stroke(page, number, [(LEFT, at), (LEFT + 18.0, at), (LEFT + 36.0, at)].into_iter(), line.points.len() <= MARKS_MAX);
+            stroke(page, line.style, [(LEFT, at), (LEFT + 18.0, at), (LEFT + 36.0, at)].into_iter(), line.points.len() <= MARKS_MAX);
             let _ = write!(page, "<text x=\"{}\" y=\"{}\">{}</text>", LEFT + 44.0, at + 4.0, escaped(&line.name));
         }
         page.push_str("</svg></figure>");
     }
 }
 
-/// A line in the style of its number.
-fn stroke(page: &mut String, number: usize, places: impl Iterator<Item = (f64, f64)> + Clone, has_marks: bool) {
-    let (colour, dash, mark) = STYLES[number % STYLES.len()];
+/// A line in its style.
+fn stroke(page: &mut String, style: usize, places: impl Iterator<Item = (f64, f64)> + Clone, has_marks: bool) {
+    let (colour, dash, mark) = STYLES[style % STYLES.len()];
     let points: Vec<String> = places.clone().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
     let _ = write!(
         page,

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::axis::Scale;
 use super::bars::{self, Bar, Kind};
-use super::lines::{Line, Plot};
+use super::lines::{BOUND, Line, Plot};
 use super::{rows, text};
 
 /// In pixels: of a plot by itself, and of one of three beside each other.
@@ -24,7 +24,7 @@ pub(super) fn add(page: &mut String, name: &str, section: &Value) {
                 page,
                 section,
                 "rtt_ms",
-                ("Goodput over round-trip time, 1 % loss", "round-trip time, ms", Scale::Linear, 1.0),
+                ("Goodput over round-trip time, 1 % loss", "round-trip time, ms", Scale::Exact, 1.0),
                 ("loss", LOSS),
             );
             over(
@@ -46,7 +46,7 @@ fn is_near(value: &Value, wanted: f64) -> bool {
     value.as_f64().is_some_and(|value| (value - wanted).abs() <= wanted * 1e-6)
 }
 
-/// A line for each tool that was measured at two points at least, and the bound.
+/// A line for each tool, or a mark alone, and the bound.
 fn over(
     page: &mut String,
     section: &Value,
@@ -55,11 +55,11 @@ fn over(
     (same, wanted): (&str, f64),
 ) {
     let rows: Vec<&Value> = rows(section).iter().filter(|row| is_near(&row[same], wanted)).collect();
-    let line = |name: &str, of: &dyn Fn(&Value) -> Option<f64>, is_wanted: &dyn Fn(&Value) -> bool| {
+    let line = |name: &str, style: usize, of: &dyn Fn(&Value) -> Option<f64>, is_wanted: &dyn Fn(&Value) -> bool| {
         let point = |row: &&&Value| Some((row[key].as_f64()? * factor, of(row)?));
         let mut points: Vec<(f64, f64)> = rows.iter().filter(|row| is_wanted(row)).filter_map(|row| point(&row)).collect();
         points.sort_by(|one, other| one.0.total_cmp(&other.0));
-        Line { name: name.to_owned(), points }
+        Line { name: name.to_owned(), style, points }
     };
     let mut tools: Vec<&str> = Vec::new();
     for tool in rows.iter().filter_map(|row| row["tool"].as_str()) {
@@ -68,10 +68,10 @@ fn over(
         }
     }
     let goodput = |row: &Value| row["mbit_per_s"].as_f64();
-    let mut lines: Vec<Line> = tools.iter().map(|tool| line(tool, &goodput, &|row| row["tool"] == **tool)).collect();
-    lines.retain(|line| line.points.len() > 1);
+    let mut lines: Vec<Line> =
+        tools.iter().enumerate().map(|(style, tool)| line(tool, style, &goodput, &|row| row["tool"] == **tool)).collect();
     let bound = |row: &Value| Some(row["mbit_per_s"].as_f64()? / row["over_bound"].as_f64().filter(|share| *share > 0.0)?);
-    lines.push(line("bound: rate × (1 − loss) × payload share of a frame", &bound, &|row| row["tool"] == "tradewind"));
+    lines.push(line("bound: rate × (1 − loss) × payload share of our frames", BOUND, &bound, &|row| row["tool"] == "tradewind"));
     if lines.iter().all(|line| line.points.len() < 2) {
         return;
     }
@@ -84,25 +84,29 @@ fn seconds(page: &mut String, section: &Value) {
     for row in rows(section).iter().filter(|row| row["series"].is_object()) {
         let (series, case) = (&row["series"], text(&row["case"]));
         let list = |key: &str| series[key].as_array().map_or(&[][..], Vec::as_slice);
-        let line = |name: &str, key: &str, of: &dyn Fn(f64) -> f64| Line {
+        let line = |name: &str, style: usize, key: &str, of: &dyn Fn(f64) -> f64| Line {
             name: name.to_owned(),
+            style,
             points: list("seconds").iter().zip(list(key)).filter_map(|(x, y)| Some((x.as_f64()?, of(y.as_f64()?)))).collect(),
         };
         let least = series["round_trip_least_ms"].as_f64().unwrap_or(0.0);
         let (same, percent) = (|value| value, |share| share * 100.0);
-        let rates =
-            vec![line("payload that arrived", "arrived_mbit_per_s", &same), line("sending rate, IP packets", "sending_mbit_per_s", &same)];
-        let losses = vec![line("lost, of those sent meanwhile", "lost", &percent), line("sent again, of all so far", "again", &percent)];
-        let over_least = vec![line(&format!("above the least, {least:.1} ms"), "round_trip_ms", &|ms| (ms - least).max(0.0))];
+        let rates = vec![
+            line("payload that arrived", 0, "arrived_mbit_per_s", &same),
+            line("sending rate, IP packets", 1, "sending_mbit_per_s", &same),
+        ];
+        let losses =
+            vec![line("lost, of those sent meanwhile", 0, "lost", &percent), line("sent again, of all so far", 1, "again", &percent)];
+        let over_least = vec![line(&format!("round trip above the least, {least:.1} ms"), 0, "round_trip_ms", &|ms| (ms - least).max(0.0))];
         page.push_str("<div class=\"beside\">");
         for (what, y, lines) in [
             ("rate over time", "rate, Mbit/s", rates),
             ("loss over time", "packets, %", losses),
-            ("queueing delay over time", "round trip above the least, ms", over_least),
+            ("queueing delay over time", "above the least, ms", over_least),
         ] {
             let (title, x) = (format!("{case}: {what}"), format!("seconds of turn {}", text(&series["turn"])));
             let (width, height) = NARROW;
-            Plot { title, x, x_scale: Scale::Linear, y: y.to_owned(), lines, width, height }.draw(page);
+            Plot { title, x, x_scale: Scale::Exact, y: y.to_owned(), lines, width, height }.draw(page);
         }
         page.push_str("</div>");
     }
@@ -123,7 +127,7 @@ fn percentiles<'a>(page: &mut String, title: &str, of: impl Iterator<Item = (Str
     let of: Vec<(String, &Value)> = of
         .filter(|(_, quantiles)| quantiles.is_object())
         .map(|(case, quantiles)| match quantiles["samples"].as_u64() {
-            Some(samples) => (format!("{case}, {samples} samples"), quantiles),
+            Some(samples) => (format!("{case} ({samples} measured)"), quantiles),
             None => (case, quantiles),
         })
         .collect();

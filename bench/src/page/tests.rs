@@ -96,14 +96,14 @@ fn the_page_of_a_whole_report_has_every_chart_with_its_axes_and_legend() {
         "seconds of turn 2",
         "rate, Mbit/s",
         "packets, %",
-        "round trip above the least, ms",
+        "above the least, ms",
         "milliseconds",
         "payload that arrived",
         "lost, of those sent meanwhile",
-        "above the least, 100.2 ms",
-        "bound: rate × (1 − loss) × payload share of a frame",
+        "round trip above the least, 100.2 ms",
+        "bound: rate × (1 − loss) × payload share of our frames",
         "p99.9",
-        "lanes-200, 200 samples",
+        "lanes-200 (200 measured)",
         ">87.8<",
     ] {
         assert!(page.contains(name), "{name} is not in the page");

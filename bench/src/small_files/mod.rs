@@ -225,8 +225,7 @@ fn measure(arguments: &Arguments, case: &Case, interrupt: &Interrupt, warnings: 
     if is_wan {
         let emulator = testbed.stop_emulator()?;
         outcome.emulator_valid = Some(emulator.valid);
-        // Ours and its peers, one after the other: how busy the cores were belongs to none of them.
-        warnings.extend(sound::emulator(case.name, &emulator, 0.0));
+        warnings.extend(sound::emulator(case.name, &emulator));
     }
     outcome.peers = peers;
     Ok(outcome)
