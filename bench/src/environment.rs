@@ -110,6 +110,17 @@ impl Environment {
         let now = Ticks::now();
         let all = now.all.saturating_sub(self.before.all).max(1);
         self.stolen = now.stolen.saturating_sub(self.before.stolen) as f64 / all as f64;
+        warnings.extend(self.judged());
+    }
+
+    /// Of all cores' time in so many seconds, the share that is so many seconds of work: 0 to 1, or a little more by the kernel's ticks.
+    pub(crate) fn busy(&self, busy_s: f64, seconds: f64) -> f64 {
+        if seconds > 0.0 { busy_s / (seconds * self.cores as f64) } else { 0.0 }
+    }
+
+    /// What makes figures unsound that were taken here.
+    fn judged(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
         if self.stolen > OTHERS_MAX {
             warnings.push(format!("{:.0} % of the cores' time went to other machines (steal)", self.stolen * 100.0));
         }
@@ -119,5 +130,46 @@ impl Environment {
         if self.built == "development" {
             warnings.push("a development build: its figures say nothing of a release".to_owned());
         }
+        warnings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quiet() -> Environment {
+        Environment {
+            cpu: String::new(),
+            cores: 2,
+            memory_mib: 1,
+            kernel: String::new(),
+            commit: String::new(),
+            version: "1",
+            built: "release",
+            begun_days: 0.0,
+            busy_before: BUSY_MAX,
+            rmem_max: 0,
+            stolen: OTHERS_MAX,
+            before: Ticks::default(),
+        }
+    }
+
+    #[test]
+    fn a_quiet_machine_passes_and_each_disturbance_is_named() {
+        assert_eq!(quiet().judged(), Vec::<String>::new());
+        for (disturbed, word) in [
+            (Environment { stolen: 0.06, ..quiet() }, "6 % of the cores' time went to other machines"),
+            (Environment { busy_before: 0.11, ..quiet() }, "something else took 11 %"),
+            (Environment { built: "development", ..quiet() }, "development build"),
+        ] {
+            let warnings = disturbed.judged();
+            assert!(warnings.len() == 1 && warnings[0].contains(word), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn all_cores_for_all_the_time_are_the_whole() {
+        assert_eq!((quiet().busy(4.0, 2.0), quiet().busy(1.0, 2.0), quiet().busy(1.0, 0.0)), (1.0, 0.25, 0.0));
     }
 }

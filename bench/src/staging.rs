@@ -3,7 +3,7 @@
 //! Each writes the same number of bytes once with O_DIRECT, 1 MiB at a time and 32 at once, into room that was taken before, and reads them
 //! back; ours also computes a checksum of each block, and again when it comes back. In turns, so that both see the same machine; the medians
 //! are reported. `--json FILE`: `gib_per_s`, `cpu_s_per_gib` for writing and reading (`rows`, one for each tool and direction), and
-//! `staging_over_fio` for both directions.
+//! `staging_over_fio` for both directions, and `warnings`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,8 +16,8 @@ use serde_json::Value;
 use tradewind_fabric::BlockPool;
 use tradewind_staging::{Done, Outcome, Ring, Staged, Staging, StagingConfig};
 
-use crate::median;
 use crate::process::{Interrupt, tree_cpu_s};
+use crate::{median, sound, spread};
 
 const BLOCK: usize = 1 << 20;
 const DEPTH: usize = 32;
@@ -60,6 +60,8 @@ pub struct Report {
     pub staging_over_fio: [f64; 2],
     /// Each tool, each direction.
     pub rows: Vec<Row>,
+    /// What makes figures unsound.
+    pub warnings: Vec<String>,
 }
 
 /// Seconds, and CPU seconds.
@@ -101,7 +103,11 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
         println!("{:<9} {:<9} {:>8.2} {:>11.3}   {}", row.tool, row.direction, row.gib_per_s, row.cpu_s_per_gib, turns.join(" "));
     }
     let over = |at: usize| rows[at].gib_per_s / rows[at + 2].gib_per_s;
-    let report = Report { command: "staging", mib: arguments.mib, staging_over_fio: [over(0), over(1)], rows: rows.clone() };
+    let what = |row: &Row| format!("{}, {}", row.tool, row.direction);
+    let mut warnings: Vec<String> = rows.iter().filter_map(|row| sound::spread(&what(row), spread(row.turns.iter().copied()))).collect();
+    warnings.extend(sound::turns(rows.iter().map(|row| row.turns.len())));
+    warnings.iter().for_each(|warning| println!("unsound: {warning}"));
+    let report = Report { command: "staging", mib: arguments.mib, staging_over_fio: [over(0), over(1)], rows: rows.clone(), warnings };
     println!("staging over fio: writing {:.3}, reading {:.3}", report.staging_over_fio[0], report.staging_over_fio[1]);
     if let Some(path) = &arguments.json {
         std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")?;

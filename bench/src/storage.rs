@@ -2,7 +2,7 @@
 //!
 //! All read the same files, which the kernel has in memory, and write them into one SeaweedFS on the same machine, in turns, as they do when nobody
 //! tells them otherwise. Ours takes them as blocks of 1 MiB with their checksums, as from the network. Medians are reported. `--json FILE`:
-//! `gib_per_s`, `cpu_s_per_gib` (the client's), `peers` with the same for each, and `over_fastest_peer`.
+//! `gib_per_s`, `cpu_s_per_gib` (the client's), `turns` (GiB/s of each), `peers` with the same for each, `over_fastest_peer`, and `warnings`.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -23,7 +23,7 @@ use tradewind_storage::{
 use crate::loopback::Loopback;
 use crate::process::{Interrupt, own_cpu_s, run as run_to_end};
 use crate::testbed::{BUCKET, Store, sha256_of_file, write_random};
-use crate::{median, write_json};
+use crate::{median, sound, spread, write_json};
 
 const BLOCK: usize = 1 << 20;
 /// Blocks in memory: six parts of the default size for each of two files, and some that are being filled.
@@ -81,6 +81,10 @@ pub struct Report {
     pub over_fastest_peer: Option<f64>,
     /// The others.
     pub peers: Vec<Row>,
+    /// GiB/s of each turn, ours.
+    turns: Vec<f64>,
+    /// What makes figures unsound.
+    pub warnings: Vec<String>,
 }
 
 /// Seconds, and CPU seconds of the client; the others' with the start of their program.
@@ -146,6 +150,9 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
             }
         }
     }
+    let mut warnings: Vec<String> = rows.iter().filter_map(|row| sound::spread(row.tool, spread(row.turns.iter().copied()))).collect();
+    warnings.extend(sound::turns(rows.iter().filter(|row| row.skipped.is_none()).map(|row| row.turns.len())));
+    warnings.iter().for_each(|warning| println!("unsound: {warning}"));
     let peers = rows.split_off(1);
     let fastest = peers.iter().filter(|peer| peer.skipped.is_none()).map(|peer| peer.gib_per_s).max_by(f64::total_cmp);
     let report = Report {
@@ -157,6 +164,8 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
         cpu_s_per_gib: rows[0].cpu_s_per_gib,
         over_fastest_peer: fastest.map(|fastest| rows[0].gib_per_s / fastest),
         peers,
+        turns: rows[0].turns.clone(),
+        warnings,
     };
     if let Some(ratio) = report.over_fastest_peer {
         println!("tradewind over the fastest other: {ratio:.3}");

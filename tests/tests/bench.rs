@@ -1,9 +1,9 @@
-//! The benchmarks' harness plays one small cell and two short encounters and measures one link, so that it does not rot. What it measures is not judged here:
+//! The benchmarks' harness plays one small cell and two short encounters and measures one link and two lossy paths, so that it does not rot. What it measures is not judged here:
 //! figures of seconds on a busy machine mean nothing, and where one is looked at, up to four times are played.
 
 use anyhow::{Context, Result, ensure};
 use tradewind_bench::process::Interrupt;
-use tradewind_bench::{cells, dataplane, fairness};
+use tradewind_bench::{cells, dataplane, fairness, page, schema, wan};
 use tradewind_tests::{is_root, settled};
 
 /// Whether everything that makes a run invalid is that a busy machine let the emulator wait.
@@ -67,6 +67,7 @@ fn the_dataplane_is_measured_beside_bare_loops() -> Result<()> {
         json: Some(json.clone()),
     };
     let report = dataplane::run(&arguments, &Interrupt::default())?;
+    schema::check(&report_of("dataplane", serde_json::to_value(&report)?))?;
     let tools: Vec<&str> = report.rows.iter().map(|row| row.tool).collect();
     assert_eq!(tools, ["tradewind", "udp-to-xdp-loop", "xdp-loop"]);
     for row in &report.rows {
@@ -78,6 +79,51 @@ fn the_dataplane_is_measured_beside_bare_loops() -> Result<()> {
     let written: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json)?)?;
     assert_eq!(written["rows"][0]["turns"][0]["bytes"], 16 << 20);
     assert!(written["costs"][0]["open_ns"].as_f64() > Some(0.0) && written["environment"]["cores"].as_u64() > Some(0), "{written}");
+    Ok(())
+}
+
+/// A report of one section, as `cargo xtask bench all` puts it together.
+fn report_of(name: &str, section: serde_json::Value) -> serde_json::Value {
+    let environment = section["environment"].clone();
+    let mut report = serde_json::json!({
+        "command": "test", "environment": environment, "seconds": 1, "sections": {}, "failed": {}, "warnings": [],
+    });
+    report["sections"][name] = section;
+    report
+}
+
+#[test]
+fn a_lossy_path_is_measured_and_its_report_fits_the_schema_and_has_a_page() -> Result<()> {
+    if !is_root() {
+        println!("SKIP: the benchmarks make network namespaces and need root");
+        return Ok(());
+    }
+    let arguments = wan::Arguments {
+        turns: 1,
+        seconds: 2,
+        peers: false,
+        quick: false,
+        only: vec!["50ms-1%".to_owned(), "10ms-1%".to_owned()],
+        json: None,
+    };
+    let report = report_of("wan", serde_json::to_value(wan::run(&arguments, &Interrupt::default())?)?);
+    schema::check(&report)?;
+    let rows = report["sections"]["wan"]["rows"].as_array().context("rows")?;
+    assert_eq!(rows.len(), 2, "{report}");
+    for row in rows {
+        let series = &row["series"];
+        // Five moments a second.
+        assert!(series["seconds"].as_array().is_some_and(|seconds| (5..=100).contains(&seconds.len())), "{series}");
+        assert!(series["round_trip_least_ms"].as_f64() > Some(0.0), "{series}");
+        let (p50, p95) = (row["queue_p50_ms"].as_f64().context("p50")?, row["queue_p95_ms"].as_f64().context("p95")?);
+        assert!(p50 <= p95 && p95 <= 101.0, "{row}");
+    }
+    let page = page::of(&report);
+    for title in ["Goodput over round-trip time, 1 % loss", "10ms-1%: rate over time", "10ms-1%: loss over time", "Queueing delay, median"]
+    {
+        assert!(page.contains(title), "{title} is not in the page");
+    }
+    assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("<script"));
     Ok(())
 }
 

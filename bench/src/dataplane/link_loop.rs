@@ -208,7 +208,7 @@ pub(super) fn turn(testbed: &Testbed, mtu_bytes: u32, sends_xdp: bool, receives_
         cpu_s_sender: sent.cpu_s,
         cpu_s_receiver: received.cpu_s,
         busy_s: Ticks::now().busy_s_since(ticks),
-        again: None,
         seconds_command: received.seconds,
+        ..Turn::default()
     })
 }

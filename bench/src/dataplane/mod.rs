@@ -17,12 +17,14 @@
 //! `cpu_s_per_gib` (user and system time of both ends), `cpu_s_per_gib_sender`,
 //! `cpu_s_per_gib_receiver`, `cpu_s_per_gib_machine` (all that the cores did meanwhile: on a veth pair much of what receiving costs the kernel is
 //! done in interrupts, and charged to the sender or to nobody), `again` (packets sent twice over
-//! all), `spread` (largest less smallest `gbit_per_s`, over the median), `turns`; `costs` (nanoseconds a packet for what a receiver cannot do without), and
+//! all), `round_trip_over_least_p50_ms` and `_p95_ms` (ours: smoothed round trips, five a second, less the least), `spread` (largest less smallest
+//! `gbit_per_s`, over the median), `turns`, `series` (ours: rates, loss and round trip over the seconds of the median turn); `costs` (nanoseconds a packet for what a receiver cannot do without), and
 //! `warnings` that say which figures are unsound.
 
 mod costs;
 mod link_loop;
 mod peers;
+mod series;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,14 +35,13 @@ use serde::Serialize;
 use crate::environment::{Environment, Ticks};
 use crate::process::{Interrupt, run as run_to_end, tree_cpu_s};
 use crate::testbed::{Server, ServerOptions, Testbed, TestbedOptions, events, write_random};
-use crate::{median, spread, write_json};
+use crate::{median, sound, spread, write_json};
 pub use link_loop::{Arguments as LoopArguments, run as run_loop};
 pub(crate) use peers::{Load, Peer};
+pub(crate) use series::{OverLeast, Series};
 
 const GIB: f64 = (1u64 << 30) as f64;
 const DEADLINE: Duration = Duration::from_secs(300);
-/// More spread than this makes a figure unsound.
-const SPREAD_MAX: f64 = 0.10;
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
@@ -119,7 +120,7 @@ impl Tool {
 }
 
 /// One turn of a tool.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Turn {
     /// First packet to the last that counts.
     seconds: f64,
@@ -135,6 +136,27 @@ pub struct Turn {
     again: Option<f64>,
     /// The whole command, with set-up; loops have none.
     seconds_command: f64,
+    /// By how much round trips were longer than the least, milliseconds; ours only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    round_trip_over_least_ms: Option<OverLeast>,
+    /// What packets found in the emulated bottleneck's queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) queue_ms: Option<QueueDelay>,
+    /// Cores that the emulator took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) emulator_cores: Option<f64>,
+    /// Ours only.
+    #[serde(skip)]
+    series: Series,
+}
+
+/// How long a bottleneck took for what packets found in its queue, milliseconds, the frame being sent counted whole.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct QueueDelay {
+    /// Median of all packets that arrived at it.
+    pub(crate) p50: f64,
+    /// Nineteen of twenty found less.
+    pub(crate) p95: f64,
 }
 
 impl Turn {
@@ -147,9 +169,33 @@ impl Turn {
         self.per_gib(self.cpu_s_sender + self.cpu_s_receiver)
     }
 
+    /// What all cores worked, seconds, and how long the command took.
+    pub(crate) fn busy(&self) -> (f64, f64) {
+        (self.busy_s, self.seconds_command)
+    }
+
+    /// By how much round trips were longer than the least.
+    pub(crate) fn over_least(&self) -> Option<OverLeast> {
+        self.round_trip_over_least_ms
+    }
+
     fn per_gib(&self, cpu_s: f64) -> f64 {
         cpu_s / (self.bytes as f64 / GIB)
     }
+}
+
+/// The seconds of the turn whose goodput is next to the median; none of tools that tell nothing.
+pub(crate) fn median_series(turns: &[Turn]) -> Option<Series> {
+    let middle = median(turns.iter().map(Turn::gbit_per_s));
+    let distance = |turn: &Turn| (turn.gbit_per_s() - middle).abs();
+    let (index, turn) = turns.iter().enumerate().min_by(|(_, one), (_, other)| distance(one).total_cmp(&distance(other)))?;
+    turn.over_least().map(|_| turn.series.of_turn(index + 1))
+}
+
+/// The median of a figure that all turns of ours have, and no other's.
+pub(crate) fn median_of(turns: &[Turn], figure: impl Fn(&Turn) -> Option<f64>) -> Option<f64> {
+    let figures: Vec<f64> = turns.iter().filter_map(figure).collect();
+    (!figures.is_empty()).then(|| median(figures.into_iter()))
 }
 
 /// A tool in a case: medians of its turns.
@@ -175,8 +221,14 @@ pub struct Row {
     /// All that the machine did meanwhile.
     pub cpu_s_per_gib_machine: f64,
     again: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    round_trip_over_least_p50_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    round_trip_over_least_p95_ms: Option<f64>,
     spread: f64,
     turns: Vec<Turn>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    series: Option<Series>,
 }
 
 /// Everything.
@@ -220,13 +272,12 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
                 told(row.again, 4),
                 row.spread
             );
-            if row.spread > SPREAD_MAX {
-                warnings.push(format!("{} {}: the turns differ by {:.0} % of their median", row.case, row.tool, row.spread * 100.0));
-            }
+            warnings.extend(sound::spread(&format!("{} {}", row.case, row.tool), row.spread));
             rows.push(row);
         }
     }
     ensure!(!rows.is_empty(), "no such case; there are {}", CASES.map(|case| case.name).join(", "));
+    warnings.extend(sound::turns(rows.iter().map(|row: &Row| row.turns.len())));
     let costs = costs::measure();
     costs.iter().for_each(|cost| println!("{cost}"));
     environment.finish(&mut warnings);
@@ -295,7 +346,7 @@ fn measure(arguments: &Arguments, case: Case, peers: &[Peer], interrupt: &Interr
 
 fn row(case: Case, tool: Tool, turns: Vec<Turn>) -> Row {
     let of = |value: &dyn Fn(&Turn) -> f64| median(turns.iter().map(value));
-    let some = |value: &dyn Fn(&Turn) -> Option<f64>| turns.first().and_then(value).map(|_| median(turns.iter().filter_map(value)));
+    let some = |value: &dyn Fn(&Turn) -> Option<f64>| median_of(&turns, value);
     Row {
         case: case.name,
         path: if case.xdp { "af_xdp" } else { "kernel" },
@@ -310,7 +361,10 @@ fn row(case: Case, tool: Tool, turns: Vec<Turn>) -> Row {
         cpu_s_per_gib_receiver: of(&|turn| turn.per_gib(turn.cpu_s_receiver)),
         cpu_s_per_gib_machine: of(&|turn| turn.per_gib(turn.busy_s)),
         again: some(&|turn| turn.again),
+        round_trip_over_least_p50_ms: some(&|turn| turn.over_least().map(|over| over.p50)),
+        round_trip_over_least_p95_ms: some(&|turn| turn.over_least().map(|over| over.p95)),
         spread: spread(turns.iter().map(Turn::gbit_per_s)),
+        series: median_series(&turns),
         turns,
     }
 }
@@ -335,6 +389,7 @@ pub(crate) fn send(testbed: &Testbed, by_xdp: bool, bytes: u64) -> Result<Turn> 
     ensure!(number(&totals["bytes_durable"])? == bytes, "not everything arrived: {done}");
     let (right, wrong) = if by_xdp { (afxdp, kernel) } else { (kernel, afxdp) };
     ensure!(wrong == 0, "{wrong} of {} packets went the wrong way", right + wrong);
+    let (told, least_ms) = (events(&sent.stdout, "progress"), done["rtt_least_ms"].as_f64().context("no rtt_least_ms")?);
     Ok(Turn {
         seconds: done["elapsed_s"].as_f64().context("no elapsed_s")?,
         bytes,
@@ -344,5 +399,8 @@ pub(crate) fn send(testbed: &Testbed, by_xdp: bool, bytes: u64) -> Result<Turn> 
         busy_s,
         again: Some(done["retransmitted_share"].as_f64().context("no retransmitted_share")?),
         seconds_command: sent.elapsed.as_secs_f64(),
+        round_trip_over_least_ms: OverLeast::of(&told, least_ms),
+        series: Series::of(&told, least_ms)?,
+        ..Turn::default()
     })
 }

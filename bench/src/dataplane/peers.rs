@@ -121,7 +121,7 @@ fn installed(program: &str) -> Result<PathBuf> {
 /// Packets are not counted: the figure is not comparable between protocols.
 fn measured(seconds: f64, bytes: u64, sent: &Finished, cpu_s_receiver: f64, busy_s: f64) -> Turn {
     let (cpu_s_sender, seconds_command) = (sent.cpu_s, sent.elapsed.as_secs_f64());
-    Turn { seconds, bytes, packets: None, cpu_s_sender, cpu_s_receiver, busy_s, again: None, seconds_command }
+    Turn { seconds, bytes, packets: None, cpu_s_sender, cpu_s_receiver, busy_s, seconds_command, ..Turn::default() }
 }
 
 /// Waits for a receiver that ends by itself, and tells the CPU time that it took.

@@ -94,13 +94,17 @@ pub struct Row {
     pub jain: f64,
     pub(super) first_block_p50_ms: f64,
     pub(super) first_block_p99_ms: f64,
+    /// From the beginning of set-up to the server's offer, medians of the turns.
+    set_up_ms: Quantiles,
+    /// From the beginning of set-up until the receiver holds the first block, medians of the turns.
+    first_block_ms: Quantiles,
     /// Engine's memory that came with the lanes, over their number.
     pub idle_bytes_per_lane: f64,
     pub(super) running_bytes_per_lane: f64,
     pub(super) cpu_idle: f64,
     pub(super) cpu_s_per_gib: f64,
     pub(super) spread: f64,
-    turns: Vec<Turn>,
+    pub(super) turns: Vec<Turn>,
 }
 
 impl Row {
@@ -130,6 +134,8 @@ pub(super) fn measure(arguments: &Arguments, lanes: usize, interrupt: &crate::pr
         jain: of(&|turn| turn.jain),
         first_block_p50_ms: of(&|turn| turn.first_block_ms.p50),
         first_block_p99_ms: of(&|turn| turn.first_block_ms.p99),
+        set_up_ms: Quantiles::of_turns(turns.iter().map(|turn| turn.set_up_ms)),
+        first_block_ms: Quantiles::of_turns(turns.iter().map(|turn| turn.first_block_ms)),
         idle_bytes_per_lane: of(&Turn::per_idle_lane),
         running_bytes_per_lane: of(&Turn::per_running_lane),
         cpu_idle: of(&|turn| turn.cpu_idle),

@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 use tradewind_api::{Client, Credentials, Fingerprint, KnownServers, SecretText, ServerAddress, SubmitRequest, Trust, establish_trust};
 use tradewind_client::{Durable, Found, Group, LaneOffer, Policy, RateOptions, Source, Sources, Upload};
 
+use crate::median;
+
 /// Bytes of the files that a lane sends before it falls idle: a block each, so that the store has all of what it was given.
 pub(super) const FIRST_FILE_BYTES: u64 = 1 << 20;
 /// Silence after which an upload fails, as in `tradewind send`.
@@ -70,8 +72,12 @@ pub struct Quantiles {
     pub p90: f64,
     /// Ninety-nine hundredths are faster.
     pub p99: f64,
+    /// Nine hundred and ninety-nine thousandths are faster: of fewer samples than a thousand, the slowest.
+    pub p99_9: f64,
     /// The slowest.
     pub max: f64,
+    /// How many there were.
+    pub samples: u64,
 }
 
 impl Quantiles {
@@ -82,7 +88,21 @@ impl Quantiles {
             histogram.saturating_record(u64::try_from(sample.as_micros()).unwrap_or(u64::MAX));
         }
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-        Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: histogram.max() as f64 / 1e3 }
+        let max = histogram.max() as f64 / 1e3;
+        Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), p99_9: at(0.999), max, samples: histogram.len() }
+    }
+
+    /// The median of each over some turns, the samples of all together.
+    pub(super) fn of_turns(turns: impl Iterator<Item = Self> + Clone) -> Self {
+        let of = |value: fn(&Self) -> f64| median(turns.clone().map(|turn| value(&turn)));
+        Self {
+            p50: of(|turn| turn.p50),
+            p90: of(|turn| turn.p90),
+            p99: of(|turn| turn.p99),
+            p99_9: of(|turn| turn.p99_9),
+            max: of(|turn| turn.max),
+            samples: turns.map(|turn| turn.samples).sum(),
+        }
     }
 }
 
@@ -348,4 +368,21 @@ fn files(load: Arc<Load>, found: Arc<Found>) -> impl Iterator<Item = Source> + S
 
 fn file_bytes(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_the_samples_and_medians_of_turns() {
+        let first = Quantiles::of((1..=1000).map(Duration::from_millis));
+        for (found, expected) in [(first.p50, 500.0), (first.p90, 900.0), (first.p99, 990.0), (first.p99_9, 999.0), (first.max, 1000.0)] {
+            assert!((found - expected).abs() <= expected * 0.002, "{found} is not {expected}");
+        }
+        assert_eq!(first.samples, 1000);
+        let twice = Quantiles { p50: 2.0 * first.p50, ..first };
+        let turns = Quantiles::of_turns([first, twice, first].into_iter());
+        assert!((turns.p50 - first.p50).abs() < 1e-9 && turns.samples == 3000, "{turns:?}");
+    }
 }

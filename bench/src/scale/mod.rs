@@ -13,7 +13,9 @@
 //!
 //! JSON (`--json FILE`): `environment`; `rows` of lanes with `case`, `lanes`, `opened`, `failed`, `gbit_per_s` (payload of all lanes while all run: each
 //! lane's bytes in whole blocks at the receiver over the time between its own two reports), `gbit_per_s_whole` (all payload until the last has ended),
-//! `over_one_lane`, `jain` (of the lanes' goodput), `first_block_p50_ms` and `_p99_ms` (from the beginning of set-up to the first MiB at the receiver),
+//! `over_one_lane`, `jain` (of the lanes' goodput), `set_up_ms` (from the beginning of set-up to the server's offer) and `first_block_ms` (to the first
+//! MiB at the receiver) with `p50`, `p90`, `p99`, `p99_9`, `max` (medians of the turns; each turn's quantiles from a histogram of all its lanes) and
+//! `samples`, `first_block_p50_ms` and `_p99_ms` of these,
 //! `idle_bytes_per_lane` and `running_bytes_per_lane` (what the engine's proportional set has more than before the first lane, over the lanes),
 //! `cpu_idle` (cores that engine and control process take while all lanes are idle), `cpu_s_per_gib` (both ends), `spread`, `turns`; `spike`; `soak`;
 //! `bars` (text and whether it was met); `problems` (transfers that failed, what grew); `warnings`.
@@ -37,7 +39,7 @@ use serde::Serialize;
 use crate::environment::Environment;
 use crate::process::Interrupt;
 use crate::testbed::{Server, ServerOptions, Testbed};
-use crate::write_json;
+use crate::{sound, write_json};
 pub use lanes::Row;
 pub use load::{Arguments as LoadArguments, run as run_load};
 pub use soak::Soak;
@@ -45,8 +47,6 @@ pub use spike::Spike;
 
 const GIB: f64 = (1u64 << 30) as f64;
 const MIB: f64 = 1_048_576.0;
-/// More spread than this makes a figure unsound.
-const SPREAD_MAX: f64 = 0.10;
 /// Enough for 1,000 lanes into parts of 8 MiB: 8 blocks of 1 MiB and their tables each, and what the first ones begin with.
 const POOL_MIB: u32 = 12_288;
 /// Most lanes of an engine.
@@ -244,12 +244,11 @@ fn lanes_rows(
         let one = rows.iter().find(|row| row.lanes == 1).map(|one| one.gbit_per_s);
         row.over_one_lane = one.map(|one| row.gbit_per_s / one);
         println!("{row}");
-        if row.spread > SPREAD_MAX {
-            warnings.push(format!("{}: the turns differ by {:.0} % of their median", row.case, row.spread * 100.0));
-        }
+        warnings.extend(sound::spread(&row.case, row.spread));
         problems.extend(row.failures().map(|failure| format!("{}: {failure}", row.case)));
         rows.push(row);
     }
+    warnings.extend(sound::turns(rows.iter().map(|row| row.turns.len())));
     Ok(rows)
 }
 

@@ -33,7 +33,7 @@ impl Display for Row {
 
 impl Display for Quantiles {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        write!(f, "p50 {:.0}, p90 {:.0}, p99 {:.0}, max {:.0} ms", self.p50, self.p90, self.p99, self.max)
+        write!(f, "p50 {:.0}, p90 {:.0}, p99 {:.0}, p99.9 {:.0}, max {:.0} ms", self.p50, self.p90, self.p99, self.p99_9, self.max)
     }
 }
 

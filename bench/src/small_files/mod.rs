@@ -19,7 +19,7 @@
 //! JSON (`--json FILE`): `files`, `file_bytes`, and `cases`: one object a case with `case`, `files`, `rtt_ms`, `loss`, `rate_bps` (null: not limited),
 //! `files_per_s`, `seconds` (to "done"), `seconds_command` (with set-up and walk), `rss_client_bytes`, `rss_engine_bytes` (largest
 //! resident sets), `cpu_s_client`, `cpu_s_server`, `emulator_valid`, `bytes_sent_over_needed`, and `peers`: objects with `tool`, `files`,
-//! `seconds`, `files_per_s`, `finished`, or `skipped` with the reason. The first case's `files_per_s`, `rss_client_bytes` and
+//! `seconds`, `files_per_s`, `finished`, or `skipped` with the reason; `warnings`. The first case's `files_per_s`, `rss_client_bytes` and
 //! `rss_engine_bytes` stand at the top too.
 
 mod peers;
@@ -35,6 +35,7 @@ use tradewind_netem::Scenario;
 use tradewind_netem::scenario::DirectionSpec;
 
 use crate::process::{Interrupt, tail, tree_cpu_s};
+use crate::sound;
 use crate::testbed::{BUCKET, Server, ServerOptions, Store, Testbed, TestbedOptions, events};
 use crate::tree::{self, Random};
 
@@ -96,6 +97,8 @@ pub struct Report {
     file_bytes: u64,
     /// In the order of measuring.
     pub cases: Vec<Outcome>,
+    /// What makes figures unsound.
+    pub warnings: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -134,13 +137,13 @@ const BUCKET_SHARE: u64 = 10;
 /// # Errors
 /// When a transfer fails or arrives incomplete.
 pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
-    let mut cases = Vec::new();
+    let (mut cases, mut warnings) = (Vec::new(), Vec::new());
     println!(
         "{:<6} {:>7} {:>6} {:>9} {:>8} {:>11} {:>11} {:>9} {:>9}",
         "case", "RTT ms", "loss", "files/s", "seconds", "client MiB", "engine MiB", "client s", "server s"
     );
     for case in CASES.iter().filter(|case| arguments.only.is_empty() || arguments.only.iter().any(|only| only == case.name)) {
-        let outcome = measure(arguments, case, interrupt).with_context(|| case.name)?;
+        let outcome = measure(arguments, case, interrupt, &mut warnings).with_context(|| case.name)?;
         println!(
             "{:<6} {:>7} {:>6} {:>9.0} {:>8.2} {:>11.1} {:>11.1} {:>9.2} {:>9.2}{}",
             outcome.case,
@@ -152,7 +155,7 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
             outcome.rss_engine_bytes as f64 / 1_048_576.0,
             outcome.cpu_s_client,
             outcome.cpu_s_server,
-            if outcome.emulator_valid != Some(false) { "" } else { "  (the emulator was late: not valid)" }
+            if outcome.emulator_valid != Some(false) { "" } else { "  (the emulator's run is not valid)" }
         );
         for peer in &outcome.peers {
             println!("       {peer}");
@@ -160,6 +163,8 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
         cases.push(outcome);
     }
     let first = cases.first().context("no such case")?;
+    warnings.extend(sound::turns(std::iter::once(1)));
+    warnings.iter().for_each(|warning| println!("unsound: {warning}"));
     let report = Report {
         files_per_s: first.files_per_s,
         rss_client_bytes: first.rss_client_bytes,
@@ -167,6 +172,7 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
         files: arguments.files,
         file_bytes: arguments.file_bytes,
         cases,
+        warnings,
     };
     if let Some(file) = &arguments.json {
         crate::write_json(file, &report)?;
@@ -174,7 +180,7 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
     Ok(report)
 }
 
-fn measure(arguments: &Arguments, case: &Case, interrupt: &Interrupt) -> Result<Outcome> {
+fn measure(arguments: &Arguments, case: &Case, interrupt: &Interrupt, warnings: &mut Vec<String>) -> Result<Outcome> {
     let (mtu_bytes, is_wan) = if case.wan.is_some() { (9000, true) } else { (1500, false) };
     let options = TestbedOptions { mtu_bytes, management: is_wan, in_memory: case.place != Place::Disk, direct: !is_wan, wire_like: false };
     let mut testbed = Testbed::without_link("twsmall", &options, interrupt)?;
@@ -217,7 +223,9 @@ fn measure(arguments: &Arguments, case: &Case, interrupt: &Interrupt) -> Result<
         }
     }
     if is_wan {
-        outcome.emulator_valid = Some(testbed.stop_emulator()?.valid);
+        let emulator = testbed.stop_emulator()?;
+        outcome.emulator_valid = Some(emulator.valid);
+        warnings.extend(sound::emulator(case.name, &emulator));
     }
     outcome.peers = peers;
     Ok(outcome)

@@ -228,6 +228,7 @@ mod tests {
             bytes_durable: 0,
             rate_bps: 283_100_000,
             rtt_ms: 100.44,
+            packets_sent: 100,
             loss: 0.051,
             retransmitted_share: 0.05,
             limiter: "target",

@@ -60,6 +60,7 @@ pub(crate) fn progress(progress: &Progress) -> Value {
         "bytes_durable": progress.bytes_durable,
         "rate_bps": progress.rate_bps,
         "rtt_ms": progress.rtt_ms,
+        "packets_sent": progress.packets_sent,
         "loss": progress.loss,
         "retransmitted_share": progress.retransmitted_share,
         "limiter": progress.limiter,
@@ -238,6 +239,7 @@ mod tests {
             bytes_durable: 1,
             rate_bps: 300,
             rtt_ms: 1.5,
+            packets_sent: 8,
             loss: 0.25,
             retransmitted_share: 0.5,
             limiter: "storage",
@@ -246,7 +248,7 @@ mod tests {
         assert_eq!(
             progress(&moment),
             json!({"event": "progress", "elapsed_s": 0.5, "bytes_total": 10, "bytes_sent": 5, "bytes_durable": 1, "rate_bps": 300,
-                   "rtt_ms": 1.5, "loss": 0.25, "retransmitted_share": 0.5, "limiter": "storage"})
+                   "rtt_ms": 1.5, "packets_sent": 8, "loss": 0.25, "retransmitted_share": 0.5, "limiter": "storage"})
         );
     }
     #[test]

@@ -380,6 +380,7 @@ impl Worker {
             bytes_durable: self.sink.uploader.stats().snapshot().bytes_uploaded,
             rate_bps: state.map_or(0, |state| u64::from(state.rate_kbps) * 1000),
             rtt_ms: state.map_or(0.0, |state| f64::from(state.round_trip_us) / 1e3),
+            packets_sent: sent,
             loss: share(statistics.packets_missing, sent),
             retransmitted_share: share(statistics.duplicate_chunks, statistics.packets_received),
             limiter: limiter_name(state.and_then(|state| Limiter::of_code(state.limiter)).unwrap_or_default()),

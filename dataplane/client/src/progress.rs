@@ -18,6 +18,8 @@ pub struct Progress {
     pub rate_bps: u64,
     /// Smoothed round-trip time, milliseconds.
     pub rtt_ms: f64,
+    /// Packets sent so far, of all kinds; of a download those that arrived and those that are missing.
+    pub packets_sent: u64,
     /// Packets lost over packets sent so far.
     pub loss: f64,
     /// DATA packets sent again over all DATA packets.

@@ -166,6 +166,7 @@ impl Worker {
             bytes_durable: durable.min(bytes_total),
             rate_bps: statistics.rate_bytes_per_s.saturating_mul(8),
             rtt_ms: statistics.round_trip_ns as f64 / 1e6,
+            packets_sent: statistics.packets_sent,
             loss: share(statistics.packets_lost, statistics.packets_sent),
             retransmitted_share: share(statistics.data_packets_again, statistics.data_packets_sent),
             limiter: limiter_name(statistics.limiter),
