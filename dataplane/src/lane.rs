@@ -78,7 +78,8 @@ impl Lane {
     }
 
     /// Open, session: authenticates a datagram and puts its chunk into a block.
-    pub(crate) fn receive(&mut self, now_ns: u64, meta: &Meta, datagram: &[u8], pool: &BlockPool) -> Taken {
+    pub(crate) fn receive(&mut self, meta: &Meta, datagram: &[u8], pool: &BlockPool) -> Taken {
+        let now_ns = meta.arrived_ns;
         let arrival = match &mut self.end {
             End::Receiving { receiver, .. } => receiver.handle_datagram(now_ns, datagram, meta.ecn == Ecn::Ce, &mut || pool.take()),
             End::Sending(sending) => sending.sender.handle_datagram(now_ns, datagram),
@@ -341,7 +342,7 @@ mod tests {
 
     fn from(remote: &str, link: Option<LinkLayer>) -> Meta {
         let remote: SocketAddr = remote.parse().expect("an address");
-        Meta { path: Path { local: ([10, 0, 0, 2], 33_001).into(), remote, link }, ecn: Ecn::NotEct, arrived_ns: 0 }
+        Meta { path: Path { local: ([10, 0, 0, 2], 33_001).into(), remote, link }, ecn: Ecn::NotEct, arrived_ns: 1 }
     }
 
     #[test]
@@ -357,19 +358,19 @@ mod tests {
 
             let mut forged = packets[0].clone();
             *forged.last_mut().expect("bytes") ^= 1;
-            assert!(matches!(lane.receive(1, &thief, &forged, &pool), Taken::No(_)));
+            assert!(matches!(lane.receive(&thief, &forged, &pool), Taken::No(_)));
             assert_eq!(lane.path(), None, "nothing is known before a packet authenticates");
-            assert!(matches!(lane.receive(2, &home, &packets[0], &pool), Taken::Yes));
+            assert!(matches!(lane.receive(&home, &packets[0], &pool), Taken::Yes));
             assert_eq!(lane.path(), Some(home.path));
 
-            assert!(matches!(lane.receive(3, &rebound, &packets[3], &pool), Taken::Yes));
+            assert!(matches!(lane.receive(&rebound, &packets[3], &pool), Taken::Yes));
             assert_eq!(lane.path(), Some(rebound.path), "a newer packet moves it");
-            assert!(matches!(lane.receive(4, &home, &packets[2], &pool), Taken::Yes));
+            assert!(matches!(lane.receive(&home, &packets[2], &pool), Taken::Yes));
             assert_eq!(lane.path(), Some(rebound.path), "one that was overtaken does not");
-            assert!(matches!(lane.receive(5, &thief, &packets[1], &pool), Taken::Yes));
+            assert!(matches!(lane.receive(&thief, &packets[1], &pool), Taken::Yes));
             assert_eq!(lane.path(), Some(rebound.path), "nor one that was held back and comes from elsewhere");
             for replayed in &packets[..4] {
-                assert!(matches!(lane.receive(6, &thief, replayed, &pool), Taken::No(DropReason::Replayed)));
+                assert!(matches!(lane.receive(&thief, replayed, &pool), Taken::No(DropReason::Replayed)));
                 assert_eq!(lane.path(), Some(rebound.path), "nor a replayed one");
             }
 
@@ -379,11 +380,11 @@ mod tests {
             let mut changed = packets[4].clone();
             changed[20] ^= 0x80;
             for forged in [&newer[..], &changed, &packets[4][..packets[4].len() - 1], &packets[4][..16]] {
-                assert!(matches!(lane.receive(7, &thief, forged, &pool), Taken::No(_)));
+                assert!(matches!(lane.receive(&thief, forged, &pool), Taken::No(_)));
                 assert_eq!(lane.path(), Some(rebound.path), "nor one that does not authenticate");
             }
 
-            assert!(matches!(lane.receive(8, &roamed, &packets[4], &pool), Taken::Yes));
+            assert!(matches!(lane.receive(&roamed, &packets[4], &pool), Taken::Yes));
             assert_eq!(lane.path(), Some(roamed.path), "another network");
         }
     }

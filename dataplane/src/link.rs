@@ -55,15 +55,20 @@ fn add(a: LinkCounters, b: LinkCounters) -> LinkCounters {
 }
 
 impl Link for EngineLink {
-    fn receive(&mut self, now_ns: u64, limit: usize, each: &mut impl FnMut(&Meta, &mut [u8])) -> Result<usize, LinkError> {
+    fn receive(
+        &mut self,
+        clock: &mut impl FnMut() -> u64,
+        limit: usize,
+        each: &mut impl FnMut(&Meta, &mut [u8]),
+    ) -> Result<usize, LinkError> {
         let mut count = 0;
         for link in &mut self.xdp {
-            count += link.receive(now_ns, limit, each)?;
+            count += link.receive(clock, limit, each)?;
         }
         self.turns = (self.turns + 1) % SOCKET_TURNS;
         match &mut self.socket {
             Some(socket) if count == 0 || !self.quiet || self.turns == 0 => {
-                let taken = socket.receive(now_ns, limit, each)?;
+                let taken = socket.receive(clock, limit, each)?;
                 self.quiet = taken == 0;
                 Ok(count + taken)
             }

@@ -74,6 +74,8 @@ impl<L: Link> Worker<L> {
                 return Ok(());
             }
             let received = self.receive(now)?;
+            // Packets have the time at which they came.
+            let now = now_ns();
             self.deliver(now);
             let commands = self.run_commands(now);
             self.refresh(now, &mut publish);
@@ -86,12 +88,12 @@ impl<L: Link> Worker<L> {
     }
 
     /// Receive, open, session.
-    fn receive(&mut self, now: u64) -> Result<usize, LinkError> {
+    fn receive(&mut self, started_ns: u64) -> Result<usize, LinkError> {
         self.touched.clear();
         let Self { link, lanes, pool, statistics, touched, .. } = self;
         let mut moved = Vec::new();
-        let count = link.receive(now, BATCH, &mut |meta, datagram| {
-            let Some(id) = take(lanes, pool, statistics, now, meta, datagram) else { return };
+        let count = link.receive(&mut now_ns, BATCH, &mut |meta, datagram| {
+            let Some(id) = take(lanes, pool, statistics, meta, datagram) else { return };
             match id {
                 Ok(id) => {
                     if touched.last() != Some(&id) && !touched.contains(&id) {
@@ -105,7 +107,7 @@ impl<L: Link> Worker<L> {
             lanes.remove(&id);
         }
         if count > 0 {
-            statistics.record(Stage::Receive, now_ns().saturating_sub(now) / count as u64);
+            statistics.record(Stage::Receive, now_ns().saturating_sub(started_ns) / count as u64);
         }
         Ok(count)
     }
@@ -262,7 +264,6 @@ fn take(
     lanes: &mut BTreeMap<u64, Lane>,
     pool: &BlockPool,
     statistics: &WorkerStatistics,
-    now: u64,
     meta: &Meta,
     datagram: &[u8],
 ) -> Option<Result<u64, u64>> {
@@ -275,7 +276,7 @@ fn take(
         statistics.drop_packet(Ignored::Packet(DropReason::UnknownLane));
         return None;
     };
-    match lane.receive(now, meta, datagram, pool) {
+    match lane.receive(meta, datagram, pool) {
         Taken::Yes => {
             statistics.authentic.add(1);
             Some(Ok(id))

@@ -97,7 +97,7 @@ fn receive(mut link: impl Link) -> Result<Counted> {
     loop {
         let now = now_ns();
         let Counted { packets, bytes, .. } = &mut counted;
-        let count = link.receive(now, BATCH, &mut |_, datagram| {
+        let count = link.receive(&mut now_ns, BATCH, &mut |_, datagram| {
             *packets += 1;
             *bytes += datagram.len() as u64;
         })?;

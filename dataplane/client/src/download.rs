@@ -266,8 +266,8 @@ impl Worker {
         let mut next_progress_ns = started_ns;
         let mut done_ns = None;
         loop {
+            self.receive()?;
             let now = now_ns();
-            self.receive(now)?;
             let closed = match self.handle_events() {
                 Ok(closed) => closed,
                 Err(error) => {
@@ -307,13 +307,13 @@ impl Worker {
         }
     }
 
-    fn receive(&mut self, now: u64) -> Result<(), UploadError> {
+    fn receive(&mut self) -> Result<(), UploadError> {
         let Self { link, receiver, pool, ignored, .. } = self;
         let mut buffers = || pool.take();
         let each = &mut |meta: &tradewind_netio::Meta, datagram: &mut [u8]| {
-            *ignored += u64::from(receiver.handle_datagram(now, datagram, meta.ecn == Ecn::Ce, &mut buffers).is_err());
+            *ignored += u64::from(receiver.handle_datagram(meta.arrived_ns, datagram, meta.ecn == Ecn::Ce, &mut buffers).is_err());
         };
-        link.receive(now, each)
+        link.receive(each)
     }
 
     /// Hands blocks to storage; code and text if the lane is over.

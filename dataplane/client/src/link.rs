@@ -47,8 +47,8 @@ impl ServerLink {
     }
 
     /// Takes what has arrived, [`BATCH`] datagrams at most.
-    pub(crate) fn receive(&mut self, now_ns: u64, each: &mut impl FnMut(&Meta, &mut [u8])) -> Result<(), UploadError> {
-        self.link.receive(now_ns, BATCH, each).map(drop).map_err(local)
+    pub(crate) fn receive(&mut self, each: &mut impl FnMut(&Meta, &mut [u8])) -> Result<(), UploadError> {
+        self.link.receive(&mut now_ns, BATCH, each).map(drop).map_err(local)
     }
 
     /// Sends what `poll` writes, until it writes nothing; `true` when the link had no room for more.

@@ -48,9 +48,9 @@ impl Worker {
         let mut next_progress_ns = started_ns;
         let (mut ignored, mut has_told) = (0, false);
         loop {
-            let now = now_ns();
             let Self { link, sender, .. } = &mut self;
-            link.receive(now, &mut |_, datagram| ignored += u64::from(sender.handle_datagram(now, datagram).is_err()))?;
+            link.receive(&mut |meta, datagram| ignored += u64::from(sender.handle_datagram(meta.arrived_ns, datagram).is_err()))?;
+            let now = now_ns();
             match self.handle_events(idle_timeout) {
                 Some(End::Done { receipt }) => {
                     let elapsed_ns = now_ns() - started_ns;

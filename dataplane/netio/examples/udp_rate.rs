@@ -23,7 +23,7 @@ fn run(offload: Offload, datagram_bytes: usize, time: Duration) -> Result<(f64, 
         let receiving = scope.spawn(|| -> Result<_, LinkError> {
             let start = Instant::now();
             while !done.load(Ordering::Relaxed) {
-                if receiver.receive(0, 256, &mut |_, _| {})? == 0 {
+                if receiver.receive(&mut || 0, 256, &mut |_, _| {})? == 0 {
                     receiver.wait(Duration::from_millis(1))?;
                 }
             }

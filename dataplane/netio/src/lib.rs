@@ -82,11 +82,17 @@ impl LinkError {
 /// A batch-shaped, non-blocking datagram link owned by one worker.
 pub trait Link {
     /// Calls `each` for at most `limit` waiting datagrams and returns how many there were; never blocks.
-    /// The slice is the UDP payload and may be overwritten by `each`.
+    /// The slice is the UDP payload and may be overwritten by `each`. `clock` is asked after datagrams were taken from the kernel: a stamp from before
+    /// is too early by however long the thread was off its core in between, and passes for a shorter path.
     ///
     /// # Errors
     /// Only when the link itself is broken.
-    fn receive(&mut self, now_ns: u64, limit: usize, each: &mut impl FnMut(&Meta, &mut [u8])) -> Result<usize, LinkError>;
+    fn receive(
+        &mut self,
+        clock: &mut impl FnMut() -> u64,
+        limit: usize,
+        each: &mut impl FnMut(&Meta, &mut [u8]),
+    ) -> Result<usize, LinkError>;
 
     /// Offers `fill` room for one datagram of at most `capacity` payload bytes to `path`; `fill` returns how many
     /// bytes it wrote (0: nothing).

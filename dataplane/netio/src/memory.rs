@@ -188,8 +188,13 @@ impl MemoryLink {
 }
 
 impl Link for MemoryLink {
-    fn receive(&mut self, now_ns: u64, limit: usize, each: &mut impl FnMut(&Meta, &mut [u8])) -> Result<usize, LinkError> {
-        let mut handed = 0;
+    fn receive(
+        &mut self,
+        clock: &mut impl FnMut() -> u64,
+        limit: usize,
+        each: &mut impl FnMut(&Meta, &mut [u8]),
+    ) -> Result<usize, LinkError> {
+        let (now_ns, mut handed) = (clock(), 0);
         while handed < limit {
             let mut wire = self.shared.lock();
             wire.now_ns = wire.now_ns.max(now_ns);
@@ -305,7 +310,7 @@ mod tests {
 
     fn received(link: &mut MemoryLink, now_ns: u64) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
-        link.receive(now_ns, usize::MAX, &mut |_, bytes| all.push(bytes.to_vec())).expect("memory links do not fail");
+        link.receive(&mut || now_ns, usize::MAX, &mut |_, bytes| all.push(bytes.to_vec())).expect("memory links do not fail");
         all
     }
 
@@ -315,7 +320,7 @@ mod tests {
         let way = path(&a, &b);
         send(&mut a, &way, b"question");
         let mut back = None;
-        let count = b.receive(5, 10, &mut |meta, bytes| {
+        let count = b.receive(&mut || 5, 10, &mut |meta, bytes| {
             assert_eq!(bytes, b"question");
             assert_eq!(meta.arrived_ns, 5);
             back = Some(meta.path);

@@ -111,8 +111,13 @@ impl UdpLink {
 }
 
 impl Link for UdpLink {
-    fn receive(&mut self, now_ns: u64, limit: usize, each: &mut impl FnMut(&Meta, &mut [u8])) -> Result<usize, LinkError> {
-        self.receiver.receive(self.socket.as_fd(), now_ns, limit, &mut self.counters, each)
+    fn receive(
+        &mut self,
+        clock: &mut impl FnMut() -> u64,
+        limit: usize,
+        each: &mut impl FnMut(&Meta, &mut [u8]),
+    ) -> Result<usize, LinkError> {
+        self.receiver.receive(self.socket.as_fd(), clock, limit, &mut self.counters, each)
     }
 
     fn transmit(&mut self, path: &Path, capacity: usize, fill: impl FnOnce(&mut [u8]) -> usize) -> Result<Transmit, LinkError> {

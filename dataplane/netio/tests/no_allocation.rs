@@ -58,7 +58,7 @@ fn exchange(a: &mut impl Link, b: &mut impl Link, path: &Path, bursts: u64) -> u
         a.flush().expect("link works");
         while arrived < 16 * (burst + 1) && Instant::now() < deadline {
             b.wait(Duration::from_millis(100)).expect("link works");
-            b.receive(burst, 64, &mut |_, bytes| {
+            b.receive(&mut || burst, 64, &mut |_, bytes| {
                 bytes[0] ^= 1;
                 arrived += 1;
             })

@@ -22,7 +22,7 @@ fn receive(link: &mut UdpLink, count: usize) -> Vec<(Meta, Vec<u8>)> {
     let deadline = Instant::now() + Duration::from_secs(5);
     while all.len() < count && Instant::now() < deadline {
         link.wait(Duration::from_millis(100)).expect("link works");
-        link.receive(7, 64, &mut |meta, bytes| all.push((*meta, bytes.to_vec()))).expect("link works");
+        link.receive(&mut || 7, 64, &mut |meta, bytes| all.push((*meta, bytes.to_vec()))).expect("link works");
     }
     all
 }
@@ -92,12 +92,30 @@ fn a_burst_of_one_size_arrives_merged() {
     let deadline = Instant::now() + Duration::from_secs(20);
     while came.len() < 200 && Instant::now() < deadline {
         b.wait(Duration::from_millis(100)).expect("link works");
-        b.receive(came.len() as u64, 1, &mut |meta, bytes| came.push((meta.arrived_ns, bytes.len()))).expect("link works");
+        let call = came.len() as u64;
+        b.receive(&mut || call, 1, &mut |meta, bytes| came.push((meta.arrived_ns, bytes.len()))).expect("link works");
     }
     assert_eq!((came.len(), b.counters().received), (200, 200));
     assert!(came.iter().all(|&(_, length)| length == 1200));
     came.dedup();
     assert!(came.len() < 200 / 16, "{} messages", came.len());
+}
+
+/// A stamp from before is too early if the thread loses its core in between.
+#[test]
+fn the_clock_is_asked_once_packets_were_taken() {
+    let (mut a, mut b) = (bind("127.0.0.1:0", Offload::Auto), bind("127.0.0.1:0", Offload::Auto));
+    let path = Path { local: a.local_addr(), remote: b.local_addr(), link: None };
+    let mut asked = 0;
+    let mut clock = || {
+        asked += 1;
+        asked
+    };
+    assert_eq!(b.receive(&mut clock, 64, &mut |_, _| {}).expect("link works"), 0);
+    send(&mut a, &path, &[9; 1200]);
+    a.flush().expect("link works");
+    b.wait(Duration::from_secs(20)).expect("link works");
+    assert_eq!(b.receive(&mut clock, 64, &mut |meta, _| assert_eq!(meta.arrived_ns, 1)).expect("link works"), 1);
 }
 
 #[test]

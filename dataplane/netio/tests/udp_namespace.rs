@@ -45,7 +45,7 @@ fn queue(link: &mut UdpLink, path: &Path, bytes: usize, tag: u8) -> Transmit {
 fn received(link: &mut UdpLink, count: usize) -> Vec<(u8, usize)> {
     let (mut all, deadline) = (Vec::new(), Instant::now() + Duration::from_secs(20));
     loop {
-        while link.receive(0, 64, &mut |_, bytes| all.push((bytes[0], bytes.len()))).expect("link works") > 0 {}
+        while link.receive(&mut || 0, 64, &mut |_, bytes| all.push((bytes[0], bytes.len()))).expect("link works") > 0 {}
         if all.len() >= count || Instant::now() > deadline {
             return all;
         }

@@ -136,7 +136,7 @@ impl OuterTags {
 /// Parses a packet and hands its payload on, or counts it as malformed.
 fn deliver(
     packet: &mut [u8],
-    now_ns: u64,
+    arrived_ns: u64,
     counters: &mut LinkCounters,
     outer_tags: &mut OuterTags,
     each: &mut impl FnMut(&Meta, &mut [u8]),
@@ -150,7 +150,7 @@ fn deliver(
     }
     counters.received += 1;
     counters.received_bytes += parsed.payload.len() as u64;
-    each(&Meta { path: parsed.path, ecn: parsed.ecn, arrived_ns: now_ns }, &mut packet[parsed.payload]);
+    each(&Meta { path: parsed.path, ecn: parsed.ecn, arrived_ns }, &mut packet[parsed.payload]);
     1
 }
 
@@ -232,7 +232,12 @@ impl XdpLink {
 }
 
 impl Link for XdpLink {
-    fn receive(&mut self, now_ns: u64, limit: usize, each: &mut impl FnMut(&Meta, &mut [u8])) -> Result<usize, LinkError> {
+    fn receive(
+        &mut self,
+        clock: &mut impl FnMut() -> u64,
+        limit: usize,
+        each: &mut impl FnMut(&Meta, &mut [u8]),
+    ) -> Result<usize, LinkError> {
         let Self { socket: XdpSocket { rings, fill, .. }, received, assembly, outer_tags, counters, .. } = self;
         let (mut fetched, mut delivered) = (0, 0);
         while fetched < limit {
@@ -241,14 +246,15 @@ impl Link for XdpLink {
                 break;
             }
             fetched += count;
+            let arrived_ns = clock();
             for mut frame in received.drain(..) {
                 let continues = frame.continues();
                 let bytes = rings.bytes(&mut frame);
                 if assembly.state == AssemblyState::Idle && !continues {
-                    delivered += deliver(bytes, now_ns, counters, outer_tags, each);
+                    delivered += deliver(bytes, arrived_ns, counters, outer_tags, each);
                 } else {
                     match assembly.add(bytes, continues) {
-                        Some(Ok(packet)) => delivered += deliver(packet, now_ns, counters, outer_tags, each),
+                        Some(Ok(packet)) => delivered += deliver(packet, arrived_ns, counters, outer_tags, each),
                         Some(Err(())) => counters.malformed += 1,
                         None => {}
                     }

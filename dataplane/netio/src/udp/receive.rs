@@ -75,7 +75,7 @@ impl Receiver {
     pub(super) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
-        now_ns: u64,
+        clock: &mut impl FnMut() -> u64,
         limit: usize,
         counters: &mut LinkCounters,
         each: &mut impl FnMut(&Meta, &mut [u8]),
@@ -87,7 +87,7 @@ impl Receiver {
             let wanted = self.slots.len().min(limit - handed);
             match sys::receive(socket, &mut self.slots[..wanted]) {
                 Ok(filled) => {
-                    self.waiting = Waiting { slot: 0, end: filled, current: None, arrived_ns: now_ns };
+                    self.waiting = Waiting { slot: 0, end: filled, current: None, arrived_ns: clock() };
                     handed += self.hand_on(limit - handed, counters, each);
                     // Fewer than asked for: the socket is empty, asking again would be a wasted call.
                     if filled < wanted {

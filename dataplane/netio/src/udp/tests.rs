@@ -26,7 +26,7 @@ fn queue(link: &mut UdpLink, path: &Path, bytes: usize, tag: u8) -> Transmit {
 fn received(link: &mut UdpLink, count: usize) -> Vec<(u8, usize)> {
     let (mut all, deadline) = (Vec::new(), Instant::now() + Duration::from_secs(20));
     loop {
-        while link.receive(0, 64, &mut |_, bytes| all.push((bytes[0], bytes.len()))).expect("link works") > 0 {}
+        while link.receive(&mut || 0, 64, &mut |_, bytes| all.push((bytes[0], bytes.len()))).expect("link works") > 0 {}
         if all.len() >= count || Instant::now() > deadline {
             return all;
         }
@@ -126,11 +126,11 @@ fn datagrams_left_by_a_limit_end_a_wait_and_come_next() {
     a.flush().expect("link works");
     b.wait(Duration::from_secs(20)).expect("link works");
     let mut all = Vec::new();
-    assert_eq!(b.receive(1, 3, &mut |meta, bytes| all.push((bytes[0], meta.arrived_ns))).expect("link works"), 3);
+    assert_eq!(b.receive(&mut || 1, 3, &mut |meta, bytes| all.push((bytes[0], meta.arrived_ns))).expect("link works"), 3);
     let start = Instant::now();
     b.wait(Duration::from_secs(60)).expect("link works");
     assert!(start.elapsed() < Duration::from_secs(30));
-    assert_eq!(b.receive(2, 64, &mut |meta, bytes| all.push((bytes[0], meta.arrived_ns))).expect("link works"), 7);
+    assert_eq!(b.receive(&mut || 2, 64, &mut |meta, bytes| all.push((bytes[0], meta.arrived_ns))).expect("link works"), 7);
     let expected: Vec<_> = (0..10).map(|tag| (tag, 1)).collect();
     assert_eq!(all, expected, "all ten were taken from the kernel at time 1, merged");
 }

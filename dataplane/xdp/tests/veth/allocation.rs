@@ -55,7 +55,7 @@ fn receiving_and_sending_allocate_nothing() {
                     socket.send(&sent).expect("send");
                 }
                 let before = ALLOCATIONS.get();
-                received += link.receive(1, 64, &mut |_, bytes| assert_eq!(bytes.len(), length)).expect("link works");
+                received += link.receive(&mut || 1, 64, &mut |_, bytes| assert_eq!(bytes.len(), length)).expect("link works");
                 for _ in 0..4 {
                     link.transmit(&path, length, |room| room.len()).expect("link works");
                 }

@@ -152,7 +152,7 @@ fn unknown_lanes_and_garbage_never_reach_user_space() {
 }
 
 fn receive_now(link: &mut XdpLink) -> usize {
-    link.receive(0, 64, &mut |_, _| {}).expect("link works")
+    link.receive(&mut || 0, 64, &mut |_, _| {}).expect("link works")
 }
 
 #[test]

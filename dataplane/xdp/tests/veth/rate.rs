@@ -56,7 +56,7 @@ fn measure(mtu: u32, mode: AttachMode) {
         let before = link.counters();
         let started = Instant::now();
         while started.elapsed() < Duration::from_secs(SECONDS) {
-            if link.receive(1, 64, &mut |_, bytes| assert!(bytes.len() > 32)).expect("link works") == 0 {
+            if link.receive(&mut || 1, 64, &mut |_, bytes| assert!(bytes.len() > 32)).expect("link works") == 0 {
                 link.wait(Duration::from_millis(10)).expect("link works");
             }
         }

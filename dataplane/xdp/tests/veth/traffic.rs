@@ -54,7 +54,7 @@ pub(crate) fn receive(link: &mut XdpLink, count: usize) -> Vec<(Meta, Vec<u8>)> 
     let mut received = Vec::new();
     let started = Instant::now();
     while received.len() < count && started.elapsed() < DEADLINE {
-        link.receive(1, 64, &mut |meta, bytes| received.push((*meta, bytes.to_vec()))).expect("link works");
+        link.receive(&mut || 1, 64, &mut |meta, bytes| received.push((*meta, bytes.to_vec()))).expect("link works");
         if received.len() < count {
             link.wait(Duration::from_millis(100)).expect("link works");
         }
@@ -105,7 +105,7 @@ pub(crate) fn exchange(peer: &Peer, mode: AttachMode, length: usize, count: usiz
         while got < WINDOW && started.elapsed() < DEADLINE {
             answers.clear();
             got += link
-                .receive(1, 64, &mut |meta, bytes| {
+                .receive(&mut || 1, 64, &mut |meta, bytes| {
                     assert_eq!(bytes, packet(LANE, length));
                     answers.push(meta.path);
                 })
