@@ -240,7 +240,9 @@ fn killed_with_two_disks(is_second_missing: bool) -> Result<Option<(u64, u64, u6
     world.store.process().signal_stop();
     let ahead = |status: &Value| number(status, "bytes_received") >= number(status, "bytes_durable") + 40 * MIB;
     let waiting = world.wait_for(&id, PATIENCE_S, "received and not stored", ahead);
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    // The window fills up, and what is on its way to the disks gets there.
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let full = world.wait_for(&id, PATIENCE_S, "the figures", |_| true);
     let kept = disks.kept();
     let [_, second] = disks.directories();
     let away = second.with_file_name("away");
@@ -249,7 +251,8 @@ fn killed_with_two_disks(is_second_missing: bool) -> Result<Option<(u64, u64, u6
     }
     let killed = Command::new("kill").args(["-9", &world.server.engine_pid().context("no engine")?.to_string()]).status();
     world.store.process().signal_continue();
-    let waiting = waiting?;
+    waiting?;
+    let full = full?;
     assert!(killed?.success());
     assert!(kept.iter().all(|files| *files > 0), "files on both disks: {kept:?}");
     let sent = sending.join().expect("the thread panicked")?;
@@ -263,7 +266,7 @@ fn killed_with_two_disks(is_second_missing: bool) -> Result<Option<(u64, u64, u6
     } else {
         assert_eq!(disks.kept(), [0, 0], "what the store has is kept by nobody");
     }
-    Ok(Some((number(&waiting, "bytes_received"), number(&waiting, "bytes_durable"), bytes_kept)))
+    Ok(Some((number(&full, "bytes_received"), number(&full, "bytes_durable"), bytes_kept)))
 }
 
 #[test]
@@ -279,6 +282,6 @@ fn two_disks_outlive_the_engine_together() -> Result<()> {
 fn a_disk_that_is_missing_after_a_kill_costs_what_it_had() -> Result<()> {
     let Some((received, durable, kept)) = killed_with_two_disks(true)? else { return Ok(()) };
     println!("{received} bytes received, {durable} of them stored, {kept} kept");
-    assert!(kept >= durable + 8 * MIB && kept + 8 * MIB <= received, "{received} received, {durable} stored, {kept} kept");
+    assert!(kept >= durable + 8 * MIB && kept + 4 * MIB <= received, "{received} received, {durable} stored, {kept} kept");
     Ok(())
 }

@@ -198,7 +198,7 @@ impl Keep {
             match started {
                 Ok(_) => reading.push(home.directory()),
                 Err(error) => {
-                    tracing::warn!(%error, directory = %home.directory().display(), "kept blocks are not read and are sent again")
+                    tracing::warn!(%error, directory = %home.directory().display(), "kept blocks are not read and are sent again");
                 }
             }
         }
@@ -230,8 +230,8 @@ impl Homes {
         self.homes.iter().flatten()
     }
 
-    fn are_over<'a>(&self, names: impl Iterator<Item = &'a String> + Clone) {
-        self.all().for_each(|home| home.are_over(names.clone()));
+    fn are_over(&self, live: &HashMap<String, u32>) {
+        self.all().for_each(|home| home.are_over(live.keys()));
     }
 }
 
@@ -273,7 +273,7 @@ impl KeptLane {
     pub fn close(&self) {
         let mut state = lock(&self.0.state);
         let State { live, .. } = std::mem::replace(&mut *state, State { is_closed: true, ..State::default() });
-        self.0.homes.are_over(live.keys());
+        self.0.homes.are_over(&live);
     }
 
     /// The store has all of a block: nobody needs it here.
@@ -341,7 +341,7 @@ impl Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.homes.are_over(lock(&self.state).live.keys());
+        self.homes.are_over(&lock(&self.state).live);
     }
 }
 

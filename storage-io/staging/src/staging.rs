@@ -255,7 +255,8 @@ fn open<'a>(
         return Err(cannot(format!("{} bytes are less than one block of {place_bytes}", config.bytes_max)));
     }
     let device = |path: &Path| rustix::fs::stat(path).map(|stat| stat.st_dev).ok();
-    for other in others.filter(|other| device(other) == device(path)) {
+    let mut others = others.filter(|other| device(other) == device(path));
+    if let Some(other) = others.next() {
         let other = other.display();
         return Err(cannot(format!(
             "it is on the same file system as {other}; name one directory for each disk, and see that all are mounted"
