@@ -118,8 +118,8 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
 /// Blocks of the engine's size from a pool of its kind, [`DEPTH`] at once.
 fn staging(folder: &Path, mib: u32) -> Result<[Turn; 2]> {
     let pool = BlockPool::new(2 * DEPTH, BLOCK)?;
-    let config = StagingConfig { directory: folder.to_owned(), bytes_max: u64::from(mib).next_multiple_of(256) << 20 };
-    let staging = Staging::start(Ring::new(&pool)?, &config)?;
+    let config = StagingConfig { directories: vec![folder.to_owned()], bytes_max: u64::from(mib).next_multiple_of(256) << 20 };
+    let staging = Staging::start(vec![Ring::new(&pool)?], &config)?;
     staging.reserve()?;
     // Contents do not matter to a disk, but pages that were never touched would be one page of zeros.
     let mut slots: Vec<_> = std::iter::from_fn(|| pool.take()).collect();

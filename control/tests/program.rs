@@ -34,6 +34,24 @@ fn a_good_configuration_is_shown_without_its_secrets() {
 }
 
 #[test]
+fn staging_is_on_one_disk_or_on_several() {
+    let folder = tempfile::tempdir().unwrap();
+    for (directories, status, expected) in [
+        ("\"/mnt/a\"", 0, "staging_dir = \"/mnt/a\""),
+        ("[\"/mnt/a\", \"/mnt/b\"]", 0, "\"/mnt/b\""),
+        ("[\"/mnt/a\", \"b\"]", 2, "engine.staging_dir 'b' is not an absolute path"),
+        ("[\"/mnt/a\", \"/mnt/a\"]", 2, "engine.staging_dir '/mnt/a' is there twice"),
+        ("3", 2, "a directory or a list of directories"),
+    ] {
+        let path = write_config(folder.path(), "");
+        let written = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, written.replace("[engine]\n", &format!("[engine]\nstaging_dir = {directories}\n"))).unwrap();
+        let (got, text) = check(&path);
+        assert!(got == status && text.contains(expected), "{directories}: {text}");
+    }
+}
+
+#[test]
 fn every_problem_is_named_with_its_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bad.toml");

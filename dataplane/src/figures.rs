@@ -1,7 +1,8 @@
-//! What the engine tells of itself when it is asked: sums over the workers, the steering program's counters, latencies, CPU time.
+//! What the engine tells of itself when it is asked: sums over the workers, the steering program's counters, staging disks, latencies, CPU time.
 
 use tradewind_fabric::BlockPool;
 use tradewind_ipc::{StageLatency, Stats};
+use tradewind_staging::Staging;
 
 use crate::statistics::{Stage, WorkerStatistics};
 use crate::topology::Workers;
@@ -25,6 +26,13 @@ pub(crate) fn of(workers: &Workers, pool: &BlockPool, lanes_open: u32) -> Stats 
             count(format!("{by}_send_failed"), link.send_failed);
             count(format!("{by}_malformed"), link.malformed);
         }
+    }
+    for disk in workers.staging.iter().flat_map(Staging::disks) {
+        let directory = disk.directory.display();
+        count(format!("staging_blocks_written {directory}"), disk.blocks_written);
+        count(format!("staging_queued_bytes {directory}"), disk.queued_bytes);
+        count(format!("staging_room_blocks {directory}"), disk.room_blocks);
+        count(format!("staging_failed {directory}"), disk.is_failed.into());
     }
     if let Some(counters) = workers.steering.as_ref().and_then(|steering| steering.counters().ok()) {
         for (name, value) in counters.iter() {

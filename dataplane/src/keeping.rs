@@ -30,10 +30,12 @@ impl Keeping {
     }
 
     pub(crate) fn arrived(&mut self, block: u32, image: &SharedBlock, table: &BlockTable) {
-        if table.files.iter().any(FileRecord::is_withdrawn) {
+        let is_withdrawing = table.files.iter().any(FileRecord::is_withdrawn);
+        if is_withdrawing {
             self.withdrawing.insert(block);
         }
-        self.staging.keep(&self.lane, block, image);
+        // Each disk may be the only one that comes back.
+        self.staging.keep(&self.lane, block, image, is_withdrawing);
     }
 
     pub(crate) fn became_durable(&self, block: u32) {

@@ -76,10 +76,11 @@ pub struct Options {
     /// How long an upload that nobody goes on with is kept, seconds, and what was stored is remembered.
     #[arg(long, default_value_t = 7 * 86_400)]
     pub resume_keep_s: u64,
-    /// Directory on a local disk where blocks wait while a store is slower than the network. Without it they wait in memory only.
+    /// Directory on a local disk where blocks wait while a store is slower than the network; may be given several times, one for each disk.
+    /// Without it they wait in memory only.
     #[arg(long)]
-    pub staging_dir: Option<PathBuf>,
-    /// Most bytes of blocks there.
+    pub staging_dir: Vec<PathBuf>,
+    /// Most bytes of blocks in each.
     #[arg(long, default_value_t = 16 << 30)]
     pub staging_bytes: u64,
     /// Which blocks go there.

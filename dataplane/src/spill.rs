@@ -306,7 +306,7 @@ impl Spilling {
         }
         let mut late = Vec::new();
         if self.held.values().any(|(since, ..)| is_late(*since)) {
-            tracing::error!("the disk of the staging directory does not answer; this lane uses it no more");
+            tracing::error!("a disk of the staging directories does not answer; this lane uses none any more");
             self.spill.end();
             for (block, (_, image, table)) in self.held.drain() {
                 self.spill.not_written(block);

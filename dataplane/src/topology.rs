@@ -67,8 +67,8 @@ pub struct Opened {
     steering: Option<Steering>,
     /// The block pool.
     pub pool: BlockPool,
-    /// For blocks that wait on a disk, and where that is.
-    staging: Option<(Ring, StagingConfig, StagingMode)>,
+    /// For blocks that wait on disks, a ring for each, and where that is.
+    staging: Option<(Vec<Ring>, StagingConfig, StagingMode)>,
     /// Whether AF_XDP is used, and why not.
     pub xdp: XdpStatus,
     /// Payload bytes of a DATA packet on this engine's path.
@@ -120,16 +120,18 @@ pub fn open(options: &Options) -> Result<Opened, StartError> {
         })
         .collect();
     let chunk_bytes = chunk_bytes_for_mtu(mtu_bytes, options.listen.is_ipv6());
-    let staging = options.staging_dir.as_ref().and_then(|directory| match Ring::new(&pool) {
-        Ok(ring) => {
-            let config = StagingConfig { directory: directory.clone(), bytes_max: options.staging_bytes };
-            Some((ring, config, options.staging_mode))
+    let rings: Result<Vec<Ring>, _> = options.staging_dir.iter().map(|_| Ring::new(&pool)).collect();
+    let staging = match rings {
+        Ok(rings) if rings.is_empty() => None,
+        Ok(rings) => {
+            let config = StagingConfig { directories: options.staging_dir.clone(), bytes_max: options.staging_bytes };
+            Some((rings, config, options.staging_mode))
         }
         Err(error) => {
             tracing::error!("blocks wait in memory only: {error}");
             None
         }
-    });
+    };
     Ok(Opened { links, steering, pool, staging, xdp, chunk_bytes, listen: options.listen })
 }
 
@@ -216,7 +218,7 @@ pub fn start(opened: Opened) -> Result<(Workers, BlockPool), StartError> {
     let steering = opened.steering.map(Arc::new);
     let place_bytes = opened.pool.slot_bytes();
     let kept = opened.staging.as_ref().and_then(|(_, config, mode)| Some((open_kept(config, place_bytes, *mode)?, *mode)));
-    let staging = opened.staging.and_then(|(ring, config, _)| start_staging(ring, &config));
+    let staging = opened.staging.and_then(|(rings, config, _)| start_staging(rings, &config));
     let mut workers = Workers { mailboxes: Vec::new(), statistics: Vec::new(), steering, staging, kept, threads: Vec::new() };
     for (index, (link, waker)) in opened.links.into_iter().enumerate() {
         let mailbox = Mailbox::new(waker);
@@ -247,16 +249,17 @@ pub fn start(opened: Opened) -> Result<(Workers, BlockPool), StartError> {
     Ok((workers, opened.pool))
 }
 
-/// A disk that is full or broken is no reason to serve nobody.
-fn start_staging(ring: Ring, config: &StagingConfig) -> Option<Staging> {
-    let (directory, mib) = (config.directory.display(), config.bytes_max >> 20);
-    match Staging::start(ring, config) {
+/// Disks that are full or broken are no reason to serve nobody.
+fn start_staging(rings: Vec<Ring>, config: &StagingConfig) -> Option<Staging> {
+    match Staging::start(rings, config) {
         Ok(staging) => {
-            tracing::info!("blocks may wait in {directory}, at most {mib} MiB");
+            for disk in staging.disks() {
+                tracing::info!("blocks may wait in {}, at most {} MiB", disk.directory.display(), config.bytes_max >> 20);
+            }
             Some(staging)
         }
         Err(error) => {
-            tracing::error!("blocks wait in memory only, and not in {directory}, until tradewindd is restarted: {error}");
+            tracing::error!("blocks wait in memory only until tradewindd is restarted: {error}");
             None
         }
     }
@@ -264,12 +267,8 @@ fn start_staging(ring: Ring, config: &StagingConfig) -> Option<Staging> {
 
 /// Where there is nothing from another time, only a lane that is to add to it needs it.
 fn open_kept(config: &StagingConfig, place_bytes: usize, mode: StagingMode) -> Option<Keep> {
-    let directory = config.directory.join("kept");
-    if mode == StagingMode::Auto && !directory.exists() {
-        return None;
-    }
-    let opened = Keep::open(&directory, place_bytes, config.bytes_max);
-    opened.inspect_err(|error| tracing::error!("blocks do not outlive the engine until tradewindd is restarted: {error}")).ok()
+    let opened = Keep::open(config, place_bytes, mode == StagingMode::Always);
+    opened.inspect_err(|error| tracing::error!("blocks do not outlive the engine until tradewindd is restarted: {error}")).ok().flatten()
 }
 
 impl Workers {

@@ -22,7 +22,7 @@ const STAGING: &str = "[engine]\ncredit_blocks = 48\nstaging_dir = \"{folder}/st
 const ALWAYS: &str = "[engine]\ncredit_blocks = 48\nstaging_dir = \"{folder}/staging\"\nstaging_mode = \"always\"\n";
 const LITTLE: &str = "[engine]\ncredit_blocks = 48\nstaging_dir = \"{folder}/staging\"\nstaging_bytes = 16777216\n";
 
-fn world(more: &'static str) -> Result<Option<World>> {
+fn world(more: &str) -> Result<Option<World>> {
     World::start(&ServerOptions { more, ..ServerOptions::default() })
 }
 
@@ -171,5 +171,117 @@ fn a_disk_that_returns_other_bytes_costs_another_attempt() -> Result<()> {
     let retry = event(&sent, "retry").context("nothing was sent again")?;
     assert!(retry.to_string().contains("staging_failed"), "{retry}");
     assert_eq!(world.store.sha256(&world.testbed, "f")?, sha256_of_file(&file)?);
+    Ok(())
+}
+
+/// Two disks: file systems in files, mounted here and unmounted when dropped.
+struct TwoDisks {
+    folder: tempfile::TempDir,
+    mounted: Vec<PathBuf>,
+}
+
+impl TwoDisks {
+    fn make() -> Result<Self> {
+        let mut disks = Self { folder: tempfile::tempdir()?, mounted: Vec::new() };
+        for name in ["one", "two"] {
+            let (image, at) = (disks.folder.path().join(name).with_extension("image"), disks.folder.path().join(name));
+            std::fs::File::create(&image)?.set_len(1 << 30)?;
+            std::fs::create_dir(&at)?;
+            let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image).status()?;
+            let mounted = Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&at).status()?;
+            anyhow::ensure!(made.success() && mounted.success(), "no file system at {}", at.display());
+            disks.mounted.push(at.clone());
+            std::fs::create_dir(at.join("staging"))?;
+        }
+        Ok(disks)
+    }
+
+    fn config(&self) -> String {
+        let [one, two] = self.directories().map(|directory| directory.display().to_string());
+        format!(
+            "[engine]\ncredit_blocks = 48\nstaging_dir = [\"{one}\", \"{two}\"]\nstaging_bytes = 268435456\nstaging_mode = \"always\"\n"
+        )
+    }
+
+    fn directories(&self) -> [PathBuf; 2] {
+        ["one", "two"].map(|name| self.folder.path().join(name).join("staging"))
+    }
+
+    /// Files of kept blocks on each.
+    fn kept(&self) -> [usize; 2] {
+        self.directories().map(|directory| directory.join("kept").read_dir().map_or(0, |names| names.count().saturating_sub(1)))
+    }
+}
+
+impl Drop for TwoDisks {
+    fn drop(&mut self) {
+        for at in &self.mounted {
+            let unmounted = Command::new("umount").arg("--lazy").arg(at).status();
+            if !unmounted.is_ok_and(|status| status.success()) {
+                println!("{} stays mounted", at.display());
+            }
+        }
+    }
+}
+
+/// The engine is killed with blocks of one transfer on two disks, of which the second may be missing afterwards. Returns received, durable, and
+/// kept bytes.
+fn killed_with_two_disks(is_second_missing: bool) -> Result<Option<(u64, u64, u64)>> {
+    if !tradewind_tests::is_root() {
+        println!("SKIP: end-to-end tests make network namespaces and need root");
+        return Ok(None);
+    }
+    let disks = TwoDisks::make()?;
+    let Some(mut world) = world(&disks.config())? else { return Ok(None) };
+    let file = world.file("f", FILE_BYTES)?;
+    let sending = world.send_in_background(&file, &format!("s3://{BUCKET}/f"), &["--rate", "50M"]);
+    let id = world.wait_for_bytes(&[])?;
+    world.wait_for_total(&id, "bytes_durable", 16 * MIB)?;
+    world.store.process().signal_stop();
+    let ahead = |status: &Value| number(status, "bytes_received") >= number(status, "bytes_durable") + 40 * MIB;
+    let waiting = world.wait_for(&id, PATIENCE_S, "received and not stored", ahead);
+    // The window fills up, and what is on its way to the disks gets there.
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let full = world.wait_for(&id, PATIENCE_S, "the figures", |_| true);
+    let kept = disks.kept();
+    let [_, second] = disks.directories();
+    let away = second.with_file_name("away");
+    if is_second_missing {
+        std::fs::rename(&second, &away)?;
+    }
+    let killed = Command::new("kill").args(["-9", &world.server.engine_pid().context("no engine")?.to_string()]).status();
+    world.store.process().signal_continue();
+    waiting?;
+    let full = full?;
+    assert!(killed?.success());
+    assert!(kept.iter().all(|files| *files > 0), "files on both disks: {kept:?}");
+    let sent = sending.join().expect("the thread panicked")?;
+    sent.success("tradewind send")?;
+    assert!(event(&sent, "retry").is_some(), "{}", sent.stdout);
+    assert_eq!(world.store.sha256(&world.testbed, "f")?, sha256_of_file(&file)?);
+    let bytes_kept = event(&sent, "started").context("started")?["bytes_kept"].as_u64().context("bytes_kept")?;
+    if is_second_missing {
+        assert!(!second.exists(), "nothing is made in the place of a disk that is missing");
+        assert_eq!(disks.kept()[0], 0, "what the store has is kept by nobody");
+    } else {
+        assert_eq!(disks.kept(), [0, 0], "what the store has is kept by nobody");
+    }
+    Ok(Some((number(&full, "bytes_received"), number(&full, "bytes_durable"), bytes_kept)))
+}
+
+#[test]
+fn two_disks_outlive_the_engine_together() -> Result<()> {
+    let Some((received, durable, kept)) = killed_with_two_disks(false)? else { return Ok(()) };
+    println!("{received} bytes received, {durable} of them stored, {kept} kept");
+    assert!(kept + 4 * MIB >= received && kept >= durable + 36 * MIB, "{received} received, {durable} stored, {kept} kept");
+    Ok(())
+}
+
+/// What it had is sent again: nothing is lost, and the other one's blocks still count.
+#[test]
+fn a_disk_that_is_missing_after_a_kill_costs_what_it_had() -> Result<()> {
+    let Some((received, durable, kept)) = killed_with_two_disks(true)? else { return Ok(()) };
+    println!("{received} bytes received, {durable} of them stored, {kept} kept");
+    assert!(kept >= durable + 8 * MIB && kept + 4 * MIB <= received, "{received} received, {durable} stored, {kept} kept");
     Ok(())
 }

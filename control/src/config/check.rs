@@ -79,13 +79,21 @@ fn check_engine(written: &Written, reader: &mut Reader<'_>) {
     if engine.pool_bytes.is_some_and(|pool| pool < 8 * u64::from(block_bytes)) {
         reader.error(line, "engine.pool_bytes is less than 8 blocks; leave it out for the engine's default");
     }
-    if let Some(directory) = engine.staging_dir.as_ref().filter(|directory| !directory.is_absolute()) {
-        reader.error(line, format!("engine.staging_dir '{}' is not an absolute path", directory.display()));
+    for (number, directory) in engine.staging_dir.iter().enumerate() {
+        if !directory.is_absolute() {
+            reader.error(line, format!("engine.staging_dir '{}' is not an absolute path", directory.display()));
+        }
+        if engine.staging_dir[..number].contains(directory) {
+            reader.error(line, format!("engine.staging_dir '{}' is there twice; name one directory for each disk", directory.display()));
+        }
     }
-    if engine.staging_bytes.is_some() && engine.staging_dir.is_none() {
+    if engine.staging_dir.len() > STAGING_DISKS_MAX {
+        reader.error(line, format!("engine.staging_dir names {} directories, allowed are {STAGING_DISKS_MAX}", engine.staging_dir.len()));
+    }
+    if engine.staging_bytes.is_some() && engine.staging_dir.is_empty() {
         reader.error(line, "engine.staging_bytes says how much, and engine.staging_dir not where; name a directory on a local disk");
     }
-    if engine.staging_mode.is_some() && engine.staging_dir.is_none() {
+    if engine.staging_mode.is_some() && engine.staging_dir.is_empty() {
         reader.error(line, "engine.staging_mode says which blocks, and engine.staging_dir not where; name a directory on a local disk");
     }
     if engine.staging_bytes.is_some_and(|bytes| bytes < 8 * u64::from(block_bytes)) {
@@ -119,6 +127,8 @@ fn check_limits(written: &Written, reader: &mut Reader<'_>) {
 /// Payload bytes of a block that the wire allows (transport.md, "Limits").
 pub(super) const BLOCK_BYTES: std::ops::RangeInclusive<u32> = 64 * 1024..=4 * 1024 * 1024;
 const BLOCK_BYTES_DEFAULT: u32 = 1024 * 1024;
+/// As many as the engine takes (`tradewind_staging::DISKS_MAX`).
+const STAGING_DISKS_MAX: usize = 16;
 
 fn user(section: &UserSection, line: usize, written: &Written, reader: &mut Reader<'_>) -> Option<User> {
     let name = &section.access_key;

@@ -104,13 +104,56 @@ pub struct EngineSection {
     pub block_bytes: Option<u32>,
     /// Blocks a lane may have open at first. Default: the engine's choice.
     pub credit_blocks: Option<u32>,
-    /// Directory on a local disk, for direct I/O, where blocks wait while a store is slower than the network. Default: none, they wait in
-    /// memory only. Blocks lie there in the clear and without a name; they are gone when the engine ends.
-    pub staging_dir: Option<PathBuf>,
-    /// Most bytes of blocks there. Default: the engine's, 16 GiB.
+    /// Directory on a local disk, for direct I/O, where blocks wait while a store is slower than the network, or a list of at most 16 on as many
+    /// disks. Default: none, they wait in memory only. Blocks lie there in the clear and without a name; they are gone when the engine ends.
+    /// A single directory is made; several must be there.
+    #[serde(with = "one_or_several", skip_serializing_if = "Vec::is_empty")]
+    pub staging_dir: Vec<PathBuf>,
+    /// Most bytes of blocks in each. Default: the engine's, 16 GiB.
     pub staging_bytes: Option<u64>,
     /// Which blocks go there. Default: those for which there is no room in memory.
     pub staging_mode: Option<StagingMode>,
+}
+
+/// A path, or a list of paths.
+mod one_or_several {
+    use std::path::PathBuf;
+
+    use serde::de::{SeqAccess, Visitor};
+    use serde::{Deserializer, Serialize as _, Serializer};
+
+    struct Paths;
+
+    impl<'de> Visitor<'de> for Paths {
+        type Value = Vec<PathBuf>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a directory or a list of directories")
+        }
+
+        fn visit_str<E>(self, path: &str) -> Result<Self::Value, E> {
+            Ok(vec![path.into()])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut paths = Vec::new();
+            while let Some(path) = list.next_element()? {
+                paths.push(path);
+            }
+            Ok(paths)
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+        deserializer.deserialize_any(Paths)
+    }
+
+    pub(super) fn serialize<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+        match paths {
+            [path] => path.serialize(serializer),
+            paths => paths.serialize(serializer),
+        }
+    }
 }
 
 /// Which blocks the engine writes to its staging directory.

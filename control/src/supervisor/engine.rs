@@ -65,7 +65,7 @@ impl EngineCommand {
         if config.engine.staging_mode == Some(StagingMode::Always) {
             option("--staging-mode", &"always");
         }
-        if let Some(directory) = &config.engine.staging_dir {
+        for directory in &config.engine.staging_dir {
             arguments.extend(["--staging-dir".into(), directory.clone().into_os_string()]);
         }
         arguments.extend(["--state-dir".into(), config.state_dir.clone().into_os_string()]);

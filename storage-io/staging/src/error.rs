@@ -23,17 +23,17 @@ pub enum StagingError {
         /// Why, and what to do.
         detail: String,
     },
-    /// As many blocks as are allowed are staged, or the disk has no more room.
-    #[error("staging is full")]
+    /// As many blocks as are allowed are staged, or no disk has more room.
+    #[error("no staging disk has room")]
     Full,
-    /// The disk failed.
-    #[error("the disk of the staging directory failed: {source}")]
+    /// A disk failed.
+    #[error("a disk of the staging directories failed: {source}")]
     Disk {
         /// What the kernel said.
         source: io::Error,
     },
     /// What came back is not what was written.
-    #[error("the disk of the staging directory returned other bytes than were written; check the disk")]
+    #[error("a disk of the staging directories returned other bytes than were written; check the disk")]
     Damaged,
     /// The thread has ended.
     #[error("staging has ended")]

@@ -1,23 +1,20 @@
 //! Blocks that outlive the process: named files that a later one reads again. The format is in docs/spec/kept-blocks.md.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
+mod home;
+
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam::channel::Receiver;
-use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
 
-use crate::crc_of;
+use self::home::{Home, Segment};
+use crate::StagingConfig;
 use crate::error::StagingError;
-use crate::map;
 
 /// First bytes of a file; the last two are the format's version.
 const MAGIC: [u8; 8] = *b"TWKEPT01";
@@ -29,44 +26,22 @@ const ENTRIES_AT: usize = 64;
 const ENTRY_BYTES: usize = 16;
 /// Blocks of a file.
 const PLACES: u32 = 64;
-/// Blocks of a lane on their way to the disk. A disk that is slower than network and store gets no more at once.
+/// Blocks of a lane on their way to the disks. Disks that are slower than network and store get no more at once.
 const WRITING_MAX: u32 = 64;
 const SUFFIX: &str = ".blocks";
-/// How long a disk without room is left alone.
-const FULL_FOR: Duration = Duration::from_secs(5);
-/// How long another engine, which is ending, may still have the directory.
-const LOCK_DEADLINE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+/// Below each staging directory.
+const FOLDER: &str = "kept";
 
-/// The directory of kept blocks. Cheap to clone.
+/// The kept blocks of all disks. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Keep(Arc<Home>);
+pub struct Keep(Arc<Homes>);
 
 #[derive(Debug)]
-struct Home {
-    directory: PathBuf,
-    place_bytes: usize,
-    files_max: usize,
-    /// Blocks of all lanes on their way to the disk.
+struct Homes {
+    /// By the numbers of their directories in the configuration; `None` where there is nothing, or it cannot be used.
+    homes: Vec<Option<Arc<Home>>>,
+    /// Blocks of all lanes on their way to the disks.
     writing: AtomicU32,
-    /// The disk had no room, and is left alone until then.
-    full_until: Mutex<Option<Instant>>,
-    /// Names, and whether a lane of this process writes there.
-    files: Mutex<BTreeMap<String, bool>>,
-    /// Held as long as this lives.
-    _lock: File,
-}
-
-/// The one page of a file, where direct I/O can read it.
-#[repr(align(4096))]
-#[derive(Debug)]
-struct Page([u8; PAGE_BYTES]);
-
-/// A file of a lane.
-#[derive(Debug)]
-struct Segment {
-    name: String,
-    file: Arc<OwnedFd>,
-    page: Mutex<Box<Page>>,
 }
 
 /// What a lane keeps. Cheap to clone. When the last clone goes, what is kept stays.
@@ -75,7 +50,7 @@ pub struct KeptLane(Arc<Lane>);
 
 #[derive(Debug)]
 struct Lane {
-    home: Arc<Home>,
+    homes: Arc<Homes>,
     scope: u128,
     state: Mutex<State>,
     writing: AtomicU32,
@@ -84,8 +59,8 @@ struct Lane {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The one that is being filled, and places of it that are taken.
-    current: Option<(Arc<Segment>, u32)>,
+    /// For each directory the file that is being filled, and places of it that are taken: not all.
+    current: HashMap<usize, (Arc<Segment>, u32)>,
     /// Blocks of which the store does not have everything, by their segments' names.
     blocks: HashMap<u32, Arc<Segment>>,
     /// How many of these a segment has.
@@ -103,7 +78,7 @@ pub(crate) struct Turn(KeptLane);
 impl Drop for Turn {
     fn drop(&mut self) {
         self.0.0.writing.fetch_sub(1, Ordering::Relaxed);
-        self.0.0.home.writing.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.homes.writing.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -116,19 +91,41 @@ pub(crate) struct KeptPlace {
     block: u32,
 }
 
+/// What asking for a place has given.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Place(KeptPlace),
+    /// Nobody needs the block any more.
+    Unneeded,
+    /// This disk has none; another one may.
+    NoPlace(Turn, StagingError),
+}
+
 impl KeptPlace {
     pub(crate) fn file(&self) -> &Arc<OwnedFd> {
         &self.segment.file
     }
 
-    /// The disk did not take it.
-    pub(crate) fn failed(self, error: &io::Error) {
-        tracing::error!(%error, name = self.segment.name, "a block cannot be kept; it would be sent again");
-        self.turn.0.done(self.block);
+    pub(crate) const fn block(&self) -> u32 {
+        self.block
+    }
+
+    /// The disk did not take it; another one may.
+    pub(crate) fn failed(self) -> Turn {
+        let Self { turn, segment, block, .. } = self;
+        let lane = &turn.0.0;
+        let mut state = lock(&lane.state);
+        // Another disk may have it too.
+        if state.blocks.get(&block).is_some_and(|there| Arc::ptr_eq(there, &segment)) {
+            state.blocks.remove(&block);
+            lane.release(&mut state, &segment);
+        }
+        drop(state);
+        turn
     }
 
     pub(crate) fn offset(&self) -> u64 {
-        offset_of(self.number, self.turn.0.0.home.place_bytes)
+        offset_of(self.number, self.segment.home.place_bytes)
     }
 }
 
@@ -150,206 +147,133 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Keep {
-    /// For blocks of at most `place_bytes`, a multiple of the alignment of O_DIRECT, and files of at most `bytes_max` in all, those that are
-    /// there already among them.
+    /// For blocks of at most `place_bytes`, a multiple of the alignment of O_DIRECT, and files of at most `bytes_max` of the configuration in each
+    /// directory, those that are there already among them. A directory that cannot be used is left out, and the log says why. Unless
+    /// `is_made`, only what an earlier engine left is opened, and `None` is returned if there is nothing.
     ///
     /// # Errors
-    /// [`StagingError::Directory`].
-    pub fn open(directory: &Path, place_bytes: usize, bytes_max: u64) -> Result<Self, StagingError> {
-        let cannot = |detail: String| StagingError::Directory { directory: directory.to_owned(), detail };
-        std::fs::create_dir_all(directory).map_err(|error| cannot(error.to_string()))?;
-        let lock = File::create(directory.join("lock")).map_err(|error| cannot(error.to_string()))?;
-        let deadline = Instant::now() + LOCK_DEADLINE;
-        while let Err(errno) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            if errno != Errno::WOULDBLOCK || Instant::now() > deadline {
-                return Err(cannot(format!("{errno}; another engine uses it: give each a directory of its own")));
-            }
-            std::thread::sleep(Duration::from_millis(50));
+    /// [`StagingError::Directory`] if none can be used.
+    pub fn open(config: &StagingConfig, place_bytes: usize, is_made: bool) -> Result<Option<Self>, StagingError> {
+        let (mut homes, mut failed) = (Vec::new(), None);
+        for directory in &config.directories {
+            let kept = directory.join(FOLDER);
+            let opened = if is_made || kept.exists() {
+                config.prepare(directory).and_then(|()| Home::open(kept, place_bytes, config.bytes_max)).map(Some)
+            } else {
+                Ok(None)
+            };
+            homes.push(opened.map(|home| home.map(Arc::new)).unwrap_or_else(|error| {
+                if config.directories.len() > 1 {
+                    tracing::error!("what was kept here is sent again, and no more is kept here until tradewindd is restarted: {error}");
+                }
+                failed.get_or_insert(error);
+                None
+            }));
         }
-        let mut files = BTreeMap::new();
-        for entry in std::fs::read_dir(directory).map_err(|error| cannot(error.to_string()))? {
-            let name = entry.map_err(|error| cannot(error.to_string()))?.file_name().into_string();
-            files.extend(name.ok().filter(|name| name.ends_with(SUFFIX)).map(|name| (name, false)));
+        let has_one = homes.iter().any(Option::is_some);
+        match failed {
+            Some(error) if !has_one => Err(error),
+            _ => Ok(has_one.then(|| Self(Arc::new(Homes { homes, writing: AtomicU32::new(0) })))),
         }
-        let files_max = usize::try_from(bytes_max / offset_of(PLACES, place_bytes)).unwrap_or(usize::MAX);
-        if files_max == 0 {
-            return Err(cannot(format!(
-                "{bytes_max} bytes are less than one file of {}; raise engine.staging_bytes",
-                offset_of(PLACES, place_bytes)
-            )));
-        }
-        let (directory, files, writing) = (directory.to_owned(), Mutex::new(files), AtomicU32::new(0));
-        Ok(Self(Arc::new(Home { directory, place_bytes, files_max, writing, full_until: Mutex::default(), files, _lock: lock })))
     }
 
     /// For the blocks of a lane. `scope`: the same for every lane that may go on with this one's work.
     #[must_use]
     pub fn lane(&self, scope: u128) -> KeptLane {
         let (state, writing, is_full) = (Mutex::default(), AtomicU32::new(0), AtomicBool::new(false));
-        KeptLane(Arc::new(Lane { home: Arc::clone(&self.0), scope, state, writing, is_full }))
+        KeptLane(Arc::new(Lane { homes: Arc::clone(&self.0), scope, state, writing, is_full }))
     }
 
-    /// What earlier lanes of this scope have kept: images of blocks as they were, in no order. Blocks while the disk is read. What was damaged is
-    /// left out, and what was not read in time. The images stay valid when their files are forgotten.
+    /// What earlier lanes of this scope have kept: images of blocks as they were, in no order. Blocks while the disks are read, all at the same
+    /// time. What was damaged is left out, and what was not read in time: nothing at all of a disk that does not answer. The images stay valid
+    /// when their files are forgotten.
     #[must_use]
     pub fn recall(&self, scope: u128, within: Duration) -> Vec<Bytes> {
-        let (mut images, deadline) = (Vec::new(), Instant::now() + within);
-        for name in self.names(scope) {
-            if let Err(error) = self.0.read(&name, scope, deadline, &mut images) {
-                tracing::warn!(%error, name, "kept blocks cannot be read and are sent again");
+        let deadline = Instant::now() + within;
+        let (tell, told) = mpsc::channel();
+        let mut reading = Vec::new();
+        for home in self.0.all() {
+            let (thread, tell, owned) = (std::thread::Builder::new().name("recall".to_owned()), tell.clone(), Arc::clone(home));
+            let started = thread.spawn(move || drop(tell.send((owned.directory().to_owned(), owned.recall(scope, deadline)))));
+            match started {
+                Ok(_) => reading.push(home.directory()),
+                Err(error) => {
+                    tracing::warn!(%error, directory = %home.directory().display(), "kept blocks are not read and are sent again");
+                }
             }
+        }
+        drop(tell);
+        let mut images = Vec::new();
+        while let Ok((directory, found)) = told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            reading.retain(|reading| *reading != directory);
+            images.extend(found);
+        }
+        for directory in reading {
+            tracing::warn!(directory = %directory.display(), "the disk did not answer in time: its kept blocks are sent again");
         }
         images
     }
 
     /// Removes what lanes of this scope have kept that are over.
     pub fn forget(&self, scope: u128) {
-        self.names(scope).iter().for_each(|name| self.0.remove(name));
+        self.0.all().for_each(|home| home.forget(scope));
     }
 
     /// Removes what nobody has gone on with for so long. Returns how many files that were.
     pub fn expire(&self, after: Duration) -> usize {
-        let names: Vec<String> = lock(&self.0.files).iter().filter(|(_, is_live)| !**is_live).map(|(name, _)| name.clone()).collect();
-        let age = |name: &String| {
-            let changed = std::fs::metadata(self.0.directory.join(name)).and_then(|meta| meta.modified()).ok()?;
-            SystemTime::now().duration_since(changed).ok()
-        };
-        let old: Vec<String> = names.into_iter().filter(|name| age(name).is_some_and(|age| age > after)).collect();
-        old.iter().for_each(|name| self.0.remove(name));
-        old.len()
-    }
-
-    /// Of lanes that are over.
-    fn names(&self, scope: u128) -> Vec<String> {
-        let prefix = format!("{scope:032x}-");
-        let files = lock(&self.0.files);
-        files.iter().filter(|(name, is_live)| name.starts_with(&prefix) && !**is_live).map(|(name, _)| name.clone()).collect()
+        self.0.all().map(|home| home.expire(after)).sum()
     }
 }
 
-impl Home {
-    fn remove(&self, name: &str) {
-        if lock(&self.files).remove(name).is_some()
-            && let Err(error) = std::fs::remove_file(self.directory.join(name))
-        {
-            tracing::warn!(%error, name, "kept blocks cannot be removed");
-        }
+impl Homes {
+    fn all(&self) -> impl Iterator<Item = &Arc<Home>> {
+        self.homes.iter().flatten()
     }
 
-    /// No lane writes to these any more.
-    fn are_over<'a>(&self, names: impl Iterator<Item = &'a String>) {
-        let mut files = lock(&self.files);
-        for name in names {
-            if let Some(is_live) = files.get_mut(name) {
-                *is_live = false;
-            }
-        }
+    fn are_over(&self, live: &HashMap<String, u32>) {
+        self.all().for_each(|home| home.are_over(live.keys()));
     }
-
-    fn make(&self, scope: u128) -> Result<Segment, StagingError> {
-        if lock(&self.full_until).is_some_and(|until| Instant::now() < until) {
-            return Err(StagingError::Full);
-        }
-        let name = format!("{scope:032x}-{:016x}{SUFFIX}", random()?);
-        {
-            let mut files = lock(&self.files);
-            if files.len() >= self.files_max {
-                return Err(StagingError::Full);
-            }
-            files.insert(name.clone(), true);
-        }
-        self.fill(&name, scope).inspect_err(|_| {
-            self.remove(&name);
-            *lock(&self.full_until) = Some(Instant::now() + FULL_FOR);
-        })
-    }
-
-    fn fill(&self, name: &str, scope: u128) -> Result<Segment, StagingError> {
-        let cannot = |detail: String| StagingError::Directory { directory: self.directory.clone(), detail };
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
-        let file = rustix::fs::open(self.directory.join(name), flags, Mode::RUSR | Mode::WUSR).map_err(|errno| match errno {
-            Errno::NOSPC | Errno::DQUOT => StagingError::Full,
-            Errno::INVAL | Errno::OPNOTSUPP => {
-                cannot("its file system has no direct I/O; choose a directory on a local disk (ext4, XFS)".to_owned())
-            }
-            errno => cannot(format!("{errno}; make it, and let tradewindd's user write there")),
-        })?;
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, offset_of(PLACES, self.place_bytes)) {
-            // Without it room is found when it is written to.
-            Ok(()) | Err(Errno::OPNOTSUPP) => {}
-            Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => return Err(StagingError::Full),
-            Err(errno) => return Err(cannot(format!("room cannot be taken: {errno}"))),
-        }
-        let mut page = Box::new(Page([0; PAGE_BYTES]));
-        page.0[..8].copy_from_slice(&MAGIC);
-        page.0[8..16].copy_from_slice(&(self.place_bytes as u64).to_le_bytes());
-        page.0[16..32].copy_from_slice(&scope.to_le_bytes());
-        let crc = crc_of(&page.0[..32]);
-        page.0[32..40].copy_from_slice(&crc.to_le_bytes());
-        Ok(Segment { name: name.to_owned(), file: Arc::new(file), page: Mutex::new(page) })
-    }
-
-    fn read(&self, name: &str, scope: u128, deadline: Instant, images: &mut Vec<Bytes>) -> io::Result<()> {
-        let file = File::open(self.directory.join(name))?;
-        let mut page = [0; PAGE_BYTES];
-        file.read_exact_at(&mut page, 0)?;
-        let number = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap_or_default());
-        let scope_there = u128::from(number(24)) << 64 | u128::from(number(16));
-        if page[..8] != MAGIC || number(32) != crc_of(&page[..32]) {
-            // The machine ended before anything was safe.
-            return if page.iter().all(|&byte| byte == 0) { Ok(()) } else { Err(io::Error::other("its first page is damaged")) };
-        }
-        if number(8) != self.place_bytes as u64 || scope_there != scope {
-            return Err(io::Error::other("it is for blocks of another size or of another transfer"));
-        }
-        let mapped = map::file(&file)?;
-        let mut image = vec![0; self.place_bytes];
-        for place in 0..PLACES {
-            if Instant::now() > deadline {
-                return Err(io::Error::other("reading them takes too long"));
-            }
-            let at = ENTRIES_AT + place as usize * ENTRY_BYTES;
-            let (crc, bytes) = (number(at), (number(at + 8) & u64::from(u32::MAX)) as usize);
-            let start = offset_of(place, self.place_bytes);
-            if bytes == 0 || bytes > self.place_bytes || start + bytes as u64 > mapped.len() as u64 {
-                continue;
-            }
-            // By reading: a disk that fails is an error here, and where its memory is mapped the end of the process.
-            match file.read_exact_at(&mut image[..bytes], start) {
-                Ok(()) if crc_of(&image[..bytes]) == crc => images.push(mapped.slice(start as usize..start as usize + bytes)),
-                Ok(()) => tracing::warn!(name, place, "a kept block is damaged and is sent again"),
-                Err(error) => tracing::warn!(name, place, %error, "a kept block cannot be read and is sent again"),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn random() -> Result<u64, StagingError> {
-    let mut bytes = [0; 8];
-    let disk = |source: Errno| StagingError::Disk { source: source.into() };
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(disk)?;
-    Ok(u64::from_le_bytes(bytes))
 }
 
 impl KeptLane {
     /// Lets another block be on its way to the disk, if that is not one too many of this lane, or of all of them, which is `all_max`.
     pub(crate) fn begin(&self, all_max: u32) -> Option<Turn> {
-        if self.0.home.writing.load(Ordering::Relaxed) >= all_max {
+        if self.0.homes.writing.load(Ordering::Relaxed) >= all_max {
             return None;
         }
         let begun =
             self.0.writing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |writing| (writing < WRITING_MAX).then_some(writing + 1));
         begun.ok()?;
-        self.0.home.writing.fetch_add(1, Ordering::Relaxed);
+        self.0.homes.writing.fetch_add(1, Ordering::Relaxed);
         Some(Turn(self.clone()))
+    }
+
+    /// How much more this directory takes, for comparison with others; `None`: nothing.
+    pub(crate) fn room(&self, directory: usize) -> Option<usize> {
+        let home = self.0.homes.homes.get(directory)?.as_ref()?;
+        let has_place = lock(&self.0.state).current.contains_key(&directory);
+        let room = home.room();
+        (has_place || room > 0).then_some(room)
+    }
+
+    /// Blocks on their way to the disks.
+    #[cfg(test)]
+    pub(crate) fn writing(&self) -> u32 {
+        self.0.writing.load(Ordering::Relaxed)
+    }
+
+    /// A block is not kept, because no disk has a place for it. Says so once, until one has again.
+    pub(crate) fn refused(&self, error: &StagingError) {
+        if !self.0.is_full.swap(true, Ordering::Relaxed) {
+            tracing::warn!("blocks are not kept for now: {error}");
+        }
     }
 
     /// Nothing of this lane is of use any more, not even what is on its way to the disk: [`Keep::forget`] finds all of it.
     pub fn close(&self) {
         let mut state = lock(&self.0.state);
         let State { live, .. } = std::mem::replace(&mut *state, State { is_closed: true, ..State::default() });
-        self.0.home.are_over(live.keys());
+        self.0.homes.are_over(&live);
     }
 
     /// The store has all of a block: nobody needs it here.
@@ -367,36 +291,39 @@ impl KeptLane {
 }
 
 impl Turn {
-    /// A place for the block; `None` if nobody needs it any more.
-    pub(crate) fn take(self, block: u32) -> Result<Option<KeptPlace>, StagingError> {
+    pub(crate) const fn lane(&self) -> &KeptLane {
+        &self.0
+    }
+
+    /// A place for the block in this directory.
+    pub(crate) fn take(self, block: u32, directory: usize) -> Taken {
         let lane = Arc::clone(&self.0.0);
+        let Some(Some(home)) = lane.homes.homes.get(directory) else { return Taken::NoPlace(self, StagingError::Full) };
         let mut state = lock(&lane.state);
         if state.early.remove(&block) || state.is_closed {
-            return Ok(None);
+            return Taken::Unneeded;
         }
-        let full = state.current.take_if(|(_, taken)| *taken >= PLACES);
-        if let Some((segment, _)) = full {
+        let (segment, taken) = match state.current.remove(&directory) {
+            Some(current) => current,
+            None => match home.make(lane.scope) {
+                Ok(segment) => {
+                    lane.is_full.store(false, Ordering::Relaxed);
+                    // One for being the current one.
+                    state.live.insert(segment.name.clone(), 1);
+                    (Arc::new(segment), 0)
+                }
+                Err(error) => return Taken::NoPlace(self, error),
+            },
+        };
+        *state.live.entry(segment.name.clone()).or_default() += 1;
+        if taken + 1 < PLACES {
+            state.current.insert(directory, (Arc::clone(&segment), taken + 1));
+        } else {
             lane.release(&mut state, &segment);
         }
-        if state.current.is_none() {
-            let made = lane.home.make(lane.scope);
-            if let Err(error) = &made
-                && !lane.is_full.swap(true, Ordering::Relaxed)
-            {
-                tracing::warn!("blocks are not kept for now: {error}");
-            }
-            let segment = Arc::new(made?);
-            lane.is_full.store(false, Ordering::Relaxed);
-            // One for being the current one.
-            state.live.insert(segment.name.clone(), 1);
-            state.current = Some((segment, 0));
-        }
-        let Some((segment, taken)) = &mut state.current else { return Ok(None) };
-        let (segment, number) = (Arc::clone(segment), *taken);
-        *taken += 1;
-        *state.live.entry(segment.name.clone()).or_default() += 1;
         state.blocks.insert(block, Arc::clone(&segment));
-        Ok(Some(KeptPlace { turn: self, segment, number, block }))
+        drop(state);
+        Taken::Place(KeptPlace { turn: self, segment, number: taken, block })
     }
 }
 
@@ -407,19 +334,20 @@ impl Lane {
         *live -= 1;
         if *live == 0 {
             state.live.remove(&segment.name);
-            self.home.remove(&segment.name);
+            segment.home.remove(&segment.name);
         }
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.home.are_over(lock(&self.state).live.keys());
+        self.homes.are_over(&lock(&self.state).live);
     }
 }
 
-/// The thread that makes written blocks safe: all that were written meanwhile with one entry page a file and one call to the disk.
-pub(crate) fn sync(inbox: &Receiver<Written>) {
+/// The thread that makes written blocks of a disk safe: all that were written meanwhile with one entry page a file and one call to the disk.
+/// `failed` is told of what the disk refused.
+pub(crate) fn sync(inbox: &Receiver<Written>, failed: impl Fn(&io::Error)) {
     while let Ok(first) = inbox.recv() {
         let mut files: HashMap<String, Vec<Written>> = HashMap::new();
         for written in std::iter::once(first).chain(inbox.try_iter()) {
@@ -427,8 +355,9 @@ pub(crate) fn sync(inbox: &Receiver<Written>) {
         }
         for (name, written) in files {
             if let Err(error) = note(&written) {
-                tracing::debug!(name, blocks = written.len(), "not safe");
-                written.into_iter().for_each(|Written { place, .. }| place.failed(&error));
+                tracing::error!(%error, name, blocks = written.len(), "blocks cannot be kept; they would be sent again");
+                written.into_iter().for_each(|Written { place, .. }| drop(place.failed()));
+                failed(&error);
             }
         }
     }

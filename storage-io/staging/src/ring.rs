@@ -174,7 +174,7 @@ impl Ring {
             let result = match entry.result() {
                 moved if moved == bytes as i32 => Ok(()),
                 errno if errno < 0 => Err(io::Error::from_raw_os_error(-errno)),
-                moved => Err(io::Error::other(format!("{moved} of {bytes} bytes were moved"))),
+                moved => Err(short(&buffer, moved, bytes)),
             };
             landed.push(Landed { key: entry.user_data(), buffer, result });
         }
@@ -192,4 +192,13 @@ impl Drop for Ring {
             }
         }
     }
+}
+
+/// Less was moved than was asked for: a file system that had room for some, or a file that ends too early.
+fn short(buffer: &Buffer, moved: i32, bytes: u32) -> io::Error {
+    let kind = match buffer {
+        Buffer::Out(_) => io::ErrorKind::StorageFull,
+        Buffer::In(_) => io::ErrorKind::UnexpectedEof,
+    };
+    io::Error::new(kind, format!("{moved} of {bytes} bytes were moved"))
 }

@@ -37,6 +37,8 @@ struct State {
 #[derive(Debug)]
 pub struct Staged {
     pub(crate) place: Place,
+    /// Number of the disk among those in use.
+    pub(crate) disk: usize,
     /// Bytes of the block.
     pub(crate) bytes: usize,
     /// CRC-64/NVME of them.
@@ -98,7 +100,7 @@ impl Segments {
     /// Takes a place, and room for another segment if it must.
     ///
     /// # Errors
-    /// [`StagingError::Full`], [`StagingError::Directory`].
+    /// [`StagingError::Full`], [`StagingError::Directory`], [`StagingError::Disk`].
     pub(crate) fn take(self: &Arc<Self>) -> Result<Place, StagingError> {
         if self.is_used_up() {
             self.grow()?;
@@ -114,7 +116,7 @@ impl Segments {
     /// Takes all the room that is allowed.
     ///
     /// # Errors
-    /// [`StagingError::Full`], [`StagingError::Directory`].
+    /// [`StagingError::Full`], [`StagingError::Directory`], [`StagingError::Disk`].
     pub(crate) fn reserve(&self) -> Result<(), StagingError> {
         while self.state().files.len() < self.segments_max {
             self.grow()?;
@@ -159,6 +161,7 @@ impl Segments {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
         let file = rustix::fs::open(&self.directory, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| match errno {
             Errno::NOSPC | Errno::DQUOT => StagingError::Full,
+            Errno::IO | Errno::ROFS => StagingError::Disk { source: errno.into() },
             Errno::INVAL | Errno::OPNOTSUPP | Errno::ISDIR => {
                 cannot("its file system has no direct I/O or no unnamed files; choose a directory on a local disk (ext4, XFS)".to_owned())
             }
@@ -170,6 +173,7 @@ impl Segments {
             Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Err(StagingError::Full),
             // Room is found when it is written to.
             Err(Errno::OPNOTSUPP) => Ok(file),
+            Err(errno @ (Errno::IO | Errno::ROFS)) => Err(StagingError::Disk { source: errno.into() }),
             Err(errno) => Err(cannot(format!("room cannot be taken: {errno}"))),
         }
     }

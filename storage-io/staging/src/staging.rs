@@ -1,37 +1,52 @@
-//! The thread behind the ring, and how others speak with it.
+//! The handle of all disks: how it begins, what it can be asked for, how it ends.
 
-use std::collections::HashMap;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::unbounded;
 use tradewind_fabric::block_pool::SLOT_ALIGN;
-use tradewind_fabric::wake::Waker;
 use tradewind_fabric::{BlockBuf, BlockPool, SharedBlock};
 
-use crate::crc_of;
+use crate::DISKS_MAX;
+use crate::disk::{Disk, DiskStatus};
+use crate::disks::{Disks, Line, Tried};
 use crate::error::StagingError;
-use crate::kept::{self, KeptLane, KeptPlace, Turn, Written};
-use crate::ring::{Buffer, DEPTH, Landed, Ring};
-use crate::segments::{Place, Segments, Staged};
+use crate::kept::{self, KeptLane};
+use crate::mover::Mover;
+use crate::ring::Ring;
+use crate::segments::{Segments, Staged};
 
-/// How long segments that nobody uses are kept.
-const KEEP: Duration = Duration::from_secs(10);
-/// How long the end of staging waits for the disk.
+/// How long the end of staging waits for the disks.
 const END: Duration = Duration::from_secs(5);
-/// How long a disk without room is left alone.
-const FULL_FOR: Duration = Duration::from_secs(5);
 
 /// Where blocks go, and how many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StagingConfig {
-    /// Directory on a local disk.
-    pub directory: PathBuf,
-    /// Most bytes of blocks there at once.
+    /// Directories, each on a local disk of its own; at most [`DISKS_MAX`]. A single one is made; several have to be there, so that the place of a
+    /// disk that is not mounted is not taken for an empty disk.
+    pub directories: Vec<PathBuf>,
+    /// Most bytes of blocks in each at once.
     pub bytes_max: u64,
+}
+
+impl StagingConfig {
+    /// Makes one of the directories, or looks whether it is there.
+    pub(crate) fn prepare(&self, directory: &Path) -> Result<(), StagingError> {
+        let cannot = |detail: String| StagingError::Directory { directory: directory.to_owned(), detail };
+        if self.directories.len() == 1 {
+            return std::fs::create_dir_all(directory).map_err(|error| cannot(error.to_string()));
+        }
+        match std::fs::metadata(directory) {
+            Ok(there) if there.is_dir() => Ok(()),
+            Ok(_) => Err(cannot("it is no directory".to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(cannot("it is not there: mount its disk, or make it (of several directories none is made)".to_owned()))
+            }
+            Err(error) => Err(cannot(error.to_string())),
+        }
+    }
 }
 
 /// How a [`Staging::put`] or [`Staging::get`] ended.
@@ -52,10 +67,16 @@ pub enum Outcome {
     Read(SharedBlock),
 }
 
-/// Told of the end of a request, on the thread of the ring: it only passes the news on. Whatever happens to the thread, it is told.
-struct Tell {
+/// Told of the end of a request, on the thread of a disk or its own: it only passes the news on. Whatever happens to the thread, it is told.
+pub(crate) struct Tell {
     block: u32,
     to: Option<Box<dyn FnOnce(Done) + Send>>,
+}
+
+impl std::fmt::Debug for Tell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tell").field("block", &self.block).finish_non_exhaustive()
+    }
 }
 
 impl Tell {
@@ -63,7 +84,7 @@ impl Tell {
         Self { block, to: Some(Box::new(to)) }
     }
 
-    fn tell(mut self, result: Result<Outcome, StagingError>) {
+    pub(crate) fn tell(mut self, result: Result<Outcome, StagingError>) {
         if let Some(to) = self.to.take() {
             to(Done { block: self.block, result });
         }
@@ -78,130 +99,176 @@ impl Drop for Tell {
     }
 }
 
-enum Work {
-    Put { data: SharedBlock, tell: Tell },
-    Get { staged: Staged, into: BlockBuf, tell: Tell },
-    Keep { turn: Turn, block: u32, data: SharedBlock },
-}
-
-/// A request that the kernel has.
-struct Moving {
-    target: Target,
-    bytes: usize,
-    crc: u64,
-}
-
-/// Where it goes, or comes from.
-enum Target {
-    Staged(Place, Tell),
-    Kept(KeptPlace),
-}
-
-impl Target {
-    /// File, and offset in it.
-    fn at(&self) -> (Arc<OwnedFd>, u64) {
-        match self {
-            Self::Staged(place, _) => (Arc::clone(&place.file), place.offset),
-            Self::Kept(place) => (Arc::clone(place.file()), place.offset()),
-        }
-    }
-}
-
-/// The handle. Dropping the last clone ends the thread when all requests have ended.
+/// The handle. Dropping the last clone ends the threads when all requests have ended.
 #[derive(Clone, Debug)]
 pub struct Staging(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    work: Option<Sender<Work>>,
-    waker: Waker,
-    segments: Arc<Segments>,
+    disks: Arc<Disks>,
     /// Blocks that may be on their way to be kept: each has a slot of the pool until it is written.
     kept_max: u32,
     pool: BlockPool,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.work = None;
-        self.waker.wake();
-        let Some(thread) = self.thread.take() else { return };
-        // It waits for the disk, which may never answer; then it is left behind, with the memory that the kernel still has.
+        self.disks.end();
+        // They wait for their disks, which may never answer; then they are left behind, with the memory that the kernel still has.
         let deadline = Instant::now() + END;
-        while !thread.is_finished() && Instant::now() < deadline && thread.thread().id() != std::thread::current().id() {
-            std::thread::sleep(Duration::from_millis(2));
+        let own = std::thread::current().id();
+        for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != own) {
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(2));
+            }
         }
     }
 }
 
+/// What a disk begins with.
+struct TriedOut {
+    ring: Ring,
+    disk: Disk,
+    directory: usize,
+}
+
 impl Staging {
-    /// Begins, and takes the first room on the disk to see whether it can be had.
+    /// Begins, and takes the first room on each disk to see whether it can be had. `rings`: one for each directory. A directory that cannot be used
+    /// is left out, and the log says why; so is one on the file system of another, which would be no faster and no larger for it. Of several, one
+    /// that is full is asked again after 5 s.
     ///
     /// # Errors
-    /// [`StagingError::Directory`] and what to do about it, [`StagingError::Full`].
-    pub fn start(ring: Ring, config: &StagingConfig) -> Result<Self, StagingError> {
-        let directory = |detail: String| StagingError::Directory { directory: config.directory.clone(), detail };
-        std::fs::create_dir_all(&config.directory).map_err(|error| directory(error.to_string()))?;
-        let place_bytes = ring.pool().slot_bytes();
-        if config.bytes_max < place_bytes as u64 {
-            return Err(directory(format!("{} bytes are less than one block of {place_bytes}", config.bytes_max)));
+    /// [`StagingError::Directory`] and what to do about it, [`StagingError::Disk`], [`StagingError::Damaged`], if no directory can be used: of the
+    /// first. [`StagingError::Full`] if a single one is full.
+    pub fn start(rings: Vec<Ring>, config: &StagingConfig) -> Result<Self, StagingError> {
+        let cannot =
+            |detail: String| StagingError::Directory { directory: config.directories.first().cloned().unwrap_or_default(), detail };
+        if rings.len() != config.directories.len() || rings.is_empty() || rings.len() > DISKS_MAX {
+            return Err(cannot(format!(
+                "{} directories and {} rings are given; 1 to {DISKS_MAX} can be used",
+                config.directories.len(),
+                rings.len()
+            )));
         }
-        let segments = Arc::new(Segments::new(&config.directory, place_bytes, config.bytes_max));
-        try_out(&segments, &ring)?;
-        let (work, inbox) = unbounded();
-        let (written, safe) = unbounded();
-        let waker = ring.waker();
-        let pool = ring.pool().clone();
-        let kept_max = u32::try_from(ring.pool().capacity() / 8).unwrap_or(u32::MAX);
-        let (moving, used) = (HashMap::new(), Instant::now());
-        let mover = Mover { ring, segments: Arc::clone(&segments), inbox, written, moving, keys: 0, full_until: None, used };
-        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        let no_thread = |error| directory(format!("no thread can be started: {error}"));
-        thread("staging-sync").spawn(move || kept::sync(&safe)).map_err(no_thread)?;
-        let thread = thread("staging").spawn(move || mover.run()).map_err(no_thread)?;
-        Ok(Self(Arc::new(Shared { work: Some(work), waker, segments, kept_max, pool, thread: Some(thread) })))
+        let pool = rings[0].pool().clone();
+        let (mut usable, mut first) = (Vec::<TriedOut>::new(), None);
+        for (directory, ring) in rings.into_iter().enumerate() {
+            let others = usable.iter().map(|there: &TriedOut| there.disk.directory());
+            match open(ring, config, directory, others) {
+                Ok(opened) => usable.push(opened),
+                Err(error) => {
+                    if config.directories.len() > 1 {
+                        let place = config.directories[directory].display();
+                        tracing::error!("no block is staged in {place} until tradewindd is restarted: {error}");
+                    }
+                    first.get_or_insert(error);
+                }
+            }
+        }
+        if let Some(error) = first.filter(|_| usable.is_empty()) {
+            return Err(error);
+        }
+        let (mut lines, mut inboxes) = (Vec::new(), Vec::new());
+        for TriedOut { ring, disk, directory } in usable {
+            let (work, inbox) = unbounded();
+            lines.push(Line { disk, directory, work, waker: ring.waker() });
+            inboxes.push((ring, inbox));
+        }
+        let disks = Arc::new(Disks::new(lines));
+        let kept_max = u32::try_from(pool.capacity() / 8).unwrap_or(u32::MAX);
+        let mut shared = Shared { disks: Arc::clone(&disks), kept_max, pool, threads: Vec::new() };
+        for (number, (ring, inbox)) in inboxes.into_iter().enumerate() {
+            let thread = |name: String| std::thread::Builder::new().name(name);
+            let no_thread = |error| cannot(format!("no thread can be started: {error}"));
+            let (written, safe) = unbounded();
+            let of_sync = Arc::clone(&disks);
+            let sync = move || kept::sync(&safe, |error| of_sync.disk(number).fail(error));
+            let syncing = thread(format!("staging-sync-{number}")).spawn(sync).map_err(no_thread)?;
+            let mover = Mover::new(ring, Arc::clone(&disks), number, inbox, written);
+            shared.threads.push(thread(format!("staging-{number}")).spawn(move || mover.run()).map_err(no_thread)?);
+            // It ends when the other has ended.
+            shared.threads.push(syncing);
+        }
+        Ok(Self(Arc::new(shared)))
     }
 
-    /// Blocks that there is room for.
+    /// Blocks that there is room for on disks that work.
     #[must_use]
     pub fn room(&self) -> u64 {
-        self.0.segments.room()
+        self.0.disks.all().map(Disk::room).sum()
     }
 
-    /// Takes all the room on the disk that is allowed, at once. It is given back when nobody has used it for a while.
+    /// The disks in use, in the order of the configuration.
+    #[must_use]
+    pub fn disks(&self) -> Vec<DiskStatus> {
+        self.0.disks.all().map(Disk::status).collect()
+    }
+
+    /// Takes all the room on the disks that is allowed, at once. It is given back when nobody has used it for a while.
     ///
     /// # Errors
-    /// [`StagingError::Full`] when the disk has less, [`StagingError::Directory`].
+    /// [`StagingError::Full`] when a disk has less, [`StagingError::Directory`], [`StagingError::Disk`].
     pub fn reserve(&self) -> Result<(), StagingError> {
-        self.0.segments.reserve()
+        self.0.disks.all().try_for_each(|disk| disk.segments.reserve())
     }
 
-    /// Writes a block. The caller may keep `data` until it is told, or forget it.
+    /// Writes a block to the disk with the least to do; to another if that one is full or fails. The caller may keep `data` until it is told, or
+    /// forget it.
     pub fn put(&self, block: u32, data: SharedBlock, tell: impl FnOnce(Done) + Send + 'static) {
-        self.send(Work::Put { data, tell: Tell::new(block, tell) });
+        self.0.disks.put(data, Tell::new(block, tell), Tried::default(), StagingError::Full);
     }
 
     /// Reads a block back into a free slot; its place on the disk is free from then on.
     pub fn get(&self, block: u32, staged: Staged, into: BlockBuf, tell: impl FnOnce(Done) + Send + 'static) {
-        self.send(Work::Get { staged, into, tell: Tell::new(block, tell) });
+        self.0.disks.get(staged, into, Tell::new(block, tell));
     }
 
-    /// Writes a block so that a later process finds it, unless too many are on their way.
-    pub fn keep(&self, lane: &KeptLane, block: u32, data: &SharedBlock) {
+    /// Writes a block so that a later process finds it, unless too many are on their way. `is_for_all`: to every disk, because without it what
+    /// another disk keeps would be understood otherwise.
+    pub fn keep(&self, lane: &KeptLane, block: u32, data: &SharedBlock, is_for_all: bool) {
         // What waits to be kept must not take the memory of what is received.
-        let has_room = self.0.pool.available() > self.0.pool.capacity() / 4;
-        if let Some(turn) = lane.begin(self.0.kept_max).filter(|_| has_room) {
-            self.send(Work::Keep { turn, block, data: data.clone() });
+        if self.0.pool.available() <= self.0.pool.capacity() / 4 {
+            return;
+        }
+        let begin = || lane.begin(self.0.kept_max);
+        if is_for_all {
+            self.0.disks.keep_everywhere(lane, block, data, begin);
+        } else if let Some(turn) = begin() {
+            self.0.disks.keep(turn, block, data.clone(), Tried::default(), &StagingError::Full);
         }
     }
+}
 
-    fn send(&self, work: Work) {
-        // What is refused is dropped, and told of by that.
-        if self.0.work.as_ref().is_some_and(|queue| queue.send(work).is_ok()) {
-            self.0.waker.wake();
-        }
+/// Makes a disk of a directory that can be used.
+fn open<'a>(
+    ring: Ring,
+    config: &StagingConfig,
+    directory: usize,
+    others: impl Iterator<Item = &'a Path>,
+) -> Result<TriedOut, StagingError> {
+    let path = &config.directories[directory];
+    let cannot = |detail: String| StagingError::Directory { directory: path.clone(), detail };
+    config.prepare(path)?;
+    let place_bytes = ring.pool().slot_bytes();
+    if config.bytes_max < place_bytes as u64 {
+        return Err(cannot(format!("{} bytes are less than one block of {place_bytes}", config.bytes_max)));
     }
+    let device = |path: &Path| rustix::fs::stat(path).map(|stat| stat.st_dev).ok();
+    let mut others = others.filter(|other| device(other) == device(path));
+    if let Some(other) = others.next() {
+        let other = other.display();
+        return Err(cannot(format!(
+            "it is on the same file system as {other}; name one directory for each disk, and see that all are mounted"
+        )));
+    }
+    let disk = Disk::new(path, place_bytes, config.bytes_max);
+    match try_out(&disk.segments, &ring) {
+        // Somebody may make room while the others are used.
+        Err(error @ StagingError::Full) if config.directories.len() > 1 => disk.found_full(&error, false),
+        tried => tried?,
+    }
+    Ok(TriedOut { ring, disk, directory })
 }
 
 /// A page to the disk and back, as the ring will do it.
@@ -216,138 +283,4 @@ fn try_out(segments: &Arc<Segments>, ring: &Ring) -> Result<(), StagingError> {
     let read = rustix::io::pread(&*place.file, &mut *page, place.offset).map_err(disk)?;
     let is_same = (written, read) == (SLOT_ALIGN, SLOT_ALIGN) && page.iter().all(|&byte| byte == 0x5a);
     if is_same { Ok(()) } else { Err(StagingError::Damaged) }
-}
-
-/// What the thread has.
-struct Mover {
-    ring: Ring,
-    segments: Arc<Segments>,
-    inbox: Receiver<Work>,
-    /// To the thread that makes kept blocks safe.
-    written: Sender<Written>,
-    moving: HashMap<u64, Moving>,
-    keys: u64,
-    /// The file system had no more room.
-    full_until: Option<Instant>,
-    /// When it last had something to do.
-    used: Instant,
-}
-
-impl Mover {
-    fn run(mut self) {
-        loop {
-            let is_over = self.take_work();
-            if is_over && self.ring.in_flight() == 0 {
-                return;
-            }
-            if self.ring.in_flight() > 0 {
-                self.used = Instant::now();
-            } else if self.used.elapsed() >= KEEP {
-                self.segments.shrink();
-            }
-            match self.ring.wait(KEEP) {
-                Ok(landed) => landed.into_iter().for_each(|landed| self.land(landed)),
-                Err(error) => {
-                    tracing::error!(%error, "staging stops: io_uring does not work any more");
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Starts what there is to do; true when nobody will ask for more.
-    fn take_work(&mut self) -> bool {
-        while self.ring.in_flight() < DEPTH {
-            match self.inbox.try_recv() {
-                Ok(Work::Put { data, tell }) => self.put(data, tell),
-                Ok(Work::Get { staged: Staged { place, bytes, crc }, into, tell }) => {
-                    self.start(Moving { target: Target::Staged(place, tell), bytes, crc }, Buffer::In(into));
-                }
-                Ok(Work::Keep { turn, block, data }) => self.keep(turn, block, data),
-                Err(error) => return error.is_disconnected(),
-            }
-        }
-        false
-    }
-
-    fn put(&mut self, data: SharedBlock, tell: Tell) {
-        let place = match self.full_until {
-            Some(until) if Instant::now() < until && self.segments.is_used_up() => Err(StagingError::Full),
-            _ => self.segments.take(),
-        };
-        match place {
-            Ok(place) => {
-                self.full_until = None;
-                self.write(Target::Staged(place, tell), data);
-            }
-            Err(error) => {
-                if self.full_until.is_none() {
-                    tracing::warn!("no block is staged for now: {error}");
-                }
-                self.full_until = Some(Instant::now() + FULL_FOR);
-                drop(data);
-                tell.tell(Err(error));
-            }
-        }
-    }
-
-    fn keep(&mut self, turn: Turn, block: u32, data: SharedBlock) {
-        // What cannot be kept has been told in the log.
-        if let Ok(Some(place)) = turn.take(block) {
-            self.write(Target::Kept(place), data);
-        }
-    }
-
-    fn write(&mut self, target: Target, data: SharedBlock) {
-        let crc = crc_of(&data);
-        self.start(Moving { target, bytes: data.len(), crc }, Buffer::Out(data));
-    }
-
-    fn start(&mut self, moving: Moving, buffer: Buffer) {
-        let key = self.keys;
-        self.keys += 1;
-        let (file, offset) = moving.target.at();
-        self.ring.start(key, &file, offset, buffer, moving.bytes.next_multiple_of(SLOT_ALIGN));
-        self.moving.insert(key, moving);
-    }
-
-    fn land(&mut self, landed: Landed) {
-        let Some(Moving { target, bytes, crc }) = self.moving.remove(&landed.key) else { return };
-        let (mut place, tell) = match target {
-            Target::Staged(place, tell) => (place, tell),
-            Target::Kept(place) => {
-                match landed.result {
-                    // Who makes it safe ends only behind this thread.
-                    Ok(()) => drop(self.written.send(Written { place, bytes, crc })),
-                    Err(error) => place.failed(&error),
-                }
-                return;
-            }
-        };
-        let result = match (landed.result, landed.buffer) {
-            (Err(source), _) => {
-                tracing::error!(%source, "the disk of the staging directory failed");
-                place.spoil();
-                Err(StagingError::Disk { source })
-            }
-            (Ok(()), Buffer::Out(data)) => {
-                // Whoever is told finds its memory free.
-                drop(data);
-                return tell.tell(Ok(Outcome::Written(Staged { place, bytes, crc })));
-            }
-            (Ok(()), Buffer::In(slot)) => {
-                let data = slot.freeze(bytes);
-                let is_same = crc_of(&data) == crc;
-                if is_same {
-                    Ok(Outcome::Read(data))
-                } else {
-                    tracing::error!("the disk of the staging directory returned other bytes than were written");
-                    place.spoil();
-                    Err(StagingError::Damaged)
-                }
-            }
-        };
-        drop(place);
-        tell.tell(result);
-    }
 }

@@ -1,4 +1,4 @@
-//! Blocks to the disk and back. On the disk that is built on: tmpfs takes unaligned O_DIRECT and would hide mistakes.
+//! Blocks to a disk and back. On the disk that is built on: tmpfs takes unaligned O_DIRECT and would hide mistakes. Several disks: disks/tests.rs.
 
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
@@ -20,8 +20,8 @@ struct World {
 fn world(slots: usize, blocks_max: u64) -> World {
     let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
     let pool = BlockPool::new(slots, SLOT).unwrap();
-    let config = StagingConfig { directory: folder.path().to_owned(), bytes_max: blocks_max * SLOT as u64 };
-    let staging = Staging::start(Ring::new(&pool).unwrap(), &config).unwrap();
+    let config = StagingConfig { directories: vec![folder.path().to_owned()], bytes_max: blocks_max * SLOT as u64 };
+    let staging = Staging::start(vec![Ring::new(&pool).unwrap()], &config).unwrap();
     World { staging, pool, _folder: folder }
 }
 
@@ -130,8 +130,8 @@ fn a_disk_without_room_is_full_and_an_empty_one_is_not_begun_with() {
     let pool = BlockPool::new(4, SLOT).unwrap();
     for (mib, fits) in [(300, true), (100, false)] {
         run("mount", &["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"]);
-        let config = StagingConfig { directory: folder.path().to_owned(), bytes_max: 1 << 30 };
-        let staging = Staging::start(Ring::new(&pool).unwrap(), &config);
+        let config = StagingConfig { directories: vec![folder.path().to_owned()], bytes_max: 1 << 30 };
+        let staging = Staging::start(vec![Ring::new(&pool).unwrap()], &config);
         let staged = staging.as_ref().map(|staging| {
             assert!(matches!(staging.reserve(), Err(StagingError::Full)));
             let staged: Vec<_> = (0..4096)
@@ -176,6 +176,10 @@ fn a_disk_that_fails_is_told_and_the_block_is_still_there() {
     let told = read(&world.get(1, staged));
     assert!(matches!(told, Err(StagingError::Disk { .. })), "{told:?}");
     assert_eq!(world.pool.available(), 4);
+    // There is no other: nothing is staged any more.
+    assert!(world.staging.disks()[0].is_failed && world.staging.room() == 0);
+    let told = world.put(2, world.block(2, SLOT)).recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(told.result, Err(StagingError::Full)), "{told:?}");
 }
 
 #[test]
@@ -192,7 +196,8 @@ fn ending_in_the_middle_waits_for_the_kernel_and_tells_everybody() {
 fn a_directory_that_will_not_do_is_named() {
     let pool = BlockPool::new(2, SLOT).unwrap();
     let start = |directory: &str, bytes_max| {
-        Staging::start(Ring::new(&pool).unwrap(), &StagingConfig { directory: directory.into(), bytes_max }).map(|_| ())
+        let config = StagingConfig { directories: vec![directory.into()], bytes_max };
+        Staging::start(vec![Ring::new(&pool).unwrap()], &config).map(|_| ())
     };
     for (directory, bytes_max) in [("/proc/tradewind", 1 << 20), ("/proc", 1 << 20), ("/tmp", 10)] {
         let error = start(directory, bytes_max).unwrap_err();

@@ -1,5 +1,8 @@
 //! Kept blocks. On the disk that is built on: tmpfs has no direct I/O of whole pages.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
 use tradewind_fabric::BlockPool;
 
 use super::*;
@@ -18,10 +21,16 @@ struct World {
 fn world(files_max: u64) -> World {
     let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
     let pool = BlockPool::new(80, SLOT).unwrap();
-    let config = StagingConfig { directory: folder.path().to_owned(), bytes_max: 8 * SLOT as u64 };
-    let staging = Staging::start(Ring::new(&pool).unwrap(), &config).unwrap();
-    let keep = Keep::open(&folder.path().join("kept"), SLOT, files_max * FILE_BYTES).unwrap();
+    let config = StagingConfig { directories: vec![folder.path().to_owned()], bytes_max: 8 * SLOT as u64 };
+    let staging = Staging::start(vec![Ring::new(&pool).unwrap()], &config).unwrap();
+    assert!(Keep::open(&config, SLOT, false).unwrap().is_none(), "there is nothing");
+    let keep = open(&folder, files_max).unwrap();
     World { staging, keep, pool, folder }
+}
+
+fn open(folder: &tempfile::TempDir, files_max: u64) -> Result<Keep, StagingError> {
+    let config = StagingConfig { directories: vec![folder.path().to_owned()], bytes_max: files_max * FILE_BYTES };
+    Keep::open(&config, SLOT, true).map(Option::unwrap)
 }
 
 fn contents(block: u32) -> Vec<u8> {
@@ -36,7 +45,7 @@ impl World {
             let bytes = contents(block);
             let mut slot = self.pool.take().expect("a free slot");
             slot[..bytes.len()].copy_from_slice(&bytes);
-            self.staging.keep(lane, block, &slot.freeze(bytes.len()));
+            self.staging.keep(lane, block, &slot.freeze(bytes.len()), false);
             // So that none is refused for being one too many.
             self.settle(lane);
         }
@@ -84,9 +93,9 @@ fn what_the_store_does_not_have_outlives_the_process() {
     assert_eq!(world.names().len(), 3);
     drop((lane, other));
     let World { staging, keep, folder, .. } = world;
-    assert!(matches!(Keep::open(&folder.path().join("kept"), SLOT, FILE_BYTES), Err(StagingError::Directory { .. })), "it is in use");
+    assert!(matches!(open(&folder, 1), Err(StagingError::Directory { .. })), "it is in use");
     drop((staging, keep));
-    let keep = Keep::open(&folder.path().join("kept"), SLOT, 4 * FILE_BYTES).unwrap();
+    let keep = open(&folder, 4).unwrap();
     // What was done in a file that is still there is there too; who asks knows what the store has.
     assert_eq!(recalled(&keep, 7), (0..100).collect::<Vec<_>>());
     assert_eq!((recalled(&keep, 8), recalled(&keep, 9)), (vec![200], vec![]));
@@ -122,13 +131,13 @@ fn a_block_that_is_stored_before_it_is_written_is_not_kept() {
     let turn = lane.begin(1).unwrap();
     assert!(lane.begin(1).is_none());
     lane.done(5);
-    assert!(turn.take(5).unwrap().is_none());
+    assert!(matches!(turn.take(5, 0), Taken::Unneeded));
     assert!(world.names().is_empty());
     // What is on its way when a lane is over is forgotten with it.
-    let place = lane.begin(1).unwrap().take(6).unwrap().unwrap();
+    let Taken::Place(place) = lane.begin(1).unwrap().take(6, 0) else { panic!("no place") };
     lane.close();
     world.keep.forget(7);
-    assert!(world.names().is_empty() && lane.begin(2).unwrap().take(7).unwrap().is_none());
+    assert!(world.names().is_empty() && matches!(lane.begin(2).unwrap().take(7, 0), Taken::Unneeded));
     drop(place);
     assert_eq!(lane.0.writing.load(Ordering::Relaxed), 0);
 }

@@ -1,0 +1,159 @@
+//! What others know of a disk: how much is on its way there, whether it has room, whether it still works.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::StagingError;
+use crate::segments::Segments;
+
+/// How long a disk without room is left alone.
+const FULL_FOR: Duration = Duration::from_secs(5);
+
+/// A disk as its users see it, for reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskStatus {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Bytes of requests that it has not answered.
+    pub queued_bytes: u64,
+    /// Blocks written there, those that are kept among them, ever.
+    pub blocks_written: u64,
+    /// Further blocks that there is room for.
+    pub room_blocks: u64,
+    /// It takes nothing until the engine is started again.
+    pub is_failed: bool,
+}
+
+/// No room until then.
+#[derive(Clone, Copy, Debug)]
+struct Full {
+    until: Instant,
+    /// Not even in segments that were made.
+    is_everywhere: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Disk {
+    directory: PathBuf,
+    pub(crate) segments: Arc<Segments>,
+    queued_bytes: Arc<AtomicU64>,
+    blocks_written: AtomicU64,
+    is_failed: AtomicBool,
+    full: Mutex<Option<Full>>,
+}
+
+/// Bytes that a disk has to move, counted as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Load {
+    bytes: u64,
+    queued: Arc<AtomicU64>,
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.queued.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Disk {
+    pub(crate) fn new(directory: &Path, place_bytes: usize, bytes_max: u64) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            segments: Arc::new(Segments::new(directory, place_bytes, bytes_max)),
+            queued_bytes: Arc::default(),
+            blocks_written: AtomicU64::new(0),
+            is_failed: AtomicBool::new(false),
+            full: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(crate) fn load(&self, bytes: usize) -> Load {
+        self.queued_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        Load { bytes: bytes as u64, queued: Arc::clone(&self.queued_bytes) }
+    }
+
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        self.queued_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn blocks_written(&self) -> u64 {
+        self.blocks_written.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn wrote(&self) {
+        self.blocks_written.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It may be asked for a place.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.is_failed() && self.segments.room() > 0 && !self.is_full()
+    }
+
+    /// Blocks that there is room for: none on one that failed.
+    pub(crate) fn room(&self) -> u64 {
+        if self.is_failed() { 0 } else { self.segments.room() }
+    }
+
+    fn full(&self) -> MutexGuard<'_, Option<Full>> {
+        // Every change is one step.
+        self.full.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing more fits, as far as is known.
+    pub(crate) fn is_full(&self) -> bool {
+        let full = *self.full();
+        full.is_some_and(|full| Instant::now() < full.until && (full.is_everywhere || self.segments.is_used_up()))
+    }
+
+    /// There was no room for another segment, or (`is_everywhere`) in one that was made.
+    pub(crate) fn found_full(&self, error: &StagingError, is_everywhere: bool) {
+        let before = self.full().replace(Full { until: Instant::now() + FULL_FOR, is_everywhere });
+        if before.is_none() {
+            tracing::warn!("no block is staged in {} for now: {error}", self.directory.display());
+        }
+    }
+
+    pub(crate) fn found_room(&self) {
+        let mut full = self.full();
+        if full.is_some_and(|full| !full.is_everywhere || Instant::now() >= full.until) {
+            *full = None;
+        }
+    }
+
+    pub(crate) fn is_failed(&self) -> bool {
+        self.is_failed.load(Ordering::Relaxed)
+    }
+
+    /// Takes it out of use, and says so once.
+    pub(crate) fn fail(&self, what: &dyn std::fmt::Display) {
+        if !self.is_failed.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                "the disk of the staging directory {} failed and is out of use until tradewindd is restarted: {what}; look at it \
+                 (dmesg, smartctl), replace it or take the directory out of the configuration. What waits there is read back as far as \
+                 it can be, the rest is sent again",
+                self.directory.display()
+            );
+        }
+    }
+
+    pub(crate) fn status(&self) -> DiskStatus {
+        DiskStatus {
+            directory: self.directory.clone(),
+            queued_bytes: self.queued_bytes(),
+            blocks_written: self.blocks_written(),
+            room_blocks: self.room(),
+            is_failed: self.is_failed(),
+        }
+    }
+}
+
+/// The file system has no room: no fault of the disk.
+pub(crate) fn is_no_room(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}

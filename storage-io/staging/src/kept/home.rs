@@ -1,0 +1,234 @@
+//! The kept blocks of one disk: a directory, a lock, files with names.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{ENTRIES_AT, ENTRY_BYTES, MAGIC, PAGE_BYTES, PLACES, SUFFIX, lock, offset_of};
+use crate::crc_of;
+use crate::error::StagingError;
+use crate::map;
+
+/// How long a disk without room is left alone.
+const FULL_FOR: Duration = Duration::from_secs(5);
+/// How long another engine, which is ending, may still have the directory.
+const LOCK_DEADLINE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+
+#[derive(Debug)]
+pub(super) struct Home {
+    directory: PathBuf,
+    pub(super) place_bytes: usize,
+    files_max: usize,
+    /// The disk had no room, and is left alone until then.
+    full_until: Mutex<Option<Instant>>,
+    /// Names, and whether a lane of this process writes there.
+    files: Mutex<BTreeMap<String, bool>>,
+    /// Held as long as this lives.
+    _lock: File,
+}
+
+/// The one page of a file, where direct I/O can read it.
+#[repr(align(4096))]
+#[derive(Debug)]
+pub(super) struct Page(pub(super) [u8; PAGE_BYTES]);
+
+/// A file of a lane.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) home: Arc<Home>,
+    pub(super) name: String,
+    pub(super) file: Arc<OwnedFd>,
+    pub(super) page: Mutex<Box<Page>>,
+}
+
+impl Home {
+    /// Makes the directory in one that is there, and reads its names. `bytes_max`: of all files, those that are there already among them.
+    pub(super) fn open(directory: PathBuf, place_bytes: usize, bytes_max: u64) -> Result<Self, StagingError> {
+        let cannot = |detail: String| StagingError::Directory { directory: directory.clone(), detail };
+        match std::fs::create_dir(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(cannot(error.to_string())),
+            _ => {}
+        }
+        let lock = File::create(directory.join("lock")).map_err(|error| cannot(error.to_string()))?;
+        let deadline = Instant::now() + LOCK_DEADLINE;
+        while let Err(errno) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            if errno != Errno::WOULDBLOCK || Instant::now() > deadline {
+                return Err(cannot(format!("{errno}; another engine uses it: give each a directory of its own")));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let mut files = BTreeMap::new();
+        for entry in std::fs::read_dir(&directory).map_err(|error| cannot(error.to_string()))? {
+            let name = entry.map_err(|error| cannot(error.to_string()))?.file_name().into_string();
+            files.extend(name.ok().filter(|name| name.ends_with(SUFFIX)).map(|name| (name, false)));
+        }
+        let files_max = usize::try_from(bytes_max / offset_of(PLACES, place_bytes)).unwrap_or(usize::MAX);
+        if files_max == 0 {
+            return Err(cannot(format!(
+                "{bytes_max} bytes are less than one file of {}; raise engine.staging_bytes",
+                offset_of(PLACES, place_bytes)
+            )));
+        }
+        Ok(Self { directory, place_bytes, files_max, full_until: Mutex::default(), files: Mutex::new(files), _lock: lock })
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Files that may still be made; none while the disk is full.
+    pub(super) fn room(&self) -> usize {
+        if self.is_full() { 0 } else { self.files_max.saturating_sub(lock(&self.files).len()) }
+    }
+
+    fn is_full(&self) -> bool {
+        lock(&self.full_until).is_some_and(|until| Instant::now() < until)
+    }
+
+    /// What is there of this scope, of lanes that are over.
+    pub(super) fn recall(&self, scope: u128, deadline: Instant) -> Vec<Bytes> {
+        let mut images = Vec::new();
+        for name in self.names(scope) {
+            if let Err(error) = self.read(&name, scope, deadline, &mut images) {
+                tracing::warn!(%error, name, directory = %self.directory.display(), "kept blocks cannot be read and are sent again");
+            }
+        }
+        images
+    }
+
+    pub(super) fn forget(&self, scope: u128) {
+        self.names(scope).iter().for_each(|name| self.remove(name));
+    }
+
+    pub(super) fn expire(&self, after: Duration) -> usize {
+        let names: Vec<String> = lock(&self.files).iter().filter(|(_, is_live)| !**is_live).map(|(name, _)| name.clone()).collect();
+        let age = |name: &String| {
+            let changed = std::fs::metadata(self.directory.join(name)).and_then(|meta| meta.modified()).ok()?;
+            SystemTime::now().duration_since(changed).ok()
+        };
+        let old: Vec<String> = names.into_iter().filter(|name| age(name).is_some_and(|age| age > after)).collect();
+        old.iter().for_each(|name| self.remove(name));
+        old.len()
+    }
+
+    /// Of lanes that are over.
+    fn names(&self, scope: u128) -> Vec<String> {
+        let prefix = format!("{scope:032x}-");
+        let files = lock(&self.files);
+        files.iter().filter(|(name, is_live)| name.starts_with(&prefix) && !**is_live).map(|(name, _)| name.clone()).collect()
+    }
+
+    pub(super) fn remove(&self, name: &str) {
+        if lock(&self.files).remove(name).is_some()
+            && let Err(error) = std::fs::remove_file(self.directory.join(name))
+        {
+            tracing::warn!(%error, name, "kept blocks cannot be removed");
+        }
+    }
+
+    /// No lane writes to these any more.
+    pub(super) fn are_over<'a>(&self, names: impl Iterator<Item = &'a String>) {
+        let mut files = lock(&self.files);
+        for name in names {
+            if let Some(is_live) = files.get_mut(name) {
+                *is_live = false;
+            }
+        }
+    }
+
+    pub(super) fn make(self: &Arc<Self>, scope: u128) -> Result<Segment, StagingError> {
+        if self.is_full() {
+            return Err(StagingError::Full);
+        }
+        let name = format!("{scope:032x}-{:016x}{SUFFIX}", random()?);
+        {
+            let mut files = lock(&self.files);
+            if files.len() >= self.files_max {
+                return Err(StagingError::Full);
+            }
+            files.insert(name.clone(), true);
+        }
+        self.fill(&name, scope).inspect_err(|_| {
+            self.remove(&name);
+            *lock(&self.full_until) = Some(Instant::now() + FULL_FOR);
+        })
+    }
+
+    fn fill(self: &Arc<Self>, name: &str, scope: u128) -> Result<Segment, StagingError> {
+        let cannot = |detail: String| StagingError::Directory { directory: self.directory.clone(), detail };
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
+        let file = rustix::fs::open(self.directory.join(name), flags, Mode::RUSR | Mode::WUSR).map_err(|errno| match errno {
+            Errno::NOSPC | Errno::DQUOT => StagingError::Full,
+            Errno::IO | Errno::ROFS => StagingError::Disk { source: errno.into() },
+            Errno::INVAL | Errno::OPNOTSUPP => {
+                cannot("its file system has no direct I/O; choose a directory on a local disk (ext4, XFS)".to_owned())
+            }
+            errno => cannot(format!("{errno}; make it, and let tradewindd's user write there")),
+        })?;
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, offset_of(PLACES, self.place_bytes)) {
+            // Without it room is found when it is written to.
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => return Err(StagingError::Full),
+            Err(errno @ (Errno::IO | Errno::ROFS)) => return Err(StagingError::Disk { source: errno.into() }),
+            Err(errno) => return Err(cannot(format!("room cannot be taken: {errno}"))),
+        }
+        let mut page = Box::new(Page([0; PAGE_BYTES]));
+        page.0[..8].copy_from_slice(&MAGIC);
+        page.0[8..16].copy_from_slice(&(self.place_bytes as u64).to_le_bytes());
+        page.0[16..32].copy_from_slice(&scope.to_le_bytes());
+        let crc = crc_of(&page.0[..32]);
+        page.0[32..40].copy_from_slice(&crc.to_le_bytes());
+        Ok(Segment { home: Arc::clone(self), name: name.to_owned(), file: Arc::new(file), page: Mutex::new(page) })
+    }
+
+    fn read(&self, name: &str, scope: u128, deadline: Instant, images: &mut Vec<Bytes>) -> io::Result<()> {
+        let file = File::open(self.directory.join(name))?;
+        let mut page = [0; PAGE_BYTES];
+        file.read_exact_at(&mut page, 0)?;
+        let number = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap_or_default());
+        let scope_there = u128::from(number(24)) << 64 | u128::from(number(16));
+        if page[..8] != MAGIC || number(32) != crc_of(&page[..32]) {
+            // The machine ended before anything was safe.
+            return if page.iter().all(|&byte| byte == 0) { Ok(()) } else { Err(io::Error::other("its first page is damaged")) };
+        }
+        if number(8) != self.place_bytes as u64 || scope_there != scope {
+            return Err(io::Error::other("it is for blocks of another size or of another transfer"));
+        }
+        let mapped = map::file(&file)?;
+        let mut image = vec![0; self.place_bytes];
+        for place in 0..PLACES {
+            if Instant::now() > deadline {
+                return Err(io::Error::other("reading them takes too long"));
+            }
+            let at = ENTRIES_AT + place as usize * ENTRY_BYTES;
+            let (crc, bytes) = (number(at), (number(at + 8) & u64::from(u32::MAX)) as usize);
+            let start = offset_of(place, self.place_bytes);
+            if bytes == 0 || bytes > self.place_bytes || start + bytes as u64 > mapped.len() as u64 {
+                continue;
+            }
+            // By reading: a disk that fails is an error here, and where its memory is mapped the end of the process.
+            match file.read_exact_at(&mut image[..bytes], start) {
+                Ok(()) if crc_of(&image[..bytes]) == crc => images.push(mapped.slice(start as usize..start as usize + bytes)),
+                Ok(()) => tracing::warn!(name, place, "a kept block is damaged and is sent again"),
+                Err(error) => tracing::warn!(name, place, %error, "a kept block cannot be read and is sent again"),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn random() -> Result<u64, StagingError> {
+    let mut bytes = [0; 8];
+    let disk = |source: Errno| StagingError::Disk { source: source.into() };
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(disk)?;
+    Ok(u64::from_le_bytes(bytes))
+}
