@@ -29,6 +29,7 @@ impl Axis {
         let usable = values.filter(|value| value.is_finite() && (scale != Scale::Logarithmic || *value > 0.0));
         let (least, most) = usable.fold((f64::MAX, f64::MIN), |(least, most), value| (least.min(value), most.max(value)));
         let (first, last) = match scale {
+            Scale::Logarithmic if least > most => (1.0, 10.0),
             _ if least > most => (0.0, 1.0),
             Scale::Linear => {
                 let step = step(most - least.min(0.0));
@@ -114,7 +115,10 @@ mod tests {
 
     #[test]
     fn no_value_and_one_value_have_an_axis_too() {
-        assert!(!Axis::over(std::iter::empty(), Scale::Linear, 1.0).ticks().is_empty());
+        for scale in [Scale::Linear, Scale::Logarithmic] {
+            let axis = Axis::over(std::iter::empty(), scale, 1.0);
+            assert!(!axis.ticks().is_empty() && axis.place(1.0).is_finite());
+        }
         for value in [0.0, f64::NAN, f64::INFINITY, 5.0] {
             let axis = Axis::over([value].into_iter(), Scale::Linear, 1.0);
             assert!(!axis.ticks().is_empty() && axis.place(value).is_finite(), "{value}");

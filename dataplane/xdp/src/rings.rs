@@ -143,7 +143,7 @@ impl Memory {
         let mut descriptors = self.descriptors;
         let ledger = Ledger::new(descriptors.len(), config.frame_bytes);
         let for_sending = descriptors.split_off(config.receive_frames as usize);
-        // Both lists may briefly hold every frame of their half and never more.
+        // Both lists may briefly hold every frame of their share and never more.
         let frames =
             Frames { fill: descriptors.into_iter().map(Frame::new).collect(), free: for_sending.into_iter().map(Frame::new).collect() };
         let scratch = [FrameDesc::default(); BATCH];

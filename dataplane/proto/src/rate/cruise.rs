@@ -345,7 +345,7 @@ impl RateController {
             self.remember_overflow(now_ns);
             if !self.sees_queue() {
                 // Nothing but the loss shows this limit: a policer. A queue shows itself when it fills again.
-                self.hold.hit(now_ns, self.network, self.rtt_ns);
+                self.hold.hit(now_ns, self.network, self.rtt_ns, self.is_short());
             }
             self.free_rounds = 0;
             return;

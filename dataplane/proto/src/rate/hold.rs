@@ -1,7 +1,5 @@
 //! A ceiling that is remembered after the rate ran into a policer or a queue of a few packets.
 
-use crate::receiver::SHORT_ROUND_TRIP_NS;
-
 use super::units::{SECOND_NS, seconds};
 
 /// How long a ceiling is held at first and at most (transport-study §3.2, hold).
@@ -32,9 +30,9 @@ impl Hold {
     }
 
     /// The rate had to fall to `rate`: hold there, for twice as long if it happened near the same rate not long ago.
-    pub(super) fn hit(&mut self, now_ns: u64, rate: f64, rtt_ns: u64) {
+    pub(super) fn hit(&mut self, now_ns: u64, rate: f64, rtt_ns: u64, is_short: bool) {
         let again = now_ns < self.until_ns.saturating_add(self.length_ns) && rate > 0.7 * self.hit_rate && rate < 1.4 * self.hit_rate;
-        let first_ns = if rtt_ns <= SHORT_ROUND_TRIP_NS { HOLD_SHORT_NS } else { HOLD_NS };
+        let first_ns = if is_short { HOLD_SHORT_NS } else { HOLD_NS };
         self.length_ns =
             if again { (self.length_ns * 2).min(HOLD_MOST_NS) } else { first_ns.max(rtt_ns.saturating_mul(10)).min(HOLD_MOST_NS) };
         self.hit_rate = rate;
@@ -75,10 +73,10 @@ mod tests {
     #[test]
     fn a_short_path_is_tried_again_soon() {
         let mut hold = Hold::new();
-        hold.hit(0, 100.0, 100_000);
+        hold.hit(0, 100.0, 100_000, true);
         hold.bound(2 * SECOND_NS, 100.0, 0.1);
         assert!(!hold.is_active());
-        hold.hit(SECOND_NS + SECOND_NS / 2, 100.0, 100_000);
+        hold.hit(SECOND_NS + SECOND_NS / 2, 100.0, 100_000, true);
         hold.bound(3 * SECOND_NS, 100.0, 0.1);
         assert!(hold.is_active(), "for twice as long now");
     }
@@ -86,11 +84,11 @@ mod tests {
     #[test]
     fn holds_grows_slowly_and_doubles() {
         let mut hold = Hold::new();
-        hold.hit(0, 100.0, 10_000_000);
+        hold.hit(0, 100.0, 10_000_000, false);
         assert_eq!(hold.bound(SECOND_NS, 90.0, 0.1), 90.0);
         let held = hold.bound(SECOND_NS, 200.0, 0.1);
         assert!(held > 100.0 && held < 100.5, "{held}");
-        hold.hit(5 * SECOND_NS, 100.0, 10_000_000);
+        hold.hit(5 * SECOND_NS, 100.0, 10_000_000, false);
         hold.bound(24 * SECOND_NS, 100.0, 0.1);
         assert!(hold.is_active(), "held for 20 s now");
         hold.bound(26 * SECOND_NS, 100.0, 0.1);

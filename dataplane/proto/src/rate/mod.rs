@@ -55,6 +55,9 @@ use units::{ROUND_LEAST_S, SECOND_NS, seconds};
 const RTT_LEAST_NS: u64 = 10_000;
 const RTT_MOST_NS: u64 = 10 * SECOND_NS;
 
+/// A path that has become longer is believed after about so many samples.
+const RTT_LEAST_FORGETS: u64 = 1_024;
+
 /// Nothing sent for this long (and four round trips): the rate is stale.
 const IDLE_NS: u64 = SECOND_NS;
 
@@ -172,6 +175,8 @@ pub struct RateController {
     network: f64,
     rtt_ns: u64,
     rtt_known: bool,
+    /// Least round trip of late: what the path takes without queues and stalls.
+    rtt_least_ns: u64,
     /// Generation of the trains that count (see [`Train::generation`]).
     generation: u32,
     phase: Phase,
@@ -224,6 +229,7 @@ impl RateController {
             network,
             rtt_ns: config.initial_rtt_ns.clamp(RTT_LEAST_NS, RTT_MOST_NS),
             rtt_known: false,
+            rtt_least_ns: RTT_MOST_NS,
             generation: 0,
             phase: Phase::new(now_ns),
             startup: StartUp::first(),
@@ -431,9 +437,9 @@ impl RateController {
         seconds(self.rtt_ns)
     }
 
-    /// Whether waiting for the end of a pulse's silence would take longer than the path does.
+    /// Whether waiting for the end of a pulse's silence would take longer than the path does. Queues and a receiver that stalls make no path longer.
     fn is_short(&self) -> bool {
-        self.rtt_known && self.rtt_ns <= SHORT_ROUND_TRIP_NS
+        self.rtt_least_ns <= SHORT_ROUND_TRIP_NS
     }
 
     fn packet_per_rtt(&self) -> f64 {
@@ -463,6 +469,8 @@ impl RateController {
         // RFC 9002 §5.3: an eighth of each sample.
         self.rtt_ns = if self.rtt_known { self.rtt_ns - self.rtt_ns / 8 + sample / 8 } else { sample };
         self.rtt_known = true;
+        let longer_ns = sample.saturating_sub(self.rtt_least_ns);
+        self.rtt_least_ns = self.rtt_least_ns.min(sample) + longer_ns / RTT_LEAST_FORGETS;
     }
 
     /// How far apart feedback comes is part of the loop's delay. Packets of one round come at once, and a pause of seconds is no habit.
@@ -528,7 +536,7 @@ impl RateController {
             Verdict::Saturated { rate } => {
                 self.network = self.bounded(rate);
                 self.loss.set_random(self.startup.random_loss());
-                self.hold.hit(now_ns, self.network, self.rtt_ns);
+                self.hold.hit(now_ns, self.network, self.rtt_ns, self.is_short());
                 self.second_look.on_found(self.network, self.is_short());
                 self.cruise(now_ns);
             }

@@ -181,6 +181,25 @@ fn every_frame_is_accounted_for_after_traffic_both_ways() {
     }
 }
 
+/// A stamp from before is too early if the thread loses its core in between.
+#[test]
+fn the_clock_is_asked_once_packets_were_taken() {
+    with_veth(1500, |peer| {
+        let steering = steering(AttachMode::Generic);
+        steering.add_lane(LANE, None, LONGEST).expect("lane");
+        let mut link = XdpLink::open(&steering, &XdpLinkConfig::new(0, 0)).expect("link");
+        let mut asked = 0;
+        let mut clock = || {
+            asked += 1;
+            asked
+        };
+        assert_eq!(link.receive(&mut clock, 64, &mut |_, _| {}).expect("link works"), 0);
+        peer_socket(peer, PEER_V4).send_to(&packet(LANE, 64), (LOCAL_V4, PORT)).expect("send");
+        link.wait(Duration::from_secs(20)).expect("link works");
+        assert_eq!(link.receive(&mut clock, 64, &mut |meta, _| assert_eq!(meta.arrived_ns, 1)).expect("link works"), 1);
+    });
+}
+
 #[test]
 fn too_few_fetches_drop_and_count_but_lose_no_frame() {
     with_veth(1500, |peer| {
