@@ -351,7 +351,10 @@ impl Engine {
             Room::Later | Room::None => {
                 self.opening.remove(&lane_id);
                 let (others, needs) = (self.lanes.len(), need.blocks_min);
-                let text = format!("the engine's memory for blocks is promised to {others} other lanes, and this one needs {needs} blocks");
+                let text = format!(
+                    "the engine's memory for blocks is promised to {others} other lanes, and this one needs {needs} blocks; try again when some have \
+                     ended, or raise engine.pool_bytes on the server"
+                );
                 return self.refuse(lane_id, ErrorCode::ResourceExhausted, text);
             }
         };
