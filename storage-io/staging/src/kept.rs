@@ -1,6 +1,7 @@
 //! Blocks that outlive the process: named files that a later one reads again. The format is in docs/spec/kept-blocks.md.
 
 mod home;
+mod keeper;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -28,6 +29,8 @@ const ENTRY_BYTES: usize = 16;
 const PLACES: u32 = 64;
 /// Blocks of a lane on their way to the disks. Disks that are slower than network and store get no more at once.
 const WRITING_MAX: u32 = 64;
+/// How long the removal of files is waited for; it goes on after that.
+const REMOVAL: Duration = Duration::from_secs(5);
 const SUFFIX: &str = ".blocks";
 /// Below each staging directory.
 const FOLDER: &str = "kept";
@@ -69,6 +72,13 @@ struct State {
     early: HashSet<u32>,
     /// Nothing is kept any more.
     is_closed: bool,
+}
+
+impl State {
+    /// Nobody needs the block here.
+    fn is_unneeded(&mut self, block: u32) -> bool {
+        self.early.remove(&block) || self.is_closed
+    }
 }
 
 /// A block that is on its way to the disk, or waits for it, is counted as long as this lives.
@@ -214,14 +224,33 @@ impl Keep {
         images
     }
 
-    /// Removes what lanes of this scope have kept that are over.
+    /// Removes what lanes of this scope have kept that are over. Nobody recalls it from now on; waits a while until it is gone.
     pub fn forget(&self, scope: u128) {
         self.0.all().for_each(|home| home.forget(scope));
+        self.look(None);
     }
 
-    /// Removes what nobody has gone on with for so long. Returns how many files that were.
+    /// Removes what nobody has gone on with for so long. Returns how many files that were. A disk that does not answer is not waited for long.
     pub fn expire(&self, after: Duration) -> usize {
-        self.0.all().map(|home| home.expire(after)).sum()
+        self.look(Some(after))
+    }
+
+    /// Waits for the threads that remove files.
+    fn look(&self, after: Option<Duration>) -> usize {
+        let deadline = Instant::now() + REMOVAL;
+        let (tell, told) = mpsc::channel();
+        let mut asked: Vec<Option<&Arc<Home>>> = self.0.all().map(Some).collect();
+        asked.iter().flatten().enumerate().for_each(|(number, home)| home.look(after, number, tell.clone()));
+        drop(tell);
+        let mut files = 0;
+        while let Ok((number, removed)) = told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            asked[number] = None;
+            files += removed;
+        }
+        for home in asked.into_iter().flatten() {
+            tracing::warn!(directory = %home.directory().display(), "the disk did not answer in time: old kept blocks are still being removed");
+        }
+        files
     }
 }
 
@@ -300,20 +329,32 @@ impl Turn {
         let lane = Arc::clone(&self.0.0);
         let Some(Some(home)) = lane.homes.homes.get(directory) else { return Taken::NoPlace(self, StagingError::Full) };
         let mut state = lock(&lane.state);
-        if state.early.remove(&block) || state.is_closed {
+        if state.is_unneeded(block) {
             return Taken::Unneeded;
         }
         let (segment, taken) = match state.current.remove(&directory) {
             Some(current) => current,
-            None => match home.make(lane.scope) {
-                Ok(segment) => {
-                    lane.is_full.store(false, Ordering::Relaxed);
-                    // One for being the current one.
-                    state.live.insert(segment.name.clone(), 1);
-                    (Arc::new(segment), 0)
+            None => {
+                // Nobody else does this: each disk has one thread that takes places. The disk may take its time, so the lock is not held.
+                drop(state);
+                let segment = match home.make(lane.scope) {
+                    Ok(segment) => Arc::new(segment),
+                    Err(error) => return Taken::NoPlace(self, error),
+                };
+                lane.is_full.store(false, Ordering::Relaxed);
+                state = lock(&lane.state);
+                if state.is_closed {
+                    home.remove(&segment.name);
+                    return Taken::Unneeded;
                 }
-                Err(error) => return Taken::NoPlace(self, error),
-            },
+                // One for being the current one.
+                state.live.insert(segment.name.clone(), 1);
+                if state.is_unneeded(block) {
+                    state.current.insert(directory, (segment, 0));
+                    return Taken::Unneeded;
+                }
+                (segment, 0)
+            }
         };
         *state.live.entry(segment.name.clone()).or_default() += 1;
         if taken + 1 < PLACES {

@@ -1,18 +1,18 @@
 //! The kept blocks of one disk: a directory, a lock, files with names.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::keeper::Keeper;
 use super::{ENTRIES_AT, ENTRY_BYTES, MAGIC, PAGE_BYTES, PLACES, SUFFIX, lock, offset_of};
 use crate::crc_of;
 use crate::error::StagingError;
@@ -25,15 +25,14 @@ const LOCK_DEADLINE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 1
 
 #[derive(Debug)]
 pub(super) struct Home {
-    directory: PathBuf,
     pub(super) place_bytes: usize,
     files_max: usize,
     /// The disk had no room, and is left alone until then.
     full_until: Mutex<Option<Instant>>,
-    /// Names, and whether a lane of this process writes there.
-    files: Mutex<BTreeMap<String, bool>>,
-    /// Held as long as this lives.
-    _lock: File,
+    files: Keeper,
+    /// Who holds it stops the disk; the time is added to what it is asked for.
+    #[cfg(test)]
+    pub(super) pace: Mutex<Duration>,
 }
 
 /// The one page of a file, where direct I/O can read it.
@@ -66,10 +65,10 @@ impl Home {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        let mut files = BTreeMap::new();
+        let mut names = Vec::new();
         for entry in std::fs::read_dir(&directory).map_err(|error| cannot(error.to_string()))? {
             let name = entry.map_err(|error| cannot(error.to_string()))?.file_name().into_string();
-            files.extend(name.ok().filter(|name| name.ends_with(SUFFIX)).map(|name| (name, false)));
+            names.extend(name.ok().filter(|name| name.ends_with(SUFFIX)));
         }
         let files_max = usize::try_from(bytes_max / offset_of(PLACES, place_bytes)).unwrap_or(usize::MAX);
         if files_max == 0 {
@@ -78,16 +77,25 @@ impl Home {
                 offset_of(PLACES, place_bytes)
             )));
         }
-        Ok(Self { directory, place_bytes, files_max, full_until: Mutex::default(), files: Mutex::new(files), _lock: lock })
+        let files = Keeper::start(directory.clone(), names.into_iter(), lock)
+            .map_err(|error| cannot(format!("no thread can be started: {error}")))?;
+        Ok(Self {
+            place_bytes,
+            files_max,
+            full_until: Mutex::default(),
+            files,
+            #[cfg(test)]
+            pace: Mutex::default(),
+        })
     }
 
     pub(super) fn directory(&self) -> &Path {
-        &self.directory
+        self.files.directory()
     }
 
     /// Files that may still be made; none while the disk is full.
     pub(super) fn room(&self) -> usize {
-        if self.is_full() { 0 } else { self.files_max.saturating_sub(lock(&self.files).len()) }
+        if self.is_full() { 0 } else { self.files_max.saturating_sub(self.files.count()) }
     }
 
     fn is_full(&self) -> bool {
@@ -99,7 +107,7 @@ impl Home {
         let mut images = Vec::new();
         for name in self.names(scope) {
             if let Err(error) = self.read(&name, scope, deadline, &mut images) {
-                tracing::warn!(%error, name, directory = %self.directory.display(), "kept blocks cannot be read and are sent again");
+                tracing::warn!(%error, name, directory = %self.directory().display(), "kept blocks cannot be read and are sent again");
             }
         }
         images
@@ -109,40 +117,29 @@ impl Home {
         self.names(scope).iter().for_each(|name| self.remove(name));
     }
 
-    pub(super) fn expire(&self, after: Duration) -> usize {
-        let names: Vec<String> = lock(&self.files).iter().filter(|(_, is_live)| !**is_live).map(|(name, _)| name.clone()).collect();
-        let age = |name: &String| {
-            let changed = std::fs::metadata(self.directory.join(name)).and_then(|meta| meta.modified()).ok()?;
-            SystemTime::now().duration_since(changed).ok()
-        };
-        let old: Vec<String> = names.into_iter().filter(|name| age(name).is_some_and(|age| age > after)).collect();
-        old.iter().for_each(|name| self.remove(name));
-        old.len()
+    /// Has its thread remove what is old, if anything, and tell of it.
+    pub(super) fn look(&self, after: Option<Duration>, number: usize, tell: mpsc::Sender<(usize, usize)>) {
+        self.files.look(after, number, tell);
     }
 
     /// Of lanes that are over.
     fn names(&self, scope: u128) -> Vec<String> {
-        let prefix = format!("{scope:032x}-");
-        let files = lock(&self.files);
-        files.iter().filter(|(name, is_live)| name.starts_with(&prefix) && !**is_live).map(|(name, _)| name.clone()).collect()
+        self.files.over(&format!("{scope:032x}-"))
     }
 
     pub(super) fn remove(&self, name: &str) {
-        if lock(&self.files).remove(name).is_some()
-            && let Err(error) = std::fs::remove_file(self.directory.join(name))
-        {
-            tracing::warn!(%error, name, "kept blocks cannot be removed");
-        }
+        self.files.remove(name);
     }
 
     /// No lane writes to these any more.
     pub(super) fn are_over<'a>(&self, names: impl Iterator<Item = &'a String>) {
-        let mut files = lock(&self.files);
-        for name in names {
-            if let Some(is_live) = files.get_mut(name) {
-                *is_live = false;
-            }
-        }
+        self.files.are_over(names);
+    }
+
+    #[cfg(test)]
+    fn pause(&self) {
+        let pace = *lock(&self.pace);
+        std::thread::sleep(pace);
     }
 
     pub(super) fn make(self: &Arc<Self>, scope: u128) -> Result<Segment, StagingError> {
@@ -150,13 +147,11 @@ impl Home {
             return Err(StagingError::Full);
         }
         let name = format!("{scope:032x}-{:016x}{SUFFIX}", random()?);
-        {
-            let mut files = lock(&self.files);
-            if files.len() >= self.files_max {
-                return Err(StagingError::Full);
-            }
-            files.insert(name.clone(), true);
+        if !self.files.add(&name, self.files_max) {
+            return Err(StagingError::Full);
         }
+        #[cfg(test)]
+        self.pause();
         self.fill(&name, scope).inspect_err(|_| {
             self.remove(&name);
             *lock(&self.full_until) = Some(Instant::now() + FULL_FOR);
@@ -164,9 +159,9 @@ impl Home {
     }
 
     fn fill(self: &Arc<Self>, name: &str, scope: u128) -> Result<Segment, StagingError> {
-        let cannot = |detail: String| StagingError::Directory { directory: self.directory.clone(), detail };
+        let cannot = |detail: String| StagingError::Directory { directory: self.directory().to_owned(), detail };
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
-        let file = rustix::fs::open(self.directory.join(name), flags, Mode::RUSR | Mode::WUSR).map_err(|errno| match errno {
+        let file = rustix::fs::open(self.directory().join(name), flags, Mode::RUSR | Mode::WUSR).map_err(|errno| match errno {
             Errno::NOSPC | Errno::DQUOT => StagingError::Full,
             Errno::IO | Errno::ROFS => StagingError::Disk { source: errno.into() },
             Errno::INVAL | Errno::OPNOTSUPP => {
@@ -191,7 +186,7 @@ impl Home {
     }
 
     fn read(&self, name: &str, scope: u128, deadline: Instant, images: &mut Vec<Bytes>) -> io::Result<()> {
-        let file = File::open(self.directory.join(name))?;
+        let file = File::open(self.directory().join(name))?;
         let mut page = [0; PAGE_BYTES];
         file.read_exact_at(&mut page, 0)?;
         let number = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap_or_default());

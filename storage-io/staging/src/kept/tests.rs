@@ -59,7 +59,9 @@ impl World {
         }
     }
 
+    /// Once what is being removed is gone.
     fn names(&self) -> Vec<String> {
+        self.keep.look(None);
         let entries = std::fs::read_dir(self.folder.path().join("kept")).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).filter(|name| name != "lock").collect()
     }
@@ -166,4 +168,26 @@ fn what_is_damaged_is_left_out() {
     assert!(recalled(&world.keep, 7).is_empty(), "another scope");
     file.set_len(10).unwrap();
     assert!(recalled(&world.keep, 7).is_empty());
+}
+
+#[test]
+fn a_disk_that_does_not_answer_stops_nobody_but_its_own_thread() {
+    let world = world(2);
+    let lane = world.keep.lane(7);
+    let home = Arc::clone(world.keep.0.all().next().unwrap());
+    let (turn, stop) = (lane.begin(1).unwrap(), lock(&home.pace));
+    let taking = std::thread::spawn(move || turn.take(5, 0));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while home.room() == 2 {
+        assert!(Instant::now() < deadline, "it has not begun to make a file");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // The file is being made, and that does not end. All of this would hang with it.
+    assert_eq!(lane.room(0), Some(1));
+    lane.done(6);
+    lane.close();
+    assert!(!taking.is_finished());
+    drop(stop);
+    assert!(matches!(taking.join().unwrap(), Taken::Unneeded));
+    assert!(world.names().is_empty(), "the lane was closed meanwhile: its file is gone");
 }
