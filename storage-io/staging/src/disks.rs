@@ -110,13 +110,15 @@ impl Disks {
         }
     }
 
-    /// Has a block kept by every disk that can.
+    /// Has a block kept by every disk; one that does not get it gives up what it has of the lane.
     pub(crate) fn keep_everywhere(&self, lane: &KeptLane, block: u32, data: &SharedBlock, begin: impl Fn() -> Option<Turn>) {
         // Tried by all: what one refuses the others have.
         let tried = Tried(u64::MAX);
-        for line in self.lines.iter().filter(|line| Self::kept_room(line, lane).is_some()) {
-            let Some(turn) = begin() else { return };
-            line.send(Self::kept(line, turn, block, data.clone(), tried));
+        for line in &self.lines {
+            match begin().filter(|_| !line.disk.is_failed()) {
+                Some(turn) => line.send(Self::kept(line, turn.for_all(line.directory), block, data.clone(), tried)),
+                None => lane.give_up(line.directory),
+            }
         }
     }
 

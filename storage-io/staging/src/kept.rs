@@ -23,8 +23,10 @@ const MAGIC: [u8; 8] = *b"TWKEPT01";
 const PAGE_BYTES: usize = 4096;
 /// Where its entries begin.
 const ENTRIES_AT: usize = 64;
-/// CRC-64/NVME of a block, its length, four bytes of nothing.
+/// CRC-64/NVME of a block, its length, four bytes of flags.
 const ENTRY_BYTES: usize = 16;
+/// Flag, beside a block's length: without it nothing else that the disk has of the transfer may count.
+const FOR_ALL: u64 = 1 << 32;
 /// Blocks of a file.
 const PLACES: u32 = 64;
 /// Blocks of a lane on their way to the disks. Disks that are slower than network and store get no more at once.
@@ -70,6 +72,8 @@ struct State {
     live: HashMap<String, u32>,
     /// Blocks that the store had before they were written.
     early: HashSet<u32>,
+    /// Directories that lack a block without which others must not count: this lane keeps nothing there any more.
+    given_up: HashSet<usize>,
     /// Nothing is kept any more.
     is_closed: bool,
 }
@@ -83,12 +87,19 @@ impl State {
 
 /// A block that is on its way to the disk, or waits for it, is counted as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Turn(KeptLane);
+pub(crate) struct Turn {
+    lane: KeptLane,
+    /// This directory must have the block, and does not have it yet: when that fails, it must not have others either.
+    for_all: Option<usize>,
+}
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.0.writing.fetch_sub(1, Ordering::Relaxed);
-        self.0.0.homes.writing.fetch_sub(1, Ordering::Relaxed);
+        if let Some(directory) = self.for_all {
+            self.lane.give_up(directory);
+        }
+        self.lane.0.writing.fetch_sub(1, Ordering::Relaxed);
+        self.lane.0.homes.writing.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -123,7 +134,7 @@ impl KeptPlace {
     /// The disk did not take it; another one may.
     pub(crate) fn failed(self) -> Turn {
         let Self { turn, segment, block, .. } = self;
-        let lane = &turn.0.0;
+        let lane = &turn.lane.0;
         let mut state = lock(&lane.state);
         // Another disk may have it too.
         if state.blocks.get(&block).is_some_and(|there| Arc::ptr_eq(there, &segment)) {
@@ -195,31 +206,35 @@ impl Keep {
     }
 
     /// What earlier lanes of this scope have kept: images of blocks as they were, in no order. Blocks while the disks are read, all at the same
-    /// time. What was damaged is left out, and what was not read in time: nothing at all of a disk that does not answer. The images stay valid
-    /// when their files are forgotten.
+    /// time. What was damaged is left out, and so is what was not read in time. The images stay valid when their files are forgotten.
     #[must_use]
     pub fn recall(&self, scope: u128, within: Duration) -> Vec<Bytes> {
         let deadline = Instant::now() + within;
         let (tell, told) = mpsc::channel();
-        let mut reading = Vec::new();
-        for home in self.0.all() {
+        let mut reading: Vec<Option<&Arc<Home>>> = Vec::new();
+        for (number, home) in self.0.all().enumerate() {
             let (thread, tell, owned) = (std::thread::Builder::new().name("recall".to_owned()), tell.clone(), Arc::clone(home));
-            let started = thread.spawn(move || drop(tell.send((owned.directory().to_owned(), owned.recall(scope, deadline)))));
-            match started {
-                Ok(_) => reading.push(home.directory()),
-                Err(error) => {
-                    tracing::warn!(%error, directory = %home.directory().display(), "kept blocks are not read and are sent again");
-                }
+            let started = thread.spawn(move || {
+                // Who asked may have gone.
+                owned.recall(scope, deadline, &|image| drop(tell.send((number, Some(image)))));
+                drop(tell.send((number, None)));
+            });
+            reading.push(started.is_ok().then_some(home));
+            if let Err(error) = started {
+                tracing::warn!(%error, directory = %home.directory().display(), "kept blocks are not read and are sent again");
             }
         }
         drop(tell);
         let mut images = Vec::new();
-        while let Ok((directory, found)) = told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            reading.retain(|reading| *reading != directory);
-            images.extend(found);
+        while let Ok((number, image)) = told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            if image.is_none() {
+                reading[number] = None;
+            }
+            images.extend(image);
         }
-        for directory in reading {
-            tracing::warn!(directory = %directory.display(), "the disk did not answer in time: its kept blocks are sent again");
+        for home in reading.into_iter().flatten() {
+            let directory = home.directory().display();
+            tracing::warn!("not all kept blocks in {directory} were read in time: what its disk has not answered is sent again");
         }
         images
     }
@@ -274,13 +289,18 @@ impl KeptLane {
             self.0.writing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |writing| (writing < WRITING_MAX).then_some(writing + 1));
         begun.ok()?;
         self.0.homes.writing.fetch_add(1, Ordering::Relaxed);
-        Some(Turn(self.clone()))
+        Some(Turn { lane: self.clone(), for_all: None })
     }
 
     /// How much more this directory takes, for comparison with others; `None`: nothing.
     pub(crate) fn room(&self, directory: usize) -> Option<usize> {
         let home = self.0.homes.homes.get(directory)?.as_ref()?;
-        let has_place = lock(&self.0.state).current.contains_key(&directory);
+        let state = lock(&self.0.state);
+        if state.given_up.contains(&directory) {
+            return None;
+        }
+        let has_place = state.current.contains_key(&directory);
+        drop(state);
         let room = home.room();
         (has_place || room > 0).then_some(room)
     }
@@ -305,6 +325,27 @@ impl KeptLane {
         self.0.homes.are_over(&live);
     }
 
+    /// A directory lacks a block without which others of this scope must not count: what is there of it goes, and no more comes.
+    pub(crate) fn give_up(&self, directory: usize) {
+        let Some(Some(home)) = self.0.homes.homes.get(directory) else { return };
+        let mut state = lock(&self.0.state);
+        if state.is_closed || !state.given_up.insert(directory) {
+            return;
+        }
+        let State { current, blocks, live, .. } = &mut *state;
+        current.remove(&directory);
+        blocks.retain(|_, segment| !Arc::ptr_eq(&segment.home, home));
+        let gone: Vec<String> = live.keys().filter(|name| home.has(name)).cloned().collect();
+        live.retain(|name, _| !gone.contains(name));
+        drop(state);
+        gone.iter().for_each(|name| home.remove(name));
+        home.forget(self.0.scope);
+        let directory = home.directory().display();
+        tracing::warn!(
+            "{directory} lacks a block that gives a file up: what it kept of this transfer would be sent again, and no more is kept there"
+        );
+    }
+
     /// The store has all of a block: nobody needs it here.
     pub fn done(&self, block: u32) {
         let mut state = lock(&self.0.state);
@@ -321,16 +362,34 @@ impl KeptLane {
 
 impl Turn {
     pub(crate) const fn lane(&self) -> &KeptLane {
-        &self.0
+        &self.lane
+    }
+
+    /// This directory has to have the block, or nothing that the lane kept there counts.
+    pub(crate) fn for_all(self, directory: usize) -> Self {
+        let mut turn = self;
+        turn.for_all = Some(directory);
+        turn
+    }
+
+    /// Nothing depends on it any more.
+    fn settle(&mut self) {
+        self.for_all = None;
     }
 
     /// A place for the block in this directory.
-    pub(crate) fn take(self, block: u32, directory: usize) -> Taken {
-        let lane = Arc::clone(&self.0.0);
+    pub(crate) fn take(mut self, block: u32, directory: usize) -> Taken {
+        let lane = Arc::clone(&self.lane.0);
         let Some(Some(home)) = lane.homes.homes.get(directory) else { return Taken::NoPlace(self, StagingError::Full) };
         let mut state = lock(&lane.state);
         if state.is_unneeded(block) {
+            drop(state);
+            self.settle();
             return Taken::Unneeded;
+        }
+        if state.given_up.contains(&directory) {
+            drop(state);
+            return Taken::NoPlace(self, StagingError::Full);
         }
         let (segment, taken) = match state.current.remove(&directory) {
             Some(current) => current,
@@ -344,13 +403,22 @@ impl Turn {
                 lane.is_full.store(false, Ordering::Relaxed);
                 state = lock(&lane.state);
                 if state.is_closed {
+                    drop(state);
                     home.remove(&segment.name);
+                    self.settle();
                     return Taken::Unneeded;
+                }
+                if state.given_up.contains(&directory) {
+                    drop(state);
+                    home.remove(&segment.name);
+                    return Taken::NoPlace(self, StagingError::Full);
                 }
                 // One for being the current one.
                 state.live.insert(segment.name.clone(), 1);
                 if state.is_unneeded(block) {
                     state.current.insert(directory, (segment, 0));
+                    drop(state);
+                    self.settle();
                     return Taken::Unneeded;
                 }
                 (segment, 0)
@@ -395,10 +463,13 @@ pub(crate) fn sync(inbox: &Receiver<Written>, failed: impl Fn(&io::Error)) {
             files.entry(written.place.segment.name.clone()).or_default().push(written);
         }
         for (name, written) in files {
-            if let Err(error) = note(&written) {
-                tracing::error!(%error, name, blocks = written.len(), "blocks cannot be kept; they would be sent again");
-                written.into_iter().for_each(|Written { place, .. }| drop(place.failed()));
-                failed(&error);
+            match note(&written) {
+                Ok(()) => written.into_iter().for_each(|Written { mut place, .. }| place.turn.settle()),
+                Err(error) => {
+                    tracing::error!(%error, name, blocks = written.len(), "blocks cannot be kept; they would be sent again");
+                    written.into_iter().for_each(|Written { place, .. }| drop(place.failed()));
+                    failed(&error);
+                }
             }
         }
     }
@@ -411,7 +482,8 @@ fn note(written: &[Written]) -> io::Result<()> {
     for Written { place, bytes, crc } in written {
         let at = ENTRIES_AT + place.number as usize * ENTRY_BYTES;
         page.0[at..at + 8].copy_from_slice(&crc.to_le_bytes());
-        page.0[at + 8..at + 16].copy_from_slice(&(*bytes as u64).to_le_bytes());
+        let flags = if place.turn.for_all.is_some() { FOR_ALL } else { 0 };
+        page.0[at + 8..at + 16].copy_from_slice(&(*bytes as u64 | flags).to_le_bytes());
     }
     let moved = rustix::io::pwrite(&*segment.file, &page.0, 0)?;
     drop(page);

@@ -227,8 +227,8 @@ impl Staging {
     /// Writes a block so that a later process finds it, unless too many are on their way. `is_for_all`: to every disk, because without it what
     /// another disk keeps would be understood otherwise.
     pub fn keep(&self, lane: &KeptLane, block: u32, data: &SharedBlock, is_for_all: bool) {
-        // What waits to be kept must not take the memory of what is received.
-        if self.0.pool.available() <= self.0.pool.capacity() / 4 {
+        // What waits to be kept must not take the memory of what is received. Blocks for all disks are few.
+        if !is_for_all && self.0.pool.available() <= self.0.pool.capacity() / 4 {
             return;
         }
         let begin = || lane.begin(self.0.kept_max);

@@ -13,7 +13,7 @@ use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::keeper::Keeper;
-use super::{ENTRIES_AT, ENTRY_BYTES, MAGIC, PAGE_BYTES, PLACES, SUFFIX, lock, offset_of};
+use super::{ENTRIES_AT, ENTRY_BYTES, FOR_ALL, MAGIC, PAGE_BYTES, PLACES, SUFFIX, lock, offset_of};
 use crate::crc_of;
 use crate::error::StagingError;
 use crate::map;
@@ -102,15 +102,22 @@ impl Home {
         lock(&self.full_until).is_some_and(|until| Instant::now() < until)
     }
 
-    /// What is there of this scope, of lanes that are over.
-    pub(super) fn recall(&self, scope: u128, deadline: Instant) -> Vec<Bytes> {
-        let mut images = Vec::new();
-        for name in self.names(scope) {
-            if let Err(error) = self.read(&name, scope, deadline, &mut images) {
-                tracing::warn!(%error, name, directory = %self.directory().display(), "kept blocks cannot be read and are sent again");
+    /// What is there of this scope, of lanes that are over. First the blocks that give files up: without one, nothing else here may count.
+    pub(super) fn recall(&self, scope: u128, deadline: Instant, tell: &impl Fn(Bytes)) {
+        let names = self.names(scope);
+        let damaged = |error: &io::Error, name: &str, what: &str| {
+            tracing::warn!(%error, name, directory = %self.directory().display(), "{what} cannot be read and are sent again");
+        };
+        for name in &names {
+            if let Err(error) = self.read(name, scope, deadline, true, tell) {
+                return damaged(&error, name, "all kept blocks of this transfer on this disk");
             }
         }
-        images
+        for name in &names {
+            if let Err(error) = self.read(name, scope, deadline, false, tell) {
+                damaged(&error, name, "kept blocks");
+            }
+        }
     }
 
     pub(super) fn forget(&self, scope: u128) {
@@ -125,6 +132,10 @@ impl Home {
     /// Of lanes that are over.
     fn names(&self, scope: u128) -> Vec<String> {
         self.files.over(&format!("{scope:032x}-"))
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.files.has(name)
     }
 
     pub(super) fn remove(&self, name: &str) {
@@ -185,8 +196,13 @@ impl Home {
         Ok(Segment { home: Arc::clone(self), name: name.to_owned(), file: Arc::new(file), page: Mutex::new(page) })
     }
 
-    fn read(&self, name: &str, scope: u128, deadline: Instant, images: &mut Vec<Bytes>) -> io::Result<()> {
-        let file = File::open(self.directory().join(name))?;
+    /// Blocks of a file: those for all disks (`is_for_all`), where a damaged one is an error, or the others.
+    fn read(&self, name: &str, scope: u128, deadline: Instant, is_for_all: bool, tell: &impl Fn(Bytes)) -> io::Result<()> {
+        let file = match File::open(self.directory().join(name)) {
+            // It was too old.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
+        };
         let mut page = [0; PAGE_BYTES];
         file.read_exact_at(&mut page, 0)?;
         let number = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap_or_default());
@@ -205,17 +221,28 @@ impl Home {
                 return Err(io::Error::other("reading them takes too long"));
             }
             let at = ENTRIES_AT + place as usize * ENTRY_BYTES;
-            let (crc, bytes) = (number(at), (number(at + 8) & u64::from(u32::MAX)) as usize);
-            let start = offset_of(place, self.place_bytes);
-            if bytes == 0 || bytes > self.place_bytes || start + bytes as u64 > mapped.len() as u64 {
+            let (crc, length) = (number(at), number(at + 8));
+            let bytes = (length & u64::from(u32::MAX)) as usize;
+            if length == 0 || (length & FOR_ALL != 0) != is_for_all {
                 continue;
             }
+            #[cfg(test)]
+            self.pause();
+            let start = offset_of(place, self.place_bytes);
+            let is_inside = (1..=self.place_bytes).contains(&bytes) && start + bytes as u64 <= mapped.len() as u64;
             // By reading: a disk that fails is an error here, and where its memory is mapped the end of the process.
-            match file.read_exact_at(&mut image[..bytes], start) {
-                Ok(()) if crc_of(&image[..bytes]) == crc => images.push(mapped.slice(start as usize..start as usize + bytes)),
-                Ok(()) => tracing::warn!(name, place, "a kept block is damaged and is sent again"),
-                Err(error) => tracing::warn!(name, place, %error, "a kept block cannot be read and is sent again"),
+            let problem = match is_inside.then(|| file.read_exact_at(&mut image[..bytes], start)) {
+                Some(Ok(())) if crc_of(&image[..bytes]) == crc => {
+                    tell(mapped.slice(start as usize..start as usize + bytes));
+                    continue;
+                }
+                Some(Err(error)) => error,
+                _ => io::Error::other("it is damaged"),
+            };
+            if is_for_all {
+                return Err(problem);
             }
+            tracing::warn!(name, place, error = %problem, "a kept block cannot be read and is sent again");
         }
         Ok(())
     }

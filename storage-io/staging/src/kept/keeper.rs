@@ -79,6 +79,10 @@ impl Keeper {
         lock(&self.files.owners).len()
     }
 
+    pub(super) fn has(&self, name: &str) -> bool {
+        lock(&self.files.owners).contains_key(name)
+    }
+
     /// A lane's file is to be made, if there are fewer than that.
     pub(super) fn add(&self, name: &str, max: usize) -> bool {
         let mut owners = lock(&self.files.owners);

@@ -59,6 +59,14 @@ impl World {
         }
     }
 
+    fn keep_for_all(&self, lane: &KeptLane, block: u32) {
+        let bytes = contents(block);
+        let mut slot = self.pool.take().expect("a free slot");
+        slot[..bytes.len()].copy_from_slice(&bytes);
+        self.staging.keep(lane, block, &slot.freeze(bytes.len()), true);
+        self.settle(lane);
+    }
+
     /// Once what is being removed is gone.
     fn names(&self) -> Vec<String> {
         self.keep.look(None);
@@ -160,7 +168,7 @@ fn what_is_damaged_is_left_out() {
     spoil(4096 + 3 * SLOT as u64 + 500);
     assert_eq!(recalled(&world.keep, 7), [0, 1, 2, 4, 5, 6, 7, 8, 9]);
     // An entry whose length lies outside of everything.
-    file.write_all_at(&[0xff; 8], 64 + 16 * 5 + 8).unwrap();
+    file.write_all_at(&[0xff; 4], 64 + 16 * 5 + 8).unwrap();
     assert_eq!(recalled(&world.keep, 7), [0, 1, 2, 4, 6, 7, 8, 9]);
     file.set_len(4096 + 4 * SLOT as u64).unwrap();
     assert_eq!(recalled(&world.keep, 7), [0, 1, 2]);
@@ -190,4 +198,58 @@ fn a_disk_that_does_not_answer_stops_nobody_but_its_own_thread() {
     drop(stop);
     assert!(matches!(taking.join().unwrap(), Taken::Unneeded));
     assert!(world.names().is_empty(), "the lane was closed meanwhile: its file is gone");
+}
+
+#[test]
+fn a_slow_disk_gives_what_it_could_until_the_deadline() {
+    let world = world(4);
+    let lane = world.keep.lane(7);
+    world.keep(&lane, 0..100);
+    drop(lane);
+    let home = Arc::clone(world.keep.0.all().next().unwrap());
+    *lock(&home.pace) = Duration::from_millis(50);
+    let began = Instant::now();
+    let images = world.keep.recall(7, Duration::from_millis(1000));
+    assert!((1..=20).contains(&images.len()), "{}", images.len());
+    // One that stops altogether: what it gave until then, and no waiting for more.
+    let stop = lock(&home.pace);
+    assert!(world.keep.recall(7, Duration::from_millis(100)).is_empty());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    drop(stop);
+    *lock(&home.pace) = Duration::ZERO;
+    assert_eq!(recalled(&world.keep, 7).len(), 100);
+}
+
+#[test]
+fn without_a_block_for_all_nothing_else_counts() {
+    let world = world(1);
+    let lane = world.keep.lane(7);
+    world.keep(&lane, 0..10);
+    world.keep_for_all(&lane, 10);
+    drop(lane);
+    let images = world.keep.recall(7, Duration::from_secs(60));
+    assert!(images.len() == 11 && images[0] == contents(10), "it comes first");
+    // Damaged, it takes the others with it.
+    let path = world.folder.path().join("kept").join(&world.names()[0]);
+    File::options().write(true).open(&path).unwrap().write_all_at(&[0xff; 8], 4096 + 10 * SLOT as u64).unwrap();
+    assert!(recalled(&world.keep, 7).is_empty());
+    // A new lane cannot have it kept: the only file that is allowed is there.
+    let lane = world.keep.lane(7);
+    assert_eq!(lane.room(0), None);
+    world.keep_for_all(&lane, 11);
+    assert!(world.names().is_empty(), "what lanes before it kept has gone too");
+    world.keep(&lane, 12..13);
+    assert!(world.names().is_empty(), "no more is kept there for this lane");
+    drop(lane);
+    // Nor one whose file is full.
+    let lane = world.keep.lane(7);
+    world.keep(&lane, 0..64);
+    assert_eq!(world.names().len(), 1);
+    world.keep_for_all(&lane, 64);
+    assert!(world.names().is_empty());
+    // Other transfers go on.
+    let other = world.keep.lane(8);
+    world.keep(&other, 0..3);
+    drop(other);
+    assert_eq!(recalled(&world.keep, 8), [0, 1, 2]);
 }
