@@ -69,10 +69,6 @@ impl Disk {
         }
     }
 
-    pub(crate) fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     pub(crate) fn load(&self, bytes: usize) -> Load {
         self.queued_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         Load { bytes: bytes as u64, queued: Arc::clone(&self.queued_bytes) }

@@ -6,6 +6,7 @@ mod keeper;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use crossbeam::channel::Receiver;
 
 use self::home::{Home, Segment};
 use crate::StagingConfig;
+use crate::ask::{self, Identity};
 use crate::error::StagingError;
 
 /// First bytes of a file; the last two are the format's version.
@@ -175,22 +177,47 @@ impl Keep {
     /// # Errors
     /// [`StagingError::Directory`] if none can be used.
     pub fn open(config: &StagingConfig, place_bytes: usize, is_made: bool) -> Result<Option<Self>, StagingError> {
-        let (mut homes, mut failed) = (Vec::new(), None);
-        for directory in &config.directories {
-            let kept = directory.join(FOLDER);
-            let opened = if is_made || kept.exists() {
-                config.prepare(directory).and_then(|()| Home::open(kept, place_bytes, config.bytes_max)).map(Some)
-            } else {
-                Ok(None)
-            };
-            homes.push(opened.map(|home| home.map(Arc::new)).unwrap_or_else(|error| {
-                if config.directories.len() > 1 {
-                    tracing::error!("what was kept here is sent again, and no more is kept here until tradewindd is restarted: {error}");
+        let deadline = Instant::now() + ask::START;
+        let several = config.directories.len() > 1;
+        let jobs = config.directories.iter().map(|directory| (directory.clone(), (config.clone(), directory.clone()))).collect();
+        let there = ask::all(jobs, deadline, move |(config, directory): (StagingConfig, PathBuf)| {
+            if !is_made && !directory.join(FOLDER).exists() {
+                return Ok(None);
+            }
+            config.prepare(&directory)?;
+            ask::identity(&directory).map(Some)
+        });
+        let (mut once, mut jobs): (Vec<(&Path, Identity)>, Vec<_>) = (Vec::new(), Vec::new());
+        let mut errors = Vec::new();
+        for (number, (directory, there)) in config.directories.iter().zip(there).enumerate() {
+            match there
+                .and_then(|there| there.map(|there| ask::named_once(directory, there, once.iter().copied()).map(|()| there)).transpose())
+            {
+                Ok(Some(identity)) => {
+                    once.push((directory.as_path(), identity));
+                    jobs.push((number, directory.clone()));
                 }
-                failed.get_or_insert(error);
-                None
-            }));
+                Ok(None) => {}
+                Err(error) => errors.push(error),
+            }
         }
+        let bytes_max = config.bytes_max;
+        let numbers: Vec<usize> = jobs.iter().map(|(number, _)| *number).collect();
+        let jobs = jobs.into_iter().map(|(_, directory)| (directory.clone(), directory.join(FOLDER))).collect();
+        let opened = ask::all(jobs, deadline, move |kept| Home::open(kept, place_bytes, bytes_max));
+        let mut homes: Vec<Option<Arc<Home>>> = config.directories.iter().map(|_| None).collect();
+        for (number, opened) in numbers.into_iter().zip(opened) {
+            match opened {
+                Ok(home) => homes[number] = Some(Arc::new(home)),
+                Err(error) => errors.push(error),
+            }
+        }
+        if several {
+            for error in &errors {
+                tracing::error!("what was kept here is sent again, and no more is kept here until tradewindd is restarted: {error}");
+            }
+        }
+        let failed = errors.into_iter().next();
         let has_one = homes.iter().any(Option::is_some);
         match failed {
             Some(error) if !has_one => Err(error),

@@ -229,6 +229,14 @@ fn directories_that_will_not_do_are_left_out() {
     let world = start(&config(&[&missing, &one, &same], 100)).unwrap();
     let used: Vec<_> = world.staging.disks().into_iter().map(|disk| disk.directory).collect();
     assert_eq!(used, [one.as_path()]);
+    // The same one by another name; what is kept there is opened once, and the engine does not wait for its own lock.
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(&one, &link).unwrap();
+    drop(world);
+    let world = start(&config(&[&one, &link], 100)).unwrap();
+    assert_eq!(world.staging.disks().len(), 1);
+    let keep = Keep::open(&config(&[&one, &link], 100), SLOT, true).unwrap().unwrap();
+    assert!(keep.recall(7, Duration::from_secs(9)).is_empty());
     assert!(!missing.exists(), "the place of a disk that is not mounted stays as it is");
     drop(world);
     let error = start(&config(&[&missing, &folder.path().join("none")], 100)).map(|_| ()).unwrap_err();
