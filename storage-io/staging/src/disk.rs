@@ -86,6 +86,15 @@ impl Disk {
         self.blocks_written.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// It has refused a write or `fdatasync`: full, or broken.
+    pub(crate) fn refused(&self, error: &std::io::Error) {
+        if is_no_room(error) {
+            self.found_full(&StagingError::Full, true);
+        } else {
+            self.fail(error);
+        }
+    }
+
     /// It may be asked for a place.
     pub(crate) fn has_room(&self) -> bool {
         !self.is_failed() && self.segments.room() > 0 && !self.is_full()
@@ -105,6 +114,11 @@ impl Disk {
     pub(crate) fn is_full(&self) -> bool {
         let full = *self.full();
         full.is_some_and(|full| Instant::now() < full.until && (full.is_everywhere || self.segments.is_used_up()))
+    }
+
+    /// Not even what was allocated can be written.
+    pub(crate) fn is_full_everywhere(&self) -> bool {
+        self.full().is_some_and(|full| full.is_everywhere && Instant::now() < full.until)
     }
 
     /// There was no room for another segment, or (`is_everywhere`) in one that was made.

@@ -128,7 +128,8 @@ impl Disks {
     }
 
     fn kept_room(line: &Line, lane: &KeptLane) -> Option<u64> {
-        if line.disk.is_failed() { None } else { lane.room(line.directory).map(|room| room as u64) }
+        let is_out = line.disk.is_failed() || line.disk.is_full_everywhere();
+        if is_out { None } else { lane.room(line.directory).map(|room| room as u64) }
     }
 
     /// `room`: how much there is, `None` if it must not be chosen.

@@ -515,7 +515,8 @@ fn note(written: &[Written]) -> io::Result<()> {
     let moved = rustix::io::pwrite(&*segment.file, &page.0, 0)?;
     drop(page);
     if moved != PAGE_BYTES {
-        return Err(io::Error::other(format!("{moved} of {PAGE_BYTES} bytes were written")));
+        // As with blocks: there was room for some.
+        return Err(io::Error::new(io::ErrorKind::StorageFull, format!("{moved} of {PAGE_BYTES} bytes were written")));
     }
     Ok(rustix::fs::fdatasync(&*segment.file)?)
 }

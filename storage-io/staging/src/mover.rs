@@ -140,7 +140,7 @@ impl Mover {
     }
 
     fn keep(&mut self, turn: Turn, block: u32, data: SharedBlock, tried: Tried, load: Load) {
-        let taken = if self.disk().is_failed() {
+        let taken = if self.disk().is_failed() || self.disk().is_full_everywhere() {
             Taken::NoPlace(turn, StagingError::Full)
         } else {
             turn.take(block, self.disks.directory(self.number))
@@ -175,14 +175,11 @@ impl Mover {
         let Some(moving) = self.moving.remove(&key) else { return };
         let Moving { target, bytes, crc, tried, _load: load } = moving;
         drop(load);
-        if let (Err(error), Buffer::Out(_)) = (&result, &buffer)
-            && is_no_room(error)
-        {
-            self.disk().found_full(&StagingError::Full, true);
-        } else if let Err(error) = &result {
-            self.disk().fail(error);
-        } else if matches!(buffer, Buffer::Out(_)) {
-            self.disk().wrote();
+        match (&result, &buffer) {
+            (Err(error), Buffer::Out(_)) => self.disk().refused(error),
+            (Err(error), Buffer::In(_)) => self.disk().fail(error),
+            (Ok(()), Buffer::Out(_)) => self.disk().wrote(),
+            (Ok(()), Buffer::In(_)) => {}
         }
         match (target, buffer, result) {
             (Target::Staged(place, tell), Buffer::Out(data), Ok(())) => {

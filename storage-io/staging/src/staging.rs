@@ -178,7 +178,7 @@ impl Staging {
             let no_thread = |error| cannot(format!("no thread can be started: {error}"));
             let (written, safe) = unbounded();
             let of_sync = Arc::clone(&disks);
-            let sync = move || kept::sync(&safe, |error| of_sync.disk(number).fail(error));
+            let sync = move || kept::sync(&safe, |error| of_sync.disk(number).refused(error));
             let syncing = thread(format!("staging-sync-{number}")).spawn(sync).map_err(no_thread)?;
             let mover = Mover::new(ring, Arc::clone(&disks), number, inbox, written);
             shared.threads.push(thread(format!("staging-{number}")).spawn(move || mover.run()).map_err(no_thread)?);

@@ -253,3 +253,26 @@ fn without_a_block_for_all_nothing_else_counts() {
     drop(other);
     assert_eq!(recalled(&world.keep, 8), [0, 1, 2]);
 }
+
+/// Of the first page's write, as of a block's.
+#[test]
+fn a_disk_without_room_for_a_page_is_full_and_not_broken() {
+    let world = world(1);
+    let lane = world.keep.lane(7);
+    let Taken::Place(place) = lane.begin(1).unwrap().take(0, 0) else { panic!("no place") };
+    let full = File::options().read(true).write(true).open("/dev/full").unwrap();
+    #[expect(unsafe_code, reason = "a test that fills a descriptor under its owner")]
+    // SAFETY: both are open; the owner's descriptor stays a valid one.
+    let replaced = unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&full), std::os::fd::AsRawFd::as_raw_fd(&**place.file())) };
+    assert!(replaced >= 0);
+    let disk = crate::disk::Disk::new(world.folder.path(), SLOT, 8 * SLOT as u64);
+    let (written, inbox) = crossbeam::channel::unbounded();
+    written.send(Written { place, bytes: 10, crc: 1 }).unwrap();
+    drop(written);
+    sync(&inbox, |error| disk.refused(error));
+    assert!(!disk.is_failed() && disk.is_full() && disk.is_full_everywhere());
+    assert!(world.names().len() == 1 && lock(&lane.0.state).blocks.is_empty());
+    // Anything else is a fault.
+    disk.refused(&io::Error::from_raw_os_error(libc::EIO));
+    assert!(disk.is_failed());
+}
