@@ -1,4 +1,4 @@
-//! Which disk a block goes to: the one with the fewest bytes to move, and among those with as many the one with the most room.
+//! Which disk a block goes to: one that answers, with the fewest bytes to move, and among those with as many the one with the most room.
 
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -136,7 +136,8 @@ impl Disks {
     fn choose(&self, tried: Tried, room: impl Fn(&Line) -> Option<u64>) -> Option<(usize, &Line)> {
         let lines = self.lines.iter().enumerate().filter(|(number, _)| !tried.has(*number));
         let able = lines.filter_map(|(number, line)| Some((room(line)?, number, line)));
-        let best = able.min_by_key(|(room, _, line)| (line.disk.queued_bytes(), Reverse(*room), line.disk.blocks_written()));
+        let best = able
+            .min_by_key(|(room, _, line)| (line.disk.stands_still(), line.disk.queued_bytes(), Reverse(*room), line.disk.blocks_written()));
         best.map(|(_, number, line)| (number, line))
     }
 }

@@ -94,8 +94,26 @@ impl Mover {
             match self.ring.wait(KEEP) {
                 Ok(landed) => landed.into_iter().for_each(|landed| self.land(landed)),
                 Err(error) => {
-                    self.disk().fail(&format_args!("io_uring does not work any more: {error}"));
-                    return;
+                    self.disk().fail(&format_args!("io_uring does not work any more ({error}), so nothing that waits there can be read"));
+                    self.ring.reap().into_iter().for_each(|landed| self.land(landed));
+                    return self.refuse_work();
+                }
+            }
+        }
+    }
+
+    /// Passes what there is to do on: to other disks, as far as it can be. What the ring has is told of when this thread has ended.
+    fn refuse_work(&self) {
+        while let Ok(work) = self.inbox.try_recv() {
+            match work {
+                Work::Put { data, tell, tried, load } => {
+                    drop(load);
+                    self.disks.put(data, tell, tried, StagingError::Full);
+                }
+                Work::Get { tell, .. } => tell.tell(Err(StagingError::Ended)),
+                Work::Keep { turn, block, data, tried, load } => {
+                    drop(load);
+                    self.disks.keep(turn, block, data, tried, &StagingError::Full);
                 }
             }
         }

@@ -81,7 +81,7 @@ impl std::fmt::Debug for Tell {
 }
 
 impl Tell {
-    fn new(block: u32, to: impl FnOnce(Done) + Send + 'static) -> Self {
+    pub(crate) fn new(block: u32, to: impl FnOnce(Done) + Send + 'static) -> Self {
         Self { block, to: Some(Box::new(to)) }
     }
 

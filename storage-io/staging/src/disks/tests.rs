@@ -8,7 +8,11 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tradewind_fabric::BlockPool;
+use tradewind_fabric::wake::Waker;
 
+use super::{Disks, Line, Tried};
+use crate::disk::Disk;
+use crate::staging::Tell;
 use crate::{Done, Keep, KeptLane, Outcome, Ring, Staged, Staging, StagingConfig, StagingError};
 
 const SLOT: usize = 64 << 10;
@@ -338,4 +342,35 @@ fn a_full_disk_keeps_nothing_and_the_other_everything() {
     assert_eq!(world.written(), [0, 100]);
     drop(lane);
     assert_eq!(recalled(&keep, 7), (0..100).collect::<Vec<_>>());
+}
+
+/// Disks whose threads are played by the test.
+#[test]
+fn a_disk_that_stands_still_gets_no_more_while_another_answers() {
+    let pool = BlockPool::new(4, SLOT).unwrap();
+    let (mut lines, mut inboxes) = (Vec::new(), Vec::new());
+    for directory in 0..2 {
+        let (work, inbox) = crossbeam::channel::unbounded();
+        let (disk, waker) = (Disk::new(Path::new("/nowhere"), SLOT, 400 * SLOT as u64), Waker::new().unwrap());
+        lines.push(Line { disk, directory, work, waker });
+        inboxes.push(inbox);
+    }
+    let disks = Disks::new(lines);
+    let put = || disks.put(pool.take().unwrap().freeze(1), Tell::new(0, drop), Tried::default(), StagingError::Full);
+    let waiting = disks.disk(0).load(1);
+    let busy = disks.disk(1).load(1000);
+    put();
+    assert_eq!((inboxes[0].len(), inboxes[1].len()), (1, 0), "the least to do");
+    std::thread::sleep(Duration::from_millis(1100));
+    drop(disks.disk(1).load(1));
+    put();
+    assert_eq!((inboxes[0].len(), inboxes[1].len()), (1, 1), "it answers");
+    drop(waiting);
+    put();
+    assert_eq!((inboxes[0].len(), inboxes[1].len()), (2, 1), "so does the first again");
+    // When none answers, one of them still gets it.
+    std::thread::sleep(Duration::from_millis(1100));
+    put();
+    assert_eq!((inboxes[0].len(), inboxes[1].len()), (3, 1));
+    drop(busy);
 }
