@@ -141,7 +141,7 @@ impl KeptPlace {
         // Another disk may have it too.
         if state.blocks.get(&block).is_some_and(|there| Arc::ptr_eq(there, &segment)) {
             state.blocks.remove(&block);
-            lane.release(&mut state, &segment);
+            lane.release(&mut state, Arc::clone(&segment));
         }
         drop(state);
         turn
@@ -377,7 +377,7 @@ impl KeptLane {
     pub fn done(&self, block: u32) {
         let mut state = lock(&self.0.state);
         match state.blocks.remove(&block) {
-            Some(segment) => self.0.release(&mut state, &segment),
+            Some(segment) => self.0.release(&mut state, segment),
             // It may never have come here; there are at most as many as the lane has blocks.
             None if self.0.writing.load(Ordering::Relaxed) > 0 => {
                 state.early.insert(block);
@@ -455,7 +455,7 @@ impl Turn {
         if taken + 1 < PLACES {
             state.current.insert(directory, (Arc::clone(&segment), taken + 1));
         } else {
-            lane.release(&mut state, &segment);
+            lane.release(&mut state, Arc::clone(&segment));
         }
         state.blocks.insert(block, Arc::clone(&segment));
         drop(state);
@@ -464,13 +464,14 @@ impl Turn {
 }
 
 impl Lane {
-    /// A segment is needed by one less.
-    fn release(&self, state: &mut State, segment: &Segment) {
+    /// A segment is needed by one less. It is closed by who removes it: that takes its time too.
+    fn release(&self, state: &mut State, segment: Arc<Segment>) {
         let Some(live) = state.live.get_mut(&segment.name) else { return };
         *live -= 1;
         if *live == 0 {
             state.live.remove(&segment.name);
-            segment.home.remove(&segment.name);
+            let home = Arc::clone(&segment.home);
+            home.remove_segment(segment);
         }
     }
 }

@@ -139,7 +139,14 @@ impl Home {
     }
 
     pub(super) fn remove(&self, name: &str) {
-        self.files.remove(name);
+        self.files.remove(name, None);
+    }
+
+    pub(super) fn remove_segment(&self, segment: Arc<Segment>) {
+        match Arc::try_unwrap(segment) {
+            Ok(Segment { name, file, .. }) => self.files.remove(&name, Some(file)),
+            Err(segment) => self.files.remove(&segment.name, Some(Arc::clone(&segment.file))),
+        }
     }
 
     /// No lane writes to these any more.
@@ -203,6 +210,10 @@ impl Home {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             opened => opened?,
         };
+        if file.metadata()?.len() < PAGE_BYTES as u64 {
+            // The engine ended before it had any room: nothing was safe.
+            return Ok(());
+        }
         let mut page = [0; PAGE_BYTES];
         file.read_exact_at(&mut page, 0)?;
         let number = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap_or_default());

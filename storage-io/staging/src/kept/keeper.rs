@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime};
@@ -23,13 +24,10 @@ enum Owner {
 /// What the thread is asked for.
 #[derive(Debug)]
 enum Job {
-    Remove(String),
+    /// With what is to be closed behind that.
+    Remove(String, Option<Arc<OwnedFd>>),
     /// Remove what nobody has gone on with for so long, if anything, and tell how many files that were: everything before is done then.
-    Look {
-        after: Option<Duration>,
-        number: usize,
-        tell: mpsc::Sender<(usize, usize)>,
-    },
+    Look { after: Option<Duration>, number: usize, tell: mpsc::Sender<(usize, usize)> },
 }
 
 /// The handle. When it is dropped, the thread ends after what it was asked for.
@@ -58,7 +56,10 @@ impl Keeper {
         std::thread::Builder::new().name("staging-keeper".to_owned()).spawn(move || {
             while let Ok(job) = asked.recv() {
                 match job {
-                    Job::Remove(name) => of_thread.unlink(&name),
+                    Job::Remove(name, file) => {
+                        of_thread.unlink(&name);
+                        drop(file);
+                    }
                     Job::Look { after, number, tell } => {
                         let removed = after.map_or(0, |after| of_thread.expire(after));
                         // Who asked may have gone.
@@ -109,9 +110,9 @@ impl Keeper {
     }
 
     /// Has it removed soon. Until then its room counts, and nobody reads it.
-    pub(super) fn remove(&self, name: &str) {
+    pub(super) fn remove(&self, name: &str, file: Option<Arc<OwnedFd>>) {
         if self.files.claim(name) {
-            let _ = self.jobs.send(Job::Remove(name.to_owned()));
+            let _ = self.jobs.send(Job::Remove(name.to_owned(), file));
         }
     }
 

@@ -229,6 +229,19 @@ fn without_a_block_for_all_nothing_else_counts() {
     drop(lane);
     let images = world.keep.recall(7, Duration::from_secs(60));
     assert!(images.len() == 11 && images[0] == contents(10), "it comes first");
+    // Nothing was ever safe in a file without a first page.
+    let made = world.folder.path().join("kept").join(&world.names()[0]);
+    let empty = made.with_file_name(format!("{:032x}-{:016x}.blocks", 7, 1));
+    File::create(&empty).unwrap();
+    let World { staging, keep, folder, pool } = world;
+    drop((staging, keep));
+    let again = open(&folder, 1).unwrap();
+    assert_eq!(recalled(&again, 7).len(), 11);
+    drop(again);
+    std::fs::remove_file(&empty).unwrap();
+    let config = StagingConfig { directories: vec![folder.path().to_owned()], bytes_max: 8 * SLOT as u64 };
+    let staging = Staging::start(vec![Ring::new(&pool).unwrap()], &config).unwrap();
+    let world = World { staging, keep: open(&folder, 1).unwrap(), pool, folder };
     // Damaged, it takes the others with it.
     let path = world.folder.path().join("kept").join(&world.names()[0]);
     File::options().write(true).open(&path).unwrap().write_all_at(&[0xff; 8], 4096 + 10 * SLOT as u64).unwrap();
