@@ -9,7 +9,7 @@ use crate::error::StagingError;
 use crate::segments::Segments;
 
 /// How long a disk without room is left alone.
-const FULL_FOR: Duration = Duration::from_secs(5);
+pub(crate) const FULL_FOR: Duration = Duration::from_secs(5);
 
 /// A disk that answers nothing for so long gets no more while another answers.
 const STILL_MS: u64 = 1000;

@@ -204,7 +204,7 @@ impl Keep {
         let bytes_max = config.bytes_max;
         let numbers: Vec<usize> = jobs.iter().map(|(number, _)| *number).collect();
         let jobs = jobs.into_iter().map(|(_, directory)| (directory.clone(), directory.join(FOLDER))).collect();
-        let opened = ask::all(jobs, deadline, move |kept| Home::open(kept, place_bytes, bytes_max));
+        let opened = ask::all(jobs, deadline, move |kept: PathBuf| Home::open(&kept, place_bytes, bytes_max));
         let mut homes: Vec<Option<Arc<Home>>> = config.directories.iter().map(|_| None).collect();
         for (number, opened) in numbers.into_iter().zip(opened) {
             match opened {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,10 @@ use rustix::io::Errno;
 use super::keeper::Keeper;
 use super::{ENTRIES_AT, ENTRY_BYTES, FOR_ALL, MAGIC, PAGE_BYTES, PLACES, SUFFIX, lock, offset_of};
 use crate::crc_of;
+use crate::disk::FULL_FOR;
 use crate::error::StagingError;
 use crate::map;
 
-/// How long a disk without room is left alone.
-const FULL_FOR: Duration = Duration::from_secs(5);
 /// How long another engine, which is ending, may still have the directory.
 const LOCK_DEADLINE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
@@ -51,9 +50,9 @@ pub(super) struct Segment {
 
 impl Home {
     /// Makes the directory in one that is there, and reads its names. `bytes_max`: of all files, those that are there already among them.
-    pub(super) fn open(directory: PathBuf, place_bytes: usize, bytes_max: u64) -> Result<Self, StagingError> {
-        let cannot = |detail: String| StagingError::Directory { directory: directory.clone(), detail };
-        match std::fs::create_dir(&directory) {
+    pub(super) fn open(directory: &Path, place_bytes: usize, bytes_max: u64) -> Result<Self, StagingError> {
+        let cannot = |detail: String| StagingError::Directory { directory: directory.to_owned(), detail };
+        match std::fs::create_dir(directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(cannot(error.to_string())),
             _ => {}
         }
@@ -66,7 +65,7 @@ impl Home {
             std::thread::sleep(Duration::from_millis(50));
         }
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(&directory).map_err(|error| cannot(error.to_string()))? {
+        for entry in std::fs::read_dir(directory).map_err(|error| cannot(error.to_string()))? {
             let name = entry.map_err(|error| cannot(error.to_string()))?.file_name().into_string();
             names.extend(name.ok().filter(|name| name.ends_with(SUFFIX)));
         }
@@ -77,7 +76,7 @@ impl Home {
                 offset_of(PLACES, place_bytes)
             )));
         }
-        let files = Keeper::start(directory.clone(), names.into_iter(), lock)
+        let files = Keeper::start(directory.to_owned(), names.into_iter(), lock)
             .map_err(|error| cannot(format!("no thread can be started: {error}")))?;
         Ok(Self {
             place_bytes,
