@@ -36,7 +36,11 @@ fn a_good_configuration_is_shown_without_its_secrets() {
 #[test]
 fn staging_is_on_one_disk_or_on_several() {
     let folder = tempfile::tempdir().unwrap();
+    let many = |count: usize| format!("[{}]", (0..count).map(|number| format!("\"/mnt/{number}\"")).collect::<Vec<_>>().join(", "));
     for (directories, status, expected) in [
+        (many(16).as_str(), 0, "\"/mnt/15\""),
+        (many(17).as_str(), 2, "engine.staging_dir names 17 directories, allowed are 16"),
+        ("[]", 2, "engine.staging_dir is a list without a directory"),
         ("\"/mnt/a\"", 0, "staging_dir = \"/mnt/a\""),
         ("[\"/mnt/a\", \"/mnt/b\"]", 0, "\"/mnt/b\""),
         ("[\"/mnt/a\", \"b\"]", 2, "engine.staging_dir 'b' is not an absolute path"),

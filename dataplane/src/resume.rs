@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tradewind_client::files_and_pieces;
 use tradewind_ipc::{DurableList, DurableSummary};
@@ -20,7 +20,7 @@ use crate::options::StagingMode;
 const RESUME_TIMEOUT: Duration = Duration::from_secs(80);
 /// How long giving up old uploads may keep a transfer waiting.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long reading kept blocks may take; what is not read by then is sent again.
+/// How long removing old kept blocks and reading the others may take; what is not read by then is sent again.
 const RECALL_TIME: Duration = Duration::from_secs(40);
 
 /// The engine's memory that outlives it.
@@ -163,6 +163,7 @@ impl State {
 async fn recall(kept: Kept, after: Duration, is_wanted: bool, config: UploaderConfig) -> Recalled {
     let recalling = tokio::task::spawn_blocking(move || {
         let Kept { keep, scope } = kept;
+        let deadline = Instant::now() + RECALL_TIME;
         let files = keep.expire(after);
         if files > 0 {
             tracing::info!("{files} files of received blocks removed that nobody has gone on with for {} s", after.as_secs());
@@ -172,7 +173,7 @@ async fn recall(kept: Kept, after: Duration, is_wanted: bool, config: UploaderCo
             keep.forget(scope);
             return recalled;
         }
-        let images = keep.recall(scope, RECALL_TIME);
+        let images = keep.recall(scope, deadline.saturating_duration_since(Instant::now()));
         let blocks = images.len();
         for image in images {
             match BlockTable::parse(&image) {

@@ -119,7 +119,7 @@ pub struct EngineSection {
 mod one_or_several {
     use std::path::PathBuf;
 
-    use serde::de::{SeqAccess, Visitor};
+    use serde::de::{Error as _, SeqAccess, Visitor};
     use serde::{Deserializer, Serialize as _, Serializer};
 
     struct Paths;
@@ -139,6 +139,9 @@ mod one_or_several {
             let mut paths = Vec::new();
             while let Some(path) = list.next_element()? {
                 paths.push(path);
+            }
+            if paths.is_empty() {
+                return Err(A::Error::custom("engine.staging_dir is a list without a directory; name one for each disk, or leave it out"));
             }
             Ok(paths)
         }

@@ -9,7 +9,10 @@ use crate::error::StagingError;
 use crate::segments::Segments;
 
 /// How long a disk without room is left alone.
-const FULL_FOR: Duration = Duration::from_secs(5);
+pub(crate) const FULL_FOR: Duration = Duration::from_secs(5);
+
+/// A disk that answers nothing for so long gets no more while another answers.
+const STILL_MS: u64 = 1000;
 
 /// A disk as its users see it, for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,22 +41,42 @@ struct Full {
 pub(crate) struct Disk {
     directory: PathBuf,
     pub(crate) segments: Arc<Segments>,
-    queued_bytes: Arc<AtomicU64>,
+    queue: Arc<Queue>,
     blocks_written: AtomicU64,
     is_failed: AtomicBool,
     full: Mutex<Option<Full>>,
+}
+
+/// What a disk has to do.
+#[derive(Debug)]
+struct Queue {
+    bytes: AtomicU64,
+    began: Instant,
+    /// When it last answered, or got something to do after it had nothing: milliseconds since it began.
+    moved_ms: AtomicU64,
+}
+
+impl Queue {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn moved(&self) {
+        self.moved_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
 }
 
 /// Bytes that a disk has to move, counted as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Load {
     bytes: u64,
-    queued: Arc<AtomicU64>,
+    queue: Arc<Queue>,
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.queued.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.queue.moved();
+        self.queue.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -62,24 +85,27 @@ impl Disk {
         Self {
             directory: directory.to_owned(),
             segments: Arc::new(Segments::new(directory, place_bytes, bytes_max)),
-            queued_bytes: Arc::default(),
+            queue: Arc::new(Queue { bytes: AtomicU64::new(0), began: Instant::now(), moved_ms: AtomicU64::new(0) }),
             blocks_written: AtomicU64::new(0),
             is_failed: AtomicBool::new(false),
             full: Mutex::default(),
         }
     }
 
-    pub(crate) fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     pub(crate) fn load(&self, bytes: usize) -> Load {
-        self.queued_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        Load { bytes: bytes as u64, queued: Arc::clone(&self.queued_bytes) }
+        if self.queue.bytes.fetch_add(bytes as u64, Ordering::Relaxed) == 0 {
+            self.queue.moved();
+        }
+        Load { bytes: bytes as u64, queue: Arc::clone(&self.queue) }
     }
 
     pub(crate) fn queued_bytes(&self) -> u64 {
-        self.queued_bytes.load(Ordering::Relaxed)
+        self.queue.bytes.load(Ordering::Relaxed)
+    }
+
+    /// It has something to do and has not answered for a while.
+    pub(crate) fn stands_still(&self) -> bool {
+        self.queued_bytes() > 0 && self.queue.now_ms().saturating_sub(self.queue.moved_ms.load(Ordering::Relaxed)) > STILL_MS
     }
 
     pub(crate) fn blocks_written(&self) -> u64 {
@@ -88,6 +114,15 @@ impl Disk {
 
     pub(crate) fn wrote(&self) {
         self.blocks_written.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It has refused a write or `fdatasync`: full, or broken.
+    pub(crate) fn refused(&self, error: &std::io::Error) {
+        if is_no_room(error) {
+            self.found_full(&StagingError::Full, true);
+        } else {
+            self.fail(error);
+        }
     }
 
     /// It may be asked for a place.
@@ -109,6 +144,11 @@ impl Disk {
     pub(crate) fn is_full(&self) -> bool {
         let full = *self.full();
         full.is_some_and(|full| Instant::now() < full.until && (full.is_everywhere || self.segments.is_used_up()))
+    }
+
+    /// Not even what was allocated can be written.
+    pub(crate) fn is_full_everywhere(&self) -> bool {
+        self.full().is_some_and(|full| full.is_everywhere && Instant::now() < full.until)
     }
 
     /// There was no room for another segment, or (`is_everywhere`) in one that was made.
@@ -136,7 +176,7 @@ impl Disk {
             tracing::error!(
                 "the disk of the staging directory {} failed and is out of use until tradewindd is restarted: {what}; look at it \
                  (dmesg, smartctl), replace it or take the directory out of the configuration. What waits there is read back as far as \
-                 it can be, the rest is sent again",
+                 it can be; where it cannot, the lane ends (staging_failed) and its client sends it again",
                 self.directory.display()
             );
         }

@@ -1,4 +1,4 @@
-//! Which disk a block goes to: the one with the fewest bytes to move, and among those with as many the one with the most room.
+//! Which disk a block goes to: one that answers, with the fewest bytes to move, and among those with as many the one with the most room.
 
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -110,13 +110,15 @@ impl Disks {
         }
     }
 
-    /// Has a block kept by every disk that can.
+    /// Has a block kept by every disk; one that does not get it gives up what it has of the lane.
     pub(crate) fn keep_everywhere(&self, lane: &KeptLane, block: u32, data: &SharedBlock, begin: impl Fn() -> Option<Turn>) {
         // Tried by all: what one refuses the others have.
         let tried = Tried(u64::MAX);
-        for line in self.lines.iter().filter(|line| Self::kept_room(line, lane).is_some()) {
-            let Some(turn) = begin() else { return };
-            line.send(Self::kept(line, turn, block, data.clone(), tried));
+        for line in &self.lines {
+            match begin().filter(|_| !line.disk.is_failed()) {
+                Some(turn) => line.send(Self::kept(line, turn.for_all(line.directory), block, data.clone(), tried)),
+                None => lane.give_up(line.directory),
+            }
         }
     }
 
@@ -126,14 +128,16 @@ impl Disks {
     }
 
     fn kept_room(line: &Line, lane: &KeptLane) -> Option<u64> {
-        if line.disk.is_failed() { None } else { lane.room(line.directory).map(|room| room as u64) }
+        let is_out = line.disk.is_failed() || line.disk.is_full_everywhere();
+        if is_out { None } else { lane.room(line.directory).map(|room| room as u64) }
     }
 
     /// `room`: how much there is, `None` if it must not be chosen.
     fn choose(&self, tried: Tried, room: impl Fn(&Line) -> Option<u64>) -> Option<(usize, &Line)> {
         let lines = self.lines.iter().enumerate().filter(|(number, _)| !tried.has(*number));
         let able = lines.filter_map(|(number, line)| Some((room(line)?, number, line)));
-        let best = able.min_by_key(|(room, _, line)| (line.disk.queued_bytes(), Reverse(*room), line.disk.blocks_written()));
+        let best = able
+            .min_by_key(|(room, _, line)| (line.disk.stands_still(), line.disk.queued_bytes(), Reverse(*room), line.disk.blocks_written()));
         best.map(|(_, number, line)| (number, line))
     }
 }

@@ -1,10 +1,12 @@
 //! Blocks that outlive the process: named files that a later one reads again. The format is in docs/spec/kept-blocks.md.
 
 mod home;
+mod keeper;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -14,6 +16,7 @@ use crossbeam::channel::Receiver;
 
 use self::home::{Home, Segment};
 use crate::StagingConfig;
+use crate::ask::{self, Identity};
 use crate::error::StagingError;
 
 /// First bytes of a file; the last two are the format's version.
@@ -22,12 +25,16 @@ const MAGIC: [u8; 8] = *b"TWKEPT01";
 const PAGE_BYTES: usize = 4096;
 /// Where its entries begin.
 const ENTRIES_AT: usize = 64;
-/// CRC-64/NVME of a block, its length, four bytes of nothing.
+/// CRC-64/NVME of a block, its length, four bytes of flags.
 const ENTRY_BYTES: usize = 16;
+/// Flag, beside a block's length: without it nothing else that the disk has of the transfer may count.
+const FOR_ALL: u64 = 1 << 32;
 /// Blocks of a file.
 const PLACES: u32 = 64;
 /// Blocks of a lane on their way to the disks. Disks that are slower than network and store get no more at once.
 const WRITING_MAX: u32 = 64;
+/// How long the removal of files is waited for; it goes on after that.
+const REMOVAL: Duration = Duration::from_secs(5);
 const SUFFIX: &str = ".blocks";
 /// Below each staging directory.
 const FOLDER: &str = "kept";
@@ -67,18 +74,34 @@ struct State {
     live: HashMap<String, u32>,
     /// Blocks that the store had before they were written.
     early: HashSet<u32>,
+    /// Directories that lack a block without which others must not count: this lane keeps nothing there any more.
+    given_up: HashSet<usize>,
     /// Nothing is kept any more.
     is_closed: bool,
 }
 
+impl State {
+    /// Nobody needs the block here.
+    fn is_unneeded(&mut self, block: u32) -> bool {
+        self.early.remove(&block) || self.is_closed
+    }
+}
+
 /// A block that is on its way to the disk, or waits for it, is counted as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Turn(KeptLane);
+pub(crate) struct Turn {
+    lane: KeptLane,
+    /// This directory must have the block, and does not have it yet: when that fails, it must not have others either.
+    for_all: Option<usize>,
+}
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.0.writing.fetch_sub(1, Ordering::Relaxed);
-        self.0.0.homes.writing.fetch_sub(1, Ordering::Relaxed);
+        if let Some(directory) = self.for_all {
+            self.lane.give_up(directory);
+        }
+        self.lane.0.writing.fetch_sub(1, Ordering::Relaxed);
+        self.lane.0.homes.writing.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -113,12 +136,12 @@ impl KeptPlace {
     /// The disk did not take it; another one may.
     pub(crate) fn failed(self) -> Turn {
         let Self { turn, segment, block, .. } = self;
-        let lane = &turn.0.0;
+        let lane = &turn.lane.0;
         let mut state = lock(&lane.state);
         // Another disk may have it too.
         if state.blocks.get(&block).is_some_and(|there| Arc::ptr_eq(there, &segment)) {
             state.blocks.remove(&block);
-            lane.release(&mut state, &segment);
+            lane.release(&mut state, Arc::clone(&segment));
         }
         drop(state);
         turn
@@ -154,22 +177,47 @@ impl Keep {
     /// # Errors
     /// [`StagingError::Directory`] if none can be used.
     pub fn open(config: &StagingConfig, place_bytes: usize, is_made: bool) -> Result<Option<Self>, StagingError> {
-        let (mut homes, mut failed) = (Vec::new(), None);
-        for directory in &config.directories {
-            let kept = directory.join(FOLDER);
-            let opened = if is_made || kept.exists() {
-                config.prepare(directory).and_then(|()| Home::open(kept, place_bytes, config.bytes_max)).map(Some)
-            } else {
-                Ok(None)
-            };
-            homes.push(opened.map(|home| home.map(Arc::new)).unwrap_or_else(|error| {
-                if config.directories.len() > 1 {
-                    tracing::error!("what was kept here is sent again, and no more is kept here until tradewindd is restarted: {error}");
+        let deadline = Instant::now() + ask::START;
+        let several = config.directories.len() > 1;
+        let jobs = config.directories.iter().map(|directory| (directory.clone(), (config.clone(), directory.clone()))).collect();
+        let there = ask::all(jobs, deadline, move |(config, directory): (StagingConfig, PathBuf)| {
+            if !is_made && !directory.join(FOLDER).exists() {
+                return Ok(None);
+            }
+            config.prepare(&directory)?;
+            ask::identity(&directory).map(Some)
+        });
+        let (mut once, mut jobs): (Vec<(&Path, Identity)>, Vec<_>) = (Vec::new(), Vec::new());
+        let mut errors = Vec::new();
+        for (number, (directory, there)) in config.directories.iter().zip(there).enumerate() {
+            match there
+                .and_then(|there| there.map(|there| ask::named_once(directory, there, once.iter().copied()).map(|()| there)).transpose())
+            {
+                Ok(Some(identity)) => {
+                    once.push((directory.as_path(), identity));
+                    jobs.push((number, directory.clone()));
                 }
-                failed.get_or_insert(error);
-                None
-            }));
+                Ok(None) => {}
+                Err(error) => errors.push(error),
+            }
         }
+        let bytes_max = config.bytes_max;
+        let numbers: Vec<usize> = jobs.iter().map(|(number, _)| *number).collect();
+        let jobs = jobs.into_iter().map(|(_, directory)| (directory.clone(), directory.join(FOLDER))).collect();
+        let opened = ask::all(jobs, deadline, move |kept: PathBuf| Home::open(&kept, place_bytes, bytes_max));
+        let mut homes: Vec<Option<Arc<Home>>> = config.directories.iter().map(|_| None).collect();
+        for (number, opened) in numbers.into_iter().zip(opened) {
+            match opened {
+                Ok(home) => homes[number] = Some(Arc::new(home)),
+                Err(error) => errors.push(error),
+            }
+        }
+        if several {
+            for error in &errors {
+                tracing::error!("what was kept here is sent again, and no more is kept here until tradewindd is restarted: {error}");
+            }
+        }
+        let failed = errors.into_iter().next();
         let has_one = homes.iter().any(Option::is_some);
         match failed {
             Some(error) if !has_one => Err(error),
@@ -185,43 +233,66 @@ impl Keep {
     }
 
     /// What earlier lanes of this scope have kept: images of blocks as they were, in no order. Blocks while the disks are read, all at the same
-    /// time. What was damaged is left out, and what was not read in time: nothing at all of a disk that does not answer. The images stay valid
-    /// when their files are forgotten.
+    /// time. What was damaged is left out, and so is what was not read in time. The images stay valid when their files are forgotten.
     #[must_use]
     pub fn recall(&self, scope: u128, within: Duration) -> Vec<Bytes> {
         let deadline = Instant::now() + within;
         let (tell, told) = mpsc::channel();
-        let mut reading = Vec::new();
-        for home in self.0.all() {
+        let mut reading: Vec<Option<&Arc<Home>>> = Vec::new();
+        for (number, home) in self.0.all().enumerate() {
             let (thread, tell, owned) = (std::thread::Builder::new().name("recall".to_owned()), tell.clone(), Arc::clone(home));
-            let started = thread.spawn(move || drop(tell.send((owned.directory().to_owned(), owned.recall(scope, deadline)))));
-            match started {
-                Ok(_) => reading.push(home.directory()),
-                Err(error) => {
-                    tracing::warn!(%error, directory = %home.directory().display(), "kept blocks are not read and are sent again");
-                }
+            let started = thread.spawn(move || {
+                // Who asked may have gone.
+                owned.recall(scope, deadline, &|image| drop(tell.send((number, Some(image)))));
+                drop(tell.send((number, None)));
+            });
+            reading.push(started.is_ok().then_some(home));
+            if let Err(error) = started {
+                tracing::warn!(%error, directory = %home.directory().display(), "kept blocks are not read and are sent again");
             }
         }
         drop(tell);
         let mut images = Vec::new();
-        while let Ok((directory, found)) = told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            reading.retain(|reading| *reading != directory);
-            images.extend(found);
+        while let Ok((number, image)) = told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            if image.is_none() {
+                reading[number] = None;
+            }
+            images.extend(image);
         }
-        for directory in reading {
-            tracing::warn!(directory = %directory.display(), "the disk did not answer in time: its kept blocks are sent again");
+        for home in reading.into_iter().flatten() {
+            let directory = home.directory().display();
+            tracing::warn!("not all kept blocks in {directory} were read in time: what its disk has not answered is sent again");
         }
         images
     }
 
-    /// Removes what lanes of this scope have kept that are over.
+    /// Removes what lanes of this scope have kept that are over. Nobody recalls it from now on; waits a while until it is gone.
     pub fn forget(&self, scope: u128) {
         self.0.all().for_each(|home| home.forget(scope));
+        self.look(None);
     }
 
-    /// Removes what nobody has gone on with for so long. Returns how many files that were.
+    /// Removes what nobody has gone on with for so long. Returns how many files that were. A disk that does not answer is not waited for long.
     pub fn expire(&self, after: Duration) -> usize {
-        self.0.all().map(|home| home.expire(after)).sum()
+        self.look(Some(after))
+    }
+
+    /// Waits for the threads that remove files.
+    fn look(&self, after: Option<Duration>) -> usize {
+        let deadline = Instant::now() + REMOVAL;
+        let (tell, told) = mpsc::channel();
+        let mut asked: Vec<Option<&Arc<Home>>> = self.0.all().map(Some).collect();
+        asked.iter().flatten().enumerate().for_each(|(number, home)| home.look(after, number, tell.clone()));
+        drop(tell);
+        let mut files = 0;
+        while let Ok((number, removed)) = told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            asked[number] = None;
+            files += removed;
+        }
+        for home in asked.into_iter().flatten() {
+            tracing::warn!(directory = %home.directory().display(), "the disk did not answer in time: old kept blocks are still being removed");
+        }
+        files
     }
 }
 
@@ -245,13 +316,18 @@ impl KeptLane {
             self.0.writing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |writing| (writing < WRITING_MAX).then_some(writing + 1));
         begun.ok()?;
         self.0.homes.writing.fetch_add(1, Ordering::Relaxed);
-        Some(Turn(self.clone()))
+        Some(Turn { lane: self.clone(), for_all: None })
     }
 
     /// How much more this directory takes, for comparison with others; `None`: nothing.
     pub(crate) fn room(&self, directory: usize) -> Option<usize> {
         let home = self.0.homes.homes.get(directory)?.as_ref()?;
-        let has_place = lock(&self.0.state).current.contains_key(&directory);
+        let state = lock(&self.0.state);
+        if state.given_up.contains(&directory) {
+            return None;
+        }
+        let has_place = state.current.contains_key(&directory);
+        drop(state);
         let room = home.room();
         (has_place || room > 0).then_some(room)
     }
@@ -276,11 +352,32 @@ impl KeptLane {
         self.0.homes.are_over(&live);
     }
 
+    /// A directory lacks a block without which others of this scope must not count: what is there of it goes, and no more comes.
+    pub(crate) fn give_up(&self, directory: usize) {
+        let Some(Some(home)) = self.0.homes.homes.get(directory) else { return };
+        let mut state = lock(&self.0.state);
+        if state.is_closed || !state.given_up.insert(directory) {
+            return;
+        }
+        let State { current, blocks, live, .. } = &mut *state;
+        current.remove(&directory);
+        blocks.retain(|_, segment| !Arc::ptr_eq(&segment.home, home));
+        let gone: Vec<String> = live.keys().filter(|name| home.has(name)).cloned().collect();
+        live.retain(|name, _| !gone.contains(name));
+        drop(state);
+        gone.iter().for_each(|name| home.remove(name));
+        home.forget(self.0.scope);
+        let directory = home.directory().display();
+        tracing::warn!(
+            "{directory} lacks a block that gives a file up: what it kept of this transfer would be sent again, and no more is kept there"
+        );
+    }
+
     /// The store has all of a block: nobody needs it here.
     pub fn done(&self, block: u32) {
         let mut state = lock(&self.0.state);
         match state.blocks.remove(&block) {
-            Some(segment) => self.0.release(&mut state, &segment),
+            Some(segment) => self.0.release(&mut state, segment),
             // It may never have come here; there are at most as many as the lane has blocks.
             None if self.0.writing.load(Ordering::Relaxed) > 0 => {
                 state.early.insert(block);
@@ -292,34 +389,73 @@ impl KeptLane {
 
 impl Turn {
     pub(crate) const fn lane(&self) -> &KeptLane {
-        &self.0
+        &self.lane
+    }
+
+    /// This directory has to have the block, or nothing that the lane kept there counts.
+    pub(crate) fn for_all(self, directory: usize) -> Self {
+        let mut turn = self;
+        turn.for_all = Some(directory);
+        turn
+    }
+
+    /// Nothing depends on it any more.
+    fn settle(&mut self) {
+        self.for_all = None;
     }
 
     /// A place for the block in this directory.
-    pub(crate) fn take(self, block: u32, directory: usize) -> Taken {
-        let lane = Arc::clone(&self.0.0);
+    pub(crate) fn take(mut self, block: u32, directory: usize) -> Taken {
+        let lane = Arc::clone(&self.lane.0);
         let Some(Some(home)) = lane.homes.homes.get(directory) else { return Taken::NoPlace(self, StagingError::Full) };
         let mut state = lock(&lane.state);
-        if state.early.remove(&block) || state.is_closed {
+        if state.is_unneeded(block) {
+            drop(state);
+            self.settle();
             return Taken::Unneeded;
+        }
+        if state.given_up.contains(&directory) {
+            drop(state);
+            return Taken::NoPlace(self, StagingError::Full);
         }
         let (segment, taken) = match state.current.remove(&directory) {
             Some(current) => current,
-            None => match home.make(lane.scope) {
-                Ok(segment) => {
-                    lane.is_full.store(false, Ordering::Relaxed);
-                    // One for being the current one.
-                    state.live.insert(segment.name.clone(), 1);
-                    (Arc::new(segment), 0)
+            None => {
+                // Nobody else does this: each disk has one thread that takes places. The disk may take its time, so the lock is not held.
+                drop(state);
+                let segment = match home.make(lane.scope) {
+                    Ok(segment) => Arc::new(segment),
+                    Err(error) => return Taken::NoPlace(self, error),
+                };
+                lane.is_full.store(false, Ordering::Relaxed);
+                state = lock(&lane.state);
+                if state.is_closed {
+                    drop(state);
+                    home.remove(&segment.name);
+                    self.settle();
+                    return Taken::Unneeded;
                 }
-                Err(error) => return Taken::NoPlace(self, error),
-            },
+                if state.given_up.contains(&directory) {
+                    drop(state);
+                    home.remove(&segment.name);
+                    return Taken::NoPlace(self, StagingError::Full);
+                }
+                // One for being the current one.
+                state.live.insert(segment.name.clone(), 1);
+                if state.is_unneeded(block) {
+                    state.current.insert(directory, (segment, 0));
+                    drop(state);
+                    self.settle();
+                    return Taken::Unneeded;
+                }
+                (segment, 0)
+            }
         };
         *state.live.entry(segment.name.clone()).or_default() += 1;
         if taken + 1 < PLACES {
             state.current.insert(directory, (Arc::clone(&segment), taken + 1));
         } else {
-            lane.release(&mut state, &segment);
+            lane.release(&mut state, Arc::clone(&segment));
         }
         state.blocks.insert(block, Arc::clone(&segment));
         drop(state);
@@ -328,13 +464,14 @@ impl Turn {
 }
 
 impl Lane {
-    /// A segment is needed by one less.
-    fn release(&self, state: &mut State, segment: &Segment) {
+    /// A segment is needed by one less. It is closed by who removes it: that takes its time too.
+    fn release(&self, state: &mut State, segment: Arc<Segment>) {
         let Some(live) = state.live.get_mut(&segment.name) else { return };
         *live -= 1;
         if *live == 0 {
             state.live.remove(&segment.name);
-            segment.home.remove(&segment.name);
+            let home = Arc::clone(&segment.home);
+            home.remove_segment(segment);
         }
     }
 }
@@ -354,10 +491,13 @@ pub(crate) fn sync(inbox: &Receiver<Written>, failed: impl Fn(&io::Error)) {
             files.entry(written.place.segment.name.clone()).or_default().push(written);
         }
         for (name, written) in files {
-            if let Err(error) = note(&written) {
-                tracing::error!(%error, name, blocks = written.len(), "blocks cannot be kept; they would be sent again");
-                written.into_iter().for_each(|Written { place, .. }| drop(place.failed()));
-                failed(&error);
+            match note(&written) {
+                Ok(()) => written.into_iter().for_each(|Written { mut place, .. }| place.turn.settle()),
+                Err(error) => {
+                    tracing::error!(%error, name, blocks = written.len(), "blocks cannot be kept; they would be sent again");
+                    written.into_iter().for_each(|Written { place, .. }| drop(place.failed()));
+                    failed(&error);
+                }
             }
         }
     }
@@ -370,12 +510,14 @@ fn note(written: &[Written]) -> io::Result<()> {
     for Written { place, bytes, crc } in written {
         let at = ENTRIES_AT + place.number as usize * ENTRY_BYTES;
         page.0[at..at + 8].copy_from_slice(&crc.to_le_bytes());
-        page.0[at + 8..at + 16].copy_from_slice(&(*bytes as u64).to_le_bytes());
+        let flags = if place.turn.for_all.is_some() { FOR_ALL } else { 0 };
+        page.0[at + 8..at + 16].copy_from_slice(&(*bytes as u64 | flags).to_le_bytes());
     }
     let moved = rustix::io::pwrite(&*segment.file, &page.0, 0)?;
     drop(page);
     if moved != PAGE_BYTES {
-        return Err(io::Error::other(format!("{moved} of {PAGE_BYTES} bytes were written")));
+        // As with blocks: there was room for some.
+        return Err(io::Error::new(io::ErrorKind::StorageFull, format!("{moved} of {PAGE_BYTES} bytes were written")));
     }
     Ok(rustix::fs::fdatasync(&*segment.file)?)
 }

@@ -19,6 +19,7 @@
 //! Blocks are written in the clear: whoever can read the disk can read them, as with the engine's memory.
 #![deny(unsafe_code)]
 
+mod ask;
 mod disk;
 mod disks;
 mod error;

@@ -94,8 +94,26 @@ impl Mover {
             match self.ring.wait(KEEP) {
                 Ok(landed) => landed.into_iter().for_each(|landed| self.land(landed)),
                 Err(error) => {
-                    self.disk().fail(&format_args!("io_uring does not work any more: {error}"));
-                    return;
+                    self.disk().fail(&format_args!("io_uring does not work any more ({error}), so nothing that waits there can be read"));
+                    self.ring.reap().into_iter().for_each(|landed| self.land(landed));
+                    return self.refuse_work();
+                }
+            }
+        }
+    }
+
+    /// Passes what there is to do on: to other disks, as far as it can be. What the ring has is told of when this thread has ended.
+    fn refuse_work(&self) {
+        while let Ok(work) = self.inbox.try_recv() {
+            match work {
+                Work::Put { data, tell, tried, load } => {
+                    drop(load);
+                    self.disks.put(data, tell, tried, StagingError::Full);
+                }
+                Work::Get { tell, .. } => tell.tell(Err(StagingError::Ended)),
+                Work::Keep { turn, block, data, tried, load } => {
+                    drop(load);
+                    self.disks.keep(turn, block, data, tried, &StagingError::Full);
                 }
             }
         }
@@ -140,7 +158,7 @@ impl Mover {
     }
 
     fn keep(&mut self, turn: Turn, block: u32, data: SharedBlock, tried: Tried, load: Load) {
-        let taken = if self.disk().is_failed() {
+        let taken = if self.disk().is_failed() || self.disk().is_full_everywhere() {
             Taken::NoPlace(turn, StagingError::Full)
         } else {
             turn.take(block, self.disks.directory(self.number))
@@ -175,14 +193,11 @@ impl Mover {
         let Some(moving) = self.moving.remove(&key) else { return };
         let Moving { target, bytes, crc, tried, _load: load } = moving;
         drop(load);
-        if let (Err(error), Buffer::Out(_)) = (&result, &buffer)
-            && is_no_room(error)
-        {
-            self.disk().found_full(&StagingError::Full, true);
-        } else if let Err(error) = &result {
-            self.disk().fail(error);
-        } else if matches!(buffer, Buffer::Out(_)) {
-            self.disk().wrote();
+        match (&result, &buffer) {
+            (Err(error), Buffer::Out(_)) => self.disk().refused(error),
+            (Err(error), Buffer::In(_)) => self.disk().fail(error),
+            (Ok(()), Buffer::Out(_)) => self.disk().wrote(),
+            (Ok(()), Buffer::In(_)) => {}
         }
         match (target, buffer, result) {
             (Target::Staged(place, tell), Buffer::Out(data), Ok(())) => {

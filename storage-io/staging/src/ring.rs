@@ -91,6 +91,11 @@ impl Ring {
         self.waker.clone()
     }
 
+    #[cfg(test)]
+    pub(crate) fn descriptor(&self) -> std::os::fd::RawFd {
+        self.uring.as_raw_fd()
+    }
+
     /// Requests that the kernel has.
     pub(crate) fn in_flight(&self) -> usize {
         self.flights.len()
@@ -144,7 +149,7 @@ impl Ring {
     /// Waits until a request ends, the waker is called, or time is up; returns what has ended.
     ///
     /// # Errors
-    /// When the kernel refuses to wait.
+    /// When the kernel refuses to wait; [`Ring::reap`] gives what has ended nevertheless.
     pub(crate) fn wait(&mut self, timeout: Duration) -> io::Result<Vec<Landed>> {
         if !self.is_watching {
             self.is_watching = true;
@@ -161,7 +166,8 @@ impl Ring {
         Ok(self.reap())
     }
 
-    fn reap(&mut self) -> Vec<Landed> {
+    /// What has ended.
+    pub(crate) fn reap(&mut self) -> Vec<Landed> {
         let ended: Vec<cqueue::Entry> = self.uring.completion().collect();
         let mut landed = Vec::with_capacity(ended.len());
         for entry in ended {

@@ -10,6 +10,7 @@ use tradewind_fabric::block_pool::SLOT_ALIGN;
 use tradewind_fabric::{BlockBuf, BlockPool, SharedBlock};
 
 use crate::DISKS_MAX;
+use crate::ask::{self, Identity};
 use crate::disk::{Disk, DiskStatus};
 use crate::disks::{Disks, Line, Tried};
 use crate::error::StagingError;
@@ -80,7 +81,7 @@ impl std::fmt::Debug for Tell {
 }
 
 impl Tell {
-    fn new(block: u32, to: impl FnOnce(Done) + Send + 'static) -> Self {
+    pub(crate) fn new(block: u32, to: impl FnOnce(Done) + Send + 'static) -> Self {
         Self { block, to: Some(Box::new(to)) }
     }
 
@@ -115,7 +116,8 @@ struct Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.disks.end();
-        // They wait for their disks, which may never answer; then they are left behind, with the memory that the kernel still has.
+        // They wait for their disks, which may never answer; then they are left behind, and with them their rings: memory that the kernel still
+        // writes to does not go back to the pool.
         let deadline = Instant::now() + END;
         let own = std::thread::current().id();
         for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != own) {
@@ -152,21 +154,14 @@ impl Staging {
             )));
         }
         let pool = rings[0].pool().clone();
-        let (mut usable, mut first) = (Vec::<TriedOut>::new(), None);
-        for (directory, ring) in rings.into_iter().enumerate() {
-            let others = usable.iter().map(|there: &TriedOut| there.disk.directory());
-            match open(ring, config, directory, others) {
-                Ok(opened) => usable.push(opened),
-                Err(error) => {
-                    if config.directories.len() > 1 {
-                        let place = config.directories[directory].display();
-                        tracing::error!("no block is staged in {place} until tradewindd is restarted: {error}");
-                    }
-                    first.get_or_insert(error);
-                }
+        let (usable, errors) = open(rings, config);
+        if config.directories.len() > 1 {
+            for (number, error) in &errors {
+                let place = config.directories[*number].display();
+                tracing::error!("no block is staged in {place} until tradewindd is restarted: {error}");
             }
         }
-        if let Some(error) = first.filter(|_| usable.is_empty()) {
+        if let Some((_, error)) = errors.into_iter().next().filter(|_| usable.is_empty()) {
             return Err(error);
         }
         let (mut lines, mut inboxes) = (Vec::new(), Vec::new());
@@ -183,7 +178,7 @@ impl Staging {
             let no_thread = |error| cannot(format!("no thread can be started: {error}"));
             let (written, safe) = unbounded();
             let of_sync = Arc::clone(&disks);
-            let sync = move || kept::sync(&safe, |error| of_sync.disk(number).fail(error));
+            let sync = move || kept::sync(&safe, |error| of_sync.disk(number).refused(error));
             let syncing = thread(format!("staging-sync-{number}")).spawn(sync).map_err(no_thread)?;
             let mover = Mover::new(ring, Arc::clone(&disks), number, inbox, written);
             shared.threads.push(thread(format!("staging-{number}")).spawn(move || mover.run()).map_err(no_thread)?);
@@ -227,8 +222,8 @@ impl Staging {
     /// Writes a block so that a later process finds it, unless too many are on their way. `is_for_all`: to every disk, because without it what
     /// another disk keeps would be understood otherwise.
     pub fn keep(&self, lane: &KeptLane, block: u32, data: &SharedBlock, is_for_all: bool) {
-        // What waits to be kept must not take the memory of what is received.
-        if self.0.pool.available() <= self.0.pool.capacity() / 4 {
+        // What waits to be kept must not take the memory of what is received. Blocks for all disks are few.
+        if !is_for_all && self.0.pool.available() <= self.0.pool.capacity() / 4 {
             return;
         }
         let begin = || lane.begin(self.0.kept_max);
@@ -240,35 +235,61 @@ impl Staging {
     }
 }
 
-/// Makes a disk of a directory that can be used.
-fn open<'a>(
-    ring: Ring,
+/// Makes disks of the directories that can be used, and says why the others cannot.
+fn open(rings: Vec<Ring>, config: &StagingConfig) -> (Vec<TriedOut>, Vec<(usize, StagingError)>) {
+    let deadline = Instant::now() + ask::START;
+    let jobs = config.directories.iter().map(|directory| (directory.clone(), (config.clone(), directory.clone()))).collect();
+    let there = ask::all(jobs, deadline, |(config, directory): (StagingConfig, PathBuf)| {
+        config.prepare(&directory)?;
+        ask::identity(&directory)
+    });
+    let (mut known, mut jobs): (Vec<(&Path, Identity)>, Vec<_>) = (Vec::new(), Vec::new());
+    let (mut errors, mut tried) = (Vec::new(), Vec::new());
+    for (number, ((path, there), ring)) in config.directories.iter().zip(there).zip(rings).enumerate() {
+        match there.and_then(|identity| may_be_used(config, ring.pool().slot_bytes(), path, identity, &known).map(|()| identity)) {
+            Ok(identity) => {
+                known.push((path.as_path(), identity));
+                jobs.push((path.clone(), (ring, config.clone(), number)));
+                tried.push(number);
+            }
+            Err(error) => errors.push((number, error)),
+        }
+    }
+    let opened = ask::all(jobs, deadline, |(ring, config, directory): (Ring, StagingConfig, usize)| {
+        let disk = Disk::new(&config.directories[directory], ring.pool().slot_bytes(), config.bytes_max);
+        match try_out(&disk.segments, &ring) {
+            // Somebody may make room while the others are used.
+            Err(error @ StagingError::Full) if config.directories.len() > 1 => disk.found_full(&error, false),
+            tried => tried?,
+        }
+        Ok(TriedOut { ring, disk, directory })
+    });
+    let mut usable = Vec::new();
+    for (number, opened) in tried.into_iter().zip(opened) {
+        match opened {
+            Ok(opened) => usable.push(opened),
+            Err(error) => errors.push((number, error)),
+        }
+    }
+    errors.sort_by_key(|(number, _)| *number);
+    (usable, errors)
+}
+
+/// `others`: those before it.
+fn may_be_used(
     config: &StagingConfig,
-    directory: usize,
-    others: impl Iterator<Item = &'a Path>,
-) -> Result<TriedOut, StagingError> {
-    let path = &config.directories[directory];
-    let cannot = |detail: String| StagingError::Directory { directory: path.clone(), detail };
-    config.prepare(path)?;
-    let place_bytes = ring.pool().slot_bytes();
+    place_bytes: usize,
+    path: &Path,
+    identity: Identity,
+    others: &[(&Path, Identity)],
+) -> Result<(), StagingError> {
+    let cannot = |detail: String| Err(StagingError::Directory { directory: path.to_owned(), detail });
     if config.bytes_max < place_bytes as u64 {
-        return Err(cannot(format!("{} bytes are less than one block of {place_bytes}", config.bytes_max)));
+        return cannot(format!("{} bytes are less than one block of {place_bytes}", config.bytes_max));
     }
-    let device = |path: &Path| rustix::fs::stat(path).map(|stat| stat.st_dev).ok();
-    let mut others = others.filter(|other| device(other) == device(path));
-    if let Some(other) = others.next() {
-        let other = other.display();
-        return Err(cannot(format!(
-            "it is on the same file system as {other}; name one directory for each disk, and see that all are mounted"
-        )));
-    }
-    let disk = Disk::new(path, place_bytes, config.bytes_max);
-    match try_out(&disk.segments, &ring) {
-        // Somebody may make room while the others are used.
-        Err(error @ StagingError::Full) if config.directories.len() > 1 => disk.found_full(&error, false),
-        tried => tried?,
-    }
-    Ok(TriedOut { ring, disk, directory })
+    ask::named_once(path, identity, others.iter().copied())?;
+    let Some((other, _)) = others.iter().find(|(_, there)| there.0 == identity.0) else { return Ok(()) };
+    cannot(format!("it is on the same file system as {}; name one directory for each disk, and see that all are mounted", other.display()))
 }
 
 /// A page to the disk and back, as the ring will do it.

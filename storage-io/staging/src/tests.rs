@@ -183,6 +183,33 @@ fn a_disk_that_fails_is_told_and_the_block_is_still_there() {
 }
 
 #[test]
+fn a_ring_that_fails_tells_everybody_and_takes_the_disk_out_of_use() {
+    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let pool = BlockPool::new(80, SLOT).unwrap();
+    let config = StagingConfig { directories: vec![folder.path().to_owned()], bytes_max: 100 * SLOT as u64 };
+    let ring = Ring::new(&pool).unwrap();
+    let descriptor = ring.descriptor();
+    let world = World { staging: Staging::start(vec![ring], &config).unwrap(), pool, _folder: folder };
+    let staged = written(&world.put(0, world.block(0, SLOT)));
+    let other = std::fs::File::open("/dev/null").unwrap();
+    #[expect(unsafe_code, reason = "a test that breaks a descriptor under its owner")]
+    // SAFETY: both are open; the owner's descriptor stays a valid one.
+    let replaced = unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&other), descriptor) };
+    assert!(replaced >= 0);
+    // More than a ring takes at once.
+    let waiting: Vec<_> = (1..60).map(|block| world.put(block, world.block(block, SLOT))).collect();
+    for told in waiting {
+        let done = told.recv_timeout(PATIENCE).unwrap();
+        assert!(matches!(done.result, Err(StagingError::Full | StagingError::Ended)), "{done:?}");
+    }
+    let told = read(&world.get(0, staged));
+    assert!(matches!(told, Err(StagingError::Ended)), "{told:?}");
+    let told = world.put(99, world.pool.take().unwrap().freeze(1)).recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(told.result, Err(StagingError::Full)), "{told:?}");
+    assert!(world.staging.disks()[0].is_failed);
+}
+
+#[test]
 fn ending_in_the_middle_waits_for_the_kernel_and_tells_everybody() {
     let world = world(40, 100);
     let waiting: Vec<_> = (0..40).map(|block| world.put(block, world.block(block, SLOT))).collect();

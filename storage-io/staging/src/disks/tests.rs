@@ -8,7 +8,11 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tradewind_fabric::BlockPool;
+use tradewind_fabric::wake::Waker;
 
+use super::{Disks, Line, Tried};
+use crate::disk::Disk;
+use crate::staging::Tell;
 use crate::{Done, Keep, KeptLane, Outcome, Ring, Staged, Staging, StagingConfig, StagingError};
 
 const SLOT: usize = 64 << 10;
@@ -229,6 +233,14 @@ fn directories_that_will_not_do_are_left_out() {
     let world = start(&config(&[&missing, &one, &same], 100)).unwrap();
     let used: Vec<_> = world.staging.disks().into_iter().map(|disk| disk.directory).collect();
     assert_eq!(used, [one.as_path()]);
+    // The same one by another name; what is kept there is opened once, and the engine does not wait for its own lock.
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(&one, &link).unwrap();
+    drop(world);
+    let world = start(&config(&[&one, &link], 100)).unwrap();
+    assert_eq!(world.staging.disks().len(), 1);
+    let keep = Keep::open(&config(&[&one, &link], 100), SLOT, true).unwrap().unwrap();
+    assert!(keep.recall(7, Duration::from_secs(9)).is_empty());
     assert!(!missing.exists(), "the place of a disk that is not mounted stays as it is");
     drop(world);
     let error = start(&config(&[&missing, &folder.path().join("none")], 100)).map(|_| ()).unwrap_err();
@@ -330,4 +342,35 @@ fn a_full_disk_keeps_nothing_and_the_other_everything() {
     assert_eq!(world.written(), [0, 100]);
     drop(lane);
     assert_eq!(recalled(&keep, 7), (0..100).collect::<Vec<_>>());
+}
+
+/// Disks whose threads are played by the test.
+#[test]
+fn a_disk_that_stands_still_gets_no_more_while_another_answers() {
+    let pool = BlockPool::new(4, SLOT).unwrap();
+    let (mut lines, mut inboxes) = (Vec::new(), Vec::new());
+    for directory in 0..2 {
+        let (work, inbox) = crossbeam::channel::unbounded();
+        let (disk, waker) = (Disk::new(Path::new("/nowhere"), SLOT, 400 * SLOT as u64), Waker::new().unwrap());
+        lines.push(Line { disk, directory, work, waker });
+        inboxes.push(inbox);
+    }
+    let disks = Disks::new(lines);
+    let put = || disks.put(pool.take().unwrap().freeze(1), Tell::new(0, drop), Tried::default(), StagingError::Full);
+    let waiting = disks.disk(0).load(1);
+    let busy = disks.disk(1).load(1000);
+    put();
+    assert_eq!((inboxes[0].len(), inboxes[1].len()), (1, 0), "the least to do");
+    std::thread::sleep(Duration::from_millis(1100));
+    drop(disks.disk(1).load(1));
+    put();
+    assert_eq!((inboxes[0].len(), inboxes[1].len()), (1, 1), "it answers");
+    drop(waiting);
+    put();
+    assert_eq!((inboxes[0].len(), inboxes[1].len()), (2, 1), "so does the first again");
+    // When none answers, one of them still gets it.
+    std::thread::sleep(Duration::from_millis(1100));
+    put();
+    assert_eq!((inboxes[0].len(), inboxes[1].len()), (3, 1));
+    drop(busy);
 }

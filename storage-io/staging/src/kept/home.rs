@@ -1,39 +1,37 @@
 //! The kept blocks of one disk: a directory, a lock, files with names.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::path::Path;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{ENTRIES_AT, ENTRY_BYTES, MAGIC, PAGE_BYTES, PLACES, SUFFIX, lock, offset_of};
+use super::keeper::Keeper;
+use super::{ENTRIES_AT, ENTRY_BYTES, FOR_ALL, MAGIC, PAGE_BYTES, PLACES, SUFFIX, lock, offset_of};
 use crate::crc_of;
+use crate::disk::FULL_FOR;
 use crate::error::StagingError;
 use crate::map;
 
-/// How long a disk without room is left alone.
-const FULL_FOR: Duration = Duration::from_secs(5);
 /// How long another engine, which is ending, may still have the directory.
 const LOCK_DEADLINE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 #[derive(Debug)]
 pub(super) struct Home {
-    directory: PathBuf,
     pub(super) place_bytes: usize,
     files_max: usize,
     /// The disk had no room, and is left alone until then.
     full_until: Mutex<Option<Instant>>,
-    /// Names, and whether a lane of this process writes there.
-    files: Mutex<BTreeMap<String, bool>>,
-    /// Held as long as this lives.
-    _lock: File,
+    files: Keeper,
+    /// Who holds it stops the disk; the time is added to what it is asked for.
+    #[cfg(test)]
+    pub(super) pace: Mutex<Duration>,
 }
 
 /// The one page of a file, where direct I/O can read it.
@@ -52,9 +50,9 @@ pub(super) struct Segment {
 
 impl Home {
     /// Makes the directory in one that is there, and reads its names. `bytes_max`: of all files, those that are there already among them.
-    pub(super) fn open(directory: PathBuf, place_bytes: usize, bytes_max: u64) -> Result<Self, StagingError> {
-        let cannot = |detail: String| StagingError::Directory { directory: directory.clone(), detail };
-        match std::fs::create_dir(&directory) {
+    pub(super) fn open(directory: &Path, place_bytes: usize, bytes_max: u64) -> Result<Self, StagingError> {
+        let cannot = |detail: String| StagingError::Directory { directory: directory.to_owned(), detail };
+        match std::fs::create_dir(directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(cannot(error.to_string())),
             _ => {}
         }
@@ -66,10 +64,10 @@ impl Home {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        let mut files = BTreeMap::new();
-        for entry in std::fs::read_dir(&directory).map_err(|error| cannot(error.to_string()))? {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(directory).map_err(|error| cannot(error.to_string()))? {
             let name = entry.map_err(|error| cannot(error.to_string()))?.file_name().into_string();
-            files.extend(name.ok().filter(|name| name.ends_with(SUFFIX)).map(|name| (name, false)));
+            names.extend(name.ok().filter(|name| name.ends_with(SUFFIX)));
         }
         let files_max = usize::try_from(bytes_max / offset_of(PLACES, place_bytes)).unwrap_or(usize::MAX);
         if files_max == 0 {
@@ -78,71 +76,87 @@ impl Home {
                 offset_of(PLACES, place_bytes)
             )));
         }
-        Ok(Self { directory, place_bytes, files_max, full_until: Mutex::default(), files: Mutex::new(files), _lock: lock })
+        let files = Keeper::start(directory.to_owned(), names.into_iter(), lock)
+            .map_err(|error| cannot(format!("no thread can be started: {error}")))?;
+        Ok(Self {
+            place_bytes,
+            files_max,
+            full_until: Mutex::default(),
+            files,
+            #[cfg(test)]
+            pace: Mutex::default(),
+        })
     }
 
     pub(super) fn directory(&self) -> &Path {
-        &self.directory
+        self.files.directory()
     }
 
     /// Files that may still be made; none while the disk is full.
     pub(super) fn room(&self) -> usize {
-        if self.is_full() { 0 } else { self.files_max.saturating_sub(lock(&self.files).len()) }
+        if self.is_full() { 0 } else { self.files_max.saturating_sub(self.files.count()) }
     }
 
     fn is_full(&self) -> bool {
         lock(&self.full_until).is_some_and(|until| Instant::now() < until)
     }
 
-    /// What is there of this scope, of lanes that are over.
-    pub(super) fn recall(&self, scope: u128, deadline: Instant) -> Vec<Bytes> {
-        let mut images = Vec::new();
-        for name in self.names(scope) {
-            if let Err(error) = self.read(&name, scope, deadline, &mut images) {
-                tracing::warn!(%error, name, directory = %self.directory.display(), "kept blocks cannot be read and are sent again");
+    /// What is there of this scope, of lanes that are over. First the blocks that give files up: without one, nothing else here may count.
+    pub(super) fn recall(&self, scope: u128, deadline: Instant, tell: &impl Fn(Bytes)) {
+        let names = self.names(scope);
+        let damaged = |error: &io::Error, name: &str, what: &str| {
+            tracing::warn!(%error, name, directory = %self.directory().display(), "{what} cannot be read and are sent again");
+        };
+        for name in &names {
+            if let Err(error) = self.read(name, scope, deadline, true, tell) {
+                return damaged(&error, name, "all kept blocks of this transfer on this disk");
             }
         }
-        images
+        for name in &names {
+            if let Err(error) = self.read(name, scope, deadline, false, tell) {
+                damaged(&error, name, "kept blocks");
+            }
+        }
     }
 
     pub(super) fn forget(&self, scope: u128) {
         self.names(scope).iter().for_each(|name| self.remove(name));
     }
 
-    pub(super) fn expire(&self, after: Duration) -> usize {
-        let names: Vec<String> = lock(&self.files).iter().filter(|(_, is_live)| !**is_live).map(|(name, _)| name.clone()).collect();
-        let age = |name: &String| {
-            let changed = std::fs::metadata(self.directory.join(name)).and_then(|meta| meta.modified()).ok()?;
-            SystemTime::now().duration_since(changed).ok()
-        };
-        let old: Vec<String> = names.into_iter().filter(|name| age(name).is_some_and(|age| age > after)).collect();
-        old.iter().for_each(|name| self.remove(name));
-        old.len()
+    /// Has its thread remove what is old, if anything, and tell of it.
+    pub(super) fn look(&self, after: Option<Duration>, number: usize, tell: mpsc::Sender<(usize, usize)>) {
+        self.files.look(after, number, tell);
     }
 
     /// Of lanes that are over.
     fn names(&self, scope: u128) -> Vec<String> {
-        let prefix = format!("{scope:032x}-");
-        let files = lock(&self.files);
-        files.iter().filter(|(name, is_live)| name.starts_with(&prefix) && !**is_live).map(|(name, _)| name.clone()).collect()
+        self.files.over(&format!("{scope:032x}-"))
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.files.has(name)
     }
 
     pub(super) fn remove(&self, name: &str) {
-        if lock(&self.files).remove(name).is_some()
-            && let Err(error) = std::fs::remove_file(self.directory.join(name))
-        {
-            tracing::warn!(%error, name, "kept blocks cannot be removed");
+        self.files.remove(name, None);
+    }
+
+    pub(super) fn remove_segment(&self, segment: Arc<Segment>) {
+        match Arc::try_unwrap(segment) {
+            Ok(Segment { name, file, .. }) => self.files.remove(&name, Some(file)),
+            Err(segment) => self.files.remove(&segment.name, Some(Arc::clone(&segment.file))),
         }
     }
 
     /// No lane writes to these any more.
     pub(super) fn are_over<'a>(&self, names: impl Iterator<Item = &'a String>) {
-        let mut files = lock(&self.files);
-        for name in names {
-            if let Some(is_live) = files.get_mut(name) {
-                *is_live = false;
-            }
-        }
+        self.files.are_over(names);
+    }
+
+    #[cfg(test)]
+    fn pause(&self) {
+        let pace = *lock(&self.pace);
+        std::thread::sleep(pace);
     }
 
     pub(super) fn make(self: &Arc<Self>, scope: u128) -> Result<Segment, StagingError> {
@@ -150,13 +164,11 @@ impl Home {
             return Err(StagingError::Full);
         }
         let name = format!("{scope:032x}-{:016x}{SUFFIX}", random()?);
-        {
-            let mut files = lock(&self.files);
-            if files.len() >= self.files_max {
-                return Err(StagingError::Full);
-            }
-            files.insert(name.clone(), true);
+        if !self.files.add(&name, self.files_max) {
+            return Err(StagingError::Full);
         }
+        #[cfg(test)]
+        self.pause();
         self.fill(&name, scope).inspect_err(|_| {
             self.remove(&name);
             *lock(&self.full_until) = Some(Instant::now() + FULL_FOR);
@@ -164,9 +176,9 @@ impl Home {
     }
 
     fn fill(self: &Arc<Self>, name: &str, scope: u128) -> Result<Segment, StagingError> {
-        let cannot = |detail: String| StagingError::Directory { directory: self.directory.clone(), detail };
+        let cannot = |detail: String| StagingError::Directory { directory: self.directory().to_owned(), detail };
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
-        let file = rustix::fs::open(self.directory.join(name), flags, Mode::RUSR | Mode::WUSR).map_err(|errno| match errno {
+        let file = rustix::fs::open(self.directory().join(name), flags, Mode::RUSR | Mode::WUSR).map_err(|errno| match errno {
             Errno::NOSPC | Errno::DQUOT => StagingError::Full,
             Errno::IO | Errno::ROFS => StagingError::Disk { source: errno.into() },
             Errno::INVAL | Errno::OPNOTSUPP => {
@@ -190,8 +202,17 @@ impl Home {
         Ok(Segment { home: Arc::clone(self), name: name.to_owned(), file: Arc::new(file), page: Mutex::new(page) })
     }
 
-    fn read(&self, name: &str, scope: u128, deadline: Instant, images: &mut Vec<Bytes>) -> io::Result<()> {
-        let file = File::open(self.directory.join(name))?;
+    /// Blocks of a file: those for all disks (`is_for_all`), where a damaged one is an error, or the others.
+    fn read(&self, name: &str, scope: u128, deadline: Instant, is_for_all: bool, tell: &impl Fn(Bytes)) -> io::Result<()> {
+        let file = match File::open(self.directory().join(name)) {
+            // It was too old.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
+        };
+        if file.metadata()?.len() < PAGE_BYTES as u64 {
+            // The engine ended before it had any room: nothing was safe.
+            return Ok(());
+        }
         let mut page = [0; PAGE_BYTES];
         file.read_exact_at(&mut page, 0)?;
         let number = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap_or_default());
@@ -210,17 +231,28 @@ impl Home {
                 return Err(io::Error::other("reading them takes too long"));
             }
             let at = ENTRIES_AT + place as usize * ENTRY_BYTES;
-            let (crc, bytes) = (number(at), (number(at + 8) & u64::from(u32::MAX)) as usize);
-            let start = offset_of(place, self.place_bytes);
-            if bytes == 0 || bytes > self.place_bytes || start + bytes as u64 > mapped.len() as u64 {
+            let (crc, length) = (number(at), number(at + 8));
+            let bytes = (length & u64::from(u32::MAX)) as usize;
+            if length == 0 || (length & FOR_ALL != 0) != is_for_all {
                 continue;
             }
+            #[cfg(test)]
+            self.pause();
+            let start = offset_of(place, self.place_bytes);
+            let is_inside = (1..=self.place_bytes).contains(&bytes) && start + bytes as u64 <= mapped.len() as u64;
             // By reading: a disk that fails is an error here, and where its memory is mapped the end of the process.
-            match file.read_exact_at(&mut image[..bytes], start) {
-                Ok(()) if crc_of(&image[..bytes]) == crc => images.push(mapped.slice(start as usize..start as usize + bytes)),
-                Ok(()) => tracing::warn!(name, place, "a kept block is damaged and is sent again"),
-                Err(error) => tracing::warn!(name, place, %error, "a kept block cannot be read and is sent again"),
+            let problem = match is_inside.then(|| file.read_exact_at(&mut image[..bytes], start)) {
+                Some(Ok(())) if crc_of(&image[..bytes]) == crc => {
+                    tell(mapped.slice(start as usize..start as usize + bytes));
+                    continue;
+                }
+                Some(Err(error)) => error,
+                _ => io::Error::other("it is damaged"),
+            };
+            if is_for_all {
+                return Err(problem);
             }
+            tracing::warn!(name, place, error = %problem, "a kept block cannot be read and is sent again");
         }
         Ok(())
     }

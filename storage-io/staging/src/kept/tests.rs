@@ -59,7 +59,17 @@ impl World {
         }
     }
 
+    fn keep_for_all(&self, lane: &KeptLane, block: u32) {
+        let bytes = contents(block);
+        let mut slot = self.pool.take().expect("a free slot");
+        slot[..bytes.len()].copy_from_slice(&bytes);
+        self.staging.keep(lane, block, &slot.freeze(bytes.len()), true);
+        self.settle(lane);
+    }
+
+    /// Once what is being removed is gone.
     fn names(&self) -> Vec<String> {
+        self.keep.look(None);
         let entries = std::fs::read_dir(self.folder.path().join("kept")).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).filter(|name| name != "lock").collect()
     }
@@ -158,7 +168,7 @@ fn what_is_damaged_is_left_out() {
     spoil(4096 + 3 * SLOT as u64 + 500);
     assert_eq!(recalled(&world.keep, 7), [0, 1, 2, 4, 5, 6, 7, 8, 9]);
     // An entry whose length lies outside of everything.
-    file.write_all_at(&[0xff; 8], 64 + 16 * 5 + 8).unwrap();
+    file.write_all_at(&[0xff; 4], 64 + 16 * 5 + 8).unwrap();
     assert_eq!(recalled(&world.keep, 7), [0, 1, 2, 4, 6, 7, 8, 9]);
     file.set_len(4096 + 4 * SLOT as u64).unwrap();
     assert_eq!(recalled(&world.keep, 7), [0, 1, 2]);
@@ -166,4 +176,116 @@ fn what_is_damaged_is_left_out() {
     assert!(recalled(&world.keep, 7).is_empty(), "another scope");
     file.set_len(10).unwrap();
     assert!(recalled(&world.keep, 7).is_empty());
+}
+
+#[test]
+fn a_disk_that_does_not_answer_stops_nobody_but_its_own_thread() {
+    let world = world(2);
+    let lane = world.keep.lane(7);
+    let home = Arc::clone(world.keep.0.all().next().unwrap());
+    let (turn, stop) = (lane.begin(1).unwrap(), lock(&home.pace));
+    let taking = std::thread::spawn(move || turn.take(5, 0));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while home.room() == 2 {
+        assert!(Instant::now() < deadline, "it has not begun to make a file");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // The file is being made, and that does not end. All of this would hang with it.
+    assert_eq!(lane.room(0), Some(1));
+    lane.done(6);
+    lane.close();
+    assert!(!taking.is_finished());
+    drop(stop);
+    assert!(matches!(taking.join().unwrap(), Taken::Unneeded));
+    assert!(world.names().is_empty(), "the lane was closed meanwhile: its file is gone");
+}
+
+#[test]
+fn a_slow_disk_gives_what_it_could_until_the_deadline() {
+    let world = world(4);
+    let lane = world.keep.lane(7);
+    world.keep(&lane, 0..100);
+    drop(lane);
+    let home = Arc::clone(world.keep.0.all().next().unwrap());
+    *lock(&home.pace) = Duration::from_millis(50);
+    let began = Instant::now();
+    let images = world.keep.recall(7, Duration::from_millis(1000));
+    assert!((1..=20).contains(&images.len()), "{}", images.len());
+    // One that stops altogether: what it gave until then, and no waiting for more.
+    let stop = lock(&home.pace);
+    assert!(world.keep.recall(7, Duration::from_millis(100)).is_empty());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    drop(stop);
+    *lock(&home.pace) = Duration::ZERO;
+    assert_eq!(recalled(&world.keep, 7).len(), 100);
+}
+
+#[test]
+fn without_a_block_for_all_nothing_else_counts() {
+    let world = world(1);
+    let lane = world.keep.lane(7);
+    world.keep(&lane, 0..10);
+    world.keep_for_all(&lane, 10);
+    drop(lane);
+    let images = world.keep.recall(7, Duration::from_secs(60));
+    assert!(images.len() == 11 && images[0] == contents(10), "it comes first");
+    // Nothing was ever safe in a file without a first page.
+    let made = world.folder.path().join("kept").join(&world.names()[0]);
+    let empty = made.with_file_name(format!("{:032x}-{:016x}.blocks", 7, 1));
+    File::create(&empty).unwrap();
+    let World { staging, keep, folder, pool } = world;
+    drop((staging, keep));
+    let again = open(&folder, 1).unwrap();
+    assert_eq!(recalled(&again, 7).len(), 11);
+    drop(again);
+    std::fs::remove_file(&empty).unwrap();
+    let config = StagingConfig { directories: vec![folder.path().to_owned()], bytes_max: 8 * SLOT as u64 };
+    let staging = Staging::start(vec![Ring::new(&pool).unwrap()], &config).unwrap();
+    let world = World { staging, keep: open(&folder, 1).unwrap(), pool, folder };
+    // Damaged, it takes the others with it.
+    let path = world.folder.path().join("kept").join(&world.names()[0]);
+    File::options().write(true).open(&path).unwrap().write_all_at(&[0xff; 8], 4096 + 10 * SLOT as u64).unwrap();
+    assert!(recalled(&world.keep, 7).is_empty());
+    // A new lane cannot have it kept: the only file that is allowed is there.
+    let lane = world.keep.lane(7);
+    assert_eq!(lane.room(0), None);
+    world.keep_for_all(&lane, 11);
+    assert!(world.names().is_empty(), "what lanes before it kept has gone too");
+    world.keep(&lane, 12..13);
+    assert!(world.names().is_empty(), "no more is kept there for this lane");
+    drop(lane);
+    // Nor one whose file is full.
+    let lane = world.keep.lane(7);
+    world.keep(&lane, 0..64);
+    assert_eq!(world.names().len(), 1);
+    world.keep_for_all(&lane, 64);
+    assert!(world.names().is_empty());
+    // Other transfers go on.
+    let other = world.keep.lane(8);
+    world.keep(&other, 0..3);
+    drop(other);
+    assert_eq!(recalled(&world.keep, 8), [0, 1, 2]);
+}
+
+/// Of the first page's write, as of a block's.
+#[test]
+fn a_disk_without_room_for_a_page_is_full_and_not_broken() {
+    let world = world(1);
+    let lane = world.keep.lane(7);
+    let Taken::Place(place) = lane.begin(1).unwrap().take(0, 0) else { panic!("no place") };
+    let full = File::options().read(true).write(true).open("/dev/full").unwrap();
+    #[expect(unsafe_code, reason = "a test that fills a descriptor under its owner")]
+    // SAFETY: both are open; the owner's descriptor stays a valid one.
+    let replaced = unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&full), std::os::fd::AsRawFd::as_raw_fd(&**place.file())) };
+    assert!(replaced >= 0);
+    let disk = crate::disk::Disk::new(world.folder.path(), SLOT, 8 * SLOT as u64);
+    let (written, inbox) = crossbeam::channel::unbounded();
+    written.send(Written { place, bytes: 10, crc: 1 }).unwrap();
+    drop(written);
+    sync(&inbox, |error| disk.refused(error));
+    assert!(!disk.is_failed() && disk.is_full() && disk.is_full_everywhere());
+    assert!(world.names().len() == 1 && lock(&lane.0.state).blocks.is_empty());
+    // Anything else is a fault.
+    disk.refused(&io::Error::from_raw_os_error(libc::EIO));
+    assert!(disk.is_failed());
 }
