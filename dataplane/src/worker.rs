@@ -73,9 +73,7 @@ impl<L: Link> Worker<L> {
             if self.stop_at_ns.is_some_and(|stop_at| self.lanes.is_empty() || now >= stop_at) {
                 return Ok(());
             }
-            let received = self.receive(now)?;
-            // Packets have the time at which they came.
-            let now = now_ns();
+            let (received, now) = self.receive(now)?;
             self.deliver(now);
             let commands = self.run_commands(now);
             self.refresh(now, &mut publish);
@@ -87,8 +85,8 @@ impl<L: Link> Worker<L> {
         }
     }
 
-    /// Receive, open, session.
-    fn receive(&mut self, started_ns: u64) -> Result<usize, LinkError> {
+    /// Receive, open, session. How many packets, and the time afterwards: they have times at which they came, after `started_ns`.
+    fn receive(&mut self, started_ns: u64) -> Result<(usize, u64), LinkError> {
         self.touched.clear();
         let Self { link, lanes, pool, statistics, touched, .. } = self;
         let mut moved = Vec::new();
@@ -106,10 +104,11 @@ impl<L: Link> Worker<L> {
         for id in moved {
             lanes.remove(&id);
         }
+        let now = now_ns();
         if count > 0 {
-            statistics.record(Stage::Receive, now_ns().saturating_sub(started_ns) / count as u64);
+            statistics.record(Stage::Receive, now.saturating_sub(started_ns) / count as u64);
         }
-        Ok(count)
+        Ok((count, now))
     }
 
     fn deliver(&mut self, now: u64) {

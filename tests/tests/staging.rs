@@ -1,11 +1,13 @@
 //! Blocks that wait on the server's disk while its store stands still: the network goes on, and nothing is lost.
 //! What this cannot see: disks that refuse or never answer (storage-io/staging/src/tests.rs).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
+use tradewind_bench::process::Finished;
 use tradewind_bench::testbed::{BUCKET, ServerOptions, sha256_of_file};
 use tradewind_tests::{World, event};
 
@@ -37,6 +39,18 @@ fn unnamed(world: &World) -> Result<Vec<PathBuf>> {
     let files = std::fs::read_dir(format!("/proc/{engine}/fd"))?.map(|file| Ok(file?.path())).collect::<Result<Vec<_>>>()?;
     let is_staging = |path: &PathBuf| std::fs::read_link(path).is_ok_and(|target| target.starts_with(world.testbed.path("staging")));
     Ok(files.into_iter().filter(is_staging).collect())
+}
+
+/// Sends a file and stops the store when it has some of it. Returns the command, the transfer, and its figures once far more was received than
+/// stored.
+fn stop_store_far_behind(world: &mut World, file: &Path) -> Result<(JoinHandle<Result<Finished>>, String, Result<Value>)> {
+    let sending = world.send_in_background(file, &format!("s3://{BUCKET}/f"), &["--rate", "50M"]);
+    let id = world.wait_for_bytes(&[])?;
+    world.wait_for_total(&id, "bytes_durable", 16 * MIB)?;
+    world.store.process().signal_stop();
+    let ahead = |status: &Value| number(status, "bytes_received") >= number(status, "bytes_durable") + 40 * MIB;
+    let waiting = world.wait_for(&id, PATIENCE_S, "received and not stored", ahead);
+    Ok((sending, id, waiting))
 }
 
 #[test]
@@ -126,12 +140,7 @@ fn a_killed_engine_loses_nothing_that_it_has_confirmed() -> Result<()> {
 fn what_a_killed_engine_had_received_is_not_sent_again() -> Result<()> {
     let Some(mut world) = world(ALWAYS)? else { return Ok(()) };
     let file = world.file("f", FILE_BYTES)?;
-    let sending = world.send_in_background(&file, &format!("s3://{BUCKET}/f"), &["--rate", "50M"]);
-    let id = world.wait_for_bytes(&[])?;
-    world.wait_for_total(&id, "bytes_durable", 16 * MIB)?;
-    world.store.process().signal_stop();
-    let ahead = |status: &Value| number(status, "bytes_received") >= number(status, "bytes_durable") + 40 * MIB;
-    let waiting = world.wait_for(&id, PATIENCE_S, "received and not stored", ahead);
+    let (sending, _, waiting) = stop_store_far_behind(&mut world, &file)?;
     // What is on its way to the disk gets there.
     std::thread::sleep(std::time::Duration::from_secs(1));
     let killed = Command::new("kill").args(["-9", &world.server.engine_pid().context("no engine")?.to_string()]).status();
@@ -234,12 +243,7 @@ fn killed_with_two_disks(is_second_missing: bool) -> Result<Option<(u64, u64, u6
     let disks = TwoDisks::make()?;
     let Some(mut world) = world(&disks.config())? else { return Ok(None) };
     let file = world.file("f", FILE_BYTES)?;
-    let sending = world.send_in_background(&file, &format!("s3://{BUCKET}/f"), &["--rate", "50M"]);
-    let id = world.wait_for_bytes(&[])?;
-    world.wait_for_total(&id, "bytes_durable", 16 * MIB)?;
-    world.store.process().signal_stop();
-    let ahead = |status: &Value| number(status, "bytes_received") >= number(status, "bytes_durable") + 40 * MIB;
-    let waiting = world.wait_for(&id, PATIENCE_S, "received and not stored", ahead);
+    let (sending, id, waiting) = stop_store_far_behind(&mut world, &file)?;
     // The window fills up, and what is on its way to the disks gets there.
     std::thread::sleep(std::time::Duration::from_millis(2500));
     let full = world.wait_for(&id, PATIENCE_S, "the figures", |_| true);
