@@ -181,10 +181,10 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
     Ok(())
 }
 
-/// Measures and prints; what failed is among the problems.
+/// Measures and prints; what failed, and numbers of lanes that could not be measured, are among the problems.
 ///
 /// # Errors
-/// When something could not be measured.
+/// When the spike or the soak could not be measured.
 pub fn measure(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
     let mut environment = Environment::here();
     let is_default = arguments.lanes.is_empty() && arguments.spike.is_none() && arguments.soak.is_none();
@@ -240,7 +240,15 @@ fn lanes_rows(
         );
     }
     for &lanes in numbers {
-        let mut row = lanes::measure(arguments, lanes, interrupt)?;
+        let mut row = match lanes::measure(arguments, lanes, interrupt) {
+            Ok(row) => row,
+            Err(error) => {
+                interrupt.check()?;
+                println!("{lanes:>5} could not be measured: {error:#}");
+                problems.push(format!("lanes-{lanes} could not be measured: {error:#}"));
+                continue;
+            }
+        };
         let one = rows.iter().find(|row| row.lanes == 1).map(|one| one.gbit_per_s);
         row.over_one_lane = one.map(|one| row.gbit_per_s / one);
         println!("{row}");
