@@ -82,7 +82,7 @@ impl Case {
 }
 
 /// TCP, and the fastest peer that encrypts.
-const LINE_PEERS: [Peer; 2] = [Peer::Iperf3, Peer::S2n { bbr: true }];
+const LINE_PEERS: [Peer; 2] = [Peer::Iperf3, Peer::s2n(true)];
 
 /// At 1 % loss from 10 to 300 ms, at 100 ms from 0.1 to 10 %, and far out.
 const CASES: [Case; 9] = [

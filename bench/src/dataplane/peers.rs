@@ -79,33 +79,36 @@ pub(crate) enum Peer {
     Iperf3,
     S2n {
         bbr: bool,
-    },
-    /// Received by AF_XDP, as ours is.
-    S2nXdp {
-        bbr: bool,
         sends_xdp: bool,
+        /// As ours does.
+        receives_xdp: bool,
     },
     Qcp,
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 4] = [Self::Iperf3, Self::S2n { bbr: false }, Self::S2n { bbr: true }, Self::Qcp];
+    pub(crate) const ALL: [Self; 4] = [Self::Iperf3, Self::s2n(false), Self::s2n(true), Self::Qcp];
 
     /// Those that receive by AF_XDP.
     pub(crate) const XDP: [Self; 3] = [
-        Self::S2nXdp { bbr: false, sends_xdp: false },
-        Self::S2nXdp { bbr: true, sends_xdp: false },
-        Self::S2nXdp { bbr: false, sends_xdp: true },
+        Self::S2n { bbr: false, sends_xdp: false, receives_xdp: true },
+        Self::S2n { bbr: true, sends_xdp: false, receives_xdp: true },
+        Self::S2n { bbr: false, sends_xdp: true, receives_xdp: true },
     ];
+
+    /// By the kernel's sockets.
+    pub(crate) const fn s2n(bbr: bool) -> Self {
+        Self::S2n { bbr, sends_xdp: false, receives_xdp: false }
+    }
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Iperf3 => "iperf3 bbr",
-            Self::S2n { bbr: false } => "s2n-quic",
-            Self::S2n { bbr: true } => "s2n-quic bbr",
-            Self::S2nXdp { sends_xdp: true, .. } => "s2n-quic xdp-xdp",
-            Self::S2nXdp { bbr: false, .. } => "s2n-quic xdp",
-            Self::S2nXdp { bbr: true, .. } => "s2n-quic xdp bbr",
+            Self::S2n { sends_xdp: true, .. } => "s2n-quic xdp-xdp",
+            Self::S2n { bbr: false, receives_xdp: false, .. } => "s2n-quic",
+            Self::S2n { bbr: true, receives_xdp: false, .. } => "s2n-quic bbr",
+            Self::S2n { bbr: false, receives_xdp: true, .. } => "s2n-quic xdp",
+            Self::S2n { bbr: true, receives_xdp: true, .. } => "s2n-quic xdp bbr",
             Self::Qcp => "qcp bbr",
         }
     }
@@ -114,8 +117,8 @@ impl Peer {
     pub(crate) fn missing(self) -> Option<String> {
         let (program, is_there) = match self {
             Self::Iperf3 => ("iperf3".to_owned(), Command::new("iperf3").arg("--version").output().is_ok()),
-            Self::S2n { .. } => found("peer-s2n-quic"),
-            Self::S2nXdp { .. } => ("peer-s2n-quic with --xdp".to_owned(), knows_xdp()),
+            Self::S2n { receives_xdp: false, .. } => found("peer-s2n-quic"),
+            Self::S2n { .. } => ("peer-s2n-quic with --xdp".to_owned(), knows_xdp()),
             Self::Qcp if !Path::new("/usr/sbin/sshd").exists() => ("sshd".to_owned(), false),
             Self::Qcp => found("qcp"),
         };
@@ -125,7 +128,7 @@ impl Peer {
     /// Whether it can be measured on such a path.
     pub(crate) fn is_for(self, receives_xdp: bool, mtu_bytes: u32) -> bool {
         match self {
-            Self::S2nXdp { .. } => receives_xdp && mtu_bytes <= S2N_XDP_MTU_BYTES_MAX,
+            Self::S2n { receives_xdp: true, .. } => receives_xdp && mtu_bytes <= S2N_XDP_MTU_BYTES_MAX,
             Self::Iperf3 | Self::S2n { .. } | Self::Qcp => !receives_xdp,
         }
     }
@@ -133,8 +136,7 @@ impl Peer {
     pub(crate) fn turn(self, testbed: &Testbed, load: &Load) -> Result<Turn> {
         match self {
             Self::Iperf3 => iperf3(testbed, load),
-            Self::S2n { bbr } => s2n(testbed, load, S2nUses { bbr, sends_xdp: false, receives_xdp: false }),
-            Self::S2nXdp { bbr, sends_xdp } => s2n(testbed, load, S2nUses { bbr, sends_xdp, receives_xdp: true }),
+            Self::S2n { bbr, sends_xdp, receives_xdp } => s2n(testbed, load, bbr, sends_xdp, receives_xdp),
             Self::Qcp => qcp(testbed, load),
         }
         .with_context(|| self.name())
@@ -198,15 +200,7 @@ fn iperf3(testbed: &Testbed, load: &Load) -> Result<Turn> {
     Ok(measured(number("seconds")?, number("bytes")? as u64, &finished, cpu_s_receiver, busy_s))
 }
 
-/// What s2n-quic is told to use.
-#[derive(Clone, Copy)]
-struct S2nUses {
-    bbr: bool,
-    sends_xdp: bool,
-    receives_xdp: bool,
-}
-
-fn s2n(testbed: &Testbed, load: &Load, uses: S2nUses) -> Result<Turn> {
+fn s2n(testbed: &Testbed, load: &Load, bbr: bool, sends_xdp: bool, receives_xdp: bool) -> Result<Turn> {
     let (certificate, key) = (testbed.path("peer.crt"), testbed.path("peer.key"));
     if !certificate.exists() {
         let mut openssl = Command::new("openssl");
@@ -227,7 +221,7 @@ fn s2n(testbed: &Testbed, load: &Load, uses: S2nUses) -> Result<Turn> {
     receiver.args(["receive", &address]).arg(&certificate).arg(&key).arg(load.seconds.unwrap_or(3600).to_string());
     receiver.arg(load.mtu_bytes.to_string());
     let by_xdp = |wanted: bool| wanted.then_some(["--xdp", END_INTERFACE]).into_iter().flatten();
-    receiver.args(by_xdp(uses.receives_xdp));
+    receiver.args(by_xdp(receives_xdp));
     let mut receiver = Background::start(&mut receiver, &testbed.path("s2n.log"))?;
     let listens = || fs::read_to_string(testbed.path("s2n.log")).is_ok_and(|log| log.contains("ready"));
     receiver.wait_until(&testbed.interrupt, START_DEADLINE, listens)?;
@@ -237,8 +231,8 @@ fn s2n(testbed: &Testbed, load: &Load, uses: S2nUses) -> Result<Turn> {
         .arg(&certificate)
         .arg(testbed.path("source"))
         .arg(load.mtu_bytes.to_string())
-        .args(uses.bbr.then_some("bbr"))
-        .args(by_xdp(uses.sends_xdp));
+        .args(bbr.then_some("bbr"))
+        .args(by_xdp(sends_xdp));
     let ticks = Ticks::now();
     let sent = run(&mut sender, &testbed.interrupt, load.deadline())?;
     let busy_s = Ticks::now().busy_s_since(ticks);
