@@ -1,7 +1,7 @@
 //! `tradewind-bench load`: one process that runs many uploads by the client library, for [`super`].
 //!
-//! Each upload has its own HTTPS connection, lane, socket, worker thread and reading thread, as in `tradewind send`; what it has not is a process
-//! of its own. It sends two files of a block, then its source has nothing more until `go` comes, then it sends files until `stop` comes, and
+//! Each upload has its own HTTPS connection, lane and reading thread, as in `tradewind send`. What it has not is a process, a socket and a sending thread
+//! of its own: these are shared ([`Uploads`]), since a thousand sending threads that wake for a packet each would be what is measured. It sends two files of a block, then its source has nothing more until `go` comes, then it sends files until `stop` comes, and
 //! then ends as uploads end. Commands are lines on standard input, answers are JSON lines on standard output: `opened` when every lane has been
 //! offered or refused, `idle` when the receiver holds the first block of each, one `sample` for each command `sample`, and `ended`.
 //! The end of standard input ends everything.
@@ -18,7 +18,9 @@ use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tradewind_api::{Client, Credentials, Fingerprint, KnownServers, SecretText, ServerAddress, SubmitRequest, Trust, establish_trust};
-use tradewind_client::{Durable, Found, Group, LaneOffer, Policy, RateOptions, Source, Sources, Upload};
+use tradewind_client::{
+    Durable, Found, Group, LaneOffer, Policy, Progress, RateOptions, Source, Sources, Upload, UploadError, UploadReport, Uploads,
+};
 
 use crate::median;
 
@@ -156,6 +158,8 @@ struct Load {
     gate: Gate,
     cancel: Arc<AtomicBool>,
     lanes: Vec<Lane>,
+    /// Who sends for all of them; opened with the first lane.
+    uploads: Mutex<Option<Uploads>>,
     /// Lanes whose set-up is over.
     set_up: AtomicU64,
     failed: Mutex<BTreeMap<usize, String>>,
@@ -183,6 +187,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         gate: Gate::default(),
         cancel: Arc::default(),
         lanes: (0..arguments.lanes).map(|_| Lane::default()).collect(),
+        uploads: Mutex::default(),
         set_up: AtomicU64::new(0),
         failed: Mutex::default(),
         bytes: AtomicU64::new(0),
@@ -196,19 +201,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     thread::spawn(move || obey(&commands, &went_by));
     let mut uploads = Vec::new();
     for index in 0..arguments.lanes {
-        let (load, permits, handle) = (Arc::clone(&load), Arc::clone(&permits), runtime.handle().clone());
-        uploads.push(thread::Builder::new().name(format!("lane-{index}")).spawn(move || {
-            if let Err(error) = upload(&load, index, &permits, &handle) {
+        let (load, permits) = (Arc::clone(&load), Arc::clone(&permits));
+        uploads.push(runtime.spawn(async move {
+            if let Err(error) = upload(&load, index, &permits).await {
                 load.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(index, format!("lane {index}: {error:#}"));
             }
             load.lanes[index].has_ended.store(true, Ordering::Release);
-        })?);
+        }));
     }
     tell_of_the_beginning(&load);
     for upload in uploads {
         // One that panicked has printed why, and is counted by its block that never came.
-        let _ = upload.join();
+        let _ = runtime.block_on(upload);
     }
+    // Its thread lets go of this process's figures.
+    drop(load.uploads.lock().unwrap_or_else(PoisonError::into_inner).take());
     let seconds_since_go = went.lock().unwrap_or_else(PoisonError::into_inner).elapsed().as_secs_f64();
     let (all, again) = (load.packets.load(Ordering::Relaxed), load.packets_again.load(Ordering::Relaxed));
     answer(&Answer::Ended {
@@ -278,29 +285,49 @@ fn tell_of_the_beginning(load: &Load) {
 }
 
 impl Load {
+    /// Begins an upload that was set up since `started`; its end comes by the channel.
+    fn send(
+        self: &Arc<Self>,
+        index: usize,
+        upload: Upload,
+        started: Instant,
+    ) -> Result<tokio::sync::oneshot::Receiver<Result<UploadReport, UploadError>>> {
+        let (ended, end) = tokio::sync::oneshot::channel();
+        let load = Arc::clone(self);
+        let on_progress = move |progress: &Progress| {
+            let lane = &load.lanes[index];
+            lane.bytes.store(progress.bytes_sent, Ordering::Relaxed);
+            lane.heard_us.store(micros(load.started.elapsed()), Ordering::Relaxed);
+            if progress.bytes_sent > 0 && lane.first_us.load(Ordering::Relaxed) == 0 {
+                lane.first_us.store(micros(started.elapsed()), Ordering::Release);
+            }
+        };
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        let uploads = match &mut *uploads {
+            Some(uploads) => uploads,
+            none => none.insert(Uploads::start(&upload.lane)?),
+        };
+        // Whoever waited for the end is gone only when the process ends.
+        uploads.add(upload, on_progress, move |result| drop(ended.send(result)))?;
+        Ok(end)
+    }
+
     fn failures(&self) -> Vec<String> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 
 /// One upload, from set-up to its end.
-fn upload(load: &Arc<Load>, index: usize, permits: &tokio::sync::Semaphore, handle: &tokio::runtime::Handle) -> Result<()> {
+async fn upload(load: &Arc<Load>, index: usize, permits: &tokio::sync::Semaphore) -> Result<()> {
     let lane = &load.lanes[index];
-    let permit = handle.block_on(permits.acquire());
+    let permit = permits.acquire().await;
     let started = Instant::now();
-    let prepared = handle.block_on(submit(load, index));
+    let prepared = submit(load, index).await;
     drop(permit);
     lane.set_up_us.store(micros(started.elapsed()), Ordering::Relaxed);
     lane.opened.store(prepared.is_ok(), Ordering::Release);
     load.set_up.fetch_add(1, Ordering::AcqRel);
-    let upload = prepared?;
-    let report = upload.run(|progress| {
-        lane.bytes.store(progress.bytes_sent, Ordering::Relaxed);
-        lane.heard_us.store(micros(load.started.elapsed()), Ordering::Relaxed);
-        if progress.bytes_sent > 0 && lane.first_us.load(Ordering::Relaxed) == 0 {
-            lane.first_us.store(micros(started.elapsed()), Ordering::Release);
-        }
-    })?;
+    let report = load.send(index, prepared?, started)?.await.context("the sending thread is gone")??;
     load.bytes.fetch_add(report.bytes, Ordering::Relaxed);
     load.packets.fetch_add(report.data_packets_sent, Ordering::Relaxed);
     load.packets_again.fetch_add(report.statistics.data_packets_again, Ordering::Relaxed);

@@ -21,10 +21,10 @@ use tradewind_wire::{BlockId, LaneId};
 
 use crate::blocks::{CRC_ATTRIBUTE, ERROR_ATTRIBUTE, ready_block};
 use crate::error::UploadError;
+use crate::lane::PROGRESS_INTERVAL_NS;
 use crate::link::{LINGER_NS, SLEEP_MAX_NS, ServerLink, local};
 use crate::progress::{Progress, limiter_name, share};
 use crate::upload::{LaneOffer, POOL_BYTES_MAX};
-use crate::worker::PROGRESS_INTERVAL_NS;
 
 /// Longest sleep while blocks are being written: their credit waits for it.
 const WRITING_SLEEP_NS: u64 = 2_000_000;
@@ -313,7 +313,7 @@ impl Worker {
         let each = &mut |meta: &tradewind_netio::Meta, datagram: &mut [u8]| {
             *ignored += u64::from(receiver.handle_datagram(meta.arrived_ns, datagram, meta.ecn == Ecn::Ce, &mut buffers).is_err());
         };
-        link.receive(each)
+        link.receive(each).map_err(local)
     }
 
     /// Hands blocks to storage; code and text if the lane is over.
@@ -356,7 +356,7 @@ impl Worker {
 
     fn sleep(&mut self, full: bool) -> Result<(), UploadError> {
         let is_writing = self.sink.blocks > self.sink.durable || self.receiver.blocks_total().is_some();
-        self.link.sleep(full, self.receiver.poll_timeout(), if is_writing { WRITING_SLEEP_NS } else { SLEEP_MAX_NS })
+        self.link.sleep(full, self.receiver.poll_timeout(), if is_writing { WRITING_SLEEP_NS } else { SLEEP_MAX_NS }).map_err(local)
     }
 
     /// Tells the sender that this end gives up.

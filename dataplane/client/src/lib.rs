@@ -2,6 +2,7 @@
 //! blocks and writes files.
 //!
 //! Their `run` blocks the calling thread, which becomes the lane's worker; for an upload a second thread reads the sources.
+//! [`Uploads`] runs many uploads to one server on one thread.
 #![forbid(unsafe_code)]
 
 mod blocks;
@@ -9,6 +10,7 @@ mod download;
 mod durable;
 mod error;
 mod keep;
+mod lane;
 mod link;
 mod origin;
 mod progress;
@@ -16,6 +18,7 @@ mod sealed;
 mod select;
 mod source;
 mod upload;
+mod uploads;
 mod worker;
 
 pub use blocks::{CRC_ATTRIBUTE, ERROR_ATTRIBUTE, files_and_pieces, is_of_the_way, ready_block};
@@ -33,3 +36,4 @@ pub use tradewind_proto::block::{Fingerprint, fingerprint};
 pub use tradewind_proto::crypto::CipherSuite as Cipher;
 pub use tradewind_proto::rate::{Group, Policy};
 pub use upload::{CREDIT_BLOCKS_DEFAULT, LaneOffer, RateOptions, Upload, chunk_bytes_for_packets};
+pub use uploads::Uploads;

@@ -47,35 +47,39 @@ impl ServerLink {
     }
 
     /// Takes what has arrived, [`BATCH`] datagrams at most.
-    pub(crate) fn receive(&mut self, each: &mut impl FnMut(&Meta, &mut [u8])) -> Result<(), UploadError> {
-        self.link.receive(&mut now_ns, BATCH, each).map(drop).map_err(local)
+    pub(crate) fn receive(&mut self, each: &mut impl FnMut(&Meta, &mut [u8])) -> Result<(), LinkError> {
+        self.link.receive(&mut now_ns, BATCH, each).map(drop)
     }
 
-    /// Sends what `poll` writes, until it writes nothing; `true` when the link had no room for more.
-    pub(crate) fn transmit(&mut self, capacity: usize, mut poll: impl FnMut(&mut [u8]) -> usize) -> Result<bool, LinkError> {
+    /// Queues what `poll` writes, until it writes nothing, [`BATCH`] datagrams at most; `true` when the link had no room for more.
+    pub(crate) fn queue(&mut self, capacity: usize, mut poll: impl FnMut(&mut [u8]) -> usize) -> Result<bool, LinkError> {
         let path = Path { local: unspecified(self.endpoint), remote: self.endpoint, link: None };
-        let mut full = false;
         for _ in 0..BATCH {
             match self.link.transmit(&path, capacity, &mut poll)? {
                 Transmit::Queued => {}
                 Transmit::Nothing => break,
-                Transmit::Full => {
-                    full = true;
-                    break;
-                }
+                Transmit::Full => return Ok(true),
             }
         }
-        self.link.flush()?;
+        Ok(false)
+    }
+
+    /// Hands what is queued to the kernel, as far as it takes it.
+    pub(crate) fn flush(&mut self) -> Result<(), LinkError> {
+        self.link.flush()
+    }
+
+    /// [`Self::queue`] and [`Self::flush`].
+    pub(crate) fn transmit(&mut self, capacity: usize, poll: impl FnMut(&mut [u8]) -> usize) -> Result<bool, LinkError> {
+        let full = self.queue(capacity, poll)?;
+        self.flush()?;
         Ok(full)
     }
 
     /// Waits for a datagram until `wake_ns`, or for a moment if the link is `full`, but at most `longest_ns`.
-    pub(crate) fn sleep(&mut self, full: bool, wake_ns: u64, longest_ns: u64) -> Result<(), UploadError> {
+    pub(crate) fn sleep(&mut self, full: bool, wake_ns: u64, longest_ns: u64) -> Result<(), LinkError> {
         let wait_ns = if full { FULL_SLEEP_NS } else { wake_ns.saturating_sub(now_ns()) }.min(longest_ns);
-        if wait_ns >= SLEEP_MIN_NS {
-            self.link.wait(Duration::from_nanos(wait_ns)).map_err(local)?;
-        }
-        Ok(())
+        if wait_ns >= SLEEP_MIN_NS { self.link.wait(Duration::from_nanos(wait_ns)) } else { Ok(()) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use tradewind_proto::sender::{Sender, SenderConfig};
 use tradewind_wire::LaneId;
 use tradewind_wire::limits::{BLOCK_PAYLOAD_MAX, BLOCK_PAYLOAD_MIN, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, chunk_bytes_for_mtu, packet_bytes};
 
-use crate::Cipher;
 use crate::durable::Durable;
 use crate::error::{SourceError, UploadError};
+use crate::lane::{Beginning, Lane};
 use crate::link::ServerLink;
 use crate::progress::{Progress, UploadReport};
 use crate::source::{Reader, Sources, Tally};
-use crate::worker::Worker;
+use crate::{Cipher, worker};
 
 /// Most memory that blocks on their way may take, bytes, whatever the receiver would allow.
 pub(crate) const POOL_BYTES_MAX: usize = 512 << 20;
@@ -52,6 +52,11 @@ pub struct LaneOffer {
 }
 
 impl LaneOffer {
+    /// Where to send packets.
+    pub(crate) fn endpoint(&self) -> Result<SocketAddr, UploadError> {
+        self.endpoints.first().copied().ok_or_else(|| UploadError::Offer("it names no address".to_owned()))
+    }
+
     /// The size of its chunks, if the offer can be used.
     pub(crate) fn check(&self) -> Result<u16, UploadError> {
         let (block, chunk) = (self.block_bytes as usize, self.chunk_bytes as usize);
@@ -110,48 +115,54 @@ impl Upload {
     /// # Errors
     /// [`UploadError`]; the receiver has been told then, as far as it could be reached, and stores nothing half.
     pub fn run(self, progress: impl FnMut(&Progress)) -> Result<UploadReport, UploadError> {
-        let endpoint = *self.lane.endpoints.first().ok_or_else(|| UploadError::Offer("it names no address".to_owned()))?;
-        let chunk_bytes = self.lane.check()?;
+        let link = ServerLink::open(self.lane.endpoint()?, usize::from(self.lane.check()?))?;
+        let waker = link.waker();
+        let lane = self.begin(move || waker.wake())?;
+        worker::run(link, lane, progress)
+    }
+
+    /// Starts the reading thread, which calls `on_block` when it has handed a block over and when there are no more.
+    pub(crate) fn begin(self, on_block: impl Fn() + Send + Sync + 'static) -> Result<Lane, UploadError> {
+        let (endpoint, chunk_bytes) = (self.lane.endpoint()?, self.lane.check()?);
         let payload_max = self.lane.block_bytes as usize;
         let pool = block_pool(payload_max, self.lane.credit_blocks)?;
-        let link = ServerLink::open(endpoint, usize::from(chunk_bytes))?;
         let config = self.sender_config(chunk_bytes, endpoint);
-        let packet_bytes = config.rate.packet_bytes;
-        let mut sender = Sender::new(config, tradewind_fabric::clock::now_ns());
+        let (packet_bytes, now_ns) = (config.rate.packet_bytes, tradewind_fabric::clock::now_ns());
+        let mut sender = Sender::new(config, now_ns);
         if let Some(lease) = self.rate.lease_bytes_per_s {
             sender.set_lease(lease);
         }
         if let Some(group) = self.rate.group {
-            sender.set_group(tradewind_fabric::clock::now_ns(), group);
+            sender.set_group(now_ns, group);
         }
         let (blocks, ready) = crossbeam::channel::bounded(BLOCKS_AHEAD);
-        let stop = Arc::new(AtomicBool::new(false));
-        let waker = link.waker();
-        let tally = Arc::new(Tally::default());
+        let (stop, tally) = (Arc::new(AtomicBool::new(false)), Arc::new(Tally::default()));
+        let on_block = Arc::new(on_block);
         let reader = Reader {
             sealing: self.sources.sealing(),
             pool,
             payload_max,
             blocks,
-            on_block: Box::new(move || waker.wake()),
+            on_block: Box::new({
+                let on_block = Arc::clone(&on_block);
+                move || on_block()
+            }),
             stop: Arc::clone(&stop),
             durable: self.durable,
             tally: Arc::clone(&tally),
             on_problem: self.on_problem,
         };
         let (found, sources) = (self.sources.found(), self.sources);
-        let end_of_sources = link.waker();
         let reading = thread::Builder::new()
             .name("source-reader".to_owned())
             .spawn(move || {
                 reader.run(sources);
-                end_of_sources.wake();
+                on_block();
             })
             .map_err(|source| UploadError::Local { what: "cannot start the reading thread", source: source.into() })?;
-        let worker = Worker { link, sender, ready, reading: Some(reading), found, tally, cancel: self.cancel, payload_max, packet_bytes };
-        let result = worker.run(progress, self.idle_timeout);
-        stop.store(true, Ordering::Relaxed);
-        result
+        let (cancel, idle_timeout) = (self.cancel, self.idle_timeout);
+        let beginning = Beginning { sender, ready, reading, stop, found, tally, cancel, idle_timeout, endpoint, payload_max, packet_bytes };
+        Ok(Lane::new(beginning, now_ns))
     }
 
     fn sender_config(&self, chunk_bytes: u16, endpoint: SocketAddr) -> SenderConfig {

@@ -1,0 +1,250 @@
+//! Many uploads to one server that share a socket and a thread.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::SocketAddr;
+use std::thread::{self, JoinHandle};
+
+use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
+use tradewind_fabric::clock::now_ns;
+use tradewind_fabric::wake::Waker;
+use tradewind_netio::LinkError;
+use tradewind_netio::udp::precise_timers;
+use tradewind_wire::Header;
+
+use crate::error::UploadError;
+use crate::lane::{Lane, Step};
+use crate::link::{SLEEP_MAX_NS, ServerLink};
+use crate::progress::{Progress, UploadReport};
+use crate::upload::{LaneOffer, Upload};
+
+/// With several lanes, packets that are due within this time leave together: a wake-up and a system call then serve many lanes. A pacer makes up for
+/// as much as 2 ms.
+const GATHER_NS: u64 = 200_000;
+
+type OnProgress = Box<dyn FnMut(&Progress) + Send>;
+type OnEnd = Box<dyn FnOnce(Result<UploadReport, UploadError>) + Send>;
+
+/// Runs uploads side by side on one socket and one thread, as [`Upload::run`] runs one; each has its reading thread. For a host with hundreds of
+/// transfers to the same server: packets of all of them leave and arrive in the same batches.
+///
+/// Dropping it waits until all have ended.
+pub struct Uploads {
+    /// Closed to let the thread end.
+    joining: Option<Sender<Joining>>,
+    waker: Waker,
+    /// Lanes that have a block to be sent.
+    has_block: Sender<u64>,
+    thread: Option<JoinHandle<()>>,
+    endpoint: SocketAddr,
+    chunk_bytes: u16,
+}
+
+/// An upload on its way to the thread.
+struct Joining {
+    id: u64,
+    lane: Lane,
+    on_progress: OnProgress,
+    on_end: OnEnd,
+}
+
+impl Uploads {
+    /// Opens a socket for lanes to the same address and with the same chunks as this one.
+    ///
+    /// # Errors
+    /// When the offer cannot be used, or there is no socket or no thread.
+    pub fn start(offer: &LaneOffer) -> Result<Self, UploadError> {
+        let (endpoint, chunk_bytes) = (offer.endpoint()?, offer.check()?);
+        let link = ServerLink::open(endpoint, usize::from(chunk_bytes))?;
+        let waker = link.waker();
+        let (joining, joins) = unbounded();
+        let (has_block, blocks) = unbounded();
+        let thread = thread::Builder::new()
+            .name("uploads".to_owned())
+            .spawn(move || Driver { link, joins, blocks, lanes: BTreeMap::new(), timers: BinaryHeap::new() }.run())
+            .map_err(|source| UploadError::Local { what: "cannot start the thread of the uploads", source: source.into() })?;
+        Ok(Self { joining: Some(joining), waker, has_block, thread: Some(thread), endpoint, chunk_bytes })
+    }
+
+    /// Begins an upload. `on_progress` is called about five times a second, `on_end` once; both on the thread that sends for all, which must not
+    /// be held up.
+    ///
+    /// # Errors
+    /// When the offer cannot be used here; `on_end` is not called then.
+    pub fn add(
+        &self,
+        upload: Upload,
+        on_progress: impl FnMut(&Progress) + Send + 'static,
+        on_end: impl FnOnce(Result<UploadReport, UploadError>) + Send + 'static,
+    ) -> Result<(), UploadError> {
+        let id = upload.lane.lane_id;
+        let (endpoint, chunk_bytes) = (upload.lane.endpoint()?, upload.lane.check()?);
+        if (endpoint, chunk_bytes) != (self.endpoint, self.chunk_bytes) {
+            return Err(UploadError::Offer(format!(
+                "its lane is to {endpoint} with chunks of {chunk_bytes} bytes, those beside it are to {} with {}",
+                self.endpoint, self.chunk_bytes
+            )));
+        }
+        let (has_block, waker) = (self.has_block.clone(), self.waker.clone());
+        let lane = upload.begin(move || {
+            // Nobody listens only when all is over.
+            let _ = has_block.send(id);
+            waker.wake();
+        })?;
+        if let Some(joining) = &self.joining {
+            // The thread listens until this end is closed.
+            let _ = joining.send(Joining { id, lane, on_progress: Box::new(on_progress), on_end: Box::new(on_end) });
+            self.waker.wake();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Uploads {
+    fn drop(&mut self) {
+        self.joining = None;
+        self.waker.wake();
+        // The last to hold this may be a call of that thread's own.
+        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != thread::current().id()) {
+            // One that panicked has printed why.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A lane among others.
+struct Member {
+    lane: Lane,
+    /// Its entry in the timers that counts; `u64::MAX`: none.
+    timer_ns: u64,
+    on_progress: OnProgress,
+    on_end: OnEnd,
+}
+
+/// The thread that sends for all.
+struct Driver {
+    link: ServerLink,
+    joins: Receiver<Joining>,
+    blocks: Receiver<u64>,
+    lanes: BTreeMap<u64, Member>,
+    /// When which lane takes its next step.
+    timers: BinaryHeap<Reverse<(u64, u64)>>,
+}
+
+impl Driver {
+    fn run(mut self) {
+        // A refusal only makes pacing coarser.
+        let _ = precise_timers();
+        while let Err(broken) = self.serve() {
+            // Those that come later find out by themselves whether it still is.
+            self.end_all(&broken);
+        }
+    }
+
+    /// Until nobody can begin an upload any more and all have ended.
+    fn serve(&mut self) -> Result<(), LinkError> {
+        let mut touched = Vec::new();
+        let mut looked_ns = 0;
+        loop {
+            let lanes = &mut self.lanes;
+            self.link.receive(&mut |meta, datagram| {
+                // What belongs to no lane here is late, or somebody else's.
+                let Ok(Header { lane, .. }) = Header::parse(datagram) else { return };
+                let Some(member) = lanes.get_mut(&lane.0) else { return };
+                member.lane.receive(meta, datagram);
+                touched.push(lane.0);
+            })?;
+            touched.extend(self.blocks.try_iter());
+            let now = now_ns();
+            if now.saturating_sub(looked_ns) >= SLEEP_MAX_NS {
+                // Somebody may have cancelled any of them.
+                looked_ns = now;
+                touched.extend(self.lanes.keys());
+            }
+            let is_last = self.take_joining(&mut touched);
+            for id in touched.drain(..) {
+                self.due(id, now);
+            }
+            let full = self.step_due(now)?;
+            self.link.flush()?;
+            if is_last && self.lanes.is_empty() {
+                return Ok(());
+            }
+            self.sleep(full)?;
+        }
+    }
+
+    /// Takes in new lanes; `true`: there will be none any more.
+    fn take_joining(&mut self, touched: &mut Vec<u64>) -> bool {
+        loop {
+            match self.joins.try_recv() {
+                Ok(Joining { id, lane, on_progress, on_end }) => {
+                    let member = Member { lane, timer_ns: u64::MAX, on_progress, on_end };
+                    if let Some(Member { on_end, .. }) = self.lanes.insert(id, member) {
+                        on_end(Err(UploadError::Offer(format!("its lane {id} was given to another upload"))));
+                    }
+                    touched.push(id);
+                }
+                Err(TryRecvError::Empty) => return false,
+                Err(TryRecvError::Disconnected) => return true,
+            }
+        }
+    }
+
+    /// The lane takes a step at this time, or earlier if it is to do so already.
+    fn due(&mut self, id: u64, at: u64) {
+        let Some(member) = self.lanes.get_mut(&id) else { return };
+        if at < member.timer_ns {
+            member.timer_ns = at;
+            self.timers.push(Reverse((at, id)));
+        }
+    }
+
+    /// Lets all lanes whose time has come take a step; `true` when the link had no room for more.
+    fn step_due(&mut self, now: u64) -> Result<bool, LinkError> {
+        let mut was_full = false;
+        while let Some(&Reverse((at, id))) = self.timers.peek() {
+            if at > now {
+                break;
+            }
+            self.timers.pop();
+            let Some(member) = self.lanes.get_mut(&id).filter(|member| member.timer_ns == at) else { continue };
+            member.timer_ns = u64::MAX;
+            match member.lane.step(now, &mut self.link, &mut member.on_progress)? {
+                Step::Over(result) => {
+                    if let Some(Member { on_end, .. }) = self.lanes.remove(&id) {
+                        on_end(result);
+                    }
+                }
+                Step::Goes { full } => {
+                    // Later than now in any case: a lane that stays due must not keep this loop for itself.
+                    let at = member.lane.poll_timeout(now).max(now + 1);
+                    self.due(id, at);
+                    if full && std::mem::replace(&mut was_full, true) {
+                        // It was full again after the flush.
+                        return Ok(true);
+                    } else if full {
+                        self.link.flush()?;
+                    } else {
+                        was_full = false;
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn sleep(&mut self, full: bool) -> Result<(), LinkError> {
+        let next = self.timers.peek().map_or(u64::MAX, |&Reverse((at, _))| at);
+        let now = now_ns();
+        let wake = if self.lanes.len() > 1 && next > now { next.max(now + GATHER_NS) } else { next };
+        self.link.sleep(full, wake, SLEEP_MAX_NS)
+    }
+
+    fn end_all(&mut self, broken: &LinkError) {
+        self.timers.clear();
+        for Member { on_end, .. } in std::mem::take(&mut self.lanes).into_values() {
+            on_end(Err(UploadError::Local { what: "the network link of all uploads failed", source: broken.to_string().into() }));
+        }
+    }
+}
