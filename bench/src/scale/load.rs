@@ -305,7 +305,7 @@ impl Load {
         let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
         let uploads = match &mut *uploads {
             Some(uploads) => uploads,
-            none => none.insert(Uploads::start(&upload.lane)?),
+            none => none.insert(Uploads::start(&upload.lane, self.lanes.len())?),
         };
         // Whoever waited for the end is gone only when the process ends.
         uploads.add(upload, on_progress, move |result| drop(ended.send(result)))?;

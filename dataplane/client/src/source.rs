@@ -22,6 +22,8 @@ use crate::sealed::{SealedFile, Sealing};
 
 /// Bytes read at once to compare contents.
 const COMPARE_BYTES: usize = 1 << 20;
+/// How often a reader that waits for room looks whether it is to stop.
+const STOP_LOOK: Duration = Duration::from_millis(100);
 
 /// A file to be sent, and its name at the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -490,9 +492,8 @@ impl Reader {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Stopped);
             }
-            match self.pool.take() {
-                Some(slot) => return Ok(Filling { slot, writer: BlockWriter::new(self.payload_max) }),
-                None => std::thread::sleep(Duration::from_millis(1)),
+            if let Some(slot) = self.pool.take_within(STOP_LOOK) {
+                return Ok(Filling { slot, writer: BlockWriter::new(self.payload_max) });
             }
         }
     }

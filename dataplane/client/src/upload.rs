@@ -29,6 +29,8 @@ const BLOCKS_AHEAD: usize = 4;
 /// Blocks that an engine allows a lane in the end where nobody asks for another number and it has the memory: it begins with fewer. What is not used
 /// takes no memory here.
 pub const CREDIT_BLOCKS_DEFAULT: u32 = 256;
+/// Fewest blocks of a lane among many: one is read, one is sent, one waits for its verdict.
+const SHARE_BLOCKS_MIN: usize = 3;
 /// Fewest blocks with which reading, sending and waiting for verdicts overlap.
 const POOL_BLOCKS_MIN: usize = BLOCKS_AHEAD + 4;
 
@@ -117,15 +119,15 @@ impl Upload {
     pub fn run(self, progress: impl FnMut(&Progress)) -> Result<UploadReport, UploadError> {
         let link = ServerLink::open(self.lane.endpoint()?, usize::from(self.lane.check()?))?;
         let waker = link.waker();
-        let lane = self.begin(move || waker.wake())?;
+        let lane = self.begin(1, move || waker.wake())?;
         worker::run(link, lane, progress)
     }
 
-    /// Starts the reading thread, which calls `on_block` when it has handed a block over and when there are no more.
-    pub(crate) fn begin(self, on_block: impl Fn() + Send + Sync + 'static) -> Result<Lane, UploadError> {
+    /// One of `lanes` that share the memory for blocks. Starts the reading thread, which calls `on_block` when it has handed a block over and when there are no more.
+    pub(crate) fn begin(self, lanes: usize, on_block: impl Fn() + Send + Sync + 'static) -> Result<Lane, UploadError> {
         let (endpoint, chunk_bytes) = (self.lane.endpoint()?, self.lane.check()?);
         let payload_max = self.lane.block_bytes as usize;
-        let pool = block_pool(payload_max, self.lane.credit_blocks)?;
+        let pool = block_pool(payload_max, self.lane.credit_blocks, lanes)?;
         let config = self.sender_config(chunk_bytes, endpoint);
         let (packet_bytes, now_ns) = (config.rate.packet_bytes, tradewind_fabric::clock::now_ns());
         let mut sender = Sender::new(config, now_ns);
@@ -195,8 +197,10 @@ pub fn chunk_bytes_for_packets(packet_bytes: usize, endpoint: IpAddr) -> Option<
     u32::try_from(chunk_bytes).ok().filter(|_| chunk_bytes >= CHUNK_BYTES_MIN)
 }
 
-fn block_pool(payload_max: usize, credit_blocks: u32) -> Result<BlockPool, UploadError> {
+fn block_pool(payload_max: usize, credit_blocks: u32, lanes: usize) -> Result<BlockPool, UploadError> {
     let slot = BlockWriter::image_bytes_max(payload_max);
-    let slots = (CREDIT_BLOCKS_DEFAULT.max(credit_blocks) as usize + BLOCKS_AHEAD).min(POOL_BYTES_MAX / slot).max(POOL_BLOCKS_MIN);
+    let wanted = CREDIT_BLOCKS_DEFAULT.max(credit_blocks) as usize + BLOCKS_AHEAD;
+    let least = if lanes > 1 { SHARE_BLOCKS_MIN } else { POOL_BLOCKS_MIN };
+    let slots = wanted.min(POOL_BYTES_MAX / lanes.max(1) / slot).max(least);
     BlockPool::new(slots, slot).map_err(|source| UploadError::Local { what: "cannot set up memory for blocks", source: source.into() })
 }

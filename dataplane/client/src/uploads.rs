@@ -38,6 +38,7 @@ pub struct Uploads {
     thread: Option<JoinHandle<()>>,
     endpoint: SocketAddr,
     chunk_bytes: u16,
+    lanes: usize,
 }
 
 /// An upload on its way to the thread.
@@ -49,11 +50,12 @@ struct Joining {
 }
 
 impl Uploads {
-    /// Opens a socket for lanes to the same address and with the same chunks as this one.
+    /// Opens a socket for lanes to the same address and with the same chunks as this one. About so many `lanes` are expected: each gets its part of
+    /// 512 MiB for blocks, and three blocks at least.
     ///
     /// # Errors
     /// When the offer cannot be used, or there is no socket or no thread.
-    pub fn start(offer: &LaneOffer) -> Result<Self, UploadError> {
+    pub fn start(offer: &LaneOffer, lanes: usize) -> Result<Self, UploadError> {
         let (endpoint, chunk_bytes) = (offer.endpoint()?, offer.check()?);
         let link = ServerLink::open(endpoint, usize::from(chunk_bytes))?;
         let waker = link.waker();
@@ -63,7 +65,7 @@ impl Uploads {
             .name("uploads".to_owned())
             .spawn(move || Driver { link, joins, blocks, lanes: BTreeMap::new(), timers: BinaryHeap::new() }.run())
             .map_err(|source| UploadError::Local { what: "cannot start the thread of the uploads", source: source.into() })?;
-        Ok(Self { joining: Some(joining), waker, has_block, thread: Some(thread), endpoint, chunk_bytes })
+        Ok(Self { joining: Some(joining), waker, has_block, thread: Some(thread), endpoint, chunk_bytes, lanes })
     }
 
     /// Begins an upload. `on_progress` is called about five times a second, `on_end` once; both on the thread that sends for all, which must not
@@ -86,7 +88,7 @@ impl Uploads {
             )));
         }
         let (has_block, waker) = (self.has_block.clone(), self.waker.clone());
-        let lane = upload.begin(move || {
+        let lane = upload.begin(self.lanes, move || {
             // Nobody listens only when all is over.
             let _ = has_block.send(id);
             waker.wake();

@@ -6,7 +6,8 @@
 
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Alignment of every slot, bytes: what O_DIRECT and registered io_uring buffers ask for.
 pub const SLOT_ALIGN: usize = 4096;
@@ -40,6 +41,8 @@ struct Region {
     slot_bytes: usize,
     /// Last in, first out: a slot that is warm in the cache is used again first, and a lightly used pool touches little memory.
     free: Mutex<Vec<u32>>,
+    /// Called when a slot comes back.
+    returned: Condvar,
     slots: usize,
 }
 
@@ -91,13 +94,22 @@ impl BlockPool {
             return Err(PoolError::Map { bytes, source: std::io::Error::other("mapped at address zero") });
         };
         let free = Mutex::new((0..count).rev().collect());
-        Ok(Self(Arc::new(Region { base, bytes, slot_bytes, free, slots })))
+        Ok(Self(Arc::new(Region { base, bytes, slot_bytes, free, returned: Condvar::new(), slots })))
     }
 
     /// Takes a slot, or `None` when all are in use. The contents are whatever the last user left.
     #[must_use]
     pub fn take(&self) -> Option<BlockBuf> {
         self.0.free().pop().map(|index| BlockBuf { region: Arc::clone(&self.0), index })
+    }
+
+    /// Takes a slot, or waits for one that comes back; `None` when none has within `timeout`.
+    #[must_use]
+    pub fn take_within(&self, timeout: Duration) -> Option<BlockBuf> {
+        let region = &self.0;
+        let waited = region.returned.wait_timeout_while(region.free(), timeout, |free| free.is_empty());
+        let index = waited.unwrap_or_else(PoisonError::into_inner).0.pop()?;
+        Some(BlockBuf { region: Arc::clone(region), index })
     }
 
     /// Slots that are free now.
@@ -177,6 +189,8 @@ impl DerefMut for BlockBuf {
 impl Drop for BlockBuf {
     fn drop(&mut self) {
         self.region.free().push(self.index);
+        // Costs nothing while nobody waits.
+        self.region.returned.notify_one();
     }
 }
 
@@ -266,6 +280,19 @@ mod tests {
         assert_eq!(pool.available(), 1);
         drop(again);
         assert_eq!(pool.available(), 2);
+    }
+
+    #[test]
+    fn who_waits_gets_what_comes_back() {
+        let pool = BlockPool::new(1, 4096).unwrap();
+        let only = pool.take_within(Duration::ZERO).unwrap();
+        assert!(pool.take_within(Duration::from_millis(1)).is_none());
+        let waiting = std::thread::spawn({
+            let pool = pool.clone();
+            move || pool.take_within(Duration::from_secs(60)).map(|slot| slot.slot())
+        });
+        drop(only);
+        assert_eq!(waiting.join().unwrap(), Some(0));
     }
 
     #[test]
