@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use tradewind_fabric::wake::Waker;
 use tradewind_fabric::{BlockPool, affinity};
@@ -60,6 +61,11 @@ pub enum StartError {
 
 /// Fewest blocks with which a single upload of 16 MiB parts can go on: one part being filled, one on its way.
 const POOL_BLOCKS_MIN: usize = 34;
+
+/// Memory for blocks that is prepared ahead, of at most a quarter of the pool: what one lane may have on its way with the usual credit.
+const TOUCH_AHEAD_BYTES: usize = 256 << 20;
+/// How often that is looked at when nothing has been used.
+const TOUCH_WAIT: Duration = Duration::from_secs(10);
 
 /// Everything that was opened with privileges, before threads exist.
 pub struct Opened {
@@ -246,7 +252,23 @@ pub fn start(opened: Opened) -> Result<(Workers, BlockPool), StartError> {
         workers.statistics.push(statistics);
         workers.threads.push(thread);
     }
+    touch_ahead(opened.pool.clone())?;
     Ok((workers, opened.pool))
+}
+
+/// Gives blocks their memory before packets come for them, on a thread that ends with the process.
+fn touch_ahead(pool: BlockPool) -> Result<(), StartError> {
+    let ahead = (TOUCH_AHEAD_BYTES / pool.slot_bytes()).min(pool.capacity() / 4);
+    let touch = move || {
+        loop {
+            if let Err(error) = pool.touch_ahead(ahead, TOUCH_WAIT) {
+                tracing::warn!("blocks get their memory with their first packets, which makes the first transfers slower: {error}");
+                return;
+            }
+        }
+    };
+    let spawned = thread::Builder::new().name("pool-memory".to_owned()).spawn(touch);
+    spawned.map(drop).map_err(|source| StartError::Os { what: "cannot start the thread that prepares memory for blocks", source })
 }
 
 /// Disks that are full or broken are no reason to serve nobody.

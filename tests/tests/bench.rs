@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use tradewind_bench::process::Interrupt;
-use tradewind_bench::{cells, dataplane, fairness, page, schema, wan};
+use tradewind_bench::{cells, dataplane, fairness, page, scale, schema, wan};
 use tradewind_tests::{is_root, settled};
 
 /// Whether everything that makes a run invalid is that a busy machine let the emulator wait.
@@ -79,6 +79,37 @@ fn the_dataplane_is_measured_beside_bare_loops() -> Result<()> {
     let written: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json)?)?;
     assert_eq!(written["rows"][0]["turns"][0]["bytes"], 16 << 20);
     assert!(written["costs"][0]["open_ns"].as_f64() > Some(0.0) && written["environment"]["cores"].as_u64() > Some(0), "{written}");
+    Ok(())
+}
+
+#[test]
+fn many_lanes_are_sent_by_one_thread_over_one_socket() -> Result<()> {
+    if !is_root() {
+        println!("SKIP: the benchmarks make network namespaces and need root");
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let json = Some(folder.path().join("scale.json"));
+    // More than the sending thread takes for a few.
+    let lanes = vec![24];
+    let arguments = scale::Arguments {
+        lanes,
+        spike: None,
+        soak: None,
+        turns: 1,
+        seconds: 2.0,
+        ramp_seconds: 1.0,
+        wire_like: false,
+        xdp: false,
+        pool_mib: 512,
+        json,
+    };
+    scale::run(&arguments, &Interrupt::default())?;
+    let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(folder.path().join("scale.json"))?)?;
+    let row = &report["rows"][0];
+    assert!(row["opened"] == 24 && row["failed"] == 0, "{row}");
+    assert!(row["gbit_per_s"].as_f64() > Some(0.01) && row["gbit_per_s_whole"].as_f64() > Some(0.01), "{row}");
+    assert!(row["jain"].as_f64() > Some(0.1), "{row}");
     Ok(())
 }
 

@@ -21,9 +21,13 @@ const NEXT_FILES_BYTES: u64 = 400 << 20;
 const SET_UP_AT_ONCE: usize = 16;
 const SET_UP_DEADLINE: Duration = Duration::from_secs(180);
 const END_DEADLINE: Duration = Duration::from_secs(600);
+/// What each lane adds to the time in which all find their rates, seconds: each brings blocks whose memory is touched for the first time.
+const RAMP_SECONDS_PER_LANE: f64 = 0.03;
 /// How long idle lanes settle before they are looked at, and how long their CPU time is watched.
 const SETTLE: Duration = Duration::from_secs(2);
 const WATCH: Duration = Duration::from_secs(3);
+/// How often a new engine is looked at until it takes no more memory.
+const SETTLE_LOOKS_MAX: u32 = 20;
 /// Bar of issue 6, bytes.
 pub(super) const IDLE_BYTES_MAX: f64 = MIB;
 /// Bar of issue 6, of one lane's goodput.
@@ -149,7 +153,7 @@ fn turn(arguments: &Arguments, testbed: &Testbed, lanes: usize) -> Result<Turn> 
     let mut server = start_server(arguments, testbed, "")?;
     let control = server.process().pid();
     let Some(engine) = server.engine_pid() else { bail!("no engine") };
-    let engine_before = Held::by(engine);
+    let engine_before = settled(testbed, engine)?;
     let mut load = LoadProcess::start(testbed, lanes, SET_UP_AT_ONCE, "faux:scale/")?;
     let (opened, set_up_seconds) = match load.answer(SET_UP_DEADLINE)? {
         Answer::Opened { lanes, failed, seconds } => {
@@ -169,7 +173,7 @@ fn turn(arguments: &Arguments, testbed: &Testbed, lanes: usize) -> Result<Turn> 
     let (engine_idle, control_idle, client_idle) = (Held::by(engine), Held::by(control), Held::by(load.pid()));
 
     load.tell("go")?;
-    wait(testbed, Duration::from_secs_f64(arguments.ramp_seconds))?;
+    wait(testbed, Duration::from_secs_f64(arguments.ramp_seconds + lanes as f64 * RAMP_SECONDS_PER_LANE))?;
     let (before, cpu, cpu_client) = (load.sample()?, server.cpu_s(), load.cpu_s());
     wait(testbed, Duration::from_secs_f64(arguments.seconds / 2.0))?;
     let engine_running = Held::by(engine);
@@ -205,6 +209,19 @@ fn turn(arguments: &Arguments, testbed: &Testbed, lanes: usize) -> Result<Turn> 
         cpu_s_per_gib_server: cpu_server / gib,
         again,
     })
+}
+
+/// What the engine holds once it has prepared its memory for blocks.
+fn settled(testbed: &Testbed, engine: u32) -> Result<Held> {
+    let mut held = Held::by(engine);
+    for _ in 0..SETTLE_LOOKS_MAX {
+        wait(testbed, Duration::from_millis(300))?;
+        let before = std::mem::replace(&mut held, Held::by(engine));
+        if held.pss_bytes <= before.pss_bytes + MIB as u64 {
+            break;
+        }
+    }
+    Ok(held)
 }
 
 /// Sleeps, unless a signal comes.

@@ -3,9 +3,11 @@
 //! Client and server are joined by one veth pair, the store is of kind `faux`, all on this machine's cores, the senders too. Three parts:
 //!
 //! - **Lanes** (`--lanes 1 10 50 200 1000`). One process (`tradewind-bench load`) runs so many uploads by the client library; 1,000 processes of
-//!   `tradewind send` on few cores would measure process starts. Each has its own HTTPS connection, lane, socket and two threads as the command has,
-//!   and 16 are set up at a time; the process has the least priority, so that the server gets the cores. Each sends a file of one block (1 MiB), then its source has nothing more: the lane is idle. Engine and control
-//!   process are looked at. Then all send files of 8 MiB (of 1 MiB from 400 lanes on) for `--seconds` after `--ramp-seconds`, and end as uploads end.
+//!   `tradewind send` on few cores would measure process starts, and 1,000 sending threads that wake for a packet each would be most of what is measured.
+//!   Each has its own HTTPS connection, lane and reading thread as the command has; all share a socket and a sending thread. 16 are set up at a time; the
+//!   process has the least priority, so that the server gets the cores. Each sends a file of one block (1 MiB), then its source has nothing more: the lane is idle. Engine and control
+//!   process are looked at. Then all send files of 8 MiB (of 1 MiB from 400 lanes on) for `--seconds` after `--ramp-seconds` and 30 ms
+//!   for each lane, and end as uploads end.
 //! - **Spike** (`--spike 50`). So many real `tradewind send` processes are started at once, each with 1 MiB, while one upload runs as fast as it can.
 //! - **Soak** (`--soak 30m`). Real `tradewind send` processes, six at a time, of 64 KiB to 64 MiB and of folders; a tenth is interrupted
 //!   (SIGINT), a tenth killed. What engine and control process hold is sampled, and so is set-up; after a warm-up of a quarter of the time (one minute at
@@ -70,7 +72,7 @@ pub struct Arguments {
     /// How long all lanes are watched while they run, seconds.
     #[arg(long, default_value_t = 10.0, value_parser = seconds)]
     pub seconds: f64,
-    /// How long they may take to find their rates before, seconds.
+    /// How long they may take to find their rates before, seconds, beside 30 ms for each lane.
     #[arg(long, default_value_t = 3.0, value_parser = seconds)]
     pub ramp_seconds: f64,
     /// Each packet crosses by itself, as on a wire.

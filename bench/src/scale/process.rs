@@ -33,10 +33,10 @@ impl LoadProcess {
     pub(super) fn start(testbed: &Testbed, lanes: usize, at_once: usize, destination: &str) -> Result<Self> {
         let server = format!("{}:{REST_PORT}", testbed.rest_address());
         let log = testbed.path("load.log");
-        // Hundreds of sending threads on the server's cores would leave it next to nothing; real senders have cores of their own.
+        // It is on the server's cores, and real senders have cores of their own.
         let mut command = testbed.client(Path::new("nice"));
         as_user(&mut command, testbed.folder.path(), &server);
-        command.args(["-n", NICE]).arg(std::env::current_exe()?).args([
+        command.args(["-n", NICE]).arg(testbed.programs.ours("tradewind-bench")).args([
             "load",
             "--server",
             &server,

@@ -313,7 +313,7 @@ impl Worker {
         let each = &mut |meta: &tradewind_netio::Meta, datagram: &mut [u8]| {
             *ignored += u64::from(receiver.handle_datagram(meta.arrived_ns, datagram, meta.ecn == Ecn::Ce, &mut buffers).is_err());
         };
-        link.receive(each).map_err(local)
+        link.receive(each).map(drop).map_err(local)
     }
 
     /// Hands blocks to storage; code and text if the lane is over.

@@ -19,6 +19,8 @@ use crate::progress::{Progress, UploadReport, limiter_name, share};
 use crate::source::{Found, Tally};
 
 pub(crate) const PROGRESS_INTERVAL_NS: u64 = 200_000_000;
+/// Timers of a lane are late by no more than this, however slow it is.
+const SLACK_NS_MAX: u64 = 20_000_000;
 
 /// A lane, its blocks, and what is told of it.
 pub(crate) struct Lane {
@@ -74,7 +76,7 @@ pub(crate) enum Step {
     Goes {
         full: bool,
     },
-    Over(Result<UploadReport, UploadError>),
+    Over(Box<Result<UploadReport, UploadError>>),
 }
 
 impl Lane {
@@ -110,6 +112,11 @@ impl Lane {
         self.sender.poll_timeout(now_ns).min(self.ending.as_ref().map_or(u64::MAX, |ending| ending.until_ns))
     }
 
+    /// How much later than that the step may come without harm, nanoseconds.
+    pub(crate) fn slack_ns(&self) -> u64 {
+        if self.ending.is_some() { 0 } else { self.sender.slack_ns().min(SLACK_NS_MAX) }
+    }
+
     /// Does all that is to be done now. Packets are queued; the caller flushes the link.
     ///
     /// # Errors
@@ -122,7 +129,7 @@ impl Lane {
         let full = link.queue(sender.datagram_bytes_max(), |out| sender.poll_transmit(now_ns, out))?;
         if let Some(ending) = self.ending.take_if(|ending| self.sender.is_closed() || now_ns >= ending.until_ns) {
             progress(&self.progress(ending.elapsed_ns));
-            return Ok(Step::Over(ending.result.map(|receipt| self.report(ending.elapsed_ns, receipt))));
+            return Ok(Step::Over(Box::new(ending.result.map(|receipt| self.report(ending.elapsed_ns, receipt)))));
         }
         // The first block at the receiver is told at once.
         let is_first = !self.has_told && self.sender.statistics().bytes_received > 0;

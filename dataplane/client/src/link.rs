@@ -46,9 +46,9 @@ impl ServerLink {
         self.link.waker()
     }
 
-    /// Takes what has arrived, [`BATCH`] datagrams at most.
-    pub(crate) fn receive(&mut self, each: &mut impl FnMut(&Meta, &mut [u8])) -> Result<(), LinkError> {
-        self.link.receive(&mut now_ns, BATCH, each).map(drop)
+    /// Takes what has arrived, [`BATCH`] datagrams at most, and tells how many there were.
+    pub(crate) fn receive(&mut self, each: &mut impl FnMut(&Meta, &mut [u8])) -> Result<usize, LinkError> {
+        self.link.receive(&mut now_ns, BATCH, each)
     }
 
     /// Queues what `poll` writes, until it writes nothing, [`BATCH`] datagrams at most; `true` when the link had no room for more.

@@ -8,8 +8,8 @@ use std::thread::{self, JoinHandle};
 use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
 use tradewind_fabric::clock::now_ns;
 use tradewind_fabric::wake::Waker;
-use tradewind_netio::LinkError;
 use tradewind_netio::udp::precise_timers;
+use tradewind_netio::{LinkError, Meta};
 use tradewind_wire::Header;
 
 use crate::error::UploadError;
@@ -21,6 +21,13 @@ use crate::upload::{LaneOffer, Upload};
 /// With several lanes, packets that are due within this time leave together: a wake-up and a system call then serve many lanes. A pacer makes up for
 /// as much as 2 ms.
 const GATHER_NS: u64 = 200_000;
+
+/// With more lanes than this, each leaves its packets a few at a time, as late as its pacer makes up for: who handles a packet, here and at the receiver, then has
+/// the state of its lane in the cache for several.
+const CROWD: usize = 16;
+
+/// Batches of datagrams taken before lanes take their steps: feedback that waits is feedback lost.
+const RECEIVE_BATCHES_MAX: usize = 16;
 
 type OnProgress = Box<dyn FnMut(&Progress) + Send>;
 type OnEnd = Box<dyn FnOnce(Result<UploadReport, UploadError>) + Send>;
@@ -137,9 +144,13 @@ impl Driver {
     fn run(mut self) {
         // A refusal only makes pacing coarser.
         let _ = precise_timers();
-        while let Err(broken) = self.serve() {
-            // Those that come later find out by themselves whether it still is.
-            self.end_all(&broken);
+        let Err(broken) = self.serve() else { return };
+        let failed = || Err(UploadError::Local { what: "the network link of all uploads failed", source: broken.to_string().into() });
+        for Member { on_end, .. } in std::mem::take(&mut self.lanes).into_values() {
+            on_end(failed());
+        }
+        for Joining { on_end, .. } in &self.joins {
+            on_end(failed());
         }
     }
 
@@ -149,13 +160,18 @@ impl Driver {
         let mut looked_ns = 0;
         loop {
             let lanes = &mut self.lanes;
-            self.link.receive(&mut |meta, datagram| {
+            let mut each = |meta: &Meta, datagram: &mut [u8]| {
                 // What belongs to no lane here is late, or somebody else's.
                 let Ok(Header { lane, .. }) = Header::parse(datagram) else { return };
                 let Some(member) = lanes.get_mut(&lane.0) else { return };
                 member.lane.receive(meta, datagram);
                 touched.push(lane.0);
-            })?;
+            };
+            for _ in 0..RECEIVE_BATCHES_MAX {
+                if self.link.receive(&mut each)? == 0 {
+                    break;
+                }
+            }
             touched.extend(self.blocks.try_iter());
             let now = now_ns();
             if now.saturating_sub(looked_ns) >= SLEEP_MAX_NS {
@@ -205,6 +221,7 @@ impl Driver {
     /// Lets all lanes whose time has come take a step; `true` when the link had no room for more.
     fn step_due(&mut self, now: u64) -> Result<bool, LinkError> {
         let mut was_full = false;
+        let is_crowd = self.lanes.len() > CROWD;
         while let Some(&Reverse((at, id))) = self.timers.peek() {
             if at > now {
                 break;
@@ -215,12 +232,13 @@ impl Driver {
             match member.lane.step(now, &mut self.link, &mut member.on_progress)? {
                 Step::Over(result) => {
                     if let Some(Member { on_end, .. }) = self.lanes.remove(&id) {
-                        on_end(result);
+                        on_end(*result);
                     }
                 }
                 Step::Goes { full } => {
                     // Later than now in any case: a lane that stays due must not keep this loop for itself.
-                    let at = member.lane.poll_timeout(now).max(now + 1);
+                    let slack_ns = if is_crowd { member.lane.slack_ns() } else { 0 };
+                    let at = member.lane.poll_timeout(now).saturating_add(slack_ns).max(now + 1);
                     self.due(id, at);
                     if full && std::mem::replace(&mut was_full, true) {
                         // It was full again after the flush.
@@ -242,11 +260,67 @@ impl Driver {
         let wake = if self.lanes.len() > 1 && next > now { next.max(now + GATHER_NS) } else { next };
         self.link.sleep(full, wake, SLEEP_MAX_NS)
     }
+}
 
-    fn end_all(&mut self, broken: &LinkError) {
-        self.timers.clear();
-        for Member { on_end, .. } in std::mem::take(&mut self.lanes).into_values() {
-            on_end(Err(UploadError::Local { what: "the network link of all uploads failed", source: broken.to_string().into() }));
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use tradewind_proto::rate::Policy;
+
+    use super::*;
+    use crate::{Durable, Found, RateOptions, Sources};
+
+    /// An upload of nothing, to whoever does not answer.
+    fn upload(lane_id: u64, endpoint: SocketAddr, chunk_bytes: u32, cancel: &Arc<AtomicBool>, idle_timeout: Duration) -> Upload {
+        let cipher = crate::Cipher::Aes128Gcm;
+        let (endpoints, secret) = (vec![endpoint], [7; 32]);
+        let rate = RateOptions {
+            policy: Policy::Fair,
+            target_bytes_per_s: None,
+            minimum_bytes_per_s: None,
+            lease_bytes_per_s: None,
+            group: None,
+            initial_round_trip: None,
+        };
+        Upload {
+            lane: LaneOffer { lane_id, secret, endpoints, block_bytes: 1 << 20, chunk_bytes, credit_blocks: 8, cipher },
+            sources: Sources::new(std::iter::empty(), Arc::new(Found::default())),
+            durable: Durable::default(),
+            on_problem: Box::new(|_| ()),
+            rate,
+            cancel: Arc::clone(cancel),
+            idle_timeout,
         }
+    }
+
+    #[test]
+    fn each_ends_by_itself_and_what_does_not_fit_is_refused() {
+        let mute = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let endpoint = mute.local_addr().unwrap();
+        let (go_on, cancelled) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let first = upload(1, endpoint, 1400, &go_on, Duration::from_millis(300));
+        let uploads = Uploads::start(&first.lane, 2).unwrap();
+        let (ended, ends) = mpsc::channel();
+        let add = |upload: Upload| {
+            let (id, ended) = (upload.lane.lane_id, ended.clone());
+            uploads.add(upload, |_| (), move |result| drop(ended.send((id, result))))
+        };
+        add(first).unwrap();
+        add(upload(2, endpoint, 1400, &cancelled, Duration::from_secs(60))).unwrap();
+        assert!(matches!(add(upload(3, endpoint, 1300, &go_on, Duration::from_secs(60))), Err(UploadError::Offer(_))));
+        assert!(matches!(add(upload(4, ([127, 0, 0, 1], 1).into(), 1400, &go_on, Duration::from_secs(60))), Err(UploadError::Offer(_))));
+        let (id, result) = ends.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert!(id == 1 && matches!(result, Err(UploadError::NoAnswer { .. })), "{id}: {result:?}");
+        assert!(ends.try_recv().is_err(), "the other one goes on");
+        cancelled.store(true, Ordering::Relaxed);
+        let (id, result) = ends.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert!(id == 2 && matches!(result, Err(UploadError::Cancelled)), "{id}: {result:?}");
+        // Waits for its thread, which has nothing left.
+        drop(uploads);
     }
 }

@@ -18,7 +18,7 @@ pub(crate) fn run(mut link: ServerLink, mut lane: Lane, mut progress: impl FnMut
         link.flush().map_err(local)?;
         match step {
             Step::Goes { full } => link.sleep(full, lane.poll_timeout(now_ns()), SLEEP_MAX_NS).map_err(local)?,
-            Step::Over(result) => return result,
+            Step::Over(result) => return *result,
         }
     }
 }

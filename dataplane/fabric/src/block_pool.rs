@@ -4,6 +4,7 @@
 //! share, and [`SharedBlock::slice`] lends parts of it as `bytes::Bytes` without a copy. The slot returns to the pool when
 //! the last of them drops: the permit travels with the block.
 
+use std::io;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -39,11 +40,29 @@ struct Region {
     base: NonNull<u8>,
     bytes: usize,
     slot_bytes: usize,
-    /// Last in, first out: a slot that is warm in the cache is used again first, and a lightly used pool touches little memory.
-    free: Mutex<Vec<u32>>,
+    free: Mutex<Free>,
     /// Called when a slot comes back.
     returned: Condvar,
+    /// Called when few free slots are left whose memory is there.
+    scarce: Condvar,
     slots: usize,
+}
+
+#[derive(Debug)]
+struct Free {
+    /// Last in, first out: a slot that is warm in the cache is used again first, and a lightly used pool touches little memory.
+    slots: Vec<u32>,
+    /// Slots that have memory: those with lower numbers, for fresh ones are taken in order.
+    touched: usize,
+    /// Fewest free slots with memory before [`Region::scarce`] is called; 0: nobody listens.
+    least: usize,
+}
+
+impl Free {
+    /// Free slots that have memory.
+    fn ready(&self, slots: usize) -> usize {
+        (self.touched + self.slots.len()).saturating_sub(slots)
+    }
 }
 
 // SAFETY: the region is plain anonymous memory; a slot is reachable only through the one handle that took its index from
@@ -53,9 +72,18 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    fn free(&self) -> MutexGuard<'_, Vec<u32>> {
+    fn free(&self) -> MutexGuard<'_, Free> {
         // A panic between lock and unlock cannot leave the list half changed: push and pop are one step each.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pop(&self, free: &mut Free) -> Option<u32> {
+        let index = free.slots.pop()?;
+        free.touched = free.touched.max(index as usize + 1);
+        if free.ready(self.slots) < free.least {
+            self.scarce.notify_one();
+        }
+        Some(index)
     }
 }
 
@@ -93,29 +121,59 @@ impl BlockPool {
         let Some(base) = NonNull::new(base.cast::<u8>()) else {
             return Err(PoolError::Map { bytes, source: std::io::Error::other("mapped at address zero") });
         };
-        let free = Mutex::new((0..count).rev().collect());
-        Ok(Self(Arc::new(Region { base, bytes, slot_bytes, free, returned: Condvar::new(), slots })))
+        let free = Mutex::new(Free { slots: (0..count).rev().collect(), touched: 0, least: 0 });
+        Ok(Self(Arc::new(Region { base, bytes, slot_bytes, free, returned: Condvar::new(), scarce: Condvar::new(), slots })))
     }
 
     /// Takes a slot, or `None` when all are in use. The contents are whatever the last user left.
     #[must_use]
     pub fn take(&self) -> Option<BlockBuf> {
-        self.0.free().pop().map(|index| BlockBuf { region: Arc::clone(&self.0), index })
+        let index = self.0.pop(&mut self.0.free())?;
+        Some(BlockBuf { region: Arc::clone(&self.0), index })
     }
 
     /// Takes a slot, or waits for one that comes back; `None` when none has within `timeout`.
     #[must_use]
     pub fn take_within(&self, timeout: Duration) -> Option<BlockBuf> {
         let region = &self.0;
-        let waited = region.returned.wait_timeout_while(region.free(), timeout, |free| free.is_empty());
-        let index = waited.unwrap_or_else(PoisonError::into_inner).0.pop()?;
+        let waited = region.returned.wait_timeout_while(region.free(), timeout, |free| free.slots.is_empty());
+        let index = region.pop(&mut waited.unwrap_or_else(PoisonError::into_inner).0)?;
         Some(BlockBuf { region: Arc::clone(region), index })
+    }
+
+    /// Gives memory to slots before they are used, so that `ahead` free ones have it; waits for `timeout` at most while half as many do. To be called
+    /// again and again, by a thread that has time: the kernel clears pages when they are first touched, which would keep a thread that receives packets
+    /// from its socket (0.4 GB/s was measured on a virtual machine, a third of 10 Gbit/s).
+    ///
+    /// # Errors
+    /// When the kernel cannot do that (before Linux 5.14) or has no memory left. Nothing is lost: slots get their memory with their first use.
+    pub fn touch_ahead(&self, ahead: usize, timeout: Duration) -> io::Result<()> {
+        let region = &self.0;
+        let mut free = region.free();
+        free.least = ahead / 2;
+        if free.ready(region.slots) >= free.least {
+            let wait = region.scarce.wait_timeout_while(free, timeout, |free| free.ready(region.slots) >= free.least);
+            free = wait.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        while free.touched < region.slots && free.ready(region.slots) < ahead {
+            let slot = free.touched;
+            free.touched += 1;
+            drop(free);
+            // SAFETY: the slot lies inside the mapping, and its contents stay what they are: whoever has it meanwhile is not disturbed.
+            let start = unsafe { region.base.add(slot * region.slot_bytes) };
+            // SAFETY: as above.
+            if unsafe { libc::madvise(start.as_ptr().cast(), region.slot_bytes, libc::MADV_POPULATE_WRITE) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            free = region.free();
+        }
+        Ok(())
     }
 
     /// Slots that are free now.
     #[must_use]
     pub fn available(&self) -> usize {
-        self.0.free().len()
+        self.0.free().slots.len()
     }
 
     /// Slots in all.
@@ -188,7 +246,7 @@ impl DerefMut for BlockBuf {
 
 impl Drop for BlockBuf {
     fn drop(&mut self) {
-        self.region.free().push(self.index);
+        self.region.free().slots.push(self.index);
         // Costs nothing while nobody waits.
         self.region.returned.notify_one();
     }
@@ -293,6 +351,50 @@ mod tests {
         });
         drop(only);
         assert_eq!(waiting.join().unwrap(), Some(0));
+    }
+
+    /// Pages of the pool that have memory (mincore(2) counts those of an anonymous mapping that were touched).
+    fn pages(pool: &BlockPool) -> usize {
+        let mut there = vec![0_u8; pool.0.bytes / SLOT_ALIGN];
+        // SAFETY: the vector has a byte for each page of the mapping.
+        assert_eq!(unsafe { libc::mincore(pool.0.base.as_ptr().cast(), pool.0.bytes, there.as_mut_ptr()) }, 0);
+        there.iter().filter(|&page| page & 1 == 1).count()
+    }
+
+    #[test]
+    fn slots_have_memory_before_they_are_used() {
+        let pool = BlockPool::new(64, 4 * SLOT_ALIGN).unwrap();
+        assert_eq!(pages(&pool), 0);
+        let touch = |ahead| pool.touch_ahead(ahead, Duration::ZERO).unwrap();
+        touch(8);
+        assert_eq!(pool.0.free().touched, 8);
+        assert!((32..=256).contains(&pages(&pool)), "huge pages may bring more: {}", pages(&pool));
+        let used: Vec<_> = (0..4).map(|_| pool.take().unwrap()).collect();
+        touch(8);
+        assert_eq!(pool.0.free().touched, 12);
+        drop(used);
+        touch(8);
+        assert_eq!(pool.0.free().touched, 12, "what came back has memory");
+        touch(1_000);
+        assert_eq!(pool.0.free().touched, 64);
+        assert_eq!(pages(&pool), 256);
+    }
+
+    #[test]
+    fn who_touches_ahead_is_called_when_slots_with_memory_are_few() {
+        let pool = BlockPool::new(64, SLOT_ALIGN).unwrap();
+        pool.touch_ahead(8, Duration::ZERO).unwrap();
+        let touching = std::thread::spawn({
+            let pool = pool.clone();
+            move || pool.touch_ahead(8, Duration::from_secs(60))
+        });
+        let mut used = Vec::new();
+        while pool.0.free().touched == 8 {
+            used.extend(pool.take());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        touching.join().unwrap().unwrap();
+        assert!(used.len() >= 5, "not before half of them were taken: {}", used.len());
     }
 
     #[test]

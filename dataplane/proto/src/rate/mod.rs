@@ -270,6 +270,12 @@ impl RateController {
         if self.phase.pulse_left() == Some(0) { at.max(self.phase.end_ns()) } else { at }
     }
 
+    /// How much later than that packets may leave without a loss of rate, nanoseconds.
+    #[must_use]
+    pub fn slack_ns(&self) -> u64 {
+        self.pacer.catch_up_ns(self.sending_rate()) / 4 * 3
+    }
+
     /// How many packets may be sent now, and in which train. Call again at [`Self::next_send_ns`], which moves with [`Self::on_sent`].
     pub fn admit(&mut self, now_ns: u64) -> Admission {
         self.resume(now_ns);
@@ -471,6 +477,7 @@ impl RateController {
         self.rtt_known = true;
         let longer_ns = sample.saturating_sub(self.rtt_least_ns);
         self.rtt_least_ns = self.rtt_least_ns.min(sample) + longer_ns / RTT_LEAST_FORGETS;
+        self.pacer.set_short(self.is_short());
     }
 
     /// How far apart feedback comes is part of the loop's delay. Packets of one round come at once, and a pause of seconds is no habit.

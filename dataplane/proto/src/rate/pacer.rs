@@ -8,6 +8,9 @@ pub(super) const CATCH_UP_NS: u64 = 2_000_000;
 /// Packets that may be made up for at any rate: fewer than the 16 of transport.md §4, since the shortest queues of the study hold eight.
 const CATCH_UP_PACKETS: f64 = 4.0;
 
+/// The same where the round trip is short: on a local network a segment of TCP brings more at once (64 KiB).
+const CATCH_UP_PACKETS_SHORT: f64 = 16.0;
+
 /// Most packets of a regular burst at low rates (transport.md §4).
 pub(super) const BURST_PACKETS: u32 = 16;
 
@@ -23,11 +26,17 @@ const BURST_LOW_RATE_S: f64 = 500e-6;
 pub(super) struct Pacer {
     next_ns: u64,
     packet_bytes: f64,
+    catch_up_packets: f64,
 }
 
 impl Pacer {
     pub(super) fn new(packet_bytes: u32, now_ns: u64) -> Self {
-        Self { next_ns: now_ns, packet_bytes: f64::from(packet_bytes.max(1)) }
+        Self { next_ns: now_ns, packet_bytes: f64::from(packet_bytes.max(1)), catch_up_packets: CATCH_UP_PACKETS }
+    }
+
+    /// Whether the path's round trip is that of a local network.
+    pub(super) fn set_short(&mut self, is_short: bool) {
+        self.catch_up_packets = if is_short { CATCH_UP_PACKETS_SHORT } else { CATCH_UP_PACKETS };
     }
 
     /// When the next packet is due.
@@ -51,7 +60,7 @@ impl Pacer {
             return (0, false);
         }
         let packet_s = self.packet_bytes / rate;
-        let catch_up_ns = CATCH_UP_NS.max(nanoseconds(packet_s * CATCH_UP_PACKETS));
+        let catch_up_ns = self.catch_up_ns(rate);
         let overslept = now_ns - self.next_ns > catch_up_ns;
         if overslept {
             self.next_ns = now_ns - catch_up_ns;
@@ -59,6 +68,11 @@ impl Pacer {
         let late_s = (now_ns - self.next_ns) as f64 * 1e-9;
         let due = (late_s / packet_s) as u32;
         (due.saturating_add(1).max(self.burst(packet_s)), overslept)
+    }
+
+    /// How late a packet may be at `rate` bytes/s without time being lost.
+    pub(super) fn catch_up_ns(&self, rate: f64) -> u64 {
+        CATCH_UP_NS.max(nanoseconds(self.packet_bytes * self.catch_up_packets / rate.max(1.0)))
     }
 
     /// Packets of a regular burst.
@@ -71,8 +85,7 @@ impl Pacer {
     /// A packet was sent.
     pub(super) fn on_sent(&mut self, now_ns: u64, bytes: u32, rate: f64) {
         let cost_ns = if rate < 1.0 { 0 } else { nanoseconds(f64::from(bytes) / rate) };
-        let late_ns = CATCH_UP_NS.max(nanoseconds(self.packet_bytes * CATCH_UP_PACKETS / rate.max(1.0)));
-        self.next_ns = self.next_ns.max(now_ns.saturating_sub(late_ns)).saturating_add(cost_ns);
+        self.next_ns = self.next_ns.max(now_ns.saturating_sub(self.catch_up_ns(rate))).saturating_add(cost_ns);
     }
 }
 
@@ -114,6 +127,9 @@ mod tests {
         let mut slow = Pacer::new(1_500, 0);
         assert_eq!(slow.due(0, 1_250_000.0).0, 1, "at 10 Mbit/s a regular burst is one packet");
         assert_eq!(slow.due(400_000_000, 1_250_000.0).0, 5);
+        let mut slow = Pacer::new(1_500, 0);
+        slow.set_short(true);
+        assert_eq!(slow.due(400_000_000, 1_250_000.0).0, 17);
     }
 
     #[test]

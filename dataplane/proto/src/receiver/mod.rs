@@ -37,6 +37,8 @@ const MS: u64 = 1_000_000;
 const FIN_ANSWER_NS: u64 = 10 * MS;
 /// Feedback while nothing arrives, so that the sender knows that we live.
 const QUIET_INTERVAL_NS: u64 = 500 * MS;
+/// The time between two repetitions is doubled so often at most: enough to reach the quiet interval from any round trip.
+const QUIET_DOUBLINGS_MAX: u32 = 10;
 /// Feedback until the sender is heard for the first time, where this end speaks first.
 const CALL_INTERVAL_NS: u64 = 100 * MS;
 /// DONE is repeated until the sender closes, ever more slowly and at most this often.
@@ -74,6 +76,8 @@ pub struct Receiver<B> {
     echo: (u64, u32),
     interval: Interval,
     feedback_at_ns: u64,
+    /// Rounds of feedback since there was news.
+    quiet_rounds: u32,
     feedback_sent_ns: u64,
     round_packets: u8,
     round_bytes: u64,
@@ -112,6 +116,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             echo: (0, 0),
             interval: Interval::new(),
             feedback_at_ns: u64::MAX,
+            quiet_rounds: 0,
             feedback_sent_ns: 0,
             round_packets: 0,
             round_bytes: 0,
@@ -303,6 +308,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
 
     /// Lets the next feedback go as soon as its interval allows.
     fn hasten(&mut self, now_ns: u64) {
+        self.quiet_rounds = 0;
         if self.heard_ns.is_some() {
             self.feedback_at_ns = self.feedback_at_ns.min((self.feedback_sent_ns + self.interval.ns()).max(now_ns));
         }
@@ -450,9 +456,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             self.feedback_sent_ns = now_ns;
             let active = self.news || self.window.has_news() || self.window.closed() < self.window.largest();
             self.news = false;
+            // An idle lane always has a segment that is not full and so not confirmed: a thousand of them would repeat theirs twenty times a second.
+            self.quiet_rounds = if active { 0 } else { self.quiet_rounds + 1 };
             let wait = match (active, self.window.has_unconfirmed()) {
                 (true, _) => self.interval.ns(),
-                (false, true) => repeat_ns.max(self.interval.ns()).min(QUIET_INTERVAL_NS),
+                (false, true) => (repeat_ns << self.quiet_rounds.min(QUIET_DOUBLINGS_MAX)).max(self.interval.ns()).min(QUIET_INTERVAL_NS),
                 // Nothing was ever heard: the call may be lost.
                 (false, false) if self.statistics.packets_received == 0 => CALL_INTERVAL_NS,
                 (false, false) => QUIET_INTERVAL_NS,

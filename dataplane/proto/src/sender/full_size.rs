@@ -7,6 +7,9 @@ use super::MS;
 const LOSSES_MIN: u64 = 16;
 /// Time, during which small packets got through, since the last full-size packet that did.
 const PATIENCE_NS: u64 = 5_000 * MS;
+/// The same once one of full size has got through. An overloaded receiver, too, may take small packets and none of those that came merged to 64 KiB, since they do
+/// not fit the rest of its socket's buffer; that passes, and a path whose MTU shrinks in the middle of a lane is rare.
+const PATIENCE_PROVEN_NS: u64 = 20_000 * MS;
 /// Longest pause between two small packets delivered that counts as passing them: a path that passes nothing is broken, not narrow. STATE is sent as often.
 const PASSING_NS: u64 = 1_000 * MS;
 
@@ -39,12 +42,14 @@ struct Watch {
     lost: u64,
     /// For how long small packets got through since then.
     passing_ns: u64,
+    /// One got through at some time.
+    proven: bool,
 }
 
 impl Watch {
     fn on_feedback(&mut self, fate: Fate, passing_ns: u64) {
         if fate.delivered > 0 {
-            *self = Self::default();
+            *self = Self { proven: true, ..Self::default() };
         } else {
             self.lost += fate.lost;
             self.passing_ns += passing_ns;
@@ -52,7 +57,8 @@ impl Watch {
     }
 
     fn black_hole(&self) -> Option<u64> {
-        (self.lost >= LOSSES_MIN && self.passing_ns >= PATIENCE_NS).then_some(self.lost)
+        let patience_ns = if self.proven { PATIENCE_PROVEN_NS } else { PATIENCE_NS };
+        (self.lost >= LOSSES_MIN && self.passing_ns >= patience_ns).then_some(self.lost)
     }
 }
 
@@ -70,7 +76,9 @@ impl FullSize {
 
     /// The receiver dropped packets itself, for want of buffers: what is lost now may have arrived.
     pub(super) fn on_dropped_by_receiver(&mut self) {
-        (self.full, self.any) = (Watch::default(), Watch::default());
+        for watch in [&mut self.full, &mut self.any] {
+            *watch = Watch { proven: watch.proven, ..Watch::default() };
+        }
     }
 
     /// How many were lost in a row, if that means that none gets through.
@@ -114,6 +122,16 @@ mod tests {
         }
         path.on_feedback(5_100 * MS, Fate::default(), Fate { delivered: 1, lost: 0 }, true);
         assert_eq!(path.black_hole(), None);
+    }
+
+    #[test]
+    fn a_path_that_took_full_packets_before_is_believed_for_longer() {
+        let mut path = FullSize::default();
+        both(&mut path, 0, Fate { delivered: 10, lost: 0 }, true);
+        for tick in 1..=200 {
+            both(&mut path, tick * 100, lost(1), true);
+            assert_eq!(path.black_hole().is_some(), tick == 200, "{tick}");
+        }
     }
 
     #[test]

@@ -187,6 +187,12 @@ impl<B: AsRef<[u8]>> Sender<B> {
         now_ns + self.leased_state_interval_ns(now_ns, idle).unwrap_or(usual)
     }
 
+    /// How much later than [`Self::poll_timeout`] a call may come without a loss of rate, nanoseconds: who serves many lanes gathers packets of each this way.
+    #[must_use]
+    pub fn slack_ns(&self) -> u64 {
+        self.rate.slack_ns()
+    }
+
     /// Until the next STATE of a lane with a lease or a group; `None` without one.
     pub(super) fn leased_state_interval_ns(&self, now_ns: u64, idle: bool) -> Option<u64> {
         let least = if idle { LEASED_IDLE_INTERVAL_NS } else { LEASED_INTERVAL_NS };
