@@ -136,6 +136,7 @@ pub(crate) fn store_code(error: &StoreError) -> ErrorCode {
         StoreError::ChecksumMismatch { .. } => ErrorCode::IntegrityMismatch,
         StoreError::DestinationExists { .. } => ErrorCode::DestinationExists,
         StoreError::Full { .. } => ErrorCode::DiskFull,
+        StoreError::KeptBlock { .. } => ErrorCode::StagingFailed,
         StoreError::InvalidName { .. } => ErrorCode::DestinationInvalid,
         StoreError::Configuration { .. } => ErrorCode::Unsupported,
         _ => ErrorCode::StoreRejected,

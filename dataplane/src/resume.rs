@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,8 +10,10 @@ use std::time::{Duration, Instant};
 use tradewind_client::files_and_pieces;
 use tradewind_ipc::{DurableList, DurableSummary};
 use tradewind_proto::block::{BlockTable, fingerprint};
-use tradewind_staging::Keep;
-use tradewind_storage::{Durable, Journal, Recalled, Resumption, RetryPolicy, Sample, Scope, Store, StoreError, UploaderConfig, resume};
+use tradewind_staging::{Keep, KeptImage};
+use tradewind_storage::{
+    Crc64, Durable, Journal, KeptBlock, Recalled, Resumption, RetryPolicy, Sample, Scope, Store, StoreError, UploaderConfig, resume,
+};
 
 use crate::keeping::Kept;
 use crate::manifest::{self, Manifest};
@@ -159,6 +162,16 @@ impl State {
     }
 }
 
+/// A kept block, as the uploader knows it.
+#[derive(Debug)]
+struct Image(KeptImage);
+
+impl KeptBlock for Image {
+    fn read(&self, range: Range<usize>, crc: Crc64) -> io::Result<Vec<u8>> {
+        self.0.read(range, crc.0).map_err(io::Error::other)
+    }
+}
+
 /// Reads what earlier lanes of the same names kept, after removing what nobody goes on with. If nothing is wanted, none of it is of use any more.
 async fn recall(kept: Kept, after: Duration, is_wanted: bool, config: UploaderConfig) -> Recalled {
     let recalling = tokio::task::spawn_blocking(move || {
@@ -173,17 +186,18 @@ async fn recall(kept: Kept, after: Duration, is_wanted: bool, config: UploaderCo
             keep.forget(scope);
             return recalled;
         }
-        let images = keep.recall(scope, deadline.saturating_duration_since(Instant::now()));
-        let blocks = images.len();
-        for image in images {
-            match BlockTable::parse(&image) {
+        let mut blocks = 0;
+        keep.recall(scope, deadline.saturating_duration_since(Instant::now()), |image, bytes| {
+            blocks += 1;
+            match BlockTable::parse(&bytes) {
                 Ok(table) => {
                     let (files, pieces) = files_and_pieces(&table);
-                    recalled.add(&config, &image, &files, &pieces);
+                    let kept: Arc<dyn KeptBlock> = Arc::new(Image(image));
+                    recalled.add(&config, &bytes, &kept, &files, &pieces);
                 }
                 Err(error) => tracing::warn!(%error, "a kept block is left out"),
             }
-        }
+        });
         if blocks > 0 {
             tracing::info!("{blocks} blocks of an interrupted transfer are still here");
         }

@@ -37,13 +37,41 @@ struct Full {
     is_everywhere: bool,
 }
 
+/// Whether a disk works. Who reads its kept blocks has this too: they need none of its threads.
+#[derive(Debug)]
+pub(crate) struct Health {
+    directory: PathBuf,
+    is_failed: AtomicBool,
+}
+
+impl Health {
+    pub(crate) const fn new(directory: PathBuf) -> Self {
+        Self { directory, is_failed: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn is_failed(&self) -> bool {
+        self.is_failed.load(Ordering::Relaxed)
+    }
+
+    /// Takes the disk out of use, and says so once.
+    pub(crate) fn fail(&self, what: &dyn std::fmt::Display) {
+        if !self.is_failed.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                "the disk of the staging directory {} failed and is out of use until tradewindd is restarted: {what}; look at it \
+                 (dmesg, smartctl), replace it or take the directory out of the configuration. What waits there is read back as far as \
+                 it can be; where it cannot, the lane ends (staging_failed) and its client sends it again",
+                self.directory.display()
+            );
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Disk {
-    directory: PathBuf,
+    health: Arc<Health>,
     pub(crate) segments: Arc<Segments>,
     queue: Arc<Queue>,
     blocks_written: AtomicU64,
-    is_failed: AtomicBool,
     full: Mutex<Option<Full>>,
 }
 
@@ -83,11 +111,10 @@ impl Drop for Load {
 impl Disk {
     pub(crate) fn new(directory: &Path, place_bytes: usize, bytes_max: u64) -> Self {
         Self {
-            directory: directory.to_owned(),
+            health: Arc::new(Health::new(directory.to_owned())),
             segments: Arc::new(Segments::new(directory, place_bytes, bytes_max)),
             queue: Arc::new(Queue { bytes: AtomicU64::new(0), began: Instant::now(), moved_ms: AtomicU64::new(0) }),
             blocks_written: AtomicU64::new(0),
-            is_failed: AtomicBool::new(false),
             full: Mutex::default(),
         }
     }
@@ -155,7 +182,7 @@ impl Disk {
     pub(crate) fn found_full(&self, error: &StagingError, is_everywhere: bool) {
         let before = self.full().replace(Full { until: Instant::now() + FULL_FOR, is_everywhere });
         if before.is_none() {
-            tracing::warn!("no block is staged in {} for now: {error}", self.directory.display());
+            tracing::warn!("no block is staged in {} for now: {error}", self.health.directory.display());
         }
     }
 
@@ -166,25 +193,22 @@ impl Disk {
         }
     }
 
+    pub(crate) const fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
     pub(crate) fn is_failed(&self) -> bool {
-        self.is_failed.load(Ordering::Relaxed)
+        self.health.is_failed()
     }
 
     /// Takes it out of use, and says so once.
     pub(crate) fn fail(&self, what: &dyn std::fmt::Display) {
-        if !self.is_failed.swap(true, Ordering::Relaxed) {
-            tracing::error!(
-                "the disk of the staging directory {} failed and is out of use until tradewindd is restarted: {what}; look at it \
-                 (dmesg, smartctl), replace it or take the directory out of the configuration. What waits there is read back as far as \
-                 it can be; where it cannot, the lane ends (staging_failed) and its client sends it again",
-                self.directory.display()
-            );
-        }
+        self.health.fail(what);
     }
 
     pub(crate) fn status(&self) -> DiskStatus {
         DiskStatus {
-            directory: self.directory.clone(),
+            directory: self.health.directory.clone(),
             queued_bytes: self.queued_bytes(),
             blocks_written: self.blocks_written(),
             room_blocks: self.room(),

@@ -8,16 +8,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::image::KeptImage;
 use super::keeper::Keeper;
 use super::{ENTRIES_AT, ENTRY_BYTES, FOR_ALL, MAGIC, PAGE_BYTES, PLACES, SUFFIX, lock, offset_of};
 use crate::crc_of;
-use crate::disk::FULL_FOR;
+use crate::disk::{FULL_FOR, Health};
 use crate::error::StagingError;
-use crate::map;
 
 /// How long another engine, which is ending, may still have the directory.
 const LOCK_DEADLINE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
@@ -29,9 +28,13 @@ pub(super) struct Home {
     /// The disk had no room, and is left alone until then.
     full_until: Mutex<Option<Instant>>,
     files: Keeper,
+    health: Arc<Health>,
     /// Who holds it stops the disk; the time is added to what it is asked for.
     #[cfg(test)]
     pub(super) pace: Mutex<Duration>,
+    /// Blocks read by recalls.
+    #[cfg(test)]
+    pub(super) read: std::sync::atomic::AtomicU32,
 }
 
 /// The one page of a file, where direct I/O can read it.
@@ -50,7 +53,7 @@ pub(super) struct Segment {
 
 impl Home {
     /// Makes the directory in one that is there, and reads its names. `bytes_max`: of all files, those that are there already among them.
-    pub(super) fn open(directory: &Path, place_bytes: usize, bytes_max: u64) -> Result<Self, StagingError> {
+    pub(super) fn open(directory: &Path, place_bytes: usize, bytes_max: u64, health: Arc<Health>) -> Result<Self, StagingError> {
         let cannot = |detail: String| StagingError::Directory { directory: directory.to_owned(), detail };
         match std::fs::create_dir(directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(cannot(error.to_string())),
@@ -83,8 +86,11 @@ impl Home {
             files_max,
             full_until: Mutex::default(),
             files,
+            health,
             #[cfg(test)]
             pace: Mutex::default(),
+            #[cfg(test)]
+            read: std::sync::atomic::AtomicU32::new(0),
         })
     }
 
@@ -102,8 +108,14 @@ impl Home {
     }
 
     /// What is there of this scope, of lanes that are over. First the blocks that give files up: without one, nothing else here may count.
-    pub(super) fn recall(&self, scope: u128, deadline: Instant, tell: &impl Fn(Bytes)) {
+    pub(super) fn recall(&self, scope: u128, deadline: Instant, tell: &impl Fn(KeptImage, Vec<u8>)) {
         let names = self.names(scope);
+        if self.health.is_failed() {
+            if !names.is_empty() {
+                tracing::warn!(directory = %self.directory().display(), "the disk has failed: what was kept there is sent again");
+            }
+            return;
+        }
         let damaged = |error: &io::Error, name: &str, what: &str| {
             tracing::warn!(%error, name, directory = %self.directory().display(), "{what} cannot be read and are sent again");
         };
@@ -203,13 +215,14 @@ impl Home {
     }
 
     /// Blocks of a file: those for all disks (`is_for_all`), where a damaged one is an error, or the others.
-    fn read(&self, name: &str, scope: u128, deadline: Instant, is_for_all: bool, tell: &impl Fn(Bytes)) -> io::Result<()> {
+    fn read(&self, name: &str, scope: u128, deadline: Instant, is_for_all: bool, tell: &impl Fn(KeptImage, Vec<u8>)) -> io::Result<()> {
         let file = match File::open(self.directory().join(name)) {
             // It was too old.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             opened => opened?,
         };
-        if file.metadata()?.len() < PAGE_BYTES as u64 {
+        let file_bytes = file.metadata()?.len();
+        if file_bytes < PAGE_BYTES as u64 {
             // The engine ended before it had any room: nothing was safe.
             return Ok(());
         }
@@ -224,8 +237,7 @@ impl Home {
         if number(8) != self.place_bytes as u64 || scope_there != scope {
             return Err(io::Error::other("it is for blocks of another size or of another transfer"));
         }
-        let mapped = map::file(&file)?;
-        let mut image = vec![0; self.place_bytes];
+        let file = Arc::new(file);
         for place in 0..PLACES {
             if Instant::now() > deadline {
                 return Err(io::Error::other("reading them takes too long"));
@@ -239,11 +251,13 @@ impl Home {
             #[cfg(test)]
             self.pause();
             let start = offset_of(place, self.place_bytes);
-            let is_inside = (1..=self.place_bytes).contains(&bytes) && start + bytes as u64 <= mapped.len() as u64;
-            // By reading: a disk that fails is an error here, and where its memory is mapped the end of the process.
-            let problem = match is_inside.then(|| file.read_exact_at(&mut image[..bytes], start)) {
-                Some(Ok(())) if crc_of(&image[..bytes]) == crc => {
-                    tell(mapped.slice(start as usize..start as usize + bytes));
+            let is_inside = (1..=self.place_bytes).contains(&bytes) && start + bytes as u64 <= file_bytes;
+            let mut image = vec![0; bytes.min(self.place_bytes)];
+            let problem = match is_inside.then(|| file.read_exact_at(&mut image, start)) {
+                Some(Ok(())) if crc_of(&image) == crc => {
+                    #[cfg(test)]
+                    self.read.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    tell(KeptImage::new(Arc::clone(&self.health), Arc::clone(&file), start, bytes), image);
                     continue;
                 }
                 Some(Err(error)) => error,

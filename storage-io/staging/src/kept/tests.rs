@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use tradewind_fabric::BlockPool;
 
 use super::*;
-use crate::{Ring, Staging, StagingConfig};
+use crate::{Ring, Staging, StagingConfig, crc_of};
 
 const SLOT: usize = 64 << 10;
 const FILE_BYTES: u64 = 4096 + 64 * SLOT as u64;
@@ -23,14 +23,18 @@ fn world(files_max: u64) -> World {
     let pool = BlockPool::new(80, SLOT).unwrap();
     let config = StagingConfig { directories: vec![folder.path().to_owned()], bytes_max: 8 * SLOT as u64 };
     let staging = Staging::start(vec![Ring::new(&pool).unwrap()], &config).unwrap();
-    assert!(Keep::open(&config, SLOT, false).unwrap().is_none(), "there is nothing");
-    let keep = open(&folder, files_max).unwrap();
+    assert!(Keep::open(&config, SLOT, false, None).unwrap().is_none(), "there is nothing");
+    let keep = open_with(&folder, files_max, Some(&staging)).unwrap();
     World { staging, keep, pool, folder }
 }
 
 fn open(folder: &tempfile::TempDir, files_max: u64) -> Result<Keep, StagingError> {
+    open_with(folder, files_max, None)
+}
+
+fn open_with(folder: &tempfile::TempDir, files_max: u64, staging: Option<&Staging>) -> Result<Keep, StagingError> {
     let config = StagingConfig { directories: vec![folder.path().to_owned()], bytes_max: files_max * FILE_BYTES };
-    Keep::open(&config, SLOT, true).map(Option::unwrap)
+    Keep::open(&config, SLOT, true, staging).map(Option::unwrap)
 }
 
 fn contents(block: u32) -> Vec<u8> {
@@ -75,17 +79,21 @@ impl World {
     }
 }
 
-/// Blocks that are recalled, by their numbers.
+/// Blocks that are recalled, with what reads them again.
+fn images(keep: &Keep, scope: u128, within: Duration) -> Vec<(KeptImage, Vec<u8>)> {
+    let mut images = Vec::new();
+    keep.recall(scope, within, |image, bytes| images.push((image, bytes)));
+    images
+}
+
+/// Their numbers.
 fn recalled(keep: &Keep, scope: u128) -> Vec<u32> {
-    let mut blocks: Vec<u32> = keep
-        .recall(scope, Duration::from_secs(60))
-        .into_iter()
-        .map(|image| {
-            let block = (image.len() as u32 - 1000) / 100;
-            assert_eq!(image, contents(block), "block {block}");
-            block
-        })
-        .collect();
+    let number = |(_, bytes): (KeptImage, Vec<u8>)| {
+        let block = (bytes.len() as u32 - 1000) / 100;
+        assert_eq!(bytes, contents(block), "block {block}");
+        block
+    };
+    let mut blocks: Vec<u32> = images(keep, scope, Duration::from_secs(60)).into_iter().map(number).collect();
     blocks.sort_unstable();
     blocks
 }
@@ -109,10 +117,14 @@ fn what_the_store_does_not_have_outlives_the_process() {
     // What was done in a file that is still there is there too; who asks knows what the store has.
     assert_eq!(recalled(&keep, 7), (0..100).collect::<Vec<_>>());
     assert_eq!((recalled(&keep, 8), recalled(&keep, 9)), (vec![200], vec![]));
-    assert!(keep.recall(8, Duration::ZERO).is_empty(), "no time");
-    let images = keep.recall(8, Duration::from_secs(60));
+    assert!(images(&keep, 8, Duration::ZERO).is_empty(), "no time");
+    let (image, bytes) = images(&keep, 8, Duration::from_secs(60)).remove(0);
     keep.forget(8);
-    assert_eq!((images[0].len(), recalled(&keep, 8)), (contents(200).len(), vec![]));
+    assert_eq!((bytes, recalled(&keep, 8)), (contents(200), vec![]));
+    // What was recalled is there as long as it is needed, in pieces too.
+    let middle = contents(200)[100..900].to_vec();
+    assert_eq!(image.read(100..900, crc_of(&middle)).unwrap(), middle);
+    assert!(matches!(image.read(100..contents(200).len() + 1, 0), Err(StagingError::Disk { .. })));
     assert_eq!(keep.expire(Duration::from_secs(3600)), 0);
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(keep.expire(Duration::from_millis(1)), 2);
@@ -178,6 +190,81 @@ fn what_is_damaged_is_left_out() {
     assert!(recalled(&world.keep, 7).is_empty());
 }
 
+/// A disk that fails between a recall and the use of it is an error of what is read, where memory that is mapped would end the process.
+#[test]
+fn what_goes_wrong_behind_a_recall_is_an_error_and_the_disk_is_out_of_use() {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Fault {
+        Truncated,
+        Flipped,
+        Refused,
+    }
+    let without = |block: u32| (0..10).filter(|&other| other != block).collect::<Vec<u32>>();
+    for (fault, good, again) in
+        [(Fault::Truncated, 4, (0..4).collect()), (Fault::Flipped, 9, without(4)), (Fault::Refused, 0, (0..10).collect())]
+    {
+        let world = world(2);
+        let lane = world.keep.lane(7);
+        world.keep(&lane, 0..10);
+        drop(lane);
+        let all = images(&world.keep, 7, Duration::from_secs(60));
+        let read = |(image, bytes): &(KeptImage, Vec<u8>)| image.read(0..bytes.len(), crc_of(bytes));
+        let count = || all.iter().filter(|&known| read(known).is_ok_and(|bytes| bytes == known.1)).count();
+        assert_eq!(count(), 10);
+        assert!(!world.staging.disks()[0].is_failed);
+        let file = File::options().read(true).write(true).open(world.folder.path().join("kept").join(&world.names()[0])).unwrap();
+        let in_the_fifth = 4096 + 4 * SLOT as u64 + 500;
+        match fault {
+            Fault::Truncated => file.set_len(in_the_fifth).unwrap(),
+            Fault::Flipped => file.write_all_at(&[contents(4)[500] ^ 1], in_the_fifth).unwrap(),
+            Fault::Refused => {
+                // The kernel refuses to read from a descriptor that is for writing only, as a disk that failed does. It keeps its number.
+                let writing = File::options().write(true).open("/dev/null").unwrap();
+                let descriptor = |file: &File| std::os::fd::AsRawFd::as_raw_fd(file);
+                #[expect(unsafe_code, reason = "a test that breaks a descriptor under its owner")]
+                // SAFETY: both are open; the owner's descriptor stays a valid one.
+                let replaced = unsafe { libc::dup2(descriptor(&writing), descriptor(all[4].0.file())) };
+                assert!(replaced >= 0);
+            }
+        }
+        let error = read(all.iter().find(|(_, bytes)| *bytes == contents(4)).unwrap()).unwrap_err();
+        match fault {
+            Fault::Flipped => assert!(matches!(error, StagingError::Damaged), "{error}"),
+            Fault::Truncated | Fault::Refused => assert!(matches!(error, StagingError::Disk { .. }), "{error}"),
+        }
+        // As the disk's own thread says of it.
+        assert!(world.staging.disks()[0].is_failed && world.staging.room() == 0, "{fault:?}");
+        assert_eq!(count(), good, "{fault:?}: what can be read still is");
+        assert!(recalled(&world.keep, 7).is_empty(), "nothing there counts any more");
+        let lane = world.keep.lane(7);
+        world.keep(&lane, 20..21);
+        assert!(lock(&lane.0.state).blocks.is_empty(), "nor is anything kept there");
+        // Who starts the engine again has looked at the disk.
+        drop((lane, all));
+        let World { staging, keep, folder, .. } = world;
+        drop((staging, keep));
+        assert_eq!(recalled(&open(&folder, 2).unwrap(), 7), again, "{fault:?}");
+    }
+}
+
+/// However many there are: a few blocks are in memory at once.
+#[test]
+fn a_recall_waits_for_who_takes_the_blocks() {
+    let world = world(2);
+    let lane = world.keep.lane(7);
+    world.keep(&lane, 0..60);
+    drop(lane);
+    let home = Arc::clone(world.keep.0.all().next().unwrap());
+    let (mut taken, mut most) = (0, 0);
+    world.keep.recall(7, Duration::from_secs(60), |_, _| {
+        taken += 1;
+        std::thread::sleep(Duration::from_millis(5));
+        most = most.max(home.read.load(Ordering::Relaxed) - taken);
+    });
+    // One waits to be taken, and one for room to wait.
+    assert!(taken == 60 && most <= 2, "{taken} taken, {most} ahead");
+}
+
 #[test]
 fn a_disk_that_does_not_answer_stops_nobody_but_its_own_thread() {
     let world = world(2);
@@ -209,11 +296,11 @@ fn a_slow_disk_gives_what_it_could_until_the_deadline() {
     let home = Arc::clone(world.keep.0.all().next().unwrap());
     *lock(&home.pace) = Duration::from_millis(50);
     let began = Instant::now();
-    let images = world.keep.recall(7, Duration::from_millis(1000));
-    assert!((1..=20).contains(&images.len()), "{}", images.len());
+    let some = images(&world.keep, 7, Duration::from_millis(1000)).len();
+    assert!((1..=20).contains(&some), "{some}");
     // One that stops altogether: what it gave until then, and no waiting for more.
     let stop = lock(&home.pace);
-    assert!(world.keep.recall(7, Duration::from_millis(100)).is_empty());
+    assert!(images(&world.keep, 7, Duration::from_millis(100)).is_empty());
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     drop(stop);
     *lock(&home.pace) = Duration::ZERO;
@@ -227,8 +314,8 @@ fn without_a_block_for_all_nothing_else_counts() {
     world.keep(&lane, 0..10);
     world.keep_for_all(&lane, 10);
     drop(lane);
-    let images = world.keep.recall(7, Duration::from_secs(60));
-    assert!(images.len() == 11 && images[0] == contents(10), "it comes first");
+    let all = images(&world.keep, 7, Duration::from_secs(60));
+    assert!(all.len() == 11 && all[0].1 == contents(10), "it comes first");
     // Nothing was ever safe in a file without a first page.
     let made = world.folder.path().join("kept").join(&world.names()[0]);
     let empty = made.with_file_name(format!("{:032x}-{:016x}.blocks", 7, 1));
@@ -241,7 +328,7 @@ fn without_a_block_for_all_nothing_else_counts() {
     std::fs::remove_file(&empty).unwrap();
     let config = StagingConfig { directories: vec![folder.path().to_owned()], bytes_max: 8 * SLOT as u64 };
     let staging = Staging::start(vec![Ring::new(&pool).unwrap()], &config).unwrap();
-    let world = World { staging, keep: open(&folder, 1).unwrap(), pool, folder };
+    let world = World { keep: open_with(&folder, 1, Some(&staging)).unwrap(), staging, pool, folder };
     // Damaged, it takes the others with it.
     let path = world.folder.path().join("kept").join(&world.names()[0]);
     File::options().write(true).open(&path).unwrap().write_all_at(&[0xff; 8], 4096 + 10 * SLOT as u64).unwrap();
