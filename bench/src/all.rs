@@ -59,7 +59,7 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
     for section in chosen {
         println!("\n== {section}");
         let begun = Instant::now();
-        match measure(section, arguments, interrupt) {
+        match measure(section, arguments, interrupt, &mut failed) {
             Ok(report) => drop(sections.insert(section.to_owned(), report)),
             Err(error) => {
                 interrupt.check()?;
@@ -102,7 +102,8 @@ fn write(mut report: Value, json: Option<&Path>, html: Option<&Path>) -> Result<
     Ok(())
 }
 
-fn measure(section: &str, arguments: &Arguments, interrupt: &Interrupt) -> Result<Value> {
+/// Measures a section. One of which a part is missing is among the failed, and what there is of it is returned.
+fn measure(section: &str, arguments: &Arguments, interrupt: &Interrupt, failed: &mut Map<String, Value>) -> Result<Value> {
     let pick = |quick: u32, full: u32| if arguments.quick { quick } else { full };
     let turns = pick(3, 5);
     Ok(match section {
@@ -135,7 +136,11 @@ fn measure(section: &str, arguments: &Arguments, interrupt: &Interrupt) -> Resul
         }
         "scale" => {
             let arguments = if arguments.quick { scale::Arguments::quick() } else { scale::Arguments::full() };
-            serde_json::to_value(scale::measure(&arguments, interrupt)?)?
+            let report = scale::measure(&arguments, interrupt)?;
+            if !report.unmeasured.is_empty() {
+                failed.insert(section.to_owned(), format!("numbers of lanes that could not be measured: {:?}", report.unmeasured).into());
+            }
+            serde_json::to_value(report)?
         }
         _ => {
             let arguments = staging::Arguments { directory: arguments.directory.clone(), mib: pick(1024, 2048), turns, json: None };

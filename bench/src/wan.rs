@@ -82,7 +82,7 @@ impl Case {
 }
 
 /// TCP, and the fastest peer that encrypts.
-const LINE_PEERS: [Peer; 2] = [Peer::Iperf3, Peer::S2n { bbr: true }];
+const LINE_PEERS: [Peer; 2] = [Peer::Iperf3, Peer::s2n(true)];
 
 /// At 1 % loss from 10 to 300 ms, at 100 ms from 0.1 to 10 %, and far out.
 const CASES: [Case; 9] = [
@@ -146,7 +146,7 @@ pub struct Report {
 pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
     let mut environment = Environment::here();
     let (mut rows, mut warnings) = (Vec::new(), Vec::new());
-    let peers = if arguments.peers { present(&mut warnings) } else { Vec::new() };
+    let peers = if arguments.peers { present(Peer::ALL, &mut warnings) } else { Vec::new() };
     println!("{:<12} {:<14} {:>9} {:>11} {:>10} {:>13}", "case", "tool", "Mbit/s", "over bound", "CPU s/GiB", "queue p95 ms");
     let is_wanted = |case: &&Case| arguments.only.is_empty() || arguments.only.iter().any(|only| case.name.contains(only.as_str()));
     for case in CASES.iter().filter(is_wanted) {

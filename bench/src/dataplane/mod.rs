@@ -58,7 +58,7 @@ pub struct Arguments {
     /// Only the cases whose names contain one of these.
     #[arg(long, num_args = 1..)]
     pub only: Vec<String>,
-    /// Beside tools that users would take instead, where the kernel's sockets are used.
+    /// Beside tools that users would take instead: by the kernel's sockets, and s2n-quic by AF_XDP too.
     #[arg(long)]
     pub peers: bool,
     /// Write the report as one JSON object to this file.
@@ -112,9 +112,8 @@ impl Tool {
         let mut tools = vec![Self::Tradewind, Self::Loop { sends_xdp: false, receives_xdp }];
         if case.xdp {
             tools.push(Self::Loop { sends_xdp: true, receives_xdp });
-        } else {
-            tools.extend(peers.iter().copied().map(Self::Peer));
         }
+        tools.extend(peers.iter().copied().filter(|peer| peer.is_for(case.xdp, case.mtu_bytes)).map(Self::Peer));
         tools
     }
 }
@@ -255,7 +254,7 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
         "{:<18} {:<16} {:>8} {:>7} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7}",
         "case", "tool", "Gbit/s", "kpps", "CPU s/GiB", "sender", "receiver", "machine", "again", "spread"
     );
-    let peers = if arguments.peers { present(&mut warnings) } else { Vec::new() };
+    let peers = if arguments.peers { present(Peer::ALL.into_iter().chain(Peer::XDP), &mut warnings) } else { Vec::new() };
     let is_wanted = |case: &&Case| arguments.only.is_empty() || arguments.only.iter().any(|only| case.name.contains(only.as_str()));
     for case in CASES.iter().filter(is_wanted) {
         for row in measure(arguments, *case, &peers, interrupt, &mut warnings).with_context(|| case.name)? {
@@ -294,8 +293,8 @@ fn told(figure: Option<f64>, digits: usize) -> String {
     figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.digits$}"))
 }
 
-/// The peers that are installed; the others become warnings.
-pub(crate) fn present(warnings: &mut Vec<String>) -> Vec<Peer> {
+/// Those of the peers that are installed; the others become warnings.
+pub(crate) fn present(peers: impl IntoIterator<Item = Peer>, warnings: &mut Vec<String>) -> Vec<Peer> {
     let is_there = |peer: &Peer| match peer.missing() {
         None => true,
         Some(reason) => {
@@ -304,7 +303,7 @@ pub(crate) fn present(warnings: &mut Vec<String>) -> Vec<Peer> {
             false
         }
     };
-    Peer::ALL.into_iter().filter(is_there).collect()
+    peers.into_iter().filter(is_there).collect()
 }
 
 fn measure(arguments: &Arguments, case: Case, peers: &[Peer], interrupt: &Interrupt, warnings: &mut Vec<String>) -> Result<Vec<Row>> {

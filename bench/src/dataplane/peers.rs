@@ -4,10 +4,14 @@
 //! |---|---|---|---|
 //! | `iperf3 bbr` | one stream of the kernel's TCP, without a file | no | nowhere |
 //! | `s2n-quic`, `s2n-quic bbr` | AWS's QUIC, one stream (`bench/peers/s2n-quic`) | TLS 1.3 | nowhere |
+//! | `s2n-quic xdp`, `s2n-quic xdp bbr` | the same, received by its AF_XDP provider | TLS 1.3 | nowhere |
+//! | `s2n-quic xdp-xdp` | the same, sent and received by it | TLS 1.3 | nowhere |
 //! | `qcp bbr` | a copying program over QUIC (quinn), set up by ssh | TLS 1.3 | a file in memory |
 //!
 //! All are told the path's MTU. s2n-quic and qcp ask for large socket buffers and get what the system allows (`net.core.rmem_max`, in the report); ours is
 //! a service with the privilege to have more.
+//!
+//! Those by AF_XDP are measured where ours is received by AF_XDP, up to the largest packet that fits into a page: they take no packet in parts.
 //!
 //! `cargo xtask setup --peers` installs them.
 
@@ -18,7 +22,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use tradewind_netem::topology::SERVER_ADDRESS;
+use tradewind_netem::topology::{END_INTERFACE, SERVER_ADDRESS};
 
 use super::Turn;
 use crate::environment::Ticks;
@@ -34,6 +38,8 @@ const IP_UDP_BYTES: u32 = 28;
 /// A peer that is slower has failed.
 const SLOWEST_BPS: u64 = 200_000_000;
 const SSH_PORT: u16 = 8722;
+/// A frame of s2n-quic's AF_XDP provider lies in a chunk of 4096 bytes, behind 256 that Linux keeps, and begins with an Ethernet header.
+const S2N_XDP_MTU_BYTES_MAX: u32 = 4096 - 256 - 14;
 
 /// What is sent, and over what.
 #[derive(Clone, Copy, Debug)]
@@ -71,18 +77,38 @@ impl Load {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {
     Iperf3,
-    S2n { bbr: bool },
+    S2n {
+        bbr: bool,
+        sends_xdp: bool,
+        /// As ours does.
+        receives_xdp: bool,
+    },
     Qcp,
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 4] = [Self::Iperf3, Self::S2n { bbr: false }, Self::S2n { bbr: true }, Self::Qcp];
+    pub(crate) const ALL: [Self; 4] = [Self::Iperf3, Self::s2n(false), Self::s2n(true), Self::Qcp];
+
+    /// Those that receive by AF_XDP.
+    pub(crate) const XDP: [Self; 3] = [
+        Self::S2n { bbr: false, sends_xdp: false, receives_xdp: true },
+        Self::S2n { bbr: true, sends_xdp: false, receives_xdp: true },
+        Self::S2n { bbr: false, sends_xdp: true, receives_xdp: true },
+    ];
+
+    /// By the kernel's sockets.
+    pub(crate) const fn s2n(bbr: bool) -> Self {
+        Self::S2n { bbr, sends_xdp: false, receives_xdp: false }
+    }
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Iperf3 => "iperf3 bbr",
-            Self::S2n { bbr: false } => "s2n-quic",
-            Self::S2n { bbr: true } => "s2n-quic bbr",
+            Self::S2n { sends_xdp: true, .. } => "s2n-quic xdp-xdp",
+            Self::S2n { bbr: false, receives_xdp: false, .. } => "s2n-quic",
+            Self::S2n { bbr: true, receives_xdp: false, .. } => "s2n-quic bbr",
+            Self::S2n { bbr: false, receives_xdp: true, .. } => "s2n-quic xdp",
+            Self::S2n { bbr: true, receives_xdp: true, .. } => "s2n-quic xdp bbr",
             Self::Qcp => "qcp bbr",
         }
     }
@@ -91,17 +117,26 @@ impl Peer {
     pub(crate) fn missing(self) -> Option<String> {
         let (program, is_there) = match self {
             Self::Iperf3 => ("iperf3".to_owned(), Command::new("iperf3").arg("--version").output().is_ok()),
-            Self::S2n { .. } => found("peer-s2n-quic"),
+            Self::S2n { receives_xdp: false, .. } => found("peer-s2n-quic"),
+            Self::S2n { .. } => ("peer-s2n-quic with --xdp".to_owned(), knows_xdp()),
             Self::Qcp if !Path::new("/usr/sbin/sshd").exists() => ("sshd".to_owned(), false),
             Self::Qcp => found("qcp"),
         };
         (!is_there).then(|| format!("{program} is missing: `cargo xtask setup --peers` installs it"))
     }
 
+    /// Whether it can be measured on such a path.
+    pub(crate) fn is_for(self, receives_xdp: bool, mtu_bytes: u32) -> bool {
+        match self {
+            Self::S2n { receives_xdp: true, .. } => receives_xdp && mtu_bytes <= S2N_XDP_MTU_BYTES_MAX,
+            Self::Iperf3 | Self::S2n { .. } | Self::Qcp => !receives_xdp,
+        }
+    }
+
     pub(crate) fn turn(self, testbed: &Testbed, load: &Load) -> Result<Turn> {
         match self {
             Self::Iperf3 => iperf3(testbed, load),
-            Self::S2n { bbr } => s2n(testbed, load, bbr),
+            Self::S2n { bbr, sends_xdp, receives_xdp } => s2n(testbed, load, bbr, sends_xdp, receives_xdp),
             Self::Qcp => qcp(testbed, load),
         }
         .with_context(|| self.name())
@@ -110,6 +145,12 @@ impl Peer {
 
 fn found(program: &str) -> (String, bool) {
     (program.to_owned(), installed(program).is_ok_and(|path| path.exists()))
+}
+
+/// One that was installed by an older tree does not.
+fn knows_xdp() -> bool {
+    let usage = installed("peer-s2n-quic").and_then(|program| Ok(Command::new(program).output()?.stderr));
+    usage.is_ok_and(|usage| String::from_utf8_lossy(&usage).contains("--xdp"))
 }
 
 /// Where `cargo xtask setup --peers` puts programs: beside the Python environment.
@@ -159,7 +200,7 @@ fn iperf3(testbed: &Testbed, load: &Load) -> Result<Turn> {
     Ok(measured(number("seconds")?, number("bytes")? as u64, &finished, cpu_s_receiver, busy_s))
 }
 
-fn s2n(testbed: &Testbed, load: &Load, bbr: bool) -> Result<Turn> {
+fn s2n(testbed: &Testbed, load: &Load, bbr: bool, sends_xdp: bool, receives_xdp: bool) -> Result<Turn> {
     let (certificate, key) = (testbed.path("peer.crt"), testbed.path("peer.key"));
     if !certificate.exists() {
         let mut openssl = Command::new("openssl");
@@ -179,6 +220,8 @@ fn s2n(testbed: &Testbed, load: &Load, bbr: bool) -> Result<Turn> {
     let mut receiver = testbed.server(&program);
     receiver.args(["receive", &address]).arg(&certificate).arg(&key).arg(load.seconds.unwrap_or(3600).to_string());
     receiver.arg(load.mtu_bytes.to_string());
+    let by_xdp = |wanted: bool| wanted.then_some(["--xdp", END_INTERFACE]).into_iter().flatten();
+    receiver.args(by_xdp(receives_xdp));
     let mut receiver = Background::start(&mut receiver, &testbed.path("s2n.log"))?;
     let listens = || fs::read_to_string(testbed.path("s2n.log")).is_ok_and(|log| log.contains("ready"));
     receiver.wait_until(&testbed.interrupt, START_DEADLINE, listens)?;
@@ -188,7 +231,8 @@ fn s2n(testbed: &Testbed, load: &Load, bbr: bool) -> Result<Turn> {
         .arg(&certificate)
         .arg(testbed.path("source"))
         .arg(load.mtu_bytes.to_string())
-        .args(bbr.then_some("bbr"));
+        .args(bbr.then_some("bbr"))
+        .args(by_xdp(sends_xdp));
     let ticks = Ticks::now();
     let sent = run(&mut sender, &testbed.interrupt, load.deadline())?;
     let busy_s = Ticks::now().busy_s_since(ticks);
@@ -276,4 +320,24 @@ fn qcp(testbed: &Testbed, load: &Load) -> Result<Turn> {
     // It may not have come so far.
     let _ = fs::remove_file(&target);
     Ok(measured((last - first).as_secs_f64(), arrived, &sent, cpu_s_receiver, busy_s))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_peer_is_for_one_kind_of_path() {
+        assert!(Peer::ALL.into_iter().all(|peer| peer.is_for(false, 9000) && !peer.is_for(true, 1500)));
+        for peer in Peer::XDP {
+            assert!(peer.is_for(true, 1500) && peer.is_for(true, S2N_XDP_MTU_BYTES_MAX), "{}", peer.name());
+            assert!(!peer.is_for(true, S2N_XDP_MTU_BYTES_MAX + 1) && !peer.is_for(false, 1500), "{}", peer.name());
+        }
+    }
+
+    #[test]
+    fn peers_have_names_of_their_own() {
+        let names: std::collections::HashSet<&str> = Peer::ALL.into_iter().chain(Peer::XDP).map(Peer::name).collect();
+        assert_eq!(names.len(), Peer::ALL.len() + Peer::XDP.len());
+    }
 }

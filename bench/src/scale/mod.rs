@@ -154,6 +154,9 @@ pub struct Report {
     pool_mib: u32,
     /// By number of lanes.
     pub rows: Vec<Row>,
+    /// Numbers of lanes that have no row; each is among the problems too.
+    #[serde(skip)]
+    pub unmeasured: Vec<usize>,
     /// If it was played.
     pub spike: Option<Spike>,
     /// If it was played.
@@ -181,16 +184,16 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<()> {
     Ok(())
 }
 
-/// Measures and prints; what failed is among the problems.
+/// Measures and prints; what failed, and numbers of lanes that could not be measured, are among the problems.
 ///
 /// # Errors
-/// When something could not be measured.
+/// When the spike or the soak could not be measured.
 pub fn measure(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
     let mut environment = Environment::here();
     let is_default = arguments.lanes.is_empty() && arguments.spike.is_none() && arguments.soak.is_none();
     let (numbers, spike) = if is_default { (vec![1, 10, 50, 200, 1000], Some(50)) } else { (arguments.lanes.clone(), arguments.spike) };
     let (mut warnings, mut problems) = (Vec::new(), Vec::new());
-    let rows = lanes_rows(arguments, &numbers, interrupt, &mut warnings, &mut problems)?;
+    let (rows, unmeasured) = lanes_rows(arguments, &numbers, interrupt, &mut warnings, &mut problems)?;
     let spike = spike.map(|sessions| spike_row(arguments, sessions.into(), interrupt, &mut problems)).transpose()?;
     let soak = arguments.soak.map(|time| soak_row(arguments, time, interrupt, &mut problems)).transpose()?;
     let bars = bars(&rows);
@@ -199,7 +202,7 @@ pub fn measure(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
     warnings.iter().for_each(|warning| println!("unsound: {warning}"));
     let path = if arguments.xdp { "af_xdp" } else { "kernel" };
     let (command, wire_like, pool_mib) = ("cargo xtask bench scale", arguments.wire_like, arguments.pool_mib);
-    Ok(Report { command, environment, wire_like, path, pool_mib, rows, spike, soak, bars, problems, warnings })
+    Ok(Report { command, environment, wire_like, path, pool_mib, rows, unmeasured, spike, soak, bars, problems, warnings })
 }
 
 /// The first of them.
@@ -218,8 +221,8 @@ fn lanes_rows(
     interrupt: &Interrupt,
     warnings: &mut Vec<String>,
     problems: &mut Vec<String>,
-) -> Result<Vec<Row>> {
-    let mut rows: Vec<Row> = Vec::new();
+) -> Result<(Vec<Row>, Vec<usize>)> {
+    let (mut rows, mut unmeasured): (Vec<Row>, Vec<usize>) = (Vec::new(), Vec::new());
     if !numbers.is_empty() {
         println!(
             "{:>5} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>9} {:>9} {:>9} {:>9} {:>8} {:>9} {:>6}",
@@ -240,7 +243,17 @@ fn lanes_rows(
         );
     }
     for &lanes in numbers {
-        let mut row = lanes::measure(arguments, lanes, interrupt)?;
+        let mut row = match lanes::measure(arguments, lanes, interrupt) {
+            Ok(row) => row,
+            Err(error) => {
+                interrupt.check()?;
+                let problem = format!("lanes-{lanes} could not be measured: {error:#}");
+                println!("{problem}");
+                problems.push(problem);
+                unmeasured.push(lanes);
+                continue;
+            }
+        };
         let one = rows.iter().find(|row| row.lanes == 1).map(|one| one.gbit_per_s);
         row.over_one_lane = one.map(|one| row.gbit_per_s / one);
         println!("{row}");
@@ -249,7 +262,7 @@ fn lanes_rows(
         rows.push(row);
     }
     warnings.extend(sound::turns(rows.iter().map(|row| row.turns.len())));
-    Ok(rows)
+    Ok((rows, unmeasured))
 }
 
 fn spike_row(arguments: &Arguments, sessions: usize, interrupt: &Interrupt, problems: &mut Vec<String>) -> Result<Spike> {

@@ -16,6 +16,8 @@ use crate::testbed::{REST_PORT, Testbed, as_user};
 /// The least priority (nice(1)).
 const NICE: &str = "19";
 const POLL: Duration = Duration::from_millis(50);
+/// How long a sample may take: a thousand lanes' threads are in its way.
+const SAMPLE_DEADLINE: Duration = Duration::from_secs(180);
 
 /// A running `tradewind-bench load` in the client's namespace. Dropping it ends it.
 pub(super) struct LoadProcess {
@@ -93,7 +95,7 @@ impl LoadProcess {
     /// What the receivers hold now: a pair for each lane, seconds and bytes.
     pub(super) fn sample(&mut self) -> Result<Vec<(f64, u64)>> {
         self.tell("sample")?;
-        match self.answer(Duration::from_secs(30))? {
+        match self.answer(SAMPLE_DEADLINE)? {
             Answer::Sample { lanes } => Ok(lanes),
             other => bail!("not a sample: {other:?}"),
         }
