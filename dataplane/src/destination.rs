@@ -154,3 +154,17 @@ pub(crate) fn upload_code(error: &UploadError) -> ErrorCode {
         _ => ErrorCode::ProtocolViolation,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The client goes on by itself after the one, and not after the other.
+    #[test]
+    fn a_staging_disk_is_not_the_destinations_fault() {
+        let kept = || StoreError::KeptBlock { detail: "/mnt/disk".to_owned() };
+        assert_eq!((store_code(&kept()), upload_code(&kept().into())), (ErrorCode::StagingFailed, ErrorCode::StagingFailed));
+        let full = || StoreError::Full { place: "/mnt/store".to_owned(), detail: String::new() };
+        assert_eq!((store_code(&full()), upload_code(&full().into())), (ErrorCode::DiskFull, ErrorCode::DiskFull));
+    }
+}

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use tradewind_client::files_and_pieces;
 use tradewind_ipc::{DurableList, DurableSummary};
 use tradewind_proto::block::{BlockTable, fingerprint};
 use tradewind_staging::{Keep, KeptImage};
 use tradewind_storage::{
-    Crc64, Durable, Journal, KeptBlock, Recalled, Resumption, RetryPolicy, Sample, Scope, Store, StoreError, UploaderConfig, resume,
+    Crc64, Durable, Journal, KeptBlock, KeptMemory, Recalled, Resumption, RetryPolicy, Sample, Scope, Store, StoreError, UploaderConfig,
+    resume,
 };
 
 use crate::keeping::Kept;
@@ -25,6 +27,8 @@ const RESUME_TIMEOUT: Duration = Duration::from_secs(80);
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long removing old kept blocks and reading the others may take; what is not read by then is sent again.
 const RECALL_TIME: Duration = Duration::from_secs(40);
+/// Kept blocks that go to the store are read into so much memory beside the block pool: this part of it.
+const KEPT_PART: u64 = 8;
 
 /// The engine's memory that outlives it.
 #[derive(Clone, Debug)]
@@ -35,6 +39,8 @@ pub(crate) struct State {
     keep: Duration,
     /// What earlier engines received, and whether lanes of this one add to it.
     kept: Option<(Keep, StagingMode)>,
+    /// What all lanes together read that into.
+    kept_memory: KeptMemory,
 }
 
 /// What a lane begins with.
@@ -48,11 +54,11 @@ pub(crate) struct Prepared {
 }
 
 impl State {
-    /// Opens the journal in this directory and removes lists that an earlier engine left.
+    /// Opens the journal in this directory and removes lists that an earlier engine left. `pool_bytes`: of the block pool.
     ///
     /// # Errors
     /// [`StoreError::Journal`].
-    pub(crate) fn open(directory: &Path, keep: Duration) -> Result<Self, StoreError> {
+    pub(crate) fn open(directory: &Path, keep: Duration, pool_bytes: u64) -> Result<Self, StoreError> {
         let lists = directory.join("durable");
         let failed = |error: io::Error| StoreError::Journal { detail: format!("{}: {error}", lists.display()) };
         match fs::remove_dir_all(&lists) {
@@ -61,7 +67,8 @@ impl State {
         }
         fs::create_dir_all(&lists).map_err(failed)?;
         manifest::prepare(directory).map_err(failed)?;
-        Ok(Self { journal: Journal::open(directory)?, lists, directory: directory.to_owned(), keep, kept: None })
+        let (journal, kept_memory) = (Journal::open(directory)?, KeptMemory::new(pool_bytes / KEPT_PART));
+        Ok(Self { journal, lists, directory: directory.to_owned(), keep, kept: None, kept_memory })
     }
 
     pub(crate) fn with_kept(self, kept: Option<&(Keep, StagingMode)>) -> Self {
@@ -127,7 +134,8 @@ impl State {
             }
             write_line(list, &mut summary, durable).map_err(failed)
         };
-        let resumption = resume(scope, config, is_wanted, recalled, &mut each).await?;
+        let mut resumption = resume(scope, config, is_wanted, recalled, &mut each).await?;
+        resumption.read_into(&self.kept_memory);
         let path = match list {
             Some(mut list) => {
                 list.flush().map_err(failed)?;
@@ -166,9 +174,10 @@ impl State {
 #[derive(Debug)]
 struct Image(KeptImage);
 
+#[async_trait]
 impl KeptBlock for Image {
-    fn read(&self, range: Range<usize>, crc: Crc64) -> io::Result<Vec<u8>> {
-        self.0.read(range, crc.0).map_err(io::Error::other)
+    async fn read(&self, range: Range<usize>, crc: Crc64) -> io::Result<Vec<u8>> {
+        self.0.read(range, crc.0).await.map_err(io::Error::other)
     }
 }
 

@@ -56,4 +56,6 @@ pub use store::{
 };
 pub use swift::{LargeObjects, SwiftAuth, SwiftConfig, SwiftStore};
 pub use tradewind_parts::{PartPlan, PoolNeed};
-pub use upload::{FileMeta, ObjectName, Piece, ReadyBlock, Sample, StatsSnapshot, UploadEvent, UploadStats, Uploader, UploaderConfig};
+pub use upload::{
+    FileMeta, KeptMemory, ObjectName, Piece, ReadyBlock, Sample, StatsSnapshot, UploadEvent, UploadStats, Uploader, UploaderConfig,
+};

@@ -10,26 +10,147 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use common::{MIB, MTIME_NS, Outcome, Source, all_given_back, config, listen, source};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tradewind_fabric::BlockPool;
 use tradewind_storage::{
-    Crc64, Durable, FileMeta, Journal, KeptBlock, LocalStore, Piece, ReadyBlock, Recalled, Store, StoreError, UploadError, Uploader, resume,
+    Body, Crc64, Depth, Durable, FileMeta, Journal, KeptBlock, KeptMemory, Limits, Listing, LocalStore, ObjectInfo, ObjectKey, ObjectMeta,
+    ObjectRange, Part, PartReceipt, Piece, ReadyBlock, Recalled, Store, StoreError, StoredObject, Upload, UploadError, Uploader, resume,
 };
 
 /// A block in a file of its own.
 #[derive(Debug)]
 struct Kept(File);
 
+#[async_trait]
 impl KeptBlock for Kept {
-    fn read(&self, range: Range<usize>, crc: Crc64) -> io::Result<Vec<u8>> {
+    async fn read(&self, range: Range<usize>, crc: Crc64) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; range.len()];
         self.0.read_exact_at(&mut bytes, range.start as u64)?;
         if Crc64::of(&bytes) == crc { Ok(bytes) } else { Err(io::Error::other("it is damaged")) }
     }
 }
+
+/// A store that is not there for the next so many requests with data.
+#[derive(Debug)]
+struct Wavering {
+    store: LocalStore,
+    faults: Arc<Faults>,
+}
+
+#[derive(Debug)]
+struct Faults {
+    left: AtomicU32,
+    memory: KeptMemory,
+    /// When it was not there, bytes.
+    least_free: AtomicU64,
+}
+
+impl Faults {
+    fn next(&self) -> Result<(), StoreError> {
+        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err() {
+            return Ok(());
+        }
+        self.least_free.fetch_min(self.memory.free_bytes(), Ordering::Relaxed);
+        Err(StoreError::Unavailable { place: "the store".to_owned(), detail: "a test".to_owned() })
+    }
+}
+
+#[derive(Debug)]
+struct WaveringUpload {
+    upload: Arc<dyn Upload>,
+    faults: Arc<Faults>,
+}
+
+impl Wavering {
+    fn wrap(&self, upload: Arc<dyn Upload>) -> Arc<dyn Upload> {
+        Arc::new(WaveringUpload { upload, faults: Arc::clone(&self.faults) })
+    }
+}
+
+#[async_trait]
+impl Store for Wavering {
+    fn place(&self) -> String {
+        self.store.place()
+    }
+
+    fn limits(&self) -> Limits {
+        self.store.limits()
+    }
+
+    async fn check(&self, prefix: &str) -> Result<(), StoreError> {
+        self.store.check(prefix).await
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, StoreError> {
+        self.store.head(key).await
+    }
+
+    async fn read(&self, key: &ObjectKey, range: Range<u64>, expected: Option<&ObjectInfo>) -> Result<ObjectRange, StoreError> {
+        self.store.read(key, range, expected).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&[u8]>, limit: usize, depth: Depth) -> Result<Listing, StoreError> {
+        self.store.list(prefix, after, limit, depth).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<bool, StoreError> {
+        self.store.delete(key).await
+    }
+
+    async fn put(&self, key: &ObjectKey, meta: ObjectMeta, body: Body) -> Result<StoredObject, StoreError> {
+        self.faults.next()?;
+        self.store.put(key, meta, body).await
+    }
+
+    async fn begin(&self, key: &ObjectKey, meta: ObjectMeta) -> Result<Arc<dyn Upload>, StoreError> {
+        Ok(self.wrap(self.store.begin(key, meta).await?))
+    }
+
+    async fn reopen(&self, key: &ObjectKey, meta: ObjectMeta, handle: &str) -> Result<Arc<dyn Upload>, StoreError> {
+        Ok(self.wrap(self.store.reopen(key, meta, handle).await?))
+    }
+
+    async fn find_own(&self, key: &ObjectKey, meta: ObjectMeta, crc: Crc64) -> Result<Option<StoredObject>, StoreError> {
+        self.store.find_own(key, meta, crc).await
+    }
+}
+
+#[async_trait]
+impl Upload for WaveringUpload {
+    async fn put_part(&self, part: Part) -> Result<PartReceipt, StoreError> {
+        self.faults.next()?;
+        self.upload.put_part(part).await
+    }
+
+    async fn complete(&self, parts: &[PartReceipt], crc: Crc64) -> Result<StoredObject, StoreError> {
+        self.upload.complete(parts, crc).await
+    }
+
+    async fn abort(&self) -> Result<(), StoreError> {
+        self.upload.abort().await
+    }
+
+    fn handle(&self) -> String {
+        self.upload.handle()
+    }
+
+    fn keep(&self) {
+        self.upload.keep();
+    }
+
+    async fn recall(&self, receipts: Vec<PartReceipt>) -> Result<Vec<PartReceipt>, StoreError> {
+        self.upload.recall(receipts).await
+    }
+}
+
+/// Less than what is kept of some parts.
+const MEMORY: u64 = 3 << 20;
 
 struct World {
     root: tempfile::TempDir,
@@ -37,6 +158,7 @@ struct World {
     /// The journal opens its file again for each reader.
     _state: tempfile::TempDir,
     store: Arc<dyn Store>,
+    faults: Arc<Faults>,
     journal: Journal,
     sources: [Source; 2],
     /// Which bytes of which file each block has.
@@ -57,9 +179,11 @@ fn world() -> World {
         let (file, range) = blocks[block].clone();
         std::fs::write(disk.path().join(block.to_string()), &sources[file].data[range]).unwrap();
     }
-    let store: Arc<dyn Store> = Arc::new(LocalStore::open(root.path()).unwrap());
+    let (left, least_free, memory) = (AtomicU32::new(0), AtomicU64::new(MEMORY), KeptMemory::new(MEMORY));
+    let faults = Arc::new(Faults { left, memory, least_free });
+    let store: Arc<dyn Store> = Arc::new(Wavering { store: LocalStore::open(root.path()).unwrap(), faults: Arc::clone(&faults) });
     let journal = Journal::open(state.path()).unwrap();
-    World { root, disk, _state: state, store, journal, sources, blocks }
+    World { root, disk, _state: state, store, faults, journal, sources, blocks }
 }
 
 impl World {
@@ -91,7 +215,8 @@ impl World {
             Ok(())
         };
         let scope = self.journal.scope(Arc::clone(&self.store));
-        let resumption = resume(&scope, &config, true, recalled, &mut each).await.unwrap();
+        let mut resumption = resume(&scope, &config, true, recalled, &mut each).await.unwrap();
+        resumption.read_into(&self.faults.memory);
         drop(scope);
         meanwhile();
         let is_told = |number: &usize| {
@@ -113,6 +238,13 @@ impl World {
         let stats = Arc::clone(uploader.stats());
         let outcome = listen(uploader, events).await;
         all_given_back(&pool, &stats).await;
+        for _ in 0..500 {
+            if self.faults.memory.free_bytes() == MEMORY {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(self.faults.memory.free_bytes(), MEMORY, "however it ended");
         (outcome, sent)
     }
 
@@ -158,4 +290,20 @@ async fn what_cannot_be_read_any_more_ends_the_attempt_and_the_next_one_sends_it
         assert!(sent.contains(&FAULTY) && !sent.contains(&6), "{sent:?}");
         world.assert_stored();
     }
+}
+
+/// What was read stays in memory while the store is asked again, and not after it was given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_fails_first_takes_what_was_kept() {
+    let world = world();
+    world.faults.left.store(u32::MAX, Ordering::Relaxed);
+    let (outcome, _) = world.attempt(&KEPT, || ()).await;
+    assert!(matches!(outcome.failed, Some(UploadError::Store(StoreError::Unavailable { .. }))), "{:?}", outcome.failed);
+    assert!(world.faults.least_free.swap(MEMORY, Ordering::Relaxed) < MEMORY);
+    world.faults.left.store(5, Ordering::Relaxed);
+    let (outcome, sent) = world.attempt(&KEPT, || ()).await;
+    assert!(outcome.failed.is_none() && outcome.finished.is_some(), "{:?}", outcome.failed);
+    assert_eq!((sent, outcome.stats.retries), (vec![0, 4, 10, 13], 5));
+    assert!(world.faults.left.load(Ordering::Relaxed) == 0 && world.faults.least_free.load(Ordering::Relaxed) < MEMORY);
+    world.assert_stored();
 }

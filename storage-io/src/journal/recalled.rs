@@ -6,6 +6,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use async_trait::async_trait;
+
 use super::Durable;
 use crate::checksum::Crc64;
 use crate::error::StoreError;
@@ -14,12 +16,15 @@ use crate::store::ObjectKey;
 use crate::upload::{FileMeta, Piece, UploaderConfig};
 
 /// A block that an earlier transfer received, where it was kept.
+#[async_trait]
 pub trait KeptBlock: Debug + Send + Sync {
-    /// Reads a range of it, bytes, whose checksum is known. May block: it is called where that stops nobody else.
+    /// Reads a range of it, bytes, whose checksum is known. Must not block, and must end in some time whatever the disk does: parts of others may
+    /// wait for the memory that this one has. May be dropped before it ends.
     ///
     /// # Errors
-    /// It cannot be read, or its checksum is another one. The upload ends with that, and the bytes must not be recalled again.
-    fn read(&self, range: Range<usize>, crc: Crc64) -> io::Result<Vec<u8>>;
+    /// It cannot be read, its checksum is another one, or its disk does not answer; the text says where. The upload ends with that. The next one
+    /// goes on only if these bytes are not recalled again, at least for a while.
+    async fn read(&self, range: Range<usize>, crc: Crc64) -> io::Result<Vec<u8>>;
 }
 
 /// Bytes of a kept block.
@@ -39,8 +44,8 @@ impl KeptBytes {
         self.range.len() as u64
     }
 
-    pub(crate) fn read(&self) -> io::Result<Vec<u8>> {
-        self.block.read(self.range.clone(), self.crc)
+    pub(crate) async fn read(&self) -> io::Result<Vec<u8>> {
+        self.block.read(self.range.clone(), self.crc).await
     }
 }
 
@@ -179,8 +184,9 @@ mod tests {
     #[derive(Debug)]
     struct Unread;
 
+    #[async_trait]
     impl KeptBlock for Unread {
-        fn read(&self, range: Range<usize>, _: Crc64) -> io::Result<Vec<u8>> {
+        async fn read(&self, range: Range<usize>, _: Crc64) -> io::Result<Vec<u8>> {
             Err(io::Error::other(format!("{range:?} is read")))
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, timeout};
@@ -12,7 +13,7 @@ use tokio::time::{MissedTickBehavior, timeout};
 use super::assembly::{Assembly, Earlier, Job, Milestone, again};
 use super::block::FileMeta;
 use super::concurrency::{Bounds, Concurrency};
-use super::draft::{Draft, DraftPart, Room};
+use super::draft::{Draft, DraftPart, KeptMemory};
 use super::hedge::Hedge;
 use super::stats::{DrainMeter, UploadStats};
 use super::{Command, UploadEvent, UploaderConfig};
@@ -70,7 +71,7 @@ struct Driver {
     small: Concurrency,
     hedge: Arc<Hedge>,
     /// For what has to be read from a disk before it goes to the store.
-    room: Room,
+    memory: KeptMemory,
     synced: bool,
 }
 
@@ -89,9 +90,11 @@ pub(super) async fn run(
     mut inbox: UnboundedReceiver<Command>,
     events: UnboundedSender<UploadEvent>,
 ) {
-    let (journal, earlier) = match resumption {
-        Some(Resumption { scope, open, recalled, by_attributes }) => (Some(scope), Earlier { open, recalled, by_attributes }),
-        None => (None, Earlier::default()),
+    let (journal, earlier, memory) = match resumption {
+        Some(Resumption { scope, open, recalled, memory, by_attributes }) => {
+            (Some(scope), Earlier { open, recalled, by_attributes }, memory)
+        }
+        None => (None, Earlier::default(), KeptMemory::default()),
     };
     let assembly = Assembly::new(config.clone(), store.limits(), earlier);
     let batch_max = store.batch_objects_max();
@@ -124,7 +127,7 @@ pub(super) async fn run(
         parts,
         small,
         hedge: Arc::default(),
-        room: Room::new(),
+        memory,
         synced: false,
     };
     let mut announced = false;
@@ -237,8 +240,8 @@ impl Driver {
         let store = Arc::clone(&self.store);
         let handle = self.tasks.spawn(async move {
             let (files, objects): (Vec<u32>, Vec<_>) = batch.into_iter().unzip();
-            let objects = objects.into_iter().map(|(key, meta, body)| body.read().map(|body| (key, meta, body)));
-            let results = match objects.collect::<Result<Vec<_>, StoreError>>() {
+            let reading = objects.into_iter().map(|(key, meta, body)| async { Ok::<_, StoreError>((key, meta, body.read().await?)) });
+            let results = match try_join_all(reading).await {
                 Ok(objects) => store.put_many(objects).await,
                 Err(error) => Err(error),
             };
@@ -260,7 +263,7 @@ impl Driver {
     }
 
     fn start(&mut self, kind: Kind, job: Job) {
-        let (policy, stats, store, room) = (self.config.retry, Arc::clone(&self.stats), Arc::clone(&self.store), self.room.clone());
+        let (policy, stats, store, memory) = (self.config.retry, Arc::clone(&self.stats), Arc::clone(&self.store), self.memory.clone());
         let bytes = match &job {
             Job::Put { body, .. } => body.len(),
             Job::Part { part, .. } => part.body.len(),
@@ -271,7 +274,7 @@ impl Driver {
                 if let Err(error) = give_up(stale, policy).await {
                     return (file, Err(error));
                 }
-                let (body, _taken) = match room.load(body).await {
+                let (body, _taken) = match memory.load(body).await {
                     Ok(loaded) => loaded,
                     Err(error) => return (file, Err(error)),
                 };
@@ -291,7 +294,7 @@ impl Driver {
                 let hedge = Arc::clone(&self.hedge);
                 self.tasks.spawn(async move {
                     let DraftPart { number, offset, body } = part;
-                    let (body, _taken) = match room.load(body).await {
+                    let (body, _taken) = match memory.load(body).await {
                         Ok(loaded) => loaded,
                         Err(error) => return (file, Err(error)),
                     };

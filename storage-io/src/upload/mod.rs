@@ -6,8 +6,8 @@
 //! With the credits of [`crate::PoolNeed`] for the part size, that is `(parts in flight + 2) × part size`. The channels on both
 //! sides are unbounded by type so that nothing in them ever blocks a packet worker; credits bound them too.
 //!
-//! What an earlier transfer received stays on its disk until its part goes to the store (ADR 0036). It is read into memory of its own: at most
-//! 128 MiB at once, or one part if that is larger.
+//! What an earlier transfer received stays on its disk until its part goes to the store (ADR 0036). It is read into [`KeptMemory`], which many
+//! uploads may have together.
 
 mod assembly;
 mod block;
@@ -28,6 +28,7 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 
 pub use block::{FileMeta, Piece, ReadyBlock};
 pub use config::{ObjectName, UploaderConfig};
+pub use draft::KeptMemory;
 pub use samples::Sample;
 pub use stats::{StatsSnapshot, UploadStats};
 

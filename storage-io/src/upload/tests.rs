@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use proptest::prelude::*;
 use tradewind_fabric::BlockPool;
 
@@ -89,7 +91,7 @@ impl Model {
         match job {
             Job::Put { file, body, key, .. } => {
                 assert_eq!(key.to_string(), format!("in/f{file}"));
-                let body = body.read().unwrap();
+                let body = body.read().now_or_never().expect("nothing waits here").unwrap();
                 let bytes = body.chunks().concat();
                 assert_eq!(Crc64::of(&bytes), body.crc());
                 assert!(self.objects.insert(file, bytes).is_none(), "put twice");
@@ -102,7 +104,7 @@ impl Model {
                 assembly.begun(file);
             }
             Job::Part { file, part: DraftPart { number, offset, body } } => {
-                let body = body.read().unwrap();
+                let body = body.read().now_or_never().expect("nothing waits here").unwrap();
                 let bytes = body.chunks().concat();
                 assert_eq!(Crc64::of(&bytes), body.crc());
                 assert!(self.parts.get_mut(&file).expect("begun").insert(offset, bytes).is_none(), "part sent twice");
@@ -198,8 +200,9 @@ proptest! {
 #[derive(Debug)]
 struct OnDisk(Vec<u8>);
 
+#[async_trait]
 impl KeptBlock for OnDisk {
-    fn read(&self, range: std::ops::Range<usize>, crc: Crc64) -> std::io::Result<Vec<u8>> {
+    async fn read(&self, range: std::ops::Range<usize>, crc: Crc64) -> std::io::Result<Vec<u8>> {
         let bytes = self.0[range].to_vec();
         if Crc64::of(&bytes) == crc { Ok(bytes) } else { Err(std::io::Error::other("it is damaged")) }
     }

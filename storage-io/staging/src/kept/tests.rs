@@ -3,9 +3,13 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::yield_now;
+use tokio::time::advance;
 use tradewind_fabric::BlockPool;
 
 use super::*;
+use crate::disk::READS_MAX;
 use crate::{Ring, Staging, StagingConfig, crc_of};
 
 const SLOT: usize = 64 << 10;
@@ -35,6 +39,23 @@ fn open(folder: &tempfile::TempDir, files_max: u64) -> Result<Keep, StagingError
 fn open_with(folder: &tempfile::TempDir, files_max: u64, staging: Option<&Staging>) -> Result<Keep, StagingError> {
     let config = StagingConfig { directories: vec![folder.path().to_owned()], bytes_max: files_max * FILE_BYTES };
     Keep::open(&config, SLOT, true, staging).map(Option::unwrap)
+}
+
+/// With as many threads for what blocks, and a clock that stands still.
+fn runtime(threads: usize) -> Runtime {
+    Builder::new_current_thread().enable_time().start_paused(true).max_blocking_threads(threads).build().unwrap()
+}
+
+fn read(image: &KeptImage, range: std::ops::Range<usize>, crc64: u64) -> Result<Vec<u8>, StagingError> {
+    runtime(1).block_on(image.read(range, crc64))
+}
+
+/// Why, and where.
+fn why(error: StagingError) -> (StagingError, PathBuf, u64) {
+    match error {
+        StagingError::Kept { file, offset, why, .. } => (*why, file, offset),
+        other => panic!("{other}"),
+    }
 }
 
 fn contents(block: u32) -> Vec<u8> {
@@ -69,6 +90,23 @@ impl World {
         slot[..bytes.len()].copy_from_slice(&bytes);
         self.staging.keep(lane, block, &slot.freeze(bytes.len()), true);
         self.settle(lane);
+    }
+
+    /// As another engine finds it.
+    fn again(self, files_max: u64) -> Self {
+        let Self { staging, keep, folder, pool } = self;
+        drop((staging, keep));
+        let config = StagingConfig { directories: vec![folder.path().to_owned()], bytes_max: 8 * SLOT as u64 };
+        let staging = Staging::start(vec![Ring::new(&pool).unwrap()], &config).unwrap();
+        Self { keep: open_with(&folder, files_max, Some(&staging)).unwrap(), staging, pool, folder }
+    }
+
+    fn is_failed(&self) -> bool {
+        self.staging.disks()[0].is_failed
+    }
+
+    fn home(&self) -> Arc<Home> {
+        Arc::clone(self.keep.0.all().next().unwrap())
     }
 
     /// Once what is being removed is gone.
@@ -123,8 +161,9 @@ fn what_the_store_does_not_have_outlives_the_process() {
     assert_eq!((bytes, recalled(&keep, 8)), (contents(200), vec![]));
     // What was recalled is there as long as it is needed, in pieces too.
     let middle = contents(200)[100..900].to_vec();
-    assert_eq!(image.read(100..900, crc_of(&middle)).unwrap(), middle);
-    assert!(matches!(image.read(100..contents(200).len() + 1, 0), Err(StagingError::Disk { .. })));
+    assert_eq!(read(&image, 100..900, crc_of(&middle)).unwrap(), middle);
+    assert!(matches!(why(read(&image, 100..contents(200).len() + 1, 0).unwrap_err()).0, StagingError::Disk { .. }));
+    assert_eq!(read(&image, 100..900, crc_of(&middle)).unwrap(), middle, "which is not the disk's fault");
     assert_eq!(keep.expire(Duration::from_secs(3600)), 0);
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(keep.expire(Duration::from_millis(1)), 2);
@@ -188,6 +227,33 @@ fn what_is_damaged_is_left_out() {
     assert!(recalled(&world.keep, 7).is_empty(), "another scope");
     file.set_len(10).unwrap();
     assert!(recalled(&world.keep, 7).is_empty());
+    assert!(!world.is_failed(), "the disk read all of it");
+}
+
+#[test]
+fn a_disk_that_refuses_to_read_at_a_recall_is_out_of_use() {
+    let world = world(2);
+    let lane = world.keep.lane(7);
+    world.keep(&lane, 0..60);
+    drop(lane);
+    // The kernel refuses to read a directory. With something in it, so that it is as long as a page on any file system.
+    let unreadable = world.folder.path().join("kept").join(format!("{:032x}-{:016x}.blocks", 7, 1));
+    std::fs::create_dir(&unreadable).unwrap();
+    (0..300).for_each(|number| drop(File::create(unreadable.join(format!("something-{number}"))).unwrap()));
+    let world = world.again(2);
+    assert!(!world.is_failed());
+    assert!(recalled(&world.keep, 7).is_empty());
+    assert!(world.is_failed());
+    std::fs::remove_dir_all(&unreadable).unwrap();
+    let world = world.again(2);
+    assert_eq!(recalled(&world.keep, 7).len(), 60);
+    // One that fails meanwhile is not read to the end.
+    let (home, mut taken) = (world.home(), 0);
+    world.keep.recall(7, Duration::from_secs(60), |_, _| {
+        taken += 1;
+        home.health.fail(&"a test");
+    });
+    assert!((1..=3).contains(&taken), "{taken}: one was taken, one waits to be, and one for room to wait");
 }
 
 /// A disk that fails between a recall and the use of it is an error of what is read, where memory that is mapped would end the process.
@@ -208,11 +274,13 @@ fn what_goes_wrong_behind_a_recall_is_an_error_and_the_disk_is_out_of_use() {
         world.keep(&lane, 0..10);
         drop(lane);
         let all = images(&world.keep, 7, Duration::from_secs(60));
-        let read = |(image, bytes): &(KeptImage, Vec<u8>)| image.read(0..bytes.len(), crc_of(bytes));
+        let read = |(image, bytes): &(KeptImage, Vec<u8>)| read(image, 0..bytes.len(), crc_of(bytes));
         let count = || all.iter().filter(|&known| read(known).is_ok_and(|bytes| bytes == known.1)).count();
         assert_eq!(count(), 10);
-        assert!(!world.staging.disks()[0].is_failed);
-        let file = File::options().read(true).write(true).open(world.folder.path().join("kept").join(&world.names()[0])).unwrap();
+        assert!(!world.is_failed());
+        let name = world.names().remove(0);
+        let path = world.folder.path().join("kept").join(name);
+        let file = File::options().read(true).write(true).open(&path).unwrap();
         let in_the_fifth = 4096 + 4 * SLOT as u64 + 500;
         match fault {
             Fault::Truncated => file.set_len(in_the_fifth).unwrap(),
@@ -227,13 +295,14 @@ fn what_goes_wrong_behind_a_recall_is_an_error_and_the_disk_is_out_of_use() {
                 assert!(replaced >= 0);
             }
         }
-        let error = read(all.iter().find(|(_, bytes)| *bytes == contents(4)).unwrap()).unwrap_err();
+        let (error, file, offset) = why(read(all.iter().find(|(_, bytes)| *bytes == contents(4)).unwrap()).unwrap_err());
+        assert_eq!((file, offset), (path, 4096 + 4 * SLOT as u64), "{fault:?}");
         match fault {
             Fault::Flipped => assert!(matches!(error, StagingError::Damaged), "{error}"),
             Fault::Truncated | Fault::Refused => assert!(matches!(error, StagingError::Disk { .. }), "{error}"),
         }
         // As the disk's own thread says of it.
-        assert!(world.staging.disks()[0].is_failed && world.staging.room() == 0, "{fault:?}");
+        assert!(world.is_failed() && world.staging.room() == 0, "{fault:?}");
         assert_eq!(count(), good, "{fault:?}: what can be read still is");
         assert!(recalled(&world.keep, 7).is_empty(), "nothing there counts any more");
         let lane = world.keep.lane(7);
@@ -247,6 +316,123 @@ fn what_goes_wrong_behind_a_recall_is_an_error_and_the_disk_is_out_of_use() {
     }
 }
 
+/// Lets tasks run until nothing is left to be done at this time.
+fn run(runtime: &Runtime) {
+    runtime.block_on(async {
+        for _ in 0..300 {
+            yield_now().await;
+        }
+    });
+}
+
+fn until(runtime: &Runtime, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it has not come to that");
+        std::thread::sleep(Duration::from_millis(1));
+        run(runtime);
+    }
+    run(runtime);
+}
+
+#[test]
+fn a_disk_that_does_not_answer_ends_who_reads_and_is_left_out_for_a_while() {
+    let world = world(2);
+    let lane = world.keep.lane(7);
+    world.keep(&lane, 0..10);
+    drop(lane);
+    let (all, home, runtime) = (images(&world.keep, 7, Duration::from_secs(60)), world.home(), runtime(100));
+    let read = |(image, bytes): &(KeptImage, Vec<u8>)| {
+        let (image, bytes) = (image.clone(), bytes.clone());
+        runtime.spawn(async move { image.read(0..bytes.len(), crc_of(&bytes)).await })
+    };
+    let asked = || home.asked.load(Ordering::Relaxed);
+    let (before, stop) = (asked(), lock(&home.pace));
+    let reading: Vec<_> = all.iter().map(read).collect();
+    let begun = before + READS_MAX as u32;
+    until(&runtime, || asked() == begun);
+    runtime.block_on(advance(Duration::from_secs(29)));
+    run(&runtime);
+    assert!(reading.iter().all(|reading| !reading.is_finished()) && !home.health.is_slow());
+    runtime.block_on(advance(Duration::from_secs(2)));
+    run(&runtime);
+    // Those that wait for their turn as well.
+    let directory = world.folder.path().join("kept");
+    for reading in reading {
+        assert!(reading.is_finished());
+        let error = runtime.block_on(reading).unwrap().unwrap_err();
+        assert!(error.to_string().contains(world.names()[0].as_str()) && error.to_string().contains("30 s"), "{error}");
+        let (error, file, offset) = why(error);
+        assert!(matches!(error, StagingError::Silent { .. }) && file.starts_with(&directory) && offset >= 4096, "{error}");
+    }
+    // It keeps a few threads, and a recall does not ask it.
+    assert_eq!((asked(), home.health.turns()), (begun, 0));
+    assert!(images(&world.keep, 7, Duration::from_secs(60)).is_empty());
+    assert!(asked() == begun && !world.is_failed(), "another attempt goes on without it, and it may come back");
+    drop(stop);
+    until(&runtime, || home.health.turns() == READS_MAX);
+    let again = read(&all[0]);
+    until(&runtime, || again.is_finished());
+    assert_eq!(runtime.block_on(again).unwrap().unwrap(), all[0].1);
+    let minutes = |number: u64| Instant::now() + Duration::from_secs(60 * number);
+    assert!(home.health.slow_until().is_some_and(|until| until > minutes(4) && until <= minutes(5)));
+    assert!(recalled(&world.keep, 7).is_empty());
+    *home.health.slow_until() = Some(Instant::now());
+    assert_eq!(recalled(&world.keep, 7).len(), 10);
+}
+
+/// What waits for a thread of the runtime is not the disk's fault.
+#[test]
+fn the_disk_has_its_time_from_when_it_is_asked() {
+    let world = world(2);
+    let lane = world.keep.lane(7);
+    world.keep(&lane, 0..1);
+    drop(lane);
+    let (image, bytes) = images(&world.keep, 7, Duration::from_secs(60)).remove(0);
+    let (runtime, (go, wait)) = (runtime(1), mpsc::channel::<()>());
+    let other = runtime.spawn_blocking(move || wait.recv());
+    let crc64 = crc_of(&bytes);
+    let reading = runtime.spawn(async move { image.read(0..bytes.len(), crc64).await });
+    run(&runtime);
+    runtime.block_on(advance(Duration::from_secs(3600)));
+    run(&runtime);
+    assert!(!reading.is_finished());
+    drop(go);
+    until(&runtime, || reading.is_finished() && other.is_finished());
+    assert_eq!(runtime.block_on(reading).unwrap().unwrap(), contents(0));
+}
+
+#[test]
+fn a_turn_is_waited_for_as_long_as_the_disk_answers() {
+    let (runtime, health) = (runtime(1), Arc::new(Health::new(PathBuf::from("/nowhere"))));
+    let within = Duration::from_secs(30);
+    let mut held: Vec<_> = (0..READS_MAX).map(|_| runtime.block_on(health.turn(within)).unwrap()).collect();
+    let wait = || {
+        let health = Arc::clone(&health);
+        runtime.spawn(async move { health.turn(within).await.is_some() })
+    };
+    let after = |seconds: u64| {
+        runtime.block_on(advance(Duration::from_secs(seconds)));
+        run(&runtime);
+    };
+    let first = wait();
+    run(&runtime);
+    after(20);
+    health.answered();
+    after(20);
+    assert!(!first.is_finished(), "it answered somebody");
+    held.pop();
+    run(&runtime);
+    assert!(runtime.block_on(first).unwrap());
+    held.push(runtime.block_on(health.turn(within)).unwrap());
+    let second = wait();
+    run(&runtime);
+    after(29);
+    assert!(!second.is_finished());
+    after(2);
+    assert!(second.is_finished() && !runtime.block_on(second).unwrap());
+}
+
 /// However many there are: a few blocks are in memory at once.
 #[test]
 fn a_recall_waits_for_who_takes_the_blocks() {
@@ -254,7 +440,7 @@ fn a_recall_waits_for_who_takes_the_blocks() {
     let lane = world.keep.lane(7);
     world.keep(&lane, 0..60);
     drop(lane);
-    let home = Arc::clone(world.keep.0.all().next().unwrap());
+    let home = world.home();
     let (mut taken, mut most) = (0, 0);
     world.keep.recall(7, Duration::from_secs(60), |_, _| {
         taken += 1;
@@ -269,7 +455,7 @@ fn a_recall_waits_for_who_takes_the_blocks() {
 fn a_disk_that_does_not_answer_stops_nobody_but_its_own_thread() {
     let world = world(2);
     let lane = world.keep.lane(7);
-    let home = Arc::clone(world.keep.0.all().next().unwrap());
+    let home = world.home();
     let (turn, stop) = (lane.begin(1).unwrap(), lock(&home.pace));
     let taking = std::thread::spawn(move || turn.take(5, 0));
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -293,7 +479,7 @@ fn a_slow_disk_gives_what_it_could_until_the_deadline() {
     let lane = world.keep.lane(7);
     world.keep(&lane, 0..100);
     drop(lane);
-    let home = Arc::clone(world.keep.0.all().next().unwrap());
+    let home = world.home();
     *lock(&home.pace) = Duration::from_millis(50);
     let began = Instant::now();
     let some = images(&world.keep, 7, Duration::from_millis(1000)).len();
@@ -320,15 +506,11 @@ fn without_a_block_for_all_nothing_else_counts() {
     let made = world.folder.path().join("kept").join(&world.names()[0]);
     let empty = made.with_file_name(format!("{:032x}-{:016x}.blocks", 7, 1));
     File::create(&empty).unwrap();
-    let World { staging, keep, folder, pool } = world;
-    drop((staging, keep));
-    let again = open(&folder, 1).unwrap();
-    assert_eq!(recalled(&again, 7).len(), 11);
-    drop(again);
+    drop(all);
+    let world = world.again(1);
+    assert_eq!(recalled(&world.keep, 7).len(), 11);
     std::fs::remove_file(&empty).unwrap();
-    let config = StagingConfig { directories: vec![folder.path().to_owned()], bytes_max: 8 * SLOT as u64 };
-    let staging = Staging::start(vec![Ring::new(&pool).unwrap()], &config).unwrap();
-    let world = World { keep: open_with(&folder, 1, Some(&staging)).unwrap(), staging, pool, folder };
+    let world = world.again(1);
     // Damaged, it takes the others with it.
     let path = world.folder.path().join("kept").join(&world.names()[0]);
     File::options().write(true).open(&path).unwrap().write_all_at(&[0xff; 8], 4096 + 10 * SLOT as u64).unwrap();
