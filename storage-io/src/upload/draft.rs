@@ -216,6 +216,11 @@ mod tests {
         }
     }
 
+    /// What never ends fails here, at once: the clock stands still until nothing else is left to be done.
+    async fn ends<T>(future: impl Future<Output = T>) -> T {
+        timeout(Duration::from_secs(3600), future).await.expect("it waits for ever")
+    }
+
     fn draft<B: KeptBlock + 'static>(block: &Arc<B>, bytes: u64) -> Draft {
         draft_with(block, bytes, Bytes::from_static(b"ab"))
     }
@@ -254,7 +259,7 @@ mod tests {
         let large = 2 * BYTES;
         assert!(timeout(wait, memory.load(draft(&disk, large))).await.is_err());
         held.clear();
-        held.push(memory.load(draft(&disk, large)).await.unwrap());
+        held.push(ends(memory.load(draft(&disk, large))).await.unwrap());
         assert_eq!(read(), 2 * half + large);
         assert!(timeout(wait, memory.load(draft(&disk, 1))).await.is_err());
         drop(held);
@@ -277,11 +282,11 @@ mod tests {
         sleep(Duration::from_secs(1)).await;
         assert!(!large.is_finished() && !small.is_finished(), "there is room for the small one, but it is not its turn");
         drop(held);
-        let large = large.await.unwrap().unwrap();
+        let large = ends(large).await.unwrap().unwrap();
         sleep(Duration::from_secs(1)).await;
         assert!(!small.is_finished());
         drop(large);
-        small.await.unwrap().unwrap();
+        ends(small).await.unwrap().unwrap();
         assert_eq!(memory.free_bytes(), BYTES);
     }
 
@@ -303,9 +308,9 @@ mod tests {
                 assert!(!failing.is_finished() && !next.is_finished());
                 assert_eq!((pool.available(), memory.free_bytes()), (0, 0));
             }
-            let error = failing.await.unwrap().map(|_| ()).unwrap_err();
+            let error = ends(failing).await.unwrap().map(|_| ()).unwrap_err();
             assert!(matches!(&error, StoreError::KeptBlock { detail } if detail.contains("/mnt/disk/kept/file")), "{error}");
-            drop(next.await.unwrap().unwrap());
+            drop(ends(next).await.unwrap().unwrap());
             assert_eq!((pool.available(), memory.free_bytes()), (1, BYTES));
             let unwanted = timeout(after / 2, memory.load(mixed())).await;
             assert!(after.is_zero() || unwanted.is_err());
