@@ -136,6 +136,7 @@ pub(crate) fn store_code(error: &StoreError) -> ErrorCode {
         StoreError::ChecksumMismatch { .. } => ErrorCode::IntegrityMismatch,
         StoreError::DestinationExists { .. } => ErrorCode::DestinationExists,
         StoreError::Full { .. } => ErrorCode::DiskFull,
+        StoreError::KeptBlock { .. } => ErrorCode::StagingFailed,
         StoreError::InvalidName { .. } => ErrorCode::DestinationInvalid,
         StoreError::Configuration { .. } => ErrorCode::Unsupported,
         _ => ErrorCode::StoreRejected,
@@ -151,5 +152,19 @@ pub(crate) fn upload_code(error: &UploadError) -> ErrorCode {
         UploadError::PieceChecksum { .. } => ErrorCode::IntegrityMismatch,
         UploadError::PoolTooSmall { .. } => ErrorCode::ResourceExhausted,
         _ => ErrorCode::ProtocolViolation,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The client goes on by itself after the one, and not after the other.
+    #[test]
+    fn a_staging_disk_is_not_the_destinations_fault() {
+        let kept = || StoreError::KeptBlock { detail: "/mnt/disk".to_owned() };
+        assert_eq!((store_code(&kept()), upload_code(&kept().into())), (ErrorCode::StagingFailed, ErrorCode::StagingFailed));
+        let full = || StoreError::Full { place: "/mnt/store".to_owned(), detail: String::new() };
+        assert_eq!((store_code(&full()), upload_code(&full().into())), (ErrorCode::DiskFull, ErrorCode::DiskFull));
     }
 }

@@ -25,7 +25,7 @@ impl Facts {
     /// [`StoreError::Journal`] when the state directory cannot be used.
     pub fn of(opened: &Opened, options: &Options) -> Result<Self, StoreError> {
         let keep = Duration::from_secs(options.resume_keep_s);
-        let state = options.state_dir.as_ref().map(|directory| State::open(directory, keep)).transpose()?;
+        let state = options.state_dir.as_ref().map(|directory| State::open(directory, keep, options.pool_bytes)).transpose()?;
         let ready = Ready {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             endpoints: vec![DataEndpoint { address: opened.listen }],

@@ -2,15 +2,20 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use tradewind_client::files_and_pieces;
 use tradewind_ipc::{DurableList, DurableSummary};
 use tradewind_proto::block::{BlockTable, fingerprint};
-use tradewind_staging::Keep;
-use tradewind_storage::{Durable, Journal, Recalled, Resumption, RetryPolicy, Sample, Scope, Store, StoreError, UploaderConfig, resume};
+use tradewind_staging::{Keep, KeptImage};
+use tradewind_storage::{
+    Crc64, Durable, Journal, KeptBlock, KeptMemory, Recalled, Resumption, RetryPolicy, Sample, Scope, Store, StoreError, UploaderConfig,
+    resume,
+};
 
 use crate::keeping::Kept;
 use crate::manifest::{self, Manifest};
@@ -22,6 +27,8 @@ const RESUME_TIMEOUT: Duration = Duration::from_secs(80);
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long removing old kept blocks and reading the others may take; what is not read by then is sent again.
 const RECALL_TIME: Duration = Duration::from_secs(40);
+/// Kept blocks that go to the store are read into so much memory beside the block pool: this part of it.
+const KEPT_PART: u64 = 8;
 
 /// The engine's memory that outlives it.
 #[derive(Clone, Debug)]
@@ -32,6 +39,8 @@ pub(crate) struct State {
     keep: Duration,
     /// What earlier engines received, and whether lanes of this one add to it.
     kept: Option<(Keep, StagingMode)>,
+    /// What all lanes together read that into.
+    kept_memory: KeptMemory,
 }
 
 /// What a lane begins with.
@@ -45,11 +54,11 @@ pub(crate) struct Prepared {
 }
 
 impl State {
-    /// Opens the journal in this directory and removes lists that an earlier engine left.
+    /// Opens the journal in this directory and removes lists that an earlier engine left. `pool_bytes`: of the block pool.
     ///
     /// # Errors
     /// [`StoreError::Journal`].
-    pub(crate) fn open(directory: &Path, keep: Duration) -> Result<Self, StoreError> {
+    pub(crate) fn open(directory: &Path, keep: Duration, pool_bytes: u64) -> Result<Self, StoreError> {
         let lists = directory.join("durable");
         let failed = |error: io::Error| StoreError::Journal { detail: format!("{}: {error}", lists.display()) };
         match fs::remove_dir_all(&lists) {
@@ -58,7 +67,8 @@ impl State {
         }
         fs::create_dir_all(&lists).map_err(failed)?;
         manifest::prepare(directory).map_err(failed)?;
-        Ok(Self { journal: Journal::open(directory)?, lists, directory: directory.to_owned(), keep, kept: None })
+        let (journal, kept_memory) = (Journal::open(directory)?, KeptMemory::new(pool_bytes / KEPT_PART));
+        Ok(Self { journal, lists, directory: directory.to_owned(), keep, kept: None, kept_memory })
     }
 
     pub(crate) fn with_kept(self, kept: Option<&(Keep, StagingMode)>) -> Self {
@@ -124,7 +134,8 @@ impl State {
             }
             write_line(list, &mut summary, durable).map_err(failed)
         };
-        let resumption = resume(scope, config, is_wanted, recalled, &mut each).await?;
+        let mut resumption = resume(scope, config, is_wanted, recalled, &mut each).await?;
+        resumption.read_into(&self.kept_memory);
         let path = match list {
             Some(mut list) => {
                 list.flush().map_err(failed)?;
@@ -159,6 +170,17 @@ impl State {
     }
 }
 
+/// A kept block, as the uploader knows it.
+#[derive(Debug)]
+struct Image(KeptImage);
+
+#[async_trait]
+impl KeptBlock for Image {
+    async fn read(&self, range: Range<usize>, crc: Crc64) -> io::Result<Vec<u8>> {
+        self.0.read(range, crc.0).await.map_err(io::Error::other)
+    }
+}
+
 /// Reads what earlier lanes of the same names kept, after removing what nobody goes on with. If nothing is wanted, none of it is of use any more.
 async fn recall(kept: Kept, after: Duration, is_wanted: bool, config: UploaderConfig) -> Recalled {
     let recalling = tokio::task::spawn_blocking(move || {
@@ -173,17 +195,18 @@ async fn recall(kept: Kept, after: Duration, is_wanted: bool, config: UploaderCo
             keep.forget(scope);
             return recalled;
         }
-        let images = keep.recall(scope, deadline.saturating_duration_since(Instant::now()));
-        let blocks = images.len();
-        for image in images {
-            match BlockTable::parse(&image) {
+        let mut blocks = 0;
+        keep.recall(scope, deadline.saturating_duration_since(Instant::now()), |image, bytes| {
+            blocks += 1;
+            match BlockTable::parse(&bytes) {
                 Ok(table) => {
                     let (files, pieces) = files_and_pieces(&table);
-                    recalled.add(&config, &image, &files, &pieces);
+                    let kept: Arc<dyn KeptBlock> = Arc::new(Image(image));
+                    recalled.add(&config, &bytes, &kept, &files, &pieces);
                 }
                 Err(error) => tracing::warn!(%error, "a kept block is left out"),
             }
-        }
+        });
         if blocks > 0 {
             tracing::info!("{blocks} blocks of an interrupted transfer are still here");
         }

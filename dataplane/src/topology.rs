@@ -223,8 +223,11 @@ pub struct Workers {
 pub fn start(opened: Opened) -> Result<(Workers, BlockPool), StartError> {
     let steering = opened.steering.map(Arc::new);
     let place_bytes = opened.pool.slot_bytes();
-    let kept = opened.staging.as_ref().and_then(|(_, config, mode)| Some((open_kept(config, place_bytes, *mode)?, *mode)));
-    let staging = opened.staging.and_then(|(rings, config, _)| start_staging(rings, &config));
+    let (mut staging, mut kept) = (None, None);
+    if let Some((rings, config, mode)) = opened.staging {
+        staging = start_staging(rings, &config);
+        kept = open_kept(&config, place_bytes, mode, staging.as_ref()).map(|keep| (keep, mode));
+    }
     let mut workers = Workers { mailboxes: Vec::new(), statistics: Vec::new(), steering, staging, kept, threads: Vec::new() };
     for (index, (link, waker)) in opened.links.into_iter().enumerate() {
         let mailbox = Mailbox::new(waker);
@@ -288,8 +291,8 @@ fn start_staging(rings: Vec<Ring>, config: &StagingConfig) -> Option<Staging> {
 }
 
 /// Where there is nothing from another time, only a lane that is to add to it needs it.
-fn open_kept(config: &StagingConfig, place_bytes: usize, mode: StagingMode) -> Option<Keep> {
-    let opened = Keep::open(config, place_bytes, mode == StagingMode::Always);
+fn open_kept(config: &StagingConfig, place_bytes: usize, mode: StagingMode, staging: Option<&Staging>) -> Option<Keep> {
+    let opened = Keep::open(config, place_bytes, mode == StagingMode::Always, staging);
     opened.inspect_err(|error| tracing::error!("blocks do not outlive the engine until tradewindd is restarted: {error}")).ok().flatten()
 }
 

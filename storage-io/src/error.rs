@@ -182,6 +182,14 @@ pub enum StoreError {
         /// What is wrong and how to put it right.
         detail: String,
     },
+    /// What an earlier attempt received, and a disk of this server kept, cannot be had from there any more.
+    #[error(
+        "what an earlier attempt left on a disk of the server cannot be read: {detail}; the same command goes on where it stopped and sends it again"
+    )]
+    KeptBlock {
+        /// What the disk said.
+        detail: String,
+    },
     /// The file system failed.
     #[error("cannot {action} {path}: {source}; check the disk, the mount and the permissions of the target directory")]
     Io {

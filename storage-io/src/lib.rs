@@ -6,7 +6,8 @@
 //! packet and knows nothing of the wire: the engine converts a block's table into a [`ReadyBlock`].
 //!
 //! Payload is never copied here: a part's body is the pool slots of its blocks, lent as `bytes::Bytes`; a slot returns to its
-//! pool when the store has acknowledged every byte of it.
+//! pool when the store has acknowledged every byte of it. What an earlier transfer left on a disk ([`KeptBlock`]) is read there when its part's
+//! turn has come.
 
 #![forbid(unsafe_code)]
 
@@ -42,7 +43,7 @@ pub use fetch::{FetchConfig, Fetched, FetchedObject, TakesPath, TakesTime, Wante
 pub use gcs::{GcsConfig, GcsCredentials, GcsStore};
 pub use hdfs::{HdfsAuth, HdfsConfig, HdfsStore};
 pub use holes::{HOLE_BYTES_MIN, SPARSE_ATTRIBUTE, are_zeros, is_marked_sparse, may_have_holes, sparse_attribute};
-pub use journal::{Durable, Journal, Recalled, Resumption, Scope, resume};
+pub use journal::{Durable, Journal, KeptBlock, Recalled, Resumption, Scope, resume};
 pub use list::{Depth, LIST_ENTRIES_MAX, ListEntry, ListedObject, Listing};
 pub use local::{FsyncPolicy, LocalStore};
 pub use name::decode as decode_name;
@@ -55,4 +56,6 @@ pub use store::{
 };
 pub use swift::{LargeObjects, SwiftAuth, SwiftConfig, SwiftStore};
 pub use tradewind_parts::{PartPlan, PoolNeed};
-pub use upload::{FileMeta, ObjectName, Piece, ReadyBlock, Sample, StatsSnapshot, UploadEvent, UploadStats, Uploader, UploaderConfig};
+pub use upload::{
+    FileMeta, KeptMemory, ObjectName, Piece, ReadyBlock, Sample, StatsSnapshot, UploadEvent, UploadStats, Uploader, UploaderConfig,
+};

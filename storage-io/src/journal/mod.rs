@@ -24,8 +24,8 @@ use crate::error::StoreError;
 use crate::store::{Attributes, ObjectKey, ObjectMeta, PartReceipt, Store, token_of};
 use crate::upload::Sample;
 use database::Database;
-pub use recalled::Recalled;
-pub(crate) use recalled::RecalledPiece;
+pub use recalled::{KeptBlock, Recalled};
+pub(crate) use recalled::{KeptBytes, RecalledPiece};
 pub(crate) use resume::Reopened;
 pub use resume::{Durable, Resumption, resume};
 

@@ -14,7 +14,7 @@ use crate::error::StoreError;
 use crate::list::{Depth, LIST_ENTRIES_MAX, ListEntry};
 use crate::retry::RetryPolicy;
 use crate::store::{ObjectKey, PartReceipt, Store, Upload, token_of};
-use crate::upload::{Sample, UploaderConfig};
+use crate::upload::{KeptMemory, Sample, UploaderConfig};
 
 /// Rows read at once.
 const PAGE: usize = 1000;
@@ -66,6 +66,8 @@ pub struct Resumption {
     pub(crate) open: HashMap<ObjectKey, Reopened>,
     /// What no store has of what was received.
     pub(crate) recalled: Recalled,
+    /// What that is read into.
+    pub(crate) memory: KeptMemory,
     /// Objects of the same size and time as the source count as ours.
     pub(crate) by_attributes: bool,
 }
@@ -74,6 +76,11 @@ impl Resumption {
     /// Objects that are there already and have the source's size and time count as ours, though nobody was told of them.
     pub fn recognise(&mut self) {
         self.by_attributes = true;
+    }
+
+    /// What was received is read into this memory, which other uploads may have too. Without it, into [`KeptMemory::default`] of its own.
+    pub fn read_into(&mut self, memory: &KeptMemory) {
+        self.memory = memory.clone();
     }
 }
 
@@ -101,7 +108,8 @@ pub async fn resume(
 ) -> Result<Resumption, StoreError> {
     // What the transfer before this one told the journal may still be on its way.
     scope.flush().await;
-    let mut resumption = Resumption { scope: scope.clone(), open: HashMap::new(), recalled, by_attributes: is_wanted };
+    let memory = KeptMemory::default();
+    let mut resumption = Resumption { scope: scope.clone(), open: HashMap::new(), recalled, memory, by_attributes: is_wanted };
     let (mut after, mut listed) = (None, None);
     loop {
         let rows = page(scope, config, after.take()).await?;

@@ -6,27 +6,26 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tradewind_parts::PartPlan;
 
 use super::block::{FileMeta, Piece, ReadyBlock};
 use super::config::{ObjectName, UploaderConfig};
+use super::draft::{Draft, DraftPart, Run, Source};
 use super::samples::{Sample, is_sampled};
 use crate::checksum::Crc64;
 use crate::error::{StoreError, UploadError};
-use crate::holes;
 use crate::journal::{DoneObject, OpenObject, Recalled, RecalledPiece, Reopened};
-use crate::store::{Body, Limits, ObjectKey, ObjectMeta, Part, PartReceipt, StoredObject, Upload, token_of};
+use crate::store::{Limits, ObjectKey, ObjectMeta, PartReceipt, StoredObject, Upload, token_of};
 
 /// A request to be made.
 #[derive(Debug)]
 pub(super) enum Job {
     /// Store a whole object, after giving up what an earlier transfer began of it.
-    Put { file: u32, key: ObjectKey, meta: ObjectMeta, body: Body, stale: Option<Arc<dyn Upload>> },
+    Put { file: u32, key: ObjectKey, meta: ObjectMeta, body: Draft, stale: Option<Arc<dyn Upload>> },
     /// Begin an object of several parts, likewise.
     Begin { file: u32, key: ObjectKey, meta: ObjectMeta, stale: Option<Arc<dyn Upload>> },
     /// Store a part of an object that has been begun.
-    Part { file: u32, part: Part },
+    Part { file: u32, part: DraftPart },
     /// Make the object of its parts.
     Complete { file: u32, size: u64, parts: Vec<PartReceipt>, crc: Crc64 },
     /// Give up an object that has been begun: its sender has withdrawn it. The key if the journal may know it.
@@ -53,48 +52,10 @@ pub(super) enum Milestone {
     LeftOut { file: u32, path: Vec<u8>, reason: String },
 }
 
-/// Consecutive bytes of a file.
-#[derive(Debug)]
-enum Run {
-    /// In the block that they came in.
-    Data(Bytes),
-    /// So many zeros that never came.
-    Hole(u64),
-}
-
-impl Run {
-    fn len(&self) -> u64 {
-        match self {
-            Self::Data(bytes) => bytes.len() as u64,
-            Self::Hole(bytes) => *bytes,
-        }
-    }
-
-    /// Takes at most so many bytes off the front.
-    fn split_to(&mut self, most: u64) -> Self {
-        match self {
-            Self::Data(bytes) => Self::Data(bytes.split_to(usize::try_from(most).unwrap_or(usize::MAX).min(bytes.len()))),
-            Self::Hole(bytes) => {
-                let taken = most.min(*bytes);
-                *bytes -= taken;
-                Self::Hole(taken)
-            }
-        }
-    }
-
-    /// Computes its checksum.
-    fn crc(&self) -> Crc64 {
-        match self {
-            Self::Data(bytes) => Crc64::of(bytes),
-            Self::Hole(bytes) => holes::crc(*bytes),
-        }
-    }
-}
-
 /// Bytes of one part that have arrived, by offset in the file.
 #[derive(Debug, Default)]
 struct Filling {
-    runs: BTreeMap<u64, (Run, Crc64)>,
+    runs: BTreeMap<u64, (Source, Crc64)>,
     bytes: u64,
     blocks: Vec<u32>,
 }
@@ -107,7 +68,7 @@ struct File {
     token: u128,
     filling: HashMap<u32, Filling>,
     /// Parts that are complete and wait for the upload to be begun.
-    waiting: Vec<Part>,
+    waiting: Vec<DraftPart>,
     begun: bool,
     /// Blocks with bytes in parts that have been cut and not acknowledged, by part.
     in_flight: HashMap<u32, Vec<u32>>,
@@ -333,7 +294,7 @@ impl Assembly {
         if meta.size == 0 {
             self.blocks.entry(block).and_modify(|waits| *waits += 1);
             let (key, stale) = (file.key.clone(), file.stale.take());
-            self.jobs.small.push_back(Job::Put { file: meta.file, key, meta: object_meta, body: Body::default(), stale });
+            self.jobs.small.push_back(Job::Put { file: meta.file, key, meta: object_meta, body: Draft::default(), stale });
         } else if !plan.is_single() {
             let (key, stale) = (file.key.clone(), file.stale.take());
             self.jobs.control.push_back(Job::Begin { file: meta.file, key, meta: object_meta, stale });
@@ -353,13 +314,19 @@ impl Assembly {
         let Some(&File { ref key, plan, .. }) = self.files.get(&meta.file) else { return Ok(()) };
         let pieces = self.earlier.recalled.take(key, meta.size, meta.mtime_ns);
         for (file_offset, RecalledPiece { length, data, crc }) in pieces {
-            let (is_hole, run) = data.map_or((true, Run::Hole(length)), |data| (false, Run::Data(data)));
             // Pieces come from blocks, which are no longer than this.
             let len = u32::try_from(length).unwrap_or(u32::MAX);
-            let piece = Piece { file: meta.file, file_offset, len, data_offset: 0, crc64: crc.0, is_hole };
-            for (number, at, run, crc) in split(&plan, &piece, run)? {
-                self.fill(RECALLED, meta.file, number, at, run, crc)?;
-            }
+            let Some(kept) = data else {
+                let piece = Piece { file: meta.file, file_offset, len, data_offset: 0, crc64: crc.0, is_hole: true };
+                for (number, at, run, crc) in split(&plan, &piece, Run::Hole(length))? {
+                    self.fill(RECALLED, meta.file, number, at, Source::Run(run), crc)?;
+                }
+                continue;
+            };
+            let inside =
+                plan.part_of(file_offset).filter(|&number| plan.range(number).is_some_and(|part| file_offset + length <= part.end));
+            let across = || UploadError::Internal(format!("{length} bytes at {file_offset} of {} were recalled across parts", meta.file));
+            self.fill(RECALLED, meta.file, inside.ok_or_else(across)?, file_offset, Source::Kept(kept), crc)?;
         }
         Ok(())
     }
@@ -421,13 +388,13 @@ impl Assembly {
             return Err(UploadError::OutOfRange { file: piece.file, offset: piece.file_offset, len, size_bytes });
         }
         for (number, at, run, crc) in split(&file.plan, piece, run)? {
-            self.fill(block.id, piece.file, number, at, run, crc)?;
+            self.fill(block.id, piece.file, number, at, Source::Run(run), crc)?;
         }
         Ok(())
     }
 
     /// Puts a run of bytes, which lies inside one part, where it belongs; cuts the part when it is full.
-    fn fill(&mut self, block: u32, id: u32, number: u32, at: u64, run: Run, crc: Crc64) -> Result<(), UploadError> {
+    fn fill(&mut self, block: u32, id: u32, number: u32, at: u64, run: Source, crc: Crc64) -> Result<(), UploadError> {
         let Some(file) = self.files.get_mut(&id) else { return Ok(()) };
         let overlap = Err(UploadError::Overlap { file: id, offset: at });
         if file.cut.contains(&number) {
@@ -457,21 +424,18 @@ impl Assembly {
             file.samples.extend(run.map(|(&offset, (run, crc))| (number, Sample { offset, length: run.len(), crc: *crc })));
         }
         let mut crc = Crc64::default();
-        let mut chunks = Vec::with_capacity(full.runs.len());
+        let mut sources = Vec::with_capacity(full.runs.len());
         for (run, run_crc) in full.runs.into_values() {
             crc = crc.append(run_crc, run.len());
-            match run {
-                Run::Data(bytes) => chunks.push(bytes),
-                Run::Hole(bytes) => chunks.extend(holes::chunks(bytes)),
-            }
+            sources.push(run);
         }
-        let body = Body::new(chunks, crc);
+        let body = Draft::new(sources, crc);
         if file.plan.is_single() {
             let queue = if body.len() <= SMALL_BYTES_MAX { &mut self.jobs.small } else { &mut self.jobs.parts };
             let (key, meta, stale) = (file.key.clone(), file.object_meta(self.config.overwrite), file.stale.take());
             queue.push_back(Job::Put { file: id, key, meta, body, stale });
         } else {
-            let part = Part { number, offset: range.start, body };
+            let part = DraftPart { number, offset: range.start, body };
             if file.begun { self.jobs.parts.push_back(Job::Part { file: id, part }) } else { file.waiting.push(part) }
         }
         Ok(())

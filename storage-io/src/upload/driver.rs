@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, timeout};
@@ -12,13 +13,14 @@ use tokio::time::{MissedTickBehavior, timeout};
 use super::assembly::{Assembly, Earlier, Job, Milestone, again};
 use super::block::FileMeta;
 use super::concurrency::{Bounds, Concurrency};
+use super::draft::{Draft, DraftPart, KeptMemory};
 use super::hedge::Hedge;
 use super::stats::{DrainMeter, UploadStats};
 use super::{Command, UploadEvent, UploaderConfig};
 use crate::error::{StoreError, UploadError};
 use crate::journal::{Resumption, Scope};
 use crate::retry::RetryPolicy;
-use crate::store::{Body, ObjectKey, ObjectMeta, PartReceipt, Store, StoredObject, Upload};
+use crate::store::{ObjectKey, ObjectMeta, Part, PartReceipt, Store, StoredObject, Upload};
 
 /// Requests without data in flight at once.
 const CONTROL_IN_FLIGHT_MAX: usize = 16;
@@ -68,6 +70,8 @@ struct Driver {
     parts: Concurrency,
     small: Concurrency,
     hedge: Arc<Hedge>,
+    /// For what has to be read from a disk before it goes to the store.
+    memory: KeptMemory,
     synced: bool,
 }
 
@@ -86,9 +90,11 @@ pub(super) async fn run(
     mut inbox: UnboundedReceiver<Command>,
     events: UnboundedSender<UploadEvent>,
 ) {
-    let (journal, earlier) = match resumption {
-        Some(Resumption { scope, open, recalled, by_attributes }) => (Some(scope), Earlier { open, recalled, by_attributes }),
-        None => (None, Earlier::default()),
+    let (journal, earlier, memory) = match resumption {
+        Some(Resumption { scope, open, recalled, memory, by_attributes }) => {
+            (Some(scope), Earlier { open, recalled, by_attributes }, memory)
+        }
+        None => (None, Earlier::default(), KeptMemory::default()),
     };
     let assembly = Assembly::new(config.clone(), store.limits(), earlier);
     let batch_max = store.batch_objects_max();
@@ -121,6 +127,7 @@ pub(super) async fn run(
         parts,
         small,
         hedge: Arc::default(),
+        memory,
         synced: false,
     };
     let mut announced = false;
@@ -202,11 +209,12 @@ impl Driver {
                 };
                 let Some(job) = queue.pop_front() else { break };
                 match job {
-                    Job::Put { file, key, meta, body, stale: None } if kind == Kind::Small && self.batch_max > 1 => {
+                    // What has to be read first would keep the others waiting.
+                    Job::Put { file, key, meta, body, stale: None } if kind == Kind::Small && self.batch_max > 1 && body.is_in_memory() => {
                         let mut batch = vec![(file, (key, meta, body))];
                         while batch.len() < self.batch_max
                             && let Some(Job::Put { file, key, meta, body, .. }) =
-                                queue.pop_front_if(|job| matches!(job, Job::Put { stale: None, .. }))
+                                queue.pop_front_if(|job| matches!(job, Job::Put { stale: None, body, .. } if body.is_in_memory()))
                         {
                             batch.push((file, (key, meta, body)));
                         }
@@ -228,11 +236,15 @@ impl Driver {
         }
     }
 
-    fn start_batch(&mut self, batch: Vec<(u32, (ObjectKey, ObjectMeta, Body))>) {
+    fn start_batch(&mut self, batch: Vec<(u32, (ObjectKey, ObjectMeta, Draft))>) {
         let store = Arc::clone(&self.store);
         let handle = self.tasks.spawn(async move {
             let (files, objects): (Vec<u32>, Vec<_>) = batch.into_iter().unzip();
-            let results = store.put_many(objects).await;
+            let reading = objects.into_iter().map(|(key, meta, body)| async { Ok::<_, StoreError>((key, meta, body.read().await?)) });
+            let results = match try_join_all(reading).await {
+                Ok(objects) => store.put_many(objects).await,
+                Err(error) => Err(error),
+            };
             (u32::MAX, results.map(|results| Outcome::Many(files.into_iter().zip(results).collect())))
         });
         self.running.insert(handle.id(), (Kind::Small, 0, handle));
@@ -251,7 +263,7 @@ impl Driver {
     }
 
     fn start(&mut self, kind: Kind, job: Job) {
-        let (policy, stats, store) = (self.config.retry, Arc::clone(&self.stats), Arc::clone(&self.store));
+        let (policy, stats, store, memory) = (self.config.retry, Arc::clone(&self.stats), Arc::clone(&self.store), self.memory.clone());
         let bytes = match &job {
             Job::Put { body, .. } => body.len(),
             Job::Part { part, .. } => part.body.len(),
@@ -262,6 +274,10 @@ impl Driver {
                 if let Err(error) = give_up(stale, policy).await {
                     return (file, Err(error));
                 }
+                let (body, _taken) = match memory.load(body).await {
+                    Ok(loaded) => loaded,
+                    Err(error) => return (file, Err(error)),
+                };
                 let put = || store.put(&key, meta.clone(), body.clone());
                 (file, policy.run("putting an object", body.len(), again, counting(&stats), put).await.map(Outcome::Stored))
             }),
@@ -277,6 +293,12 @@ impl Driver {
                 let Some(upload) = self.open.get(&file).cloned() else { return };
                 let hedge = Arc::clone(&self.hedge);
                 self.tasks.spawn(async move {
+                    let DraftPart { number, offset, body } = part;
+                    let (body, _taken) = match memory.load(body).await {
+                        Ok(loaded) => loaded,
+                        Err(error) => return (file, Err(error)),
+                    };
+                    let part = Part { number, offset, body };
                     let put = || hedge.put(&*upload, &part, &stats);
                     (file, policy.run("uploading a part", part.body.len(), again, counting(&stats), put).await.map(Outcome::Part))
                 })

@@ -5,11 +5,15 @@
 //! progress a few hundred bytes, per part stored about 100 bytes until its object is complete, and 8 bytes per finished file.
 //! With the credits of [`crate::PoolNeed`] for the part size, that is `(parts in flight + 2) × part size`. The channels on both
 //! sides are unbounded by type so that nothing in them ever blocks a packet worker; credits bound them too.
+//!
+//! What an earlier transfer received stays on its disk until its part goes to the store (ADR 0036). It is read into [`KeptMemory`], which many
+//! uploads may have together.
 
 mod assembly;
 mod block;
 mod concurrency;
 mod config;
+mod draft;
 mod driver;
 mod hedge;
 mod samples;
@@ -24,6 +28,7 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 
 pub use block::{FileMeta, Piece, ReadyBlock};
 pub use config::{ObjectName, UploaderConfig};
+pub use draft::KeptMemory;
 pub use samples::Sample;
 pub use stats::{StatsSnapshot, UploadStats};
 

@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use bytes::Bytes;
+use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use proptest::prelude::*;
 use tradewind_fabric::BlockPool;
 
 use super::assembly::{Assembly, Earlier, Job, Milestone};
+use super::draft::DraftPart;
 use super::{FileMeta, ObjectName, Piece, ReadyBlock, UploaderConfig};
 use crate::checksum::Crc64;
 use crate::error::{StoreError, UploadError};
-use crate::journal::Recalled;
+use crate::journal::{KeptBlock, Recalled};
 use crate::store::{Limits, PartReceipt};
 
 const BLOCK: usize = 512;
@@ -86,11 +88,11 @@ struct Model {
 
 impl Model {
     fn serve(&mut self, assembly: &mut Assembly, job: Job) {
-        let flat = |body: &crate::store::Body| body.chunks().concat();
         match job {
             Job::Put { file, body, key, .. } => {
                 assert_eq!(key.to_string(), format!("in/f{file}"));
-                let bytes = flat(&body);
+                let body = body.read().now_or_never().expect("nothing waits here").unwrap();
+                let bytes = body.chunks().concat();
                 assert_eq!(Crc64::of(&bytes), body.crc());
                 assert!(self.objects.insert(file, bytes).is_none(), "put twice");
                 let crc = body.crc();
@@ -101,12 +103,13 @@ impl Model {
                 assert!(self.parts.insert(file, BTreeMap::new()).is_none(), "begun twice");
                 assembly.begun(file);
             }
-            Job::Part { file, part } => {
-                let bytes = flat(&part.body);
-                assert_eq!(Crc64::of(&bytes), part.body.crc());
-                assert!(self.parts.get_mut(&file).expect("begun").insert(part.offset, bytes).is_none(), "part sent twice");
-                let receipt = PartReceipt { number: part.number, len: part.body.len(), crc: part.body.crc(), etag: None };
-                drop(part);
+            Job::Part { file, part: DraftPart { number, offset, body } } => {
+                let body = body.read().now_or_never().expect("nothing waits here").unwrap();
+                let bytes = body.chunks().concat();
+                assert_eq!(Crc64::of(&bytes), body.crc());
+                assert!(self.parts.get_mut(&file).expect("begun").insert(offset, bytes).is_none(), "part sent twice");
+                let receipt = PartReceipt { number, len: body.len(), crc: body.crc(), etag: None };
+                drop(body);
                 assembly.part_stored(file, receipt);
             }
             Job::Abort { file, .. } => drop(self.parts.remove(&file).expect("begun")),
@@ -193,6 +196,18 @@ proptest! {
     }
 }
 
+/// A block as a disk has it.
+#[derive(Debug)]
+struct OnDisk(Vec<u8>);
+
+#[async_trait]
+impl KeptBlock for OnDisk {
+    async fn read(&self, range: std::ops::Range<usize>, crc: Crc64) -> std::io::Result<Vec<u8>> {
+        let bytes = self.0[range].to_vec();
+        if Crc64::of(&bytes) == crc { Ok(bytes) } else { Err(std::io::Error::other("it is damaged")) }
+    }
+}
+
 #[test]
 fn what_an_earlier_transfer_received_joins_what_comes_now() {
     const SIZE: usize = 5000;
@@ -204,7 +219,8 @@ fn what_an_earlier_transfer_received_joins_what_comes_now() {
         let mut recalled = Recalled::default();
         for &number in kept {
             let ReadyBlock { data, files, pieces, .. } = block(&pool, 0, &cuts[number]);
-            recalled.add(&config(), &Bytes::copy_from_slice(&data), &files, &pieces);
+            let kept: std::sync::Arc<dyn KeptBlock> = std::sync::Arc::new(OnDisk(data.to_vec()));
+            recalled.add(&config(), &data, &kept, &files, &pieces);
         }
         let (mut assembly, mut model) = (Assembly::new(config(), LIMITS, Earlier { recalled, ..Earlier::default() }), Model::default());
         let sent: Vec<usize> = (0..cuts.len()).rev().filter(|number| !kept.contains(number)).collect();

@@ -1,15 +1,25 @@
 //! What others know of a disk: how much is on its way there, whether it has room, whether it still works.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::error::StagingError;
 use crate::segments::Segments;
 
 /// How long a disk without room is left alone.
 pub(crate) const FULL_FOR: Duration = Duration::from_secs(5);
+
+/// How long nothing is recalled from a disk that did not answer: whoever was stopped by it goes on without it.
+pub(crate) const SLOW_FOR: Duration = Duration::from_secs(300);
+
+/// Kept blocks read at once: each has a thread, and a disk that hangs keeps it and what it reads into.
+pub(crate) const READS_MAX: usize = 4;
 
 /// A disk that answers nothing for so long gets no more while another answers.
 const STILL_MS: u64 = 1000;
@@ -37,13 +47,97 @@ struct Full {
     is_everywhere: bool,
 }
 
+/// Whether a disk works. Who reads its kept blocks has this too: they need none of its threads.
+#[derive(Debug)]
+pub(crate) struct Health {
+    directory: PathBuf,
+    is_failed: AtomicBool,
+    /// It did not answer: nothing is recalled from it until then.
+    slow_until: Mutex<Option<Instant>>,
+    /// Turns of who reads kept blocks.
+    reads: Arc<Semaphore>,
+    /// How many reads have ended, well or not.
+    answers: AtomicU64,
+}
+
+impl Health {
+    pub(crate) fn new(directory: PathBuf) -> Self {
+        let reads = Arc::new(Semaphore::new(READS_MAX));
+        Self { directory, is_failed: AtomicBool::new(false), slow_until: Mutex::default(), reads, answers: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn is_failed(&self) -> bool {
+        self.is_failed.load(Ordering::Relaxed)
+    }
+
+    /// Takes the disk out of use, and says so once.
+    pub(crate) fn fail(&self, what: &dyn std::fmt::Display) {
+        if !self.is_failed.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                "the disk of the staging directory {} failed and is out of use until tradewindd is restarted: {what}; look at it \
+                 (dmesg, smartctl), replace it or take the directory out of the configuration. What waits there is read back as far as \
+                 it can be; where it cannot, the lane ends (staging_failed) and its client sends it again",
+                self.directory.display()
+            );
+        }
+    }
+
+    pub(crate) fn slow_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        // Every change is one step.
+        self.slow_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It did not answer a while ago.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow_until().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// It did not answer in time: nothing is recalled from it for a while. Says so once in that.
+    pub(crate) fn stood_still(&self, what: &dyn std::fmt::Display) {
+        let was_slow = self.is_slow();
+        *self.slow_until() = Some(Instant::now() + SLOW_FOR);
+        if !was_slow {
+            tracing::warn!(
+                "the disk of the staging directory {} does not answer, and what is kept there is not recalled for {} s: {what}; look at it \
+                 (dmesg, smartctl)",
+                self.directory.display(),
+                SLOW_FOR.as_secs()
+            );
+        }
+    }
+
+    /// Waits for a turn to read kept blocks: as long as the disk answers one of those that read, at least once in that time. `None` if it does not.
+    pub(crate) async fn turn(&self, within: Duration) -> Option<OwnedSemaphorePermit> {
+        let mut turn = pin!(Arc::clone(&self.reads).acquire_owned());
+        loop {
+            let answers = self.answers.load(Ordering::Relaxed);
+            match timeout(within, turn.as_mut()).await {
+                // It is never closed.
+                Ok(turn) => return turn.ok(),
+                Err(_) if self.answers.load(Ordering::Relaxed) == answers => return None,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// A read has ended.
+    pub(crate) fn answered(&self) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Turns that nobody has.
+    #[cfg(test)]
+    pub(crate) fn turns(&self) -> usize {
+        self.reads.available_permits()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Disk {
-    directory: PathBuf,
+    health: Arc<Health>,
     pub(crate) segments: Arc<Segments>,
     queue: Arc<Queue>,
     blocks_written: AtomicU64,
-    is_failed: AtomicBool,
     full: Mutex<Option<Full>>,
 }
 
@@ -83,11 +177,10 @@ impl Drop for Load {
 impl Disk {
     pub(crate) fn new(directory: &Path, place_bytes: usize, bytes_max: u64) -> Self {
         Self {
-            directory: directory.to_owned(),
+            health: Arc::new(Health::new(directory.to_owned())),
             segments: Arc::new(Segments::new(directory, place_bytes, bytes_max)),
             queue: Arc::new(Queue { bytes: AtomicU64::new(0), began: Instant::now(), moved_ms: AtomicU64::new(0) }),
             blocks_written: AtomicU64::new(0),
-            is_failed: AtomicBool::new(false),
             full: Mutex::default(),
         }
     }
@@ -155,7 +248,7 @@ impl Disk {
     pub(crate) fn found_full(&self, error: &StagingError, is_everywhere: bool) {
         let before = self.full().replace(Full { until: Instant::now() + FULL_FOR, is_everywhere });
         if before.is_none() {
-            tracing::warn!("no block is staged in {} for now: {error}", self.directory.display());
+            tracing::warn!("no block is staged in {} for now: {error}", self.health.directory.display());
         }
     }
 
@@ -166,25 +259,22 @@ impl Disk {
         }
     }
 
+    pub(crate) const fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
     pub(crate) fn is_failed(&self) -> bool {
-        self.is_failed.load(Ordering::Relaxed)
+        self.health.is_failed()
     }
 
     /// Takes it out of use, and says so once.
     pub(crate) fn fail(&self, what: &dyn std::fmt::Display) {
-        if !self.is_failed.swap(true, Ordering::Relaxed) {
-            tracing::error!(
-                "the disk of the staging directory {} failed and is out of use until tradewindd is restarted: {what}; look at it \
-                 (dmesg, smartctl), replace it or take the directory out of the configuration. What waits there is read back as far as \
-                 it can be; where it cannot, the lane ends (staging_failed) and its client sends it again",
-                self.directory.display()
-            );
-        }
+        self.health.fail(what);
     }
 
     pub(crate) fn status(&self) -> DiskStatus {
         DiskStatus {
-            directory: self.directory.clone(),
+            directory: self.health.directory.clone(),
             queued_bytes: self.queued_bytes(),
             blocks_written: self.blocks_written(),
             room_blocks: self.room(),

@@ -1,6 +1,7 @@
 //! Which disk a block goes to: one that answers, with the fewest bytes to move, and among those with as many the one with the most room.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam::channel::Sender;
@@ -8,7 +9,7 @@ use tradewind_fabric::wake::Waker;
 use tradewind_fabric::{BlockBuf, SharedBlock};
 
 use crate::DISKS_MAX;
-use crate::disk::Disk;
+use crate::disk::{Disk, Health};
 use crate::error::StagingError;
 use crate::kept::{KeptLane, Turn};
 use crate::mover::Work;
@@ -68,6 +69,11 @@ impl Disks {
 
     pub(crate) fn directory(&self, number: usize) -> usize {
         self.lines[number].directory
+    }
+
+    /// Of the disk of a directory, if it is in use.
+    pub(crate) fn health(&self, directory: usize) -> Option<&Arc<Health>> {
+        self.lines.iter().find(|line| line.directory == directory).map(|line| line.disk.health())
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Disk> {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Why a block was not staged, or did not come back.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,24 @@ pub enum StagingError {
     /// What came back is not what was written.
     #[error("a disk of the staging directories returned other bytes than were written; check the disk")]
     Damaged,
+    /// A disk does not answer.
+    #[error("the disk has not answered for {} s", after.as_secs())]
+    Silent {
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// A kept block cannot be read again.
+    #[error("{} ({bytes} bytes at {offset}): {why}", file.display())]
+    Kept {
+        /// Its file.
+        file: PathBuf,
+        /// Where the bytes begin there.
+        offset: u64,
+        /// How many were to be read.
+        bytes: usize,
+        /// [`Self::Disk`], [`Self::Damaged`] or [`Self::Silent`].
+        why: Box<Self>,
+    },
     /// The thread has ended.
     #[error("staging has ended")]
     Ended,

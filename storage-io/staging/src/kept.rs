@@ -1,6 +1,7 @@
 //! Blocks that outlive the process: named files that a later one reads again. The format is in docs/spec/kept-blocks.md.
 
 mod home;
+mod image;
 mod keeper;
 
 use std::collections::{HashMap, HashSet};
@@ -11,13 +12,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam::channel::Receiver;
 
 use self::home::{Home, Segment};
-use crate::StagingConfig;
+pub use self::image::KeptImage;
 use crate::ask::{self, Identity};
+use crate::disk::Health;
 use crate::error::StagingError;
+use crate::{Staging, StagingConfig};
 
 /// First bytes of a file; the last two are the format's version.
 const MAGIC: [u8; 8] = *b"TWKEPT01";
@@ -172,11 +174,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Keep {
     /// For blocks of at most `place_bytes`, a multiple of the alignment of O_DIRECT, and files of at most `bytes_max` of the configuration in each
     /// directory, those that are there already among them. A directory that cannot be used is left out, and the log says why. Unless
-    /// `is_made`, only what an earlier engine left is opened, and `None` is returned if there is nothing.
+    /// `is_made`, only what an earlier engine left is opened, and `None` is returned if there is nothing. `staging`: of the same configuration, if
+    /// blocks wait on these disks too; one that then fails is out of use for both.
     ///
     /// # Errors
     /// [`StagingError::Directory`] if none can be used.
-    pub fn open(config: &StagingConfig, place_bytes: usize, is_made: bool) -> Result<Option<Self>, StagingError> {
+    pub fn open(
+        config: &StagingConfig,
+        place_bytes: usize,
+        is_made: bool,
+        staging: Option<&Staging>,
+    ) -> Result<Option<Self>, StagingError> {
         let deadline = Instant::now() + ask::START;
         let several = config.directories.len() > 1;
         let jobs = config.directories.iter().map(|directory| (directory.clone(), (config.clone(), directory.clone()))).collect();
@@ -203,8 +211,17 @@ impl Keep {
         }
         let bytes_max = config.bytes_max;
         let numbers: Vec<usize> = jobs.iter().map(|(number, _)| *number).collect();
-        let jobs = jobs.into_iter().map(|(_, directory)| (directory.clone(), directory.join(FOLDER))).collect();
-        let opened = ask::all(jobs, deadline, move |kept: PathBuf| Home::open(&kept, place_bytes, bytes_max));
+        let health = |number: usize, directory: &Path| {
+            let known = staging.and_then(|staging| staging.health(number));
+            known.unwrap_or_else(|| Arc::new(Health::new(directory.to_owned())))
+        };
+        let with_health = jobs.into_iter().map(|(number, directory)| {
+            let health = health(number, &directory);
+            (directory.clone(), (directory.join(FOLDER), health))
+        });
+        let opened = ask::all(with_health.collect(), deadline, move |(kept, health): (PathBuf, Arc<Health>)| {
+            Home::open(&kept, place_bytes, bytes_max, health)
+        });
         let mut homes: Vec<Option<Arc<Home>>> = config.directories.iter().map(|_| None).collect();
         for (number, opened) in numbers.into_iter().zip(opened) {
             match opened {
@@ -232,18 +249,18 @@ impl Keep {
         KeptLane(Arc::new(Lane { homes: Arc::clone(&self.0), scope, state, writing, is_full }))
     }
 
-    /// What earlier lanes of this scope have kept: images of blocks as they were, in no order. Blocks while the disks are read, all at the same
-    /// time. What was damaged is left out, and so is what was not read in time. The images stay valid when their files are forgotten.
-    #[must_use]
-    pub fn recall(&self, scope: u128, within: Duration) -> Vec<Bytes> {
+    /// What earlier lanes of this scope have kept, in no order: hands over each block as it was, and what reads it again. Blocks while the disks are
+    /// read, all at the same time; they wait for `each`, so that a few blocks are in memory and not all. What was damaged is left out, and so is what
+    /// was not read in time.
+    pub fn recall(&self, scope: u128, within: Duration, mut each: impl FnMut(KeptImage, Vec<u8>)) {
         let deadline = Instant::now() + within;
-        let (tell, told) = mpsc::channel();
+        let (tell, told) = mpsc::sync_channel(1);
         let mut reading: Vec<Option<&Arc<Home>>> = Vec::new();
         for (number, home) in self.0.all().enumerate() {
             let (thread, tell, owned) = (std::thread::Builder::new().name("recall".to_owned()), tell.clone(), Arc::clone(home));
             let started = thread.spawn(move || {
                 // Who asked may have gone.
-                owned.recall(scope, deadline, &|image| drop(tell.send((number, Some(image)))));
+                owned.recall(scope, deadline, &|image, bytes| drop(tell.send((number, Some((image, bytes))))));
                 drop(tell.send((number, None)));
             });
             reading.push(started.is_ok().then_some(home));
@@ -252,18 +269,16 @@ impl Keep {
             }
         }
         drop(tell);
-        let mut images = Vec::new();
-        while let Ok((number, image)) = told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            if image.is_none() {
-                reading[number] = None;
+        while let Ok((number, found)) = told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match found {
+                Some((image, bytes)) => each(image, bytes),
+                None => reading[number] = None,
             }
-            images.extend(image);
         }
         for home in reading.into_iter().flatten() {
             let directory = home.directory().display();
             tracing::warn!("not all kept blocks in {directory} were read in time: what its disk has not answered is sent again");
         }
-        images
     }
 
     /// Removes what lanes of this scope have kept that are over. Nobody recalls it from now on; waits a while until it is gone.

@@ -14,7 +14,7 @@
 //! | keep a block until the store has it | [`Keep::lane`], [`Staging::keep`], [`KeptLane::done`] |
 //!
 //! [`Keep`] is for blocks that are to outlive the process: [`Staging::keep`] writes them into files with names, by the same ring, and
-//! [`Keep::recall`] finds them again.
+//! [`Keep::recall`] finds them again: as a [`KeptImage`] each, which is read when it is needed (ADR 0036).
 //!
 //! Blocks are written in the clear: whoever can read the disk can read them, as with the engine's memory.
 #![deny(unsafe_code)]
@@ -24,7 +24,6 @@ mod disk;
 mod disks;
 mod error;
 mod kept;
-mod map;
 mod mover;
 mod ring;
 mod segments;
@@ -34,7 +33,7 @@ mod tests;
 
 pub use crate::disk::DiskStatus;
 pub use crate::error::StagingError;
-pub use crate::kept::{Keep, KeptLane};
+pub use crate::kept::{Keep, KeptImage, KeptLane};
 pub use crate::ring::Ring;
 pub use crate::segments::Staged;
 pub use crate::staging::{Done, Outcome, Staging, StagingConfig};

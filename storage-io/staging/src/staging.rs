@@ -11,7 +11,7 @@ use tradewind_fabric::{BlockBuf, BlockPool, SharedBlock};
 
 use crate::DISKS_MAX;
 use crate::ask::{self, Identity};
-use crate::disk::{Disk, DiskStatus};
+use crate::disk::{Disk, DiskStatus, Health};
 use crate::disks::{Disks, Line, Tried};
 use crate::error::StagingError;
 use crate::kept::{self, KeptLane};
@@ -198,6 +198,11 @@ impl Staging {
     #[must_use]
     pub fn disks(&self) -> Vec<DiskStatus> {
         self.0.disks.all().map(Disk::status).collect()
+    }
+
+    /// Of the disk of a directory, by its number in the configuration.
+    pub(crate) fn health(&self, directory: usize) -> Option<Arc<Health>> {
+        self.0.disks.health(directory).map(Arc::clone)
     }
 
     /// Takes all the room on the disks that is allowed, at once. It is given back when nobody has used it for a while.

@@ -239,8 +239,8 @@ fn directories_that_will_not_do_are_left_out() {
     drop(world);
     let world = start(&config(&[&one, &link], 100)).unwrap();
     assert_eq!(world.staging.disks().len(), 1);
-    let keep = Keep::open(&config(&[&one, &link], 100), SLOT, true).unwrap().unwrap();
-    assert!(keep.recall(7, Duration::from_secs(9)).is_empty());
+    let keep = Keep::open(&config(&[&one, &link], 100), SLOT, true, None).unwrap().unwrap();
+    assert!(recalled(&keep, 7).is_empty());
     assert!(!missing.exists(), "the place of a disk that is not mounted stays as it is");
     drop(world);
     let error = start(&config(&[&missing, &folder.path().join("none")], 100)).map(|_| ()).unwrap_err();
@@ -250,11 +250,10 @@ fn directories_that_will_not_do_are_left_out() {
 }
 
 fn recalled(keep: &Keep, scope: u128) -> Vec<u32> {
-    let mut blocks: Vec<u32> = keep
-        .recall(scope, Duration::from_secs(60))
-        .iter()
-        .map(|image| (0..200).find(|&block| image[..] == contents(block)).expect("a block that was kept"))
-        .collect();
+    let mut blocks = Vec::new();
+    keep.recall(scope, Duration::from_secs(60), |_, image| {
+        blocks.push((0..200).find(|&block| image == contents(block)).expect("a block that was kept"));
+    });
     blocks.sort_unstable();
     blocks
 }
@@ -281,7 +280,7 @@ fn kept_blocks_are_found_on_all_disks_that_are_there() {
     let config = config(&[&one, &two], 400);
     let names = |directory: &Path| directory.join("kept").read_dir().map_or(0, |names| names.count().saturating_sub(1));
     let world = start(&config).unwrap();
-    let keep = Keep::open(&config, SLOT, true).unwrap().unwrap();
+    let keep = Keep::open(&config, SLOT, true, None).unwrap().unwrap();
     let lane = keep.lane(7);
     for block in 0..100 {
         world.staging.keep(&lane, block, &world.image(block), false);
@@ -296,13 +295,13 @@ fn kept_blocks_are_found_on_all_disks_that_are_there() {
     (0..10).for_each(|block| lane.done(block));
     drop((lane, keep, world));
 
-    let keep = Keep::open(&config, SLOT, false).unwrap().unwrap();
+    let keep = Keep::open(&config, SLOT, false, None).unwrap().unwrap();
     let all = recalled(&keep, 7);
     assert_eq!(all, (0..100).chain([150, 150]).collect::<Vec<_>>());
     drop(keep);
     // The second disk is missing: what it has is sent again, and nothing is made in its place.
     mounts.truncate(1);
-    let keep = Keep::open(&config, SLOT, true).unwrap().unwrap();
+    let keep = Keep::open(&config, SLOT, true, None).unwrap().unwrap();
     let some = recalled(&keep, 7);
     assert!(some.len() as u64 == counts[0] && some.contains(&150), "{some:?}, {counts:?}");
     assert!(!two.exists());
@@ -317,7 +316,7 @@ fn kept_blocks_are_found_on_all_disks_that_are_there() {
     drop(keep);
     // It is back, with what it had.
     mounts.push(Mount::disk(&images[1], &folder.path().join("two")));
-    let keep = Keep::open(&config, SLOT, true).unwrap().unwrap();
+    let keep = Keep::open(&config, SLOT, true, None).unwrap().unwrap();
     assert_eq!(recalled(&keep, 7).len() as u64, counts[1]);
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!((keep.expire(Duration::from_millis(1)), names(&two)), (1, 0));
@@ -332,7 +331,7 @@ fn a_full_disk_keeps_nothing_and_the_other_everything() {
     // Room for blocks that wait is taken at first: 25 MiB of each.
     let config = config(&[&small, &large], 400);
     let world = start(&config).unwrap();
-    let keep = Keep::open(&config, SLOT, true).unwrap().unwrap();
+    let keep = Keep::open(&config, SLOT, true, None).unwrap().unwrap();
     std::fs::write(small.join("other"), vec![1; 4 << 20]).unwrap();
     let lane = keep.lane(7);
     for block in 0..100 {

@@ -8,16 +8,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::image::{KeptImage, Opened};
 use super::keeper::Keeper;
 use super::{ENTRIES_AT, ENTRY_BYTES, FOR_ALL, MAGIC, PAGE_BYTES, PLACES, SUFFIX, lock, offset_of};
 use crate::crc_of;
-use crate::disk::FULL_FOR;
+use crate::disk::{FULL_FOR, Health};
 use crate::error::StagingError;
-use crate::map;
 
 /// How long another engine, which is ending, may still have the directory.
 const LOCK_DEADLINE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
@@ -29,9 +28,16 @@ pub(super) struct Home {
     /// The disk had no room, and is left alone until then.
     full_until: Mutex<Option<Instant>>,
     files: Keeper,
+    pub(super) health: Arc<Health>,
     /// Who holds it stops the disk; the time is added to what it is asked for.
     #[cfg(test)]
     pub(super) pace: Mutex<Duration>,
+    /// How often it was asked.
+    #[cfg(test)]
+    pub(super) asked: std::sync::atomic::AtomicU32,
+    /// Blocks read by recalls.
+    #[cfg(test)]
+    pub(super) read: std::sync::atomic::AtomicU32,
 }
 
 /// The one page of a file, where direct I/O can read it.
@@ -50,7 +56,7 @@ pub(super) struct Segment {
 
 impl Home {
     /// Makes the directory in one that is there, and reads its names. `bytes_max`: of all files, those that are there already among them.
-    pub(super) fn open(directory: &Path, place_bytes: usize, bytes_max: u64) -> Result<Self, StagingError> {
+    pub(super) fn open(directory: &Path, place_bytes: usize, bytes_max: u64, health: Arc<Health>) -> Result<Self, StagingError> {
         let cannot = |detail: String| StagingError::Directory { directory: directory.to_owned(), detail };
         match std::fs::create_dir(directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(cannot(error.to_string())),
@@ -83,8 +89,13 @@ impl Home {
             files_max,
             full_until: Mutex::default(),
             files,
+            health,
             #[cfg(test)]
             pace: Mutex::default(),
+            #[cfg(test)]
+            asked: std::sync::atomic::AtomicU32::new(0),
+            #[cfg(test)]
+            read: std::sync::atomic::AtomicU32::new(0),
         })
     }
 
@@ -102,8 +113,16 @@ impl Home {
     }
 
     /// What is there of this scope, of lanes that are over. First the blocks that give files up: without one, nothing else here may count.
-    pub(super) fn recall(&self, scope: u128, deadline: Instant, tell: &impl Fn(Bytes)) {
+    pub(super) fn recall(self: &Arc<Self>, scope: u128, deadline: Instant, tell: &impl Fn(KeptImage, Vec<u8>)) {
         let names = self.names(scope);
+        let is_failed = self.health.is_failed();
+        if is_failed || self.health.is_slow() {
+            if !names.is_empty() {
+                let what = if is_failed { "has failed" } else { "did not answer a while ago" };
+                tracing::warn!(directory = %self.directory().display(), "the disk {what}: what was kept there is sent again");
+            }
+            return;
+        }
         let damaged = |error: &io::Error, name: &str, what: &str| {
             tracing::warn!(%error, name, directory = %self.directory().display(), "{what} cannot be read and are sent again");
         };
@@ -116,11 +135,19 @@ impl Home {
             if let Err(error) = self.read(name, scope, deadline, false, tell) {
                 damaged(&error, name, "kept blocks");
             }
+            if self.health.is_failed() {
+                return;
+            }
         }
     }
 
     pub(super) fn forget(&self, scope: u128) {
         self.names(scope).iter().for_each(|name| self.remove(name));
+    }
+
+    /// Has its thread close a file: that may take as long as removing it.
+    pub(super) fn close(&self, file: File) {
+        self.files.close(file);
     }
 
     /// Has its thread remove what is old, if anything, and tell of it.
@@ -154,7 +181,8 @@ impl Home {
     }
 
     #[cfg(test)]
-    fn pause(&self) {
+    pub(super) fn pause(&self) {
+        self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let pace = *lock(&self.pace);
         std::thread::sleep(pace);
     }
@@ -203,18 +231,34 @@ impl Home {
     }
 
     /// Blocks of a file: those for all disks (`is_for_all`), where a damaged one is an error, or the others.
-    fn read(&self, name: &str, scope: u128, deadline: Instant, is_for_all: bool, tell: &impl Fn(Bytes)) -> io::Result<()> {
-        let file = match File::open(self.directory().join(name)) {
+    /// What the disk refuses to read takes it out of use; what was read and is damaged does not: the engine may have ended while it was written.
+    fn read(
+        self: &Arc<Self>,
+        name: &str,
+        scope: u128,
+        deadline: Instant,
+        is_for_all: bool,
+        tell: &impl Fn(KeptImage, Vec<u8>),
+    ) -> io::Result<()> {
+        let path = self.directory().join(name);
+        let broken = |error: io::Error| {
+            self.health.fail(&format_args!("{}: {error}", path.display()));
+            error
+        };
+        let file = match File::open(&path) {
             // It was too old.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // Others say nothing of the disk: no descriptors, no permission.
+            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => return Err(broken(error)),
             opened => opened?,
         };
-        if file.metadata()?.len() < PAGE_BYTES as u64 {
+        let file_bytes = file.metadata().map_err(broken)?.len();
+        if file_bytes < PAGE_BYTES as u64 {
             // The engine ended before it had any room: nothing was safe.
             return Ok(());
         }
         let mut page = [0; PAGE_BYTES];
-        file.read_exact_at(&mut page, 0)?;
+        file.read_exact_at(&mut page, 0).map_err(broken)?;
         let number = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap_or_default());
         let scope_there = u128::from(number(24)) << 64 | u128::from(number(16));
         if page[..8] != MAGIC || number(32) != crc_of(&page[..32]) {
@@ -224,11 +268,13 @@ impl Home {
         if number(8) != self.place_bytes as u64 || scope_there != scope {
             return Err(io::Error::other("it is for blocks of another size or of another transfer"));
         }
-        let mapped = map::file(&file)?;
-        let mut image = vec![0; self.place_bytes];
+        let opened = Arc::new(Opened::new(Arc::clone(self), name.to_owned(), file));
         for place in 0..PLACES {
             if Instant::now() > deadline {
                 return Err(io::Error::other("reading them takes too long"));
+            }
+            if self.health.is_failed() {
+                return Err(io::Error::other("the disk has failed"));
             }
             let at = ENTRIES_AT + place as usize * ENTRY_BYTES;
             let (crc, length) = (number(at), number(at + 8));
@@ -236,23 +282,22 @@ impl Home {
             if length == 0 || (length & FOR_ALL != 0) != is_for_all {
                 continue;
             }
-            #[cfg(test)]
-            self.pause();
             let start = offset_of(place, self.place_bytes);
-            let is_inside = (1..=self.place_bytes).contains(&bytes) && start + bytes as u64 <= mapped.len() as u64;
-            // By reading: a disk that fails is an error here, and where its memory is mapped the end of the process.
-            let problem = match is_inside.then(|| file.read_exact_at(&mut image[..bytes], start)) {
-                Some(Ok(())) if crc_of(&image[..bytes]) == crc => {
-                    tell(mapped.slice(start as usize..start as usize + bytes));
+            let is_inside = (1..=self.place_bytes).contains(&bytes) && start + bytes as u64 <= file_bytes;
+            let problem = match is_inside.then(|| opened.read(start..start + bytes as u64)) {
+                Some(Ok(image)) if crc_of(&image) == crc => {
+                    #[cfg(test)]
+                    self.read.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    tell(KeptImage::new(Arc::clone(&opened), start, bytes), image);
                     continue;
                 }
-                Some(Err(error)) => error,
+                Some(Err(error)) => broken(error),
                 _ => io::Error::other("it is damaged"),
             };
             if is_for_all {
                 return Err(problem);
             }
-            tracing::warn!(name, place, error = %problem, "a kept block cannot be read and is sent again");
+            tracing::warn!(path = %path.display(), place, error = %problem, "a kept block cannot be read and is sent again");
         }
         Ok(())
     }

@@ -26,8 +26,13 @@ enum Owner {
 enum Job {
     /// With what is to be closed behind that.
     Remove(String, Option<Arc<OwnedFd>>),
+    Close(File),
     /// Remove what nobody has gone on with for so long, if anything, and tell how many files that were: everything before is done then.
-    Look { after: Option<Duration>, number: usize, tell: mpsc::Sender<(usize, usize)> },
+    Look {
+        after: Option<Duration>,
+        number: usize,
+        tell: mpsc::Sender<(usize, usize)>,
+    },
 }
 
 /// The handle. When it is dropped, the thread ends after what it was asked for.
@@ -60,6 +65,7 @@ impl Keeper {
                         of_thread.unlink(&name);
                         drop(file);
                     }
+                    Job::Close(file) => drop(file),
                     Job::Look { after, number, tell } => {
                         let removed = after.map_or(0, |after| of_thread.expire(after));
                         // Who asked may have gone.
@@ -114,6 +120,10 @@ impl Keeper {
         if self.files.claim(name) {
             let _ = self.jobs.send(Job::Remove(name.to_owned(), file));
         }
+    }
+
+    pub(super) fn close(&self, file: File) {
+        let _ = self.jobs.send(Job::Close(file));
     }
 
     pub(super) fn look(&self, after: Option<Duration>, number: usize, tell: mpsc::Sender<(usize, usize)>) {
