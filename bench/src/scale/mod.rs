@@ -4,8 +4,7 @@
 //!
 //! - **Lanes** (`--lanes 1 10 50 200 1000`). One process (`tradewind-bench load`) runs so many uploads by the client library; 1,000 processes of
 //!   `tradewind send` on few cores would measure process starts, and 1,000 sending threads that wake for a packet each would be most of what is measured.
-//!   Each has its own HTTPS connection, lane and reading thread as the command has; all share a socket and a sending thread. 16 are set up at a time; the
-//!   process has the least priority, so that the server gets the cores. Each sends a file of one block (1 MiB), then its source has nothing more: the lane is idle. Engine and control
+//!   Each has its own HTTPS connection, lane and reading thread as the command has; all share a socket and a sending thread. 16 are set up at a time. Each sends a file of one block (1 MiB), then its source has nothing more: the lane is idle. Engine and control
 //!   process are looked at. Then all send files of 8 MiB (of 1 MiB from 400 lanes on) for `--seconds` after `--ramp-seconds` and 30 ms
 //!   for each lane, and end as uploads end.
 //! - **Spike** (`--spike 50`). So many real `tradewind send` processes are started at once, each with 1 MiB, while one upload runs as fast as it can.

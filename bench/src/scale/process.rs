@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -13,8 +12,6 @@ use super::load::Answer;
 use crate::process::{Interrupt, tail, tree_cpu_s};
 use crate::testbed::{REST_PORT, Testbed, as_user};
 
-/// The least priority (nice(1)).
-const NICE: &str = "19";
 const POLL: Duration = Duration::from_millis(50);
 /// How long a sample may take: a thousand lanes' threads are in its way.
 const SAMPLE_DEADLINE: Duration = Duration::from_secs(180);
@@ -33,18 +30,9 @@ impl LoadProcess {
     pub(super) fn start(testbed: &Testbed, lanes: usize, at_once: usize, destination: &str) -> Result<Self> {
         let server = format!("{}:{REST_PORT}", testbed.rest_address());
         let log = testbed.path("load.log");
-        // It is on the server's cores, and real senders have cores of their own.
-        let mut command = testbed.client(Path::new("nice"));
+        let mut command = testbed.client(&testbed.programs.ours("tradewind-bench"));
         as_user(&mut command, testbed.folder.path(), &server);
-        command.args(["-n", NICE]).arg(testbed.programs.ours("tradewind-bench")).args([
-            "load",
-            "--server",
-            &server,
-            "--lanes",
-            &lanes.to_string(),
-            "--at-once",
-            &at_once.to_string(),
-        ]);
+        command.args(["load", "--server", &server, "--lanes", &lanes.to_string(), "--at-once", &at_once.to_string()]);
         command.args(["--destination", destination, "--folder"]).arg(testbed.folder.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(std::fs::File::create(&log)?).process_group(0);
         let mut child = command.spawn().context("cannot start the load process")?;
@@ -62,7 +50,7 @@ impl LoadProcess {
         Ok(Self { commands: child.stdin.take(), child, answers, log, interrupt: testbed.interrupt.clone() })
     }
 
-    /// `ip netns exec` and `nice` become the program, so this is its own.
+    /// `ip netns exec` becomes the program, so this is its own.
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
