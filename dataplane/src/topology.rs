@@ -264,9 +264,13 @@ fn touch_ahead(pool: BlockPool) -> Result<(), StartError> {
     let ahead = (TOUCH_AHEAD_BYTES / pool.slot_bytes()).min(pool.capacity() / 4);
     let touch = move || {
         loop {
-            if let Err(error) = pool.touch_ahead(ahead, TOUCH_WAIT) {
-                tracing::warn!("blocks get their memory with their first packets, which makes the first transfers slower: {error}");
-                return;
+            match pool.touch_ahead(ahead, TOUCH_WAIT) {
+                Ok(false) => {}
+                Ok(true) => return,
+                Err(error) => {
+                    tracing::warn!("blocks get their memory with their first packets, which makes the first transfers slower: {error}");
+                    return;
+                }
             }
         }
     };

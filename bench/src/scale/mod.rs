@@ -17,7 +17,8 @@
 //! `over_one_lane`, `jain` (of the lanes' goodput), `set_up_ms` (from the beginning of set-up to the server's offer) and `first_block_ms` (to the first
 //! MiB at the receiver) with `p50`, `p90`, `p99`, `p99_9`, `max` (medians of the turns; each turn's quantiles from a histogram of all its lanes) and
 //! `samples`, `first_block_p50_ms` and `_p99_ms` of these,
-//! `idle_bytes_per_lane` and `running_bytes_per_lane` (what the engine's proportional set has more than before the first lane, over the lanes),
+//! `idle_bytes_per_lane` and `running_bytes_per_lane` (what the engine's proportional set has more than before the first lane, when it has prepared 256 MiB
+//! of blocks as every engine does, over the lanes),
 //! `cpu_idle` (cores that engine and control process take while all lanes are idle), `cpu_s_per_gib` (both ends), `spread`, `turns`; `spike`; `soak`;
 //! `bars` (text and whether it was met); `problems` (transfers that failed, what grew); `warnings`.
 
@@ -80,7 +81,7 @@ pub struct Arguments {
     /// The engine receives through AF_XDP.
     #[arg(long)]
     pub xdp: bool,
-    /// Memory of the engine for blocks, MiB; 8 blocks (8.5 MiB) are kept for a lane into parts of 8 MiB. Pages that are not used are not taken.
+    /// Memory of the engine for blocks, MiB; 8 blocks (8.5 MiB) are kept for a lane into parts of 8 MiB. Beyond 256 MiB, pages that are not used are not taken.
     #[arg(long, default_value_t = POOL_MIB, value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub pool_mib: u32,
     /// Write the report as one JSON object to this file.

@@ -13,7 +13,7 @@ use crate::process::{Interrupt, tail, tree_cpu_s};
 use crate::testbed::{REST_PORT, Testbed, as_user};
 
 const POLL: Duration = Duration::from_millis(50);
-/// How long a sample may take: a thousand lanes' threads are in its way.
+/// How long a sample may take: a thousand lanes may be in its way.
 const SAMPLE_DEADLINE: Duration = Duration::from_secs(180);
 
 /// A running `tradewind-bench load` in the client's namespace. Dropping it ends it.

@@ -19,8 +19,8 @@ use crate::progress::{Progress, UploadReport, limiter_name, share};
 use crate::source::{Found, Tally};
 
 pub(crate) const PROGRESS_INTERVAL_NS: u64 = 200_000_000;
-/// Timers of a lane are late by no more than this, however slow it is.
-const SLACK_NS_MAX: u64 = 20_000_000;
+/// Timers of a lane are late by no more than this, however slow it is: a quarter of the rate controller's shortest phases.
+const SLACK_NS_MAX: u64 = 6_000_000;
 
 /// A lane, its blocks, and what is told of it.
 pub(crate) struct Lane {
@@ -136,7 +136,7 @@ impl Lane {
         if self.ending.is_none() && (now_ns >= self.next_progress_ns || is_first) {
             self.has_told |= is_first;
             self.next_progress_ns = now_ns + PROGRESS_INTERVAL_NS;
-            progress(&self.progress(now_ns - self.started_ns));
+            progress(&self.progress(now_ns.saturating_sub(self.started_ns)));
         }
         Ok(Step::Goes { full })
     }
@@ -162,7 +162,7 @@ impl Lane {
     }
 
     fn end(&mut self, result: Result<u64, UploadError>, now_ns: u64, linger_ns: u64) {
-        self.ending = Some(Ending { result, elapsed_ns: now_ns - self.started_ns, until_ns: now_ns + linger_ns });
+        self.ending = Some(Ending { result, elapsed_ns: now_ns.saturating_sub(self.started_ns), until_ns: now_ns + linger_ns });
     }
 
     fn closed(&self, code: u16, text: String) -> UploadError {

@@ -79,7 +79,7 @@ impl Uploads {
     /// be held up.
     ///
     /// # Errors
-    /// When the offer cannot be used here; `on_end` is not called then.
+    /// When the offer cannot be used here, or the thread that sends has panicked; `on_end` is not called then, nor by a thread that panics later.
     pub fn add(
         &self,
         upload: Upload,
@@ -100,11 +100,12 @@ impl Uploads {
             let _ = has_block.send(id);
             waker.wake();
         })?;
-        if let Some(joining) = &self.joining {
-            // The thread listens until this end is closed.
-            let _ = joining.send(Joining { id, lane, on_progress: Box::new(on_progress), on_end: Box::new(on_end) });
-            self.waker.wake();
+        let joining = Joining { id, lane, on_progress: Box::new(on_progress), on_end: Box::new(on_end) };
+        if self.joining.as_ref().is_none_or(|thread| thread.send(joining).is_err()) {
+            let source = "see the message above".into();
+            return Err(UploadError::Local { what: "the thread of the uploads panicked", source });
         }
+        self.waker.wake();
         Ok(())
     }
 }
@@ -173,13 +174,13 @@ impl Driver {
                 }
             }
             touched.extend(self.blocks.try_iter());
+            let is_last = self.take_joining(&mut touched);
             let now = now_ns();
             if now.saturating_sub(looked_ns) >= SLEEP_MAX_NS {
                 // Somebody may have cancelled any of them.
                 looked_ns = now;
                 touched.extend(self.lanes.keys());
             }
-            let is_last = self.take_joining(&mut touched);
             for id in touched.drain(..) {
                 self.due(id, now);
             }
@@ -251,7 +252,8 @@ impl Driver {
                 }
             }
         }
-        Ok(false)
+        // The last one may still wait for room, which a flush does not always make.
+        Ok(was_full)
     }
 
     fn sleep(&mut self, full: bool) -> Result<(), LinkError> {

@@ -273,7 +273,8 @@ impl RateController {
     /// How much later than that packets may leave without a loss of rate, nanoseconds.
     #[must_use]
     pub fn slack_ns(&self) -> u64 {
-        self.pacer.catch_up_ns(self.sending_rate()) / 4 * 3
+        // A pulse is measured by its own length.
+        if self.phase.pulse_left().is_some() { 0 } else { self.pacer.catch_up_ns(self.sending_rate()) / 4 * 3 }
     }
 
     /// How many packets may be sent now, and in which train. Call again at [`Self::next_send_ns`], which moves with [`Self::on_sent`].
@@ -477,7 +478,6 @@ impl RateController {
         self.rtt_known = true;
         let longer_ns = sample.saturating_sub(self.rtt_least_ns);
         self.rtt_least_ns = self.rtt_least_ns.min(sample) + longer_ns / RTT_LEAST_FORGETS;
-        self.pacer.set_short(self.is_short());
     }
 
     /// How far apart feedback comes is part of the loop's delay. Packets of one round come at once, and a pause of seconds is no habit.

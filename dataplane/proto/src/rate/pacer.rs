@@ -8,9 +8,6 @@ pub(super) const CATCH_UP_NS: u64 = 2_000_000;
 /// Packets that may be made up for at any rate: fewer than the 16 of transport.md §4, since the shortest queues of the study hold eight.
 const CATCH_UP_PACKETS: f64 = 4.0;
 
-/// The same where the round trip is short: on a local network a segment of TCP brings more at once (64 KiB).
-const CATCH_UP_PACKETS_SHORT: f64 = 16.0;
-
 /// Most packets of a regular burst at low rates (transport.md §4).
 pub(super) const BURST_PACKETS: u32 = 16;
 
@@ -26,17 +23,11 @@ const BURST_LOW_RATE_S: f64 = 500e-6;
 pub(super) struct Pacer {
     next_ns: u64,
     packet_bytes: f64,
-    catch_up_packets: f64,
 }
 
 impl Pacer {
     pub(super) fn new(packet_bytes: u32, now_ns: u64) -> Self {
-        Self { next_ns: now_ns, packet_bytes: f64::from(packet_bytes.max(1)), catch_up_packets: CATCH_UP_PACKETS }
-    }
-
-    /// Whether the path's round trip is that of a local network.
-    pub(super) fn set_short(&mut self, is_short: bool) {
-        self.catch_up_packets = if is_short { CATCH_UP_PACKETS_SHORT } else { CATCH_UP_PACKETS };
+        Self { next_ns: now_ns, packet_bytes: f64::from(packet_bytes.max(1)) }
     }
 
     /// When the next packet is due.
@@ -72,7 +63,7 @@ impl Pacer {
 
     /// How late a packet may be at `rate` bytes/s without time being lost.
     pub(super) fn catch_up_ns(&self, rate: f64) -> u64 {
-        CATCH_UP_NS.max(nanoseconds(self.packet_bytes * self.catch_up_packets / rate.max(1.0)))
+        CATCH_UP_NS.max(nanoseconds(self.packet_bytes * CATCH_UP_PACKETS / rate.max(1.0)))
     }
 
     /// Packets of a regular burst.
@@ -127,9 +118,6 @@ mod tests {
         let mut slow = Pacer::new(1_500, 0);
         assert_eq!(slow.due(0, 1_250_000.0).0, 1, "at 10 Mbit/s a regular burst is one packet");
         assert_eq!(slow.due(400_000_000, 1_250_000.0).0, 5);
-        let mut slow = Pacer::new(1_500, 0);
-        slow.set_short(true);
-        assert_eq!(slow.due(400_000_000, 1_250_000.0).0, 17);
     }
 
     #[test]

@@ -10,11 +10,6 @@ const USUAL_NS: u64 = 20 * MS;
 const SHORT_NS: u64 = 5 * MS / 2;
 const SHORT_RATE: f64 = 125e6;
 
-/// And where it is short and the rate low, a round waits for so many packets, but no longer than this: of a hundred lanes on a local network each has a
-/// hundredth of the path, and rounds of three packets would cost both ends more than the data.
-const SHORT_ROUND_PACKETS: f64 = 32.0;
-const SHORT_SLOW_NS: u64 = 50 * MS;
-
 /// Longest interval, whatever the budget says: a slow lane must be steered, too.
 const MOST_NS: u64 = 250 * MS;
 
@@ -53,8 +48,6 @@ pub(super) struct Interval {
     /// Pauses that may still be reported at once.
     pauses: u8,
     round_ns: u64,
-    /// Of a full packet.
-    packet_bytes: f64,
     /// Smoothed size of a round, IP bytes.
     round_bytes: u64,
     /// What all of that comes to, nanoseconds: it is asked for with every packet, and changes with STATE and rounds only.
@@ -71,7 +64,6 @@ impl Interval {
             received_packets: 0,
             pauses: PAUSES,
             round_ns: 0,
-            packet_bytes: 0.0,
             round_bytes: FIRST_ROUND_BYTES,
             interval_ns: LEAST_NS,
         }
@@ -97,7 +89,6 @@ impl Interval {
         }
         let received_bytes = received_packets * packet_bytes;
         self.received_packets = received_packets;
-        self.packet_bytes = packet_bytes as f64;
         self.measured = received_bytes.saturating_sub(self.received_bytes) as f64 * 1e9 / elapsed_ns as f64;
         self.received_bytes = received_bytes;
         self.round_ns = now_ns;
@@ -132,9 +123,6 @@ impl Interval {
     fn usual_ns(&self) -> u64 {
         if self.is_short() && self.measured >= SHORT_RATE {
             return SHORT_NS;
-        }
-        if self.is_short() && self.measured > 0.0 {
-            return ((SHORT_ROUND_PACKETS * self.packet_bytes * 1e9 / self.measured) as u64).clamp(LEAST_NS, SHORT_SLOW_NS);
         }
         (self.round_trip_ns / 8).clamp(LEAST_NS, USUAL_NS)
     }
@@ -181,18 +169,6 @@ mod tests {
         assert!(share <= 0.005 && ns < 40 * MS, "{share} {ns}");
         interval.on_state(100 * MS, 64e3);
         assert_eq!(interval.ns(), MOST_NS);
-    }
-
-    #[test]
-    fn slow_lanes_of_a_local_network_are_told_of_a_number_of_packets() {
-        let mut interval = Interval::new();
-        interval.on_state(MS / 10, 2.5e6);
-        // 1 MB/s: 800 packets of 1,250 bytes a second, 32 in 40 ms.
-        interval.on_round(1_000 * MS, 100, 0, 1_250);
-        interval.on_round(1_100 * MS, 100, 80, 1_250);
-        assert_eq!(interval.ns(), 40 * MS);
-        interval.on_round(1_200 * MS, 100, 160 + 720, 1_250);
-        assert_eq!(interval.ns(), LEAST_NS);
     }
 
     #[test]

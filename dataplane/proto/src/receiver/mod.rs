@@ -457,10 +457,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             let active = self.news || self.window.has_news() || self.window.closed() < self.window.largest();
             self.news = false;
             // An idle lane always has a segment that is not full and so not confirmed: a thousand of them would repeat theirs twenty times a second.
-            self.quiet_rounds = if active { 0 } else { self.quiet_rounds + 1 };
+            self.quiet_rounds = if active { 0 } else { self.quiet_rounds.saturating_add(1) };
             let wait = match (active, self.window.has_unconfirmed()) {
                 (true, _) => self.interval.ns(),
-                (false, true) => (repeat_ns << self.quiet_rounds.min(QUIET_DOUBLINGS_MAX)).max(self.interval.ns()).min(QUIET_INTERVAL_NS),
+                (false, true) => (repeat_ns << self.quiet_rounds.saturating_sub(1).min(QUIET_DOUBLINGS_MAX))
+                    .max(self.interval.ns())
+                    .min(QUIET_INTERVAL_NS),
                 // Nothing was ever heard: the call may be lost.
                 (false, false) if self.statistics.packets_received == 0 => CALL_INTERVAL_NS,
                 (false, false) => QUIET_INTERVAL_NS,
