@@ -195,9 +195,10 @@ pub fn measure(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
     let is_default = arguments.lanes.is_empty() && arguments.spike.is_none() && arguments.soak.is_none();
     let (numbers, spike) = if is_default { (vec![1, 10, 50, 200, 1000], Some(50)) } else { (arguments.lanes.clone(), arguments.spike) };
     let (mut warnings, mut problems) = (Vec::new(), Vec::new());
-    let (rows, unmeasured) = lanes_rows(arguments, &numbers, interrupt, &mut warnings, &mut problems)?;
+    let rows = lanes_rows(arguments, &numbers, interrupt, &mut warnings, &mut problems)?;
     let spike = spike.map(|sessions| spike_row(arguments, sessions.into(), interrupt, &mut problems)).transpose()?;
     let soak = arguments.soak.map(|time| soak_row(arguments, time, interrupt, &mut problems)).transpose()?;
+    let unmeasured = numbers.into_iter().filter(|&lanes| !rows.iter().any(|row| row.lanes == lanes)).collect();
     let bars = bars(&rows);
     bars.iter().for_each(|bar| println!("bar {}: {}", if bar.met { "met" } else { "MISSED" }, bar.text));
     environment.finish(&mut warnings);
@@ -223,8 +224,8 @@ fn lanes_rows(
     interrupt: &Interrupt,
     warnings: &mut Vec<String>,
     problems: &mut Vec<String>,
-) -> Result<(Vec<Row>, Vec<usize>)> {
-    let (mut rows, mut unmeasured): (Vec<Row>, Vec<usize>) = (Vec::new(), Vec::new());
+) -> Result<Vec<Row>> {
+    let mut rows: Vec<Row> = Vec::new();
     if !numbers.is_empty() {
         println!(
             "{:>5} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>9} {:>9} {:>9} {:>9} {:>8} {:>9} {:>6}",
@@ -252,7 +253,6 @@ fn lanes_rows(
                 let problem = format!("lanes-{lanes} could not be measured: {error:#}");
                 println!("{problem}");
                 problems.push(problem);
-                unmeasured.push(lanes);
                 continue;
             }
         };
@@ -264,7 +264,7 @@ fn lanes_rows(
         rows.push(row);
     }
     warnings.extend(sound::turns(rows.iter().map(|row| row.turns.len())));
-    Ok((rows, unmeasured))
+    Ok(rows)
 }
 
 fn spike_row(arguments: &Arguments, sessions: usize, interrupt: &Interrupt, problems: &mut Vec<String>) -> Result<Spike> {

@@ -24,19 +24,24 @@ const SLACK_NS_MAX: u64 = 6_000_000;
 
 /// A lane, its blocks, and what is told of it.
 pub(crate) struct Lane {
-    sender: Sender<SharedBlock>,
-    ready: Receiver<SharedBlock>,
-    reading: Option<JoinHandle<()>>,
+    pub(crate) sender: Sender<SharedBlock>,
+    pub(crate) ready: Receiver<SharedBlock>,
+    pub(crate) reading: Option<JoinHandle<()>>,
     /// Ends the reading thread.
-    stop: Arc<AtomicBool>,
-    found: Arc<Found>,
-    tally: Arc<Tally>,
-    cancel: Arc<AtomicBool>,
-    idle_timeout: Duration,
-    endpoint: SocketAddr,
-    payload_max: usize,
+    pub(crate) stop: Arc<AtomicBool>,
+    pub(crate) found: Arc<Found>,
+    pub(crate) tally: Arc<Tally>,
+    pub(crate) cancel: Arc<AtomicBool>,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) endpoint: SocketAddr,
+    pub(crate) payload_max: usize,
     /// Size of a full IP packet.
-    packet_bytes: u32,
+    pub(crate) packet_bytes: u32,
+    pub(crate) course: Course,
+}
+
+/// How far a lane has come.
+pub(crate) struct Course {
     started_ns: u64,
     next_progress_ns: u64,
     /// That the first block is at the receiver.
@@ -46,19 +51,14 @@ pub(crate) struct Lane {
     ending: Option<Ending>,
 }
 
-/// What a lane begins with.
-pub(crate) struct Beginning {
-    pub(crate) sender: Sender<SharedBlock>,
-    pub(crate) ready: Receiver<SharedBlock>,
-    pub(crate) reading: JoinHandle<()>,
-    pub(crate) stop: Arc<AtomicBool>,
-    pub(crate) found: Arc<Found>,
-    pub(crate) tally: Arc<Tally>,
-    pub(crate) cancel: Arc<AtomicBool>,
-    pub(crate) idle_timeout: Duration,
-    pub(crate) endpoint: SocketAddr,
-    pub(crate) payload_max: usize,
-    pub(crate) packet_bytes: u32,
+impl Course {
+    pub(crate) const fn begin(now_ns: u64) -> Self {
+        Self { started_ns: now_ns, next_progress_ns: now_ns, has_told: false, ignored: 0, ending: None }
+    }
+
+    fn elapsed_ns(&self, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(self.started_ns)
+    }
 }
 
 /// A lane that is over, but for its last packets.
@@ -80,41 +80,19 @@ pub(crate) enum Step {
 }
 
 impl Lane {
-    pub(crate) fn new(beginning: Beginning, now_ns: u64) -> Self {
-        let Beginning { sender, ready, reading, stop, found, tally, cancel, idle_timeout, endpoint, payload_max, packet_bytes } = beginning;
-        Self {
-            sender,
-            ready,
-            reading: Some(reading),
-            stop,
-            found,
-            tally,
-            cancel,
-            idle_timeout,
-            endpoint,
-            payload_max,
-            packet_bytes,
-            started_ns: now_ns,
-            next_progress_ns: now_ns,
-            has_told: false,
-            ignored: 0,
-            ending: None,
-        }
-    }
-
     /// A datagram came.
     pub(crate) fn receive(&mut self, meta: &Meta, datagram: &[u8]) {
-        self.ignored += u64::from(self.sender.handle_datagram(meta.arrived_ns, datagram).is_err());
+        self.course.ignored += u64::from(self.sender.handle_datagram(meta.arrived_ns, datagram).is_err());
     }
 
     /// When to take the next step at the latest, if no datagram and no block comes.
     pub(crate) fn poll_timeout(&self, now_ns: u64) -> u64 {
-        self.sender.poll_timeout(now_ns).min(self.ending.as_ref().map_or(u64::MAX, |ending| ending.until_ns))
+        self.sender.poll_timeout(now_ns).min(self.course.ending.as_ref().map_or(u64::MAX, |ending| ending.until_ns))
     }
 
     /// How much later than that the step may come without harm, nanoseconds.
     pub(crate) fn slack_ns(&self) -> u64 {
-        if self.ending.is_some() { 0 } else { self.sender.slack_ns().min(SLACK_NS_MAX) }
+        if self.course.ending.is_some() { 0 } else { self.sender.slack_ns().min(SLACK_NS_MAX) }
     }
 
     /// Does all that is to be done now. Packets are queued; the caller flushes the link.
@@ -122,21 +100,21 @@ impl Lane {
     /// # Errors
     /// When the link is broken.
     pub(crate) fn step(&mut self, now_ns: u64, link: &mut ServerLink, progress: &mut dyn FnMut(&Progress)) -> Result<Step, LinkError> {
-        if self.ending.is_none() {
+        if self.course.ending.is_none() {
             self.go_on(now_ns);
         }
         let sender = &mut self.sender;
         let full = link.queue(sender.datagram_bytes_max(), |out| sender.poll_transmit(now_ns, out))?;
-        if let Some(ending) = self.ending.take_if(|ending| self.sender.is_closed() || now_ns >= ending.until_ns) {
+        if let Some(ending) = self.course.ending.take_if(|ending| self.sender.is_closed() || now_ns >= ending.until_ns) {
             progress(&self.progress(ending.elapsed_ns));
             return Ok(Step::Over(Box::new(ending.result.map(|receipt| self.report(ending.elapsed_ns, receipt)))));
         }
         // The first block at the receiver is told at once.
-        let is_first = !self.has_told && self.sender.statistics().bytes_received > 0;
-        if self.ending.is_none() && (now_ns >= self.next_progress_ns || is_first) {
-            self.has_told |= is_first;
-            self.next_progress_ns = now_ns + PROGRESS_INTERVAL_NS;
-            progress(&self.progress(now_ns.saturating_sub(self.started_ns)));
+        let is_first = !self.course.has_told && self.sender.statistics().bytes_received > 0;
+        if self.course.ending.is_none() && (now_ns >= self.course.next_progress_ns || is_first) {
+            self.course.has_told |= is_first;
+            self.course.next_progress_ns = now_ns + PROGRESS_INTERVAL_NS;
+            progress(&self.progress(self.course.elapsed_ns(now_ns)));
         }
         Ok(Step::Goes { full })
     }
@@ -162,7 +140,7 @@ impl Lane {
     }
 
     fn end(&mut self, result: Result<u64, UploadError>, now_ns: u64, linger_ns: u64) {
-        self.ending = Some(Ending { result, elapsed_ns: now_ns.saturating_sub(self.started_ns), until_ns: now_ns + linger_ns });
+        self.course.ending = Some(Ending { result, elapsed_ns: self.course.elapsed_ns(now_ns), until_ns: now_ns + linger_ns });
     }
 
     fn closed(&self, code: u16, text: String) -> UploadError {
@@ -235,7 +213,7 @@ impl Lane {
             loss: share(statistics.packets_lost, statistics.packets_sent),
             rtt_ms: statistics.round_trip_ns as f64 / 1e6,
             receipt,
-            packets_ignored: self.ignored,
+            packets_ignored: self.course.ignored,
             statistics,
         }
     }

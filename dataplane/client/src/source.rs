@@ -148,6 +148,7 @@ pub(crate) struct Reader {
     pub(crate) pool: BlockPool,
     pub(crate) payload_max: usize,
     pub(crate) blocks: Sender<SharedBlock>,
+    /// Called when a block was handed over, and when there are no more.
     pub(crate) on_block: Box<dyn Fn() + Send>,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) durable: Durable,
@@ -305,6 +306,9 @@ impl Reader {
     pub(crate) fn run(mut self, sources: Sources) {
         // Whoever stopped it needs no result.
         let _ = self.read_all(sources);
+        let Self { blocks, on_block, .. } = self;
+        drop(blocks);
+        on_block();
     }
 
     fn read_all(&mut self, sources: Sources) -> Result<(), Stopped> {

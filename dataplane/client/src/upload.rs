@@ -16,7 +16,7 @@ use tradewind_wire::limits::{BLOCK_PAYLOAD_MAX, BLOCK_PAYLOAD_MIN, CHUNK_BYTES_M
 
 use crate::durable::Durable;
 use crate::error::{SourceError, UploadError};
-use crate::lane::{Beginning, Lane};
+use crate::lane::{Course, Lane};
 use crate::link::ServerLink;
 use crate::progress::{Progress, UploadReport};
 use crate::source::{Reader, Sources, Tally};
@@ -124,7 +124,7 @@ impl Upload {
     }
 
     /// One of `lanes` that share the memory for blocks. Starts the reading thread, which calls `on_block` when it has handed a block over and when there are no more.
-    pub(crate) fn begin(self, lanes: usize, on_block: impl Fn() + Send + Sync + 'static) -> Result<Lane, UploadError> {
+    pub(crate) fn begin(self, lanes: usize, on_block: impl Fn() + Send + 'static) -> Result<Lane, UploadError> {
         let (endpoint, chunk_bytes) = (self.lane.endpoint()?, self.lane.check()?);
         let payload_max = self.lane.block_bytes as usize;
         let pool = block_pool(payload_max, self.lane.credit_blocks, lanes)?;
@@ -139,16 +139,12 @@ impl Upload {
         }
         let (blocks, ready) = crossbeam::channel::bounded(BLOCKS_AHEAD);
         let (stop, tally) = (Arc::new(AtomicBool::new(false)), Arc::new(Tally::default()));
-        let on_block = Arc::new(on_block);
         let reader = Reader {
             sealing: self.sources.sealing(),
             pool,
             payload_max,
             blocks,
-            on_block: Box::new({
-                let on_block = Arc::clone(&on_block);
-                move || on_block()
-            }),
+            on_block: Box::new(on_block),
             stop: Arc::clone(&stop),
             durable: self.durable,
             tally: Arc::clone(&tally),
@@ -157,14 +153,11 @@ impl Upload {
         let (found, sources) = (self.sources.found(), self.sources);
         let reading = thread::Builder::new()
             .name("source-reader".to_owned())
-            .spawn(move || {
-                reader.run(sources);
-                on_block();
-            })
+            .spawn(move || reader.run(sources))
             .map_err(|source| UploadError::Local { what: "cannot start the reading thread", source: source.into() })?;
-        let (cancel, idle_timeout) = (self.cancel, self.idle_timeout);
-        let beginning = Beginning { sender, ready, reading, stop, found, tally, cancel, idle_timeout, endpoint, payload_max, packet_bytes };
-        Ok(Lane::new(beginning, now_ns))
+        let (cancel, idle_timeout, course) = (self.cancel, self.idle_timeout, Course::begin(now_ns));
+        let reading = Some(reading);
+        Ok(Lane { sender, ready, reading, stop, found, tally, cancel, idle_timeout, endpoint, payload_max, packet_bytes, course })
     }
 
     fn sender_config(&self, chunk_bytes: u16, endpoint: SocketAddr) -> SenderConfig {

@@ -38,7 +38,7 @@ type OnEnd = Box<dyn FnOnce(Result<UploadReport, UploadError>) + Send>;
 /// Dropping it waits until all have ended.
 pub struct Uploads {
     /// Closed to let the thread end.
-    joining: Option<Sender<Joining>>,
+    joining: Option<Sender<(u64, Member)>>,
     waker: Waker,
     /// Lanes that have a block to be sent.
     has_block: Sender<u64>,
@@ -46,14 +46,6 @@ pub struct Uploads {
     endpoint: SocketAddr,
     chunk_bytes: u16,
     lanes: usize,
-}
-
-/// An upload on its way to the thread.
-struct Joining {
-    id: u64,
-    lane: Lane,
-    on_progress: OnProgress,
-    on_end: OnEnd,
 }
 
 impl Uploads {
@@ -100,8 +92,8 @@ impl Uploads {
             let _ = has_block.send(id);
             waker.wake();
         })?;
-        let joining = Joining { id, lane, on_progress: Box::new(on_progress), on_end: Box::new(on_end) };
-        if self.joining.as_ref().is_none_or(|thread| thread.send(joining).is_err()) {
+        let member = Member { lane, timer_ns: u64::MAX, on_progress: Box::new(on_progress), on_end: Box::new(on_end) };
+        if self.joining.as_ref().is_none_or(|thread| thread.send((id, member)).is_err()) {
             let source = "see the message above".into();
             return Err(UploadError::Local { what: "the thread of the uploads panicked", source });
         }
@@ -134,7 +126,7 @@ struct Member {
 /// The thread that sends for all.
 struct Driver {
     link: ServerLink,
-    joins: Receiver<Joining>,
+    joins: Receiver<(u64, Member)>,
     blocks: Receiver<u64>,
     lanes: BTreeMap<u64, Member>,
     /// When which lane takes its next step.
@@ -150,7 +142,7 @@ impl Driver {
         for Member { on_end, .. } in std::mem::take(&mut self.lanes).into_values() {
             on_end(failed());
         }
-        for Joining { on_end, .. } in &self.joins {
+        for (_, Member { on_end, .. }) in &self.joins {
             on_end(failed());
         }
     }
@@ -197,8 +189,7 @@ impl Driver {
     fn take_joining(&mut self, touched: &mut Vec<u64>) -> bool {
         loop {
             match self.joins.try_recv() {
-                Ok(Joining { id, lane, on_progress, on_end }) => {
-                    let member = Member { lane, timer_ns: u64::MAX, on_progress, on_end };
+                Ok((id, member)) => {
                     if let Some(Member { on_end, .. }) = self.lanes.insert(id, member) {
                         on_end(Err(UploadError::Offer(format!("its lane {id} was given to another upload"))));
                     }

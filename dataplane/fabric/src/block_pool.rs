@@ -153,10 +153,8 @@ impl BlockPool {
         let region = &self.0;
         let mut free = region.free();
         free.least = ahead / 2;
-        if free.ready(region.slots) >= free.least {
-            let wait = region.scarce.wait_timeout_while(free, timeout, |free| free.ready(region.slots) >= free.least);
-            free = wait.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let wait = region.scarce.wait_timeout_while(free, timeout, |free| free.ready(region.slots) >= free.least);
+        let mut free = wait.unwrap_or_else(PoisonError::into_inner).0;
         while free.touched < region.slots && free.ready(region.slots) < ahead {
             let slot = free.touched;
             free.touched += 1;

@@ -32,6 +32,13 @@ fn world(files_max: u64) -> World {
     World { staging, keep, pool, folder }
 }
 
+/// With blocks that a lane kept which is over.
+fn world_with(files_max: u64, blocks: std::ops::Range<u32>) -> World {
+    let world = world(files_max);
+    world.keep(&world.keep.lane(7), blocks);
+    world
+}
+
 fn open(folder: &tempfile::TempDir, files_max: u64) -> Result<Keep, StagingError> {
     open_with(folder, files_max, None)
 }
@@ -205,10 +212,7 @@ fn a_block_that_is_stored_before_it_is_written_is_not_kept() {
 
 #[test]
 fn what_is_damaged_is_left_out() {
-    let world = world(2);
-    let lane = world.keep.lane(7);
-    world.keep(&lane, 0..10);
-    drop(lane);
+    let world = world_with(2, 0..10);
     let path = world.folder.path().join("kept").join(&world.names()[0]);
     let file = File::options().read(true).write(true).open(&path).unwrap();
     let spoil = |at: u64| {
@@ -232,10 +236,7 @@ fn what_is_damaged_is_left_out() {
 
 #[test]
 fn a_disk_that_refuses_to_read_at_a_recall_is_out_of_use() {
-    let world = world(2);
-    let lane = world.keep.lane(7);
-    world.keep(&lane, 0..60);
-    drop(lane);
+    let world = world_with(2, 0..60);
     // The kernel refuses to read a directory. With something in it, so that it is as long as a page on any file system.
     let unreadable = world.folder.path().join("kept").join(format!("{:032x}-{:016x}.blocks", 7, 1));
     std::fs::create_dir(&unreadable).unwrap();
@@ -269,10 +270,7 @@ fn what_goes_wrong_behind_a_recall_is_an_error_and_the_disk_is_out_of_use() {
     for (fault, good, again) in
         [(Fault::Truncated, 4, (0..4).collect()), (Fault::Flipped, 9, without(4)), (Fault::Refused, 0, (0..10).collect())]
     {
-        let world = world(2);
-        let lane = world.keep.lane(7);
-        world.keep(&lane, 0..10);
-        drop(lane);
+        let world = world_with(2, 0..10);
         let all = images(&world.keep, 7, Duration::from_secs(60));
         let read = |(image, bytes): &(KeptImage, Vec<u8>)| read(image, 0..bytes.len(), crc_of(bytes));
         let count = || all.iter().filter(|&known| read(known).is_ok_and(|bytes| bytes == known.1)).count();
@@ -337,10 +335,7 @@ fn until(runtime: &Runtime, is_so: impl Fn() -> bool) {
 
 #[test]
 fn a_disk_that_does_not_answer_ends_who_reads_and_is_left_out_for_a_while() {
-    let world = world(2);
-    let lane = world.keep.lane(7);
-    world.keep(&lane, 0..10);
-    drop(lane);
+    let world = world_with(2, 0..10);
     let (all, home, runtime) = (images(&world.keep, 7, Duration::from_secs(60)), world.home(), runtime(100));
     let read = |(image, bytes): &(KeptImage, Vec<u8>)| {
         let (image, bytes) = (image.clone(), bytes.clone());
@@ -384,10 +379,7 @@ fn a_disk_that_does_not_answer_ends_who_reads_and_is_left_out_for_a_while() {
 /// What waits for a thread of the runtime is not the disk's fault.
 #[test]
 fn the_disk_has_its_time_from_when_it_is_asked() {
-    let world = world(2);
-    let lane = world.keep.lane(7);
-    world.keep(&lane, 0..1);
-    drop(lane);
+    let world = world_with(2, 0..1);
     let (image, bytes) = images(&world.keep, 7, Duration::from_secs(60)).remove(0);
     let (runtime, (go, wait)) = (runtime(1), mpsc::channel::<()>());
     let other = runtime.spawn_blocking(move || wait.recv());
@@ -436,10 +428,7 @@ fn a_turn_is_waited_for_as_long_as_the_disk_answers() {
 /// However many there are: a few blocks are in memory at once.
 #[test]
 fn a_recall_waits_for_who_takes_the_blocks() {
-    let world = world(2);
-    let lane = world.keep.lane(7);
-    world.keep(&lane, 0..60);
-    drop(lane);
+    let world = world_with(2, 0..60);
     let home = world.home();
     let (mut taken, mut most) = (0, 0);
     world.keep.recall(7, Duration::from_secs(60), |_, _| {
@@ -475,10 +464,7 @@ fn a_disk_that_does_not_answer_stops_nobody_but_its_own_thread() {
 
 #[test]
 fn a_slow_disk_gives_what_it_could_until_the_deadline() {
-    let world = world(4);
-    let lane = world.keep.lane(7);
-    world.keep(&lane, 0..100);
-    drop(lane);
+    let world = world_with(4, 0..100);
     let home = world.home();
     *lock(&home.pace) = Duration::from_millis(50);
     let began = Instant::now();
