@@ -26,6 +26,8 @@ pub(crate) struct Lane {
     path: Option<Path>,
     /// When the last authentic packet came, nanoseconds; 0: none yet.
     heard_ns: u64,
+    /// That, when the receiver's figures were published last.
+    published_ns: u64,
     /// The control side has been told of the end.
     reported: bool,
     /// Deadline under which the lane stands in the worker's timer queue.
@@ -66,6 +68,7 @@ impl Lane {
             events: opening.events,
             path: opening.call,
             heard_ns: 0,
+            published_ns: 0,
             reported: false,
             timer_ns: u64::MAX,
             orders: 0,
@@ -206,7 +209,10 @@ impl Lane {
         let Some(path) = &self.path else { return };
         let (shared, peer, heard_ns) = (&self.shared, path.remote.ip(), self.heard_ns);
         match &mut self.end {
+            // Nothing has come since: a thousand idle lanes are asked two hundred times a second.
+            End::Receiving { .. } if heard_ns == self.published_ns => {}
             End::Receiving { receiver, .. } => {
+                self.published_ns = heard_ns;
                 let statistics = receiver.statistics();
                 shared.bytes_received.store(statistics.data_bytes, Ordering::Relaxed);
                 shared.packets_duplicate.store(statistics.duplicate_chunks, Ordering::Relaxed);

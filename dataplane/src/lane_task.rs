@@ -32,6 +32,8 @@ const RECENT_FILES_INTERVAL: Duration = Duration::from_millis(100);
 const CREDIT_INTERVAL: Duration = Duration::from_millis(5);
 /// The same of a lane that has nothing at the store: a thousand of these must not keep a core busy.
 const CALM_INTERVAL: Duration = Duration::from_millis(50);
+/// The same, for each lane of the engine.
+const CALM_PER_LANE: Duration = Duration::from_micros(250);
 
 /// What every task of a lane needs to speak with its worker and the control process.
 pub(crate) struct LaneHandle {
@@ -52,9 +54,14 @@ impl LaneHandle {
         let _ = self.to_control.send(message);
     }
 
+    /// Lanes of the engine, about: each has its way to the control process.
+    fn lanes(&self) -> u32 {
+        u32::try_from(self.to_control.strong_count()).unwrap_or(u32::MAX)
+    }
+
     /// What the sender says of itself, if it is time.
     pub(crate) fn report(&self, reporting: &mut Reporting) {
-        if let Some(report) = reporting.due(self.lane, self.shared.sender(), self.shared.is_grouped(), now_ns()) {
+        if let Some(report) = reporting.due(self.lane, self.shared.sender(), self.shared.group_lanes(), now_ns()) {
             self.tell(FromEngine::LaneReport(report));
         }
     }
@@ -189,7 +196,7 @@ impl LaneTask {
         let mut credit = interval(CREDIT_INTERVAL);
         credit.set_missed_tick_behavior(MissedTickBehavior::Skip);
         progress.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut is_calm = false;
+        let (mut is_calm, mut shown) = (false, None);
         loop {
             let end = tokio::select! {
                 Some(event) = self.arrived.recv() => {
@@ -214,12 +221,16 @@ impl LaneTask {
                     self.handle.report(&mut reporting);
                     is_calm = waiting.is_empty() && self.recent.is_empty() && self.spilling.is_none();
                     if is_calm {
-                        credit.reset_after(CALM_INTERVAL);
+                        credit.reset_after(CALM_INTERVAL.max(CALM_PER_LANE * self.handle.lanes()));
                     }
                     None
                 }
                 _ = progress.tick() => {
-                    self.report_files();
+                    let totals = Some(self.totals());
+                    if totals != shown {
+                        self.report_files();
+                        shown = totals;
+                    }
                     self.check_disk().or_else(|| self.handle.first_packet_overdue(opened).map(End::Failed))
                 }
             };

@@ -10,6 +10,9 @@ use crate::shared::Heard;
 /// Between two reports of a lane that has had orders, and of one that has not.
 const ORDERED_INTERVAL_NS: u64 = 100_000_000;
 const USUAL_INTERVAL_NS: u64 = 500_000_000;
+/// Of a lane that has had none because it shares its path with others: together they report so often at most that each has this time. A lane is steered by
+/// its own measurements first.
+const GROUPED_NS_PER_LANE: u64 = 500_000;
 
 /// As they travel to the sender.
 pub(crate) fn to_wire(orders: &LaneOrders) -> Orders {
@@ -48,6 +51,15 @@ fn report(lane: LaneId, heard: &Heard, now_ns: u64) -> LaneReport {
     }
 }
 
+/// Between two reports of a lane that has had orders or not, and shares its path with so many `lanes`, itself included.
+fn interval_ns(has_orders: bool, lanes: u16) -> u64 {
+    match (has_orders, lanes) {
+        (true, _) => ORDERED_INTERVAL_NS,
+        (false, ..=1) => USUAL_INTERVAL_NS,
+        (false, _) => (u64::from(lanes) * GROUPED_NS_PER_LANE).clamp(ORDERED_INTERVAL_NS, USUAL_INTERVAL_NS),
+    }
+}
+
 /// When the control process hears of a lane's sender.
 #[derive(Debug, Default)]
 pub(crate) struct Reporting {
@@ -56,9 +68,9 @@ pub(crate) struct Reporting {
 
 impl Reporting {
     /// The report that is due: the first, after obedience or another limiter at once, else after a while.
-    pub(crate) fn due(&mut self, lane: LaneId, sender: Option<Heard>, grouped: bool, now_ns: u64) -> Option<LaneReport> {
+    pub(crate) fn due(&mut self, lane: LaneId, sender: Option<Heard>, lanes: u16, now_ns: u64) -> Option<LaneReport> {
         let report = report(lane, &sender?, now_ns);
-        let interval_ns = if report.orders > 0 || grouped { ORDERED_INTERVAL_NS } else { USUAL_INTERVAL_NS };
+        let interval_ns = interval_ns(report.orders > 0, lanes);
         let is_due = self.last.is_none_or(|(last, at)| {
             (last.orders, last.limiter) != (report.orders, report.limiter) || now_ns.saturating_sub(at) >= interval_ns
         });
@@ -83,19 +95,26 @@ mod tests {
         let at = |ms: u64| (1_000 + ms) * 1_000_000;
         let heard = |state, obeyed| Some(Heard { state, obeyed, peer: [192, 0, 2, 1].into(), heard_ns: at(0) });
         let mut state = State { limiter: limiter::NETWORK, wanted_kbps: KBPS_NONE, ..State::default() };
-        assert_eq!(reporting.due(lane, None, false, at(0)), None);
-        let first = reporting.due(lane, heard(state, 0), false, at(0)).unwrap();
+        assert_eq!(reporting.due(lane, None, 1, at(0)), None);
+        let first = reporting.due(lane, heard(state, 0), 1, at(0)).unwrap();
         assert_eq!((first.limiter, first.wanted_kbps, first.silent_ms), (Some(Limiter::Network), None, 0));
-        assert_eq!(reporting.due(lane, heard(state, 0), false, at(499)), None);
-        let later = reporting.due(lane, heard(state, 0), false, at(500)).unwrap();
+        assert_eq!(reporting.due(lane, heard(state, 0), 1, at(499)), None);
+        let later = reporting.due(lane, heard(state, 0), 1, at(500)).unwrap();
         assert_eq!(later.silent_ms, 500, "the same word as before, and nothing since");
-        assert!(reporting.due(lane, heard(state, 3), false, at(501)).is_some(), "it has obeyed");
+        assert!(reporting.due(lane, heard(state, 3), 1, at(501)).is_some(), "it has obeyed");
         state.limiter = limiter::LEASE;
-        assert!(reporting.due(lane, heard(state, 3), false, at(502)).is_some(), "another limiter");
-        assert_eq!(reporting.due(lane, heard(state, 3), false, at(601)), None);
-        assert!(reporting.due(lane, heard(state, 3), false, at(602)).is_some());
+        assert!(reporting.due(lane, heard(state, 3), 1, at(502)).is_some(), "another limiter");
+        assert_eq!(reporting.due(lane, heard(state, 3), 1, at(601)), None);
+        assert!(reporting.due(lane, heard(state, 3), 1, at(602)).is_some());
         state.limiter = 99;
-        assert_eq!(reporting.due(lane, heard(state, 3), false, at(603)).unwrap().limiter, None, "a limiter of a later release");
+        assert_eq!(reporting.due(lane, heard(state, 3), 1, at(603)).unwrap().limiter, None, "a limiter of a later release");
+    }
+
+    #[test]
+    fn a_large_group_reports_as_often_as_two_hundred_lanes_do() {
+        let ms = |has_orders, lanes| interval_ns(has_orders, lanes) / 1_000_000;
+        assert_eq!([ms(false, 0), ms(false, 1), ms(false, 2), ms(false, 200), ms(false, 1_000)], [500, 500, 100, 100, 500]);
+        assert_eq!([ms(true, 1), ms(true, 1_000)], [100, 100], "leases are steered by what is said");
     }
 
     #[test]

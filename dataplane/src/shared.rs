@@ -242,9 +242,9 @@ impl LaneShared {
         self.group.after(known)
     }
 
-    /// Whether the lane shares its path with others, as was said last.
-    pub fn is_grouped(&self) -> bool {
-        self.group.get().is_some_and(|group| group.lanes > 1)
+    /// How many lanes share the path, this one included, as was said last.
+    pub fn group_lanes(&self) -> u16 {
+        self.group.get().map_or(1, |group| group.lanes)
     }
 
     /// Publishes what is known of the sender.

@@ -90,9 +90,20 @@ impl Lane {
         self.sender.poll_timeout(now_ns).min(self.course.ending.as_ref().map_or(u64::MAX, |ending| ending.until_ns))
     }
 
-    /// How much later than that the step may come without harm, nanoseconds.
-    pub(crate) fn slack_ns(&self) -> u64 {
-        if self.course.ending.is_some() { 0 } else { self.sender.slack_ns().min(SLACK_NS_MAX) }
+    /// The same of a lane in a crowd: as late as does no harm, so that several packets leave in one step.
+    pub(crate) fn late_timeout(&self, now_ns: u64) -> u64 {
+        let slack_ns = if self.course.ending.is_some() { 0 } else { self.sender.slack_ns().min(SLACK_NS_MAX) };
+        self.poll_timeout(now_ns).saturating_add(slack_ns)
+    }
+
+    /// Whether there is more to do now than packets that are due: a datagram may have brought news.
+    pub(crate) fn has_news(&self) -> bool {
+        self.course.ending.is_some() || self.sender.has_event() || (self.sender.wants_block() && !self.ready.is_empty())
+    }
+
+    /// Whether somebody waits for a step although nothing else calls for one: it has been cancelled, or its progress is to be told.
+    pub(crate) fn is_looked_for(&self, now_ns: u64) -> bool {
+        self.cancel.load(Relaxed) || now_ns >= self.course.next_progress_ns
     }
 
     /// Does all that is to be done now. Packets are queued; the caller flushes the link.

@@ -123,14 +123,26 @@ struct Member {
     on_end: OnEnd,
 }
 
+impl Member {
+    /// The lane takes a step at this time, or earlier if it is to do so already.
+    fn due(&mut self, id: u64, at: u64, timers: &mut Timers) {
+        if at < self.timer_ns {
+            self.timer_ns = at;
+            timers.push(Reverse((at, id)));
+        }
+    }
+}
+
+/// When which lane takes its next step.
+type Timers = BinaryHeap<Reverse<(u64, u64)>>;
+
 /// The thread that sends for all.
 struct Driver {
     link: ServerLink,
     joins: Receiver<(u64, Member)>,
     blocks: Receiver<u64>,
     lanes: BTreeMap<u64, Member>,
-    /// When which lane takes its next step.
-    timers: BinaryHeap<Reverse<(u64, u64)>>,
+    timers: Timers,
 }
 
 impl Driver {
@@ -152,16 +164,19 @@ impl Driver {
         let mut touched = Vec::new();
         let mut looked_ns = 0;
         loop {
-            let lanes = &mut self.lanes;
+            let is_crowd = self.is_crowd();
+            let Self { link, lanes, timers, .. } = self;
             let mut each = |meta: &Meta, datagram: &mut [u8]| {
                 // What belongs to no lane here is late, or somebody else's.
                 let Ok(Header { lane, .. }) = Header::parse(datagram) else { return };
                 let Some(member) = lanes.get_mut(&lane.0) else { return };
                 member.lane.receive(meta, datagram);
-                touched.push(lane.0);
+                let waits = is_crowd && !member.lane.has_news();
+                let at = if waits { member.lane.late_timeout(meta.arrived_ns) } else { meta.arrived_ns };
+                member.due(lane.0, at, timers);
             };
             for _ in 0..RECEIVE_BATCHES_MAX {
-                if self.link.receive(&mut each)? == 0 {
+                if link.receive(&mut each)? == 0 {
                     break;
                 }
             }
@@ -169,12 +184,13 @@ impl Driver {
             let is_last = self.take_joining(&mut touched);
             let now = now_ns();
             if now.saturating_sub(looked_ns) >= SLEEP_MAX_NS {
-                // Somebody may have cancelled any of them.
                 looked_ns = now;
-                touched.extend(self.lanes.keys());
+                touched.extend(self.lanes.iter().filter(|(_, member)| member.lane.is_looked_for(now)).map(|(id, _)| id));
             }
             for id in touched.drain(..) {
-                self.due(id, now);
+                if let Some(member) = self.lanes.get_mut(&id) {
+                    member.due(id, now, &mut self.timers);
+                }
             }
             let full = self.step_due(now)?;
             self.link.flush()?;
@@ -201,19 +217,14 @@ impl Driver {
         }
     }
 
-    /// The lane takes a step at this time, or earlier if it is to do so already.
-    fn due(&mut self, id: u64, at: u64) {
-        let Some(member) = self.lanes.get_mut(&id) else { return };
-        if at < member.timer_ns {
-            member.timer_ns = at;
-            self.timers.push(Reverse((at, id)));
-        }
+    fn is_crowd(&self) -> bool {
+        self.lanes.len() > CROWD
     }
 
     /// Lets all lanes whose time has come take a step; `true` when the link had no room for more.
     fn step_due(&mut self, now: u64) -> Result<bool, LinkError> {
         let mut was_full = false;
-        let is_crowd = self.lanes.len() > CROWD;
+        let is_crowd = self.is_crowd();
         while let Some(&Reverse((at, id))) = self.timers.peek() {
             if at > now {
                 break;
@@ -229,9 +240,8 @@ impl Driver {
                 }
                 Step::Goes { full } => {
                     // Later than now in any case: a lane that stays due must not keep this loop for itself.
-                    let slack_ns = if is_crowd { member.lane.slack_ns() } else { 0 };
-                    let at = member.lane.poll_timeout(now).saturating_add(slack_ns).max(now + 1);
-                    self.due(id, at);
+                    let at = if is_crowd { member.lane.late_timeout(now) } else { member.lane.poll_timeout(now) };
+                    member.due(id, at.max(now + 1), &mut self.timers);
                     if full && std::mem::replace(&mut was_full, true) {
                         // It was full again after the flush.
                         return Ok(true);

@@ -250,3 +250,26 @@ proptest! {
         prop_assert!(lane.ends.sender.statistics().rate_bytes_per_s <= u64::from(lease_kbps) * 125);
     }
 }
+
+#[test]
+fn an_idle_lane_is_answered_a_few_times_a_second() {
+    let sender = Sender::new(common::adaptive_config(CHUNK, 4, u64::MAX, Policy::Fair, MS), 0);
+    let receiver = common::receiver_with_idle(CHUNK, IMAGE_BYTES, 4, 60_000 * MS);
+    let mut ends = Ends::new(sender, receiver, Way::new(MS / 2, 0, false), Way::new(MS / 2, 0, false));
+    ends.sender.open_block(0, vec![9; IMAGE_BYTES]).expect("there is room");
+    let mut out = vec![0; 2048];
+    let mut sent = [0; 2];
+    while ends.now_ns < 20_000 * MS {
+        ends.arrive(IMAGE_BYTES, 4);
+        while ends.sender.poll_event().is_some() {}
+        while let bytes @ 1.. = ends.sender.poll_transmit(ends.now_ns, &mut out) {
+            ends.forward.put(ends.now_ns, &out[..bytes], &mut ends.random);
+        }
+        sent[usize::from(ends.now_ns >= 10_000 * MS)] = ends.receiver.statistics().feedback_sent;
+        ends.sleep(0);
+    }
+    let (first, later) = (sent[0], sent[1] - sent[0]);
+    assert_eq!(ends.durable, 1);
+    // Twice a second, and twice after each STATE.
+    assert!((15..=45).contains(&later), "{first} and {later} in ten seconds each");
+}

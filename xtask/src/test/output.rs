@@ -10,8 +10,9 @@ use anyhow::{Context, Result};
 use super::stores::Row;
 use crate::process;
 
-/// A test program that takes longer than this has hung.
+/// A test program that takes longer than this has hung; the same where objects above 5 GiB are checked too.
 const PROGRAM_TIME_MAX: Duration = Duration::from_secs(25 * 60);
+const PROGRAM_TIME_NIGHTLY: Duration = Duration::from_secs(3 * 60 * 60);
 
 /// After a program has ended, its output can be held open by something that it left behind; wait no longer for that.
 const REST_TIME_MAX: Duration = Duration::from_secs(5);
@@ -77,6 +78,11 @@ pub(super) fn run(command: &mut Command, name: &str, tally: &mut Tally) -> Resul
     run_with(command, name, tally, &mut |line| println!("{line}"))
 }
 
+fn program_time_max() -> Duration {
+    let is_nightly = std::env::var_os("TRADEWIND_NIGHTLY").is_some_and(|value| !value.is_empty());
+    if is_nightly { PROGRAM_TIME_NIGHTLY } else { PROGRAM_TIME_MAX }
+}
+
 fn run_with(command: &mut Command, name: &str, tally: &mut Tally, echo: &mut dyn FnMut(&str)) -> Result<()> {
     let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start `{}`", process::line(command)))?;
     let stdout = child.stdout.take().context("the test program has no output")?;
@@ -99,8 +105,8 @@ fn run_with(command: &mut Command, name: &str, tally: &mut Tally, echo: &mut dyn
             for line in held_back {
                 echo(&line);
             }
-            let why =
-                other.map_or_else(|| format!("still running after {} s, killed", PROGRAM_TIME_MAX.as_secs()), |status| status.to_string());
+            let why = other
+                .map_or_else(|| format!("still running after {} s, killed", program_time_max().as_secs()), |status| status.to_string());
             // 101 is libtest's for tests that failed.
             tally.crashed |= failed_before == 0 || ended.is_none_or(|status| status.code() != Some(101));
             if failed_before == 0 {
@@ -119,7 +125,7 @@ fn lines_of(stdout: impl Read) -> impl Iterator<Item = String> {
 
 /// Hands lines to `reader` until the program has ended; `None` if it had to be killed.
 fn follow(child: &mut Child, lines: &Receiver<String>, reader: &mut Reader<'_>) -> Result<Option<std::process::ExitStatus>> {
-    let deadline = Instant::now() + PROGRAM_TIME_MAX;
+    let deadline = Instant::now() + program_time_max();
     loop {
         match lines.recv_timeout(Duration::from_millis(200)) {
             Ok(line) => reader.line(line),

@@ -12,6 +12,14 @@ use super::to_wire;
 /// A share that moves by less than one part in so many is not told again.
 const STILL_PART: u64 = 32;
 
+/// A lane counts with so many times what it sent at most. One whose pulses a busy host took at once believes in a path of a hundred Gbit/s, which is not what the
+/// others can share; one that pauses or dips still has its place.
+const SENT_TIMES: u64 = 4;
+
+/// Lanes of a large group are told once in so long for each of them: a thousand whose parts waver would be told ten thousand times a second.
+const TOLD_EVERY_PER_LANE: Duration = Duration::from_micros(500);
+const LARGE: u16 = 200;
+
 /// Who was not heard for so long sends nothing: killed, cut off, not come yet.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -27,12 +35,16 @@ pub(super) struct Member {
     heard: Instant,
     /// What the network lets it send: steadier than what it sent in the last tenth of a second.
     rate_kbps: u64,
+    /// What it sent in the last tenth of a second.
+    sent_kbps: u64,
     /// Since when something else than the network limits it.
     limited: Option<Instant>,
     /// Grows with each change of `told`.
     number: u32,
     /// Share and number of lanes that it is told.
     told: Option<(u64, u16)>,
+    /// When that changed last.
+    told_at: Instant,
     /// The newest of it has not been handed out yet.
     unsent: bool,
 }
@@ -52,7 +64,7 @@ impl Member {
     pub(super) fn new(now: Instant, host: Option<IpAddr>) -> Self {
         // An IPv4 client that comes in over an IPv6 socket is the same host.
         let host = host.map(|host| host.to_canonical());
-        Self { host, heard: now, rate_kbps: 0, limited: None, number: 0, told: None, unsent: false }
+        Self { host, heard: now, rate_kbps: 0, sent_kbps: 0, limited: None, number: 0, told: None, told_at: now, unsent: false }
     }
 
     /// Its sender may begin now.
@@ -63,7 +75,8 @@ impl Member {
     pub(super) fn report(&mut self, now: Instant, report: &LaneReport) {
         self.host = Some(report.peer.to_canonical());
         self.heard = now.checked_sub(Duration::from_millis(report.silent_ms.into())).map_or(self.heard, |heard| heard.max(self.heard));
-        self.rate_kbps = report.rate_kbps.into();
+        let sent_before = std::mem::replace(&mut self.sent_kbps, report.sent_kbps.into());
+        self.rate_kbps = u64::from(report.rate_kbps).min(SENT_TIMES * self.sent_kbps.max(sent_before));
         let is_limited = !matches!(report.limiter, None | Some(Limiter::Network));
         self.limited = is_limited.then(|| self.limited.unwrap_or(now));
     }
@@ -114,11 +127,12 @@ pub(super) fn revise<'a>(now: Instant, lanes: impl Iterator<Item = (RatePolicy, 
         };
         let is_news = match member.told {
             None => count > 1,
+            Some(_) if count > LARGE && now.saturating_duration_since(member.told_at) < TOLD_EVERY_PER_LANE * u32::from(count) => false,
             Some((told, lanes)) => lanes != count || told.abs_diff(share) > told / STILL_PART,
         };
         if is_news {
             member.number = member.number.saturating_add(1);
-            (member.told, member.unsent) = (Some((share, count)), true);
+            (member.told, member.told_at, member.unsent) = (Some((share, count)), now, true);
         }
     }
 }
@@ -138,7 +152,7 @@ mod tests {
 
     fn sends(now: Instant, member: &mut Member, rate_kbps: u32, limiter: Limiter) {
         let peer = member.host.unwrap();
-        member.report(now, &LaneReport { limiter: Some(limiter), rate_kbps, ..report(0, peer) });
+        member.report(now, &LaneReport { limiter: Some(limiter), rate_kbps, sent_kbps: rate_kbps, ..report(0, peer) });
     }
 
     fn told(now: Instant, members: &mut [(RatePolicy, Member)]) -> Vec<(u64, u32, u16)> {
@@ -190,6 +204,32 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_that_is_not_sent_is_nobodys_to_share() {
+        let now = Instant::now();
+        let mut members = [(RatePolicy::Fair, new(now, 1)), (RatePolicy::Fair, new(now, 1))];
+        sends(now, &mut members[0].1, 10_000, Limiter::Network);
+        let mut says = |rate_kbps, sent_kbps| {
+            let limiter = Some(Limiter::Network);
+            members[1].1.report(now, &LaneReport { limiter, rate_kbps, sent_kbps, ..report(1, [192, 0, 2, 1].into()) });
+            members[1].1.rate_kbps
+        };
+        assert_eq!([says(90_000_000, 5_000), says(90_000_000, 0), says(90_000_000, 0)], [20_000, 20_000, 0]);
+        assert_eq!(says(6_000, 5_000), 6_000);
+    }
+
+    #[test]
+    fn lanes_of_a_large_group_are_told_less_often() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut members: Vec<_> = (0..400).map(|_| (RatePolicy::Fair, new(start, 1))).collect();
+        assert_eq!(told(at(0), &mut members).len(), 400);
+        members.iter_mut().for_each(|(_, member)| sends(at(100), member, 1_000, Limiter::Network));
+        assert_eq!(told(at(100), &mut members), []);
+        assert_eq!(told(at(200), &mut members).len(), 400);
+        assert_eq!(told(at(201), &mut members[..2]), [(0, 1_000, 2), (1, 1_000, 2)], "the others have gone");
+    }
+
+    #[test]
     fn a_host_is_one_whatever_the_socket() {
         let now = Instant::now();
         let mapped = Some("::ffff:192.0.2.1".parse().unwrap());
@@ -206,7 +246,7 @@ mod tests {
         sends(at(0), &mut members[1].1, 40_000, Limiter::Network);
         assert_eq!(told(at(0), &mut members).len(), 2);
         // The engine goes on reporting its last word.
-        let silent = |ms| LaneReport { rate_kbps: 40_000, silent_ms: ms, ..report(1, [192, 0, 2, 1].into()) };
+        let silent = |ms| LaneReport { rate_kbps: 40_000, sent_kbps: 40_000, silent_ms: ms, ..report(1, [192, 0, 2, 1].into()) };
         for ms in (100..3_000).step_by(100) {
             sends(at(ms), &mut members[0].1, 40_000, Limiter::Network);
             members[1].1.report(at(ms), &silent(ms as u32));

@@ -272,7 +272,7 @@ fn lanes_of_one_host_are_told_their_shares_and_those_under_a_cap_are_not() {
         rates.open(now, lane_id).group
     };
     assert_eq!(open(&mut rates, 1, "free"), None, "nobody else is there");
-    rates.report(now, &LaneReport { rate_kbps: 90_000, ..report(1, peer) });
+    rates.report(now, &LaneReport { rate_kbps: 90_000, sent_kbps: 90_000, ..report(1, peer) });
     assert_eq!(open(&mut rates, 2, "free"), Some(GroupShare { share_rate_bps: 45_000_000, lanes: 2 }));
     assert_eq!(open(&mut rates, 3, "capped"), None);
     let told: Vec<_> = rates.groups(now).iter().map(|group| (group.lane_id, group.share_kbps, group.lanes)).collect();
@@ -284,7 +284,7 @@ fn lanes_of_one_host_are_told_their_shares_and_those_under_a_cap_are_not() {
     // One whose check of the store took its time is a newcomer when that is done.
     let late = now + Duration::from_secs(20);
     rates.ask(now, 4, "u", "free", Some(peer), fair).unwrap();
-    rates.report(late, &LaneReport { rate_kbps: 90_000, ..report(1, peer) });
+    rates.report(late, &LaneReport { rate_kbps: 90_000, sent_kbps: 90_000, ..report(1, peer) });
     assert_eq!(rates.open(late, 4).group, Some(GroupShare { share_rate_bps: 45_000_000, lanes: 2 }));
 }
 

@@ -400,7 +400,7 @@ impl RateController {
             return 0.9 * GROWTH_MOST;
         }
         self.free_rounds = 0;
-        let loop_s = DAMPING * (self.rtt_s() + self.feedback_gap_s + 0.5 * self.round_s());
+        let loop_s = DAMPING * (self.rtt_s() + self.feedback_gap_s + 0.5 * self.round_s(now_ns));
         let error_s = self.target_s(share) - self.queue_s;
         let fall_least = if self.is_young(now_ns) { FALL_YOUNG } else { FALL };
         let fall_most = if self.policy == Policy::Low { 0.5 } else { fall_least + 0.4 * within(share, 0.0, 1.0) };

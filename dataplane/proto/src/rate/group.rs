@@ -63,6 +63,11 @@ impl RateController {
         self.fresh_group(now_ns).is_some()
     }
 
+    /// What all lanes of the path send if this one sends `rate`, bytes/s.
+    pub(super) fn path_rate(&self, now_ns: u64, rate: f64) -> f64 {
+        self.fresh_group(now_ns).map_or(rate, |group| rate * f64::from(group.lanes))
+    }
+
     /// Relative change of the rate towards the lane's share of its group.
     pub(super) fn pull(&self, now_ns: u64) -> f64 {
         let Some(group) = self.fresh_group(now_ns).filter(|group| group.share_bytes_per_s > 0) else { return 0.0 };
@@ -102,6 +107,17 @@ mod tests {
         lane.set_group(MS, group(1));
         assert!((lane.pull(2 * MS) + PULL_MOST).abs() < 1e-9);
         assert!(lane.pull(MS + FRESH_NS + 1).abs() < 1e-9, "old news");
+    }
+
+    #[test]
+    fn the_queue_of_a_group_is_that_of_one_lane() {
+        let (mut lane, alone) = (controller(Policy::Fair), controller(Policy::Fair));
+        lane.set_group(0, Group { share_bytes_per_s: 0, lanes: 1_000 });
+        assert_eq!(lane.rate_bytes_per_s(), alone.rate_bytes_per_s());
+        let rate = lane.rate_bytes_per_s() as f64;
+        assert!((lane.path_rate(MS, rate) - 1_000.0 * rate).abs() < 1e-3 && (alone.path_rate(MS, rate) - rate).abs() < 1e-3);
+        assert!((lane.path_rate(FRESH_NS + 1, rate) - rate).abs() < 1e-3, "old news");
+        assert!(lane.target_s(0.0) < 0.6 * alone.target_s(0.0), "{} {}", lane.target_s(0.0), alone.target_s(0.0));
     }
 
     #[test]

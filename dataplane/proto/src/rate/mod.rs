@@ -44,6 +44,7 @@ use limits::Limits;
 use loss::LossLevel;
 pub use orders::RateOrders;
 use pacer::Pacer;
+pub(crate) use pacer::{BURST_PACKETS, BURST_S};
 use phases::Phase;
 use random::Random;
 use second_look::SecondLook;
@@ -282,7 +283,7 @@ impl RateController {
         self.resume(now_ns);
         self.move_on(now_ns);
         let rate = self.sending_rate();
-        let (mut packets, overslept) = self.pacer.due(now_ns, rate);
+        let (mut packets, overslept) = self.pacer.due(now_ns, rate, self.path_rate(now_ns, rate));
         if let Some(left) = self.phase.pulse_left() {
             packets = packets.min(left);
         }
@@ -349,7 +350,7 @@ impl RateController {
             self.on_train(now_ns, &train);
         }
         let elapsed_s = seconds(now_ns.saturating_sub(self.last_update_ns));
-        if matches!(self.mode, Mode::Cruise | Mode::Compete) && elapsed_s >= self.round_s() {
+        if matches!(self.mode, Mode::Cruise | Mode::Compete) && elapsed_s >= self.round_s(now_ns) {
             self.update(now_ns, elapsed_s);
         }
     }
@@ -489,8 +490,8 @@ impl RateController {
     }
 
     /// Time between two rate updates, seconds: a round trip, but at least a period of the dither.
-    fn round_s(&self) -> f64 {
-        let period_s = 2.0 * phases::HALF_PERIOD_PACKETS * self.packet_bytes / self.network.max(1.0);
+    fn round_s(&self, now_ns: u64) -> f64 {
+        let period_s = 2.0 * self.half_period_packets(now_ns, self.network) * self.packet_bytes / self.network.max(1.0);
         self.rtt_s().max(ROUND_LEAST_S).max(period_s)
     }
 

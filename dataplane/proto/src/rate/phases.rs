@@ -7,8 +7,9 @@ use super::{Kind, Mode, RateController, pacer};
 const SPREAD_LEAST: f64 = 0.8;
 const SPREAD: f64 = 0.4;
 
-/// A half period holds at least this many packets (transport-study §3.2, h).
-pub(super) const HALF_PERIOD_PACKETS: f64 = 8.0;
+/// A half period holds at least this many packets (transport-study §3.2, h), and this many bursts: one has no length.
+const HALF_PERIOD_PACKETS: f64 = 8.0;
+const HALF_PERIOD_BURSTS: f64 = 2.0;
 
 /// Time between dips, and the share of the rate in them (transport-study §3.2, dip).
 pub(super) const DIP_EVERY_NS: u64 = 10 * SECOND_NS;
@@ -150,9 +151,9 @@ impl RateController {
             self.phase.next_dip_ns = self.phase.next_multiple(start_ns, every_ns);
             (Kind::Dip, self.dip_rate(start_ns) * centre, length_s, 0.0)
         } else if cruising {
-            self.dither(centre, packet_s)
+            self.dither(start_ns, centre)
         } else {
-            (Kind::Steady, centre, HALF_PERIOD_S.max(HALF_PERIOD_PACKETS * packet_s), 0.0)
+            (Kind::Steady, centre, HALF_PERIOD_S.max(self.half_period_packets(start_ns, centre) * packet_s), 0.0)
         };
         let mut end_ns = start_ns.saturating_add(nanoseconds(length_s).max(1_000_000));
         if cruising && start_ns < self.phase.next_dip_ns {
@@ -190,8 +191,13 @@ impl RateController {
         (Kind::Pulse, peak, length_s, 0.0)
     }
 
+    /// Packets that a half period of a lane that sends `centre` bytes/s holds at least.
+    pub(super) fn half_period_packets(&self, now_ns: u64, centre: f64) -> f64 {
+        HALF_PERIOD_PACKETS.max(HALF_PERIOD_BURSTS * f64::from(self.pacer.burst(centre, self.path_rate(now_ns, centre))))
+    }
+
     /// The half period that follows: a lower one mirrors the upper one before it.
-    fn dither(&mut self, centre: f64, packet_s: f64) -> (Kind, f64, f64, f64) {
+    fn dither(&mut self, now_ns: u64, centre: f64) -> (Kind, f64, f64, f64) {
         let up = (centre * (1.0 + DITHER)).min(self.limits.cap().max(centre));
         let step = up - centre;
         if self.phase.kind == Kind::Up {
@@ -199,7 +205,8 @@ impl RateController {
             (Kind::Down, centre - step, length_s, step / centre)
         } else {
             let length_s = HALF_PERIOD_S * (SPREAD_LEAST + SPREAD * self.random.unit());
-            (Kind::Up, up, length_s.max(HALF_PERIOD_PACKETS * packet_s), step / centre)
+            let least_s = self.half_period_packets(now_ns, centre) * self.packet_bytes / centre;
+            (Kind::Up, up, length_s.max(least_s), step / centre)
         }
     }
 }

@@ -38,9 +38,15 @@ const OVERFLOW_HIGHER: f64 = 1.5;
 pub(super) const JITTER_MOST_S: f64 = 0.015;
 
 impl RateController {
+    /// The rate that counts for how long a queue may be: lanes of one path need no queue to find their shares, so they aim at what one lane with the rate
+    /// of all of them would.
+    fn path_network(&self) -> f64 {
+        self.path_rate(self.last_update_ns, self.network)
+    }
+
     /// Queue that cruise aims at, seconds.
     pub(super) fn set_point_s(&self) -> f64 {
-        let halvings = within((QUEUE_FULL_RATE * self.weight() / self.network.max(1.0)).log2(), 0.0, 15.0);
+        let halvings = within((QUEUE_FULL_RATE * self.weight() / self.path_network().max(1.0)).log2(), 0.0, 15.0);
         let queue_s = QUEUE_S + QUEUE_PER_HALVING_S * halvings;
         let queue_s = if self.policy == Policy::Low { 0.5 * queue_s } else { queue_s };
         queue_s + (2.0 * self.response.jitter_s()).min(2.0 * JITTER_MOST_S)
@@ -49,7 +55,7 @@ impl RateController {
     /// What a lane without any share of the queue may add to the set point, seconds.
     fn share_term_s(&self) -> f64 {
         let most_s = if self.policy == Policy::Low { 0.5 * QUEUE_SHARE_S } else { QUEUE_SHARE_S };
-        let halvings = within((QUEUE_SHARE_RATE * self.weight() / self.network.max(1.0)).log2(), 0.0, QUEUE_SHARE_HALVINGS);
+        let halvings = within((QUEUE_SHARE_RATE * self.weight() / self.path_network().max(1.0)).log2(), 0.0, QUEUE_SHARE_HALVINGS);
         most_s * (1.0 + QUEUE_SHARE_PER_HALVING * halvings)
     }
 

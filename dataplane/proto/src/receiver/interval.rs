@@ -1,5 +1,7 @@
 //! How often feedback goes out: often enough to steer by, and never more than a small share of what comes in.
 
+use crate::rate::{BURST_PACKETS, BURST_S};
+
 const MS: u64 = 1_000_000;
 
 /// Bounds of the interval where the budget does not bind (transport study, section 1.3).
@@ -12,6 +14,9 @@ const SHORT_RATE: f64 = 125e6;
 
 /// Longest interval, whatever the budget says: a slow lane must be steered, too.
 const MOST_NS: u64 = 250 * MS;
+
+/// Feedback on less than so many bursts of a lane in a group says little that is new, and costs both ends as much as any packet.
+const GROUP_BURSTS: f64 = 2.0;
 
 /// A pause in what arrives that ends a pulse of start-up, and the longest round trip at which such a pause is reported at once: on a local network it is
 /// the interval that start-up waits for, not the path.
@@ -41,13 +46,17 @@ pub(super) struct Interval {
     round_trip_ns: u64,
     /// Rate that the sender told, bytes/s.
     told: f64,
-    /// Rate that came in since the last round, bytes/s.
+    /// Rate that came in up to the last round, bytes/s, since when and what had come before; of a lane in a group over bursts.
     measured: f64,
+    measured_ns: u64,
     received_bytes: u64,
     received_packets: u64,
     /// Pauses that may still be reported at once.
     pauses: u8,
     round_ns: u64,
+    /// Lanes that share the path, this one included.
+    lanes: f64,
+    packet_bytes: f64,
     /// Smoothed size of a round, IP bytes.
     round_bytes: u64,
     /// What all of that comes to, nanoseconds: it is asked for with every packet, and changes with STATE and rounds only.
@@ -60,10 +69,13 @@ impl Interval {
             round_trip_ns: 0,
             told: 0.0,
             measured: 0.0,
+            measured_ns: 0,
             received_bytes: 0,
             received_packets: 0,
             pauses: PAUSES,
             round_ns: 0,
+            lanes: 1.0,
+            packet_bytes: 0.0,
             round_bytes: FIRST_ROUND_BYTES,
             interval_ns: LEAST_NS,
         }
@@ -81,18 +93,30 @@ impl Interval {
         self.set_interval();
     }
 
-    /// A round of feedback of `bytes` went out; `received_packets` of `packet_bytes` came in so far.
-    pub(super) fn on_round(&mut self, now_ns: u64, bytes: u64, received_packets: u64, packet_bytes: u64) {
+    /// So many lanes share the path.
+    pub(super) fn on_group(&mut self, lanes: u16) {
+        self.lanes = f64::from(lanes.max(1));
+        self.set_interval();
+    }
+
+    /// A round of feedback of `round_bytes` went out; `received_packets` of `packet_bytes` came in so far.
+    pub(super) fn on_round(&mut self, now_ns: u64, round_bytes: u64, received_packets: u64, packet_bytes: u64) {
         let elapsed_ns = now_ns.saturating_sub(self.round_ns).max(1);
         if self.is_pause_told(received_packets) && elapsed_ns < self.ns() {
             self.pauses -= 1;
         }
         let received_bytes = received_packets * packet_bytes;
+        self.packet_bytes = packet_bytes as f64;
         self.received_packets = received_packets;
-        self.measured = received_bytes.saturating_sub(self.received_bytes) as f64 * 1e9 / elapsed_ns as f64;
-        self.received_bytes = received_bytes;
+        let bytes = received_bytes.saturating_sub(self.received_bytes) as f64;
+        let measured_ns = now_ns.saturating_sub(self.measured_ns).max(1);
+        if self.lanes < 2.0 || bytes >= GROUP_BURSTS * f64::from(BURST_PACKETS) * self.packet_bytes || measured_ns >= MOST_NS {
+            self.measured = bytes * 1e9 / measured_ns as f64;
+            self.measured_ns = now_ns;
+            self.received_bytes = received_bytes;
+        }
         self.round_ns = now_ns;
-        self.round_bytes = (3 * self.round_bytes + bytes) / 4;
+        self.round_bytes = (3 * self.round_bytes + round_bytes) / 4;
         self.set_interval();
     }
 
@@ -127,10 +151,25 @@ impl Interval {
         (self.round_trip_ns / 8).clamp(LEAST_NS, USUAL_NS)
     }
 
+    /// What comes in or soon will, bytes/s. Lanes of a group are many that may be told more than all of them get.
+    fn rate(&self) -> f64 {
+        if self.lanes >= 2.0 && self.measured > 0.0 { self.measured } else { self.told.max(self.measured) }
+    }
+
     /// Time in which what comes in pays for a round of so many bytes, nanoseconds; 0 while the rate is not known.
     fn affordable_ns(&self, bytes: u64) -> u64 {
-        let rate = self.told.max(self.measured);
+        let rate = self.rate();
         if rate > 0.0 { (bytes as f64 * 1e9 / (SHARE * rate)) as u64 } else { 0 }
+    }
+
+    /// Time in which the bursts of a lane come in that a round should tell of, nanoseconds; 0 of a lane that has its path for itself.
+    fn bursts_ns(&self) -> u64 {
+        let rate = self.rate();
+        if self.lanes < 2.0 || rate <= 0.0 || self.packet_bytes <= 0.0 {
+            return 0;
+        }
+        let burst_bytes = (BURST_S * rate * self.lanes).min(f64::from(BURST_PACKETS) * self.packet_bytes);
+        (GROUP_BURSTS * burst_bytes * 1e9 / rate) as u64
     }
 
     /// Time between two rounds, nanoseconds.
@@ -139,7 +178,7 @@ impl Interval {
     }
 
     fn set_interval(&mut self) {
-        self.interval_ns = self.usual_ns().max(self.affordable_ns(self.round_bytes).min(MOST_NS));
+        self.interval_ns = self.usual_ns().max(self.affordable_ns(self.round_bytes).max(self.bursts_ns()).min(MOST_NS));
     }
 }
 
@@ -187,11 +226,41 @@ mod tests {
     }
 
     #[test]
+    fn lanes_of_a_large_group_are_told_of_their_bursts() {
+        let of = |lanes: u16, path: f64| {
+            let mut interval = Interval::new();
+            interval.on_state(MS, path / f64::from(lanes));
+            for ms in 1..20 {
+                interval.on_round(ms * MS, 100, 0, 1_250);
+            }
+            interval.on_group(lanes);
+            interval.ns()
+        };
+        let path = 1.25e9;
+        assert_eq!(of(1, path), LEAST_NS);
+        assert_eq!(of(50, path), LEAST_NS);
+        assert_eq!(of(1_000, 0.8 * path), 40 * MS, "32 packets of 1,250 bytes at 1 MB/s");
+        assert_eq!(of(10_000, path), MOST_NS);
+    }
+
+    #[test]
     fn what_comes_in_counts_when_the_sender_has_told_too_little() {
         let mut interval = Interval::new();
         interval.on_state(100 * MS, 125_000.0);
         interval.on_round(1_000 * MS, 200, 0, 1_250);
         interval.on_round(1_100 * MS, 200, 10_000, 1_250);
         assert_eq!(interval.ns(), 12_500_000);
+    }
+
+    #[test]
+    fn a_burst_is_no_rate_of_a_lane_in_a_group() {
+        let mut interval = Interval::new();
+        interval.on_group(1_000);
+        interval.on_state(MS, 1e6);
+        for (ms, packets) in [(0, 0), (30, 32), (40, 48), (80, 64)] {
+            interval.on_round(ms * MS, 100, packets, 1_250);
+            assert!(interval.measured < 1.4e6, "{} after {ms} ms", interval.measured);
+        }
+        assert!((interval.measured - 0.8e6).abs() < 1.0, "{}", interval.measured);
     }
 }

@@ -82,6 +82,8 @@ pub struct Receiver<B> {
     round_packets: u8,
     round_bytes: u64,
     news: bool,
+    /// Whether there is more of it than what the sender says of itself.
+    data_news: bool,
     done: Option<(u64, u8)>,
     done_at_ns: u64,
     closing: Option<(u16, String, u8)>,
@@ -121,6 +123,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             round_packets: 0,
             round_bytes: 0,
             news: false,
+            data_news: false,
             done: None,
             done_at_ns: 0,
             closing: None,
@@ -169,6 +172,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             Kind::Probe => {
                 let (aad, sealed) = datagram.split_at(HEADER_BYTES);
                 self.open.open_into(header.packet_number, aad, sealed, &mut self.scratch)?;
+                // It asks for an answer.
+                self.data_news = true;
             }
             Kind::Feedback => return Err(DropReason::Malformed),
         }
@@ -247,6 +252,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
     }
 
     fn on_data_header(&mut self, now_ns: u64, number: PacketNumber, data: &DataHeader) {
+        self.data_news = true;
         if number.get() + 1 > self.echo.0 {
             self.echo = (number.get() + 1, data.sent_us);
             self.statistics.last_data_ns = now_ns;
@@ -456,8 +462,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Receiver<B> {
             self.feedback_sent_ns = now_ns;
             let active = self.news || self.window.has_news() || self.window.closed() < self.window.largest();
             self.news = false;
-            // An idle lane always has a segment that is not full and so not confirmed: a thousand of them would repeat theirs twenty times a second.
-            self.quiet_rounds = if active { 0 } else { self.quiet_rounds.saturating_add(1) };
+            // An idle lane always has a segment that is not full and so not confirmed: a thousand of them would repeat theirs twenty times a second, and again
+            // after each STATE.
+            self.quiet_rounds = match (std::mem::take(&mut self.data_news), active) {
+                (true, _) => 0,
+                (false, true) => self.quiet_rounds,
+                (false, false) => self.quiet_rounds.saturating_add(1),
+            };
             let wait = match (active, self.window.has_unconfirmed()) {
                 (true, _) => self.interval.ns(),
                 (false, true) => (repeat_ns << self.quiet_rounds.saturating_sub(1).min(QUIET_DOUBLINGS_MAX))

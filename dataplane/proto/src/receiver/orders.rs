@@ -76,6 +76,7 @@ impl<B> Receiver<B> {
         if self.standing.group.is_none_or(|newest| newest.number < group.number) {
             self.standing.group = Some(group);
             self.standing.group_at_ns = Some(now_ns);
+            self.interval.on_group(group.lanes);
         }
     }
 

@@ -193,6 +193,12 @@ impl<B: AsRef<[u8]>> Sender<B> {
         self.rate.slack_ns()
     }
 
+    /// Whether [`Self::poll_event`] has something, for the same.
+    #[must_use]
+    pub fn has_event(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Until the next STATE of a lane with a lease or a group; `None` without one.
     pub(super) fn leased_state_interval_ns(&self, now_ns: u64, idle: bool) -> Option<u64> {
         let least = if idle { LEASED_IDLE_INTERVAL_NS } else { LEASED_INTERVAL_NS };
