@@ -15,6 +15,8 @@ pub(super) const FILE: &str = "bench/micro/baseline.json";
 
 /// A count may move by so much either way, percent (issue 6). Less work is told too, or the next loss of as much would pass.
 const TOLERANCE_PERCENT: f64 = 2.0;
+/// The same of the cipher that only tests use: the compiler inlines it in one of two ways, 132 instructions (2.1 %) apart, as code elsewhere changes.
+const RUSTCRYPTO_PERCENT: f64 = 3.0;
 /// 2 % exactly is none too much, whatever floating point makes of it.
 const ROUNDING_PERCENT: f64 = 1e-9;
 
@@ -133,8 +135,9 @@ fn differences(workload: &Workload, known: &PerOperation, counts: &Counts) -> Ve
     let mut problems = Vec::new();
     if let Some(now) = counts.instructions_per_op() {
         let (then, moved) = (known.instructions, moved_percent(known.instructions, now));
-        if moved.is_nan() || moved.abs() > TOLERANCE_PERCENT + ROUNDING_PERCENT {
-            problems.push(format!("{now:.2} instructions per operation, were {then:.2} ({moved:+.1} %, more than {TOLERANCE_PERCENT} %)"));
+        let most = if workload.name.contains("/rustcrypto/") { RUSTCRYPTO_PERCENT } else { TOLERANCE_PERCENT };
+        if moved.is_nan() || moved.abs() > most + ROUNDING_PERCENT {
+            problems.push(format!("{now:.2} instructions per operation, were {then:.2} ({moved:+.1} %, more than {most} %)"));
         }
     }
     let (then, now) = (known.allocations, rounded(counts.allocations_per_op()));
