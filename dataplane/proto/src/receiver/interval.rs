@@ -17,6 +17,8 @@ const MOST_NS: u64 = 250 * MS;
 
 /// Feedback on less than so many bursts of a lane in a group says little that is new, and costs both ends as much as any packet.
 const GROUP_BURSTS: f64 = 2.0;
+/// What a lane in a group is told counts where it is more than so many times what came.
+const TOLD_TIMES: f64 = 4.0;
 
 /// A pause in what arrives that ends a pulse of start-up, and the longest round trip at which such a pause is reported at once: on a local network it is
 /// the interval that start-up waits for, not the path.
@@ -151,9 +153,11 @@ impl Interval {
         (self.round_trip_ns / 8).clamp(LEAST_NS, USUAL_NS)
     }
 
-    /// What comes in or soon will, bytes/s. Lanes of a group are many that may be told more than all of them get.
+    /// What comes in or soon will, bytes/s. Lanes of a group may be many that are told more than all of them get; but one that has just begun, or begun
+    /// again, has much less behind it than before it.
     fn rate(&self) -> f64 {
-        if self.lanes >= 2.0 && self.measured > 0.0 { self.measured } else { self.told.max(self.measured) }
+        let is_believed = self.lanes < 2.0 || self.told > TOLD_TIMES * self.measured;
+        if is_believed { self.told.max(self.measured) } else { self.measured }
     }
 
     /// Time in which what comes in pays for a round of so many bytes, nanoseconds; 0 while the rate is not known.
@@ -227,20 +231,29 @@ mod tests {
 
     #[test]
     fn lanes_of_a_large_group_are_told_of_their_bursts() {
-        let of = |lanes: u16, path: f64| {
+        let path = 1.25e9;
+        let of = |lanes: u16| {
             let mut interval = Interval::new();
-            interval.on_state(MS, path / f64::from(lanes));
-            for ms in 1..20 {
-                interval.on_round(ms * MS, 100, 0, 1_250);
-            }
+            let told = path / f64::from(lanes);
             interval.on_group(lanes);
+            interval.on_state(MS, told);
+            // Of what it is told it gets a part.
+            for round in 0..20 {
+                let packets = round as f64 * 0.25 * 0.8 * told / 1_250.0;
+                interval.on_round(round * 250 * MS, 100, packets as u64, 1_250);
+            }
             interval.ns()
         };
-        let path = 1.25e9;
-        assert_eq!(of(1, path), LEAST_NS);
-        assert_eq!(of(50, path), LEAST_NS);
-        assert_eq!(of(1_000, 0.8 * path), 40 * MS, "32 packets of 1,250 bytes at 1 MB/s");
-        assert_eq!(of(10_000, path), MOST_NS);
+        assert_eq!([of(1), of(50), of(1_000), of(10_000)], [SHORT_NS, LEAST_NS, 40 * MS, MOST_NS], "32 packets of 1,250 bytes at 1 MB/s");
+    }
+
+    #[test]
+    fn the_first_round_of_a_lane_in_a_group_is_no_measurement() {
+        let mut interval = Interval::new();
+        interval.on_group(1_000);
+        interval.on_state(MS, 1.25e6);
+        interval.on_round(1_000_000 * MS, 100, 1, 1_250);
+        assert!(interval.ns() < 40 * MS, "{}", interval.ns());
     }
 
     #[test]
