@@ -26,8 +26,8 @@ pub(crate) struct Lane {
     path: Option<Path>,
     /// When the last authentic packet came, nanoseconds; 0: none yet.
     heard_ns: u64,
-    /// That, when the receiver's figures were published last.
-    published_ns: u64,
+    /// Something has come since the receiver's figures were published.
+    has_news: bool,
     /// The control side has been told of the end.
     reported: bool,
     /// Deadline under which the lane stands in the worker's timer queue.
@@ -68,7 +68,7 @@ impl Lane {
             events: opening.events,
             path: opening.call,
             heard_ns: 0,
-            published_ns: 0,
+            has_news: false,
             reported: false,
             timer_ns: u64::MAX,
             orders: 0,
@@ -98,6 +98,7 @@ impl Lane {
                     }
                 }
                 self.heard_ns = now_ns;
+                self.has_news = true;
                 if arrival.newest || self.path.is_none() {
                     self.path = Some(meta.path);
                 }
@@ -209,10 +210,9 @@ impl Lane {
         let Some(path) = &self.path else { return };
         let (shared, peer, heard_ns) = (&self.shared, path.remote.ip(), self.heard_ns);
         match &mut self.end {
-            // Nothing has come since: a thousand idle lanes are asked two hundred times a second.
-            End::Receiving { .. } if heard_ns == self.published_ns => {}
+            // A thousand idle lanes are asked two hundred times a second.
+            End::Receiving { .. } if !std::mem::take(&mut self.has_news) => {}
             End::Receiving { receiver, .. } => {
-                self.published_ns = heard_ns;
                 let statistics = receiver.statistics();
                 shared.bytes_received.store(statistics.data_bytes, Ordering::Relaxed);
                 shared.packets_duplicate.store(statistics.duplicate_chunks, Ordering::Relaxed);
@@ -349,6 +349,19 @@ mod tests {
     fn from(remote: &str, link: Option<LinkLayer>) -> Meta {
         let remote: SocketAddr = remote.parse().expect("an address");
         Meta { path: Path { local: ([10, 0, 0, 2], 33_001).into(), remote, link }, ecn: Ecn::NotEct, arrived_ns: 1 }
+    }
+
+    #[test]
+    fn figures_are_published_although_all_packets_came_at_once() {
+        let pool = BlockPool::new(2, IMAGE_BYTES).expect("memory");
+        let packets = packets(8);
+        let (mut lane, home) = (lane(&pool), from("10.0.0.1:40000", None));
+        // The first one is STATE.
+        for (count, packet) in (0..).zip(&packets[..4]) {
+            assert!(matches!(lane.receive(&home, packet, &pool), Taken::Yes));
+            lane.refresh(2);
+            assert_eq!(lane.shared.bytes_received.load(Ordering::Relaxed), count * u64::from(CHUNK));
+        }
     }
 
     #[test]

@@ -32,8 +32,9 @@ const RECENT_FILES_INTERVAL: Duration = Duration::from_millis(100);
 const CREDIT_INTERVAL: Duration = Duration::from_millis(5);
 /// The same of a lane that has nothing at the store: a thousand of these must not keep a core busy.
 const CALM_INTERVAL: Duration = Duration::from_millis(50);
-/// The same, for each lane of the engine.
+/// The same, for each lane of the engine, and the longest.
 const CALM_PER_LANE: Duration = Duration::from_micros(250);
+const CALM_MOST: Duration = Duration::from_millis(250);
 
 /// What every task of a lane needs to speak with its worker and the control process.
 pub(crate) struct LaneHandle {
@@ -221,7 +222,8 @@ impl LaneTask {
                     self.handle.report(&mut reporting);
                     is_calm = waiting.is_empty() && self.recent.is_empty() && self.spilling.is_none();
                     if is_calm {
-                        credit.reset_after(CALM_INTERVAL.max(CALM_PER_LANE * self.handle.lanes()));
+                        let crowded = if reporting.has_orders() { CALM_INTERVAL } else { CALM_PER_LANE * self.handle.lanes() };
+                        credit.reset_after(crowded.clamp(CALM_INTERVAL, CALM_MOST));
                     }
                     None
                 }

@@ -67,6 +67,11 @@ pub(crate) struct Reporting {
 }
 
 impl Reporting {
+    /// Whether the lane's sender has had orders: leases are steered by what is said, so it is asked more often.
+    pub(crate) fn has_orders(&self) -> bool {
+        self.last.is_some_and(|(last, _)| last.orders > 0)
+    }
+
     /// The report that is due: the first, after obedience or another limiter at once, else after a while.
     pub(crate) fn due(&mut self, lane: LaneId, sender: Option<Heard>, lanes: u16, now_ns: u64) -> Option<LaneReport> {
         let report = report(lane, &sender?, now_ns);

@@ -20,7 +20,7 @@ use crate::statistics::{Ignored, Stage, WorkerStatistics};
 const BATCH: usize = 64;
 /// Packets one lane may send before the next lane gets its turn.
 const TRANSMIT_MAX: usize = 32;
-/// Longest sleep: figures are published this often.
+/// Longest sleep: the link's figures are published this often.
 const SLEEP_MAX_NS: u64 = 50_000_000;
 /// How long the worker spins after the last packet before it sleeps. On two cores shared with storage and control a long
 /// spin takes from those who make progress; a sleep costs a wake-up of some 10 µs.

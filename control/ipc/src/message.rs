@@ -84,10 +84,10 @@ pub enum FromEngine {
     LaneOpened(LaneAccepted),
     /// The lane was not opened: the destination or a limit forbids it.
     LaneRefused(LaneClosed),
-    /// How far a lane is; about twice a second while it runs.
+    /// How far a lane is; about twice a second while something changes.
     Progress(Progress),
     /// What a lane's sender says of itself: at once when it has obeyed orders or its limiter changed, else twice a second, ten
-    /// times a second under orders.
+    /// times a second under orders, and two to ten times of one that shares its path with others.
     LaneReport(LaneReport),
     /// One file is durable at its destination.
     FileDone(FileDone),

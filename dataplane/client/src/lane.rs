@@ -98,7 +98,8 @@ impl Lane {
 
     /// Whether there is more to do now than packets that are due: a datagram may have brought news.
     pub(crate) fn has_news(&self) -> bool {
-        self.course.ending.is_some() || self.sender.has_event() || (self.sender.wants_block() && !self.ready.is_empty())
+        let has_read = || !self.ready.is_empty() || self.reading.as_ref().is_some_and(JoinHandle::is_finished);
+        self.course.ending.is_some() || self.sender.has_event() || (self.sender.wants_block() && has_read())
     }
 
     /// Whether somebody waits for a step although nothing else calls for one: it has been cancelled, or its progress is to be told.

@@ -12,8 +12,8 @@ use super::to_wire;
 /// A share that moves by less than one part in so many is not told again.
 const STILL_PART: u64 = 32;
 
-/// A lane counts with so many times what it sent at most. One whose pulses a busy host took at once believes in a path of a hundred Gbit/s, which is not what the
-/// others can share; one that pauses or dips still has its place.
+/// A lane counts with so many times what it sent, or with its part as it was told last, at most. One whose pulses a busy host took at once believes in a path of a
+/// hundred Gbit/s, which is not what the others can share; one that pauses keeps its place.
 const SENT_TIMES: u64 = 4;
 
 /// Lanes of a large group are told once in so long for each of them: a thousand whose parts waver would be told ten thousand times a second.
@@ -76,7 +76,8 @@ impl Member {
         self.host = Some(report.peer.to_canonical());
         self.heard = now.checked_sub(Duration::from_millis(report.silent_ms.into())).map_or(self.heard, |heard| heard.max(self.heard));
         let sent_before = std::mem::replace(&mut self.sent_kbps, report.sent_kbps.into());
-        self.rate_kbps = u64::from(report.rate_kbps).min(SENT_TIMES * self.sent_kbps.max(sent_before));
+        let share = self.told.map_or(0, |(share, _)| share);
+        self.rate_kbps = u64::from(report.rate_kbps).min((SENT_TIMES * self.sent_kbps.max(sent_before)).max(share));
         let is_limited = !matches!(report.limiter, None | Some(Limiter::Network));
         self.limited = is_limited.then(|| self.limited.unwrap_or(now));
     }
@@ -215,6 +216,11 @@ mod tests {
         };
         assert_eq!([says(90_000_000, 5_000), says(90_000_000, 0), says(90_000_000, 0)], [20_000, 20_000, 0]);
         assert_eq!(says(6_000, 5_000), 6_000);
+        assert_eq!(told(now, &mut members), [(0, 8_000, 2), (1, 8_000, 2)]);
+        sends(now, &mut members[1].1, 0, Limiter::Network);
+        let pauses = LaneReport { rate_kbps: 9_000, ..report(1, [192, 0, 2, 1].into()) };
+        members[1].1.report(now, &pauses);
+        assert_eq!(members[1].1.rate_kbps, 8_000, "it keeps its place");
     }
 
     #[test]

@@ -416,6 +416,7 @@ impl RateController {
             // The path was not tried at our rate: it may be too high, but it may not grow.
             self.free_rounds = 0;
             rate = if change < 0.0 { rate.min(self.network).max(self.network * (1.0 + change)) } else { self.network };
+            rate = rate.min(self.unused_most(now_ns));
         }
         if round.limited {
             // Pulses of which a part is missing measure nothing: a source that is nearly used up must not search.

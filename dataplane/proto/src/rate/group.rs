@@ -20,6 +20,9 @@ const FRESH_NS: u64 = 3 * SECOND_NS;
 const PULL: f64 = 0.1;
 const PULL_MOST: f64 = 0.1;
 
+/// A lane that does not use its rate has at most so many times what all lanes of the path send: a start-up that met a busy host may have found a hundred Gbit/s.
+const UNUSED_TIMES: f64 = 2.0;
+
 /// Part of its share with which a newcomer begins: the others hear of it a round trip later, and the queue may be short.
 const NEWCOMER: f64 = 0.7;
 
@@ -66,6 +69,12 @@ impl RateController {
     /// What all lanes of the path send if this one sends `rate`, bytes/s.
     pub(super) fn path_rate(&self, now_ns: u64, rate: f64) -> f64 {
         self.fresh_group(now_ns).map_or(rate, |group| rate * f64::from(group.lanes))
+    }
+
+    /// The most that a lane may keep of a rate that it does not use, bytes/s; infinite without a group.
+    pub(super) fn unused_most(&self, now_ns: u64) -> f64 {
+        let group = self.fresh_group(now_ns).filter(|group| group.share_bytes_per_s > 0);
+        group.map_or(f64::INFINITY, |group| UNUSED_TIMES * group.share_bytes_per_s as f64 * f64::from(group.lanes))
     }
 
     /// Relative change of the rate towards the lane's share of its group.
@@ -117,7 +126,10 @@ mod tests {
         let rate = lane.rate_bytes_per_s() as f64;
         assert!((lane.path_rate(MS, rate) - 1_000.0 * rate).abs() < 1e-3 && (alone.path_rate(MS, rate) - rate).abs() < 1e-3);
         assert!((lane.path_rate(FRESH_NS + 1, rate) - rate).abs() < 1e-3, "old news");
-        assert!(lane.target_s(0.0) < 0.6 * alone.target_s(0.0), "{} {}", lane.target_s(0.0), alone.target_s(0.0));
+        assert!(lane.unused_most(MS).is_infinite(), "no share is known");
+        lane.set_group(MS, Group { share_bytes_per_s: 1_000, lanes: 1_000 });
+        assert!((lane.unused_most(2 * MS) - 2e6).abs() < 1e-3 && lane.unused_most(2 * MS + FRESH_NS).is_infinite());
+        assert!(lane.target_s(0.0) < 0.7 * alone.target_s(0.0), "{} {}", lane.target_s(0.0), alone.target_s(0.0));
     }
 
     #[test]

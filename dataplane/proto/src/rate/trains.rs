@@ -16,7 +16,7 @@ const OPEN_TRAINS_MOST: u64 = 200;
 /// (transport.md §3 starts its reordering window at the same 1 ms).
 const REORDERING_US: u32 = 1_000;
 
-/// Longest span of one train that is believed, microseconds. The longest train that is sent lasts 150 ms.
+/// Longest span of one train that is believed, microseconds. The longest dip lasts 150 ms, half a dither period of one of a thousand slow lanes 0.8 s.
 const SPAN_MOST_US: u32 = 2_000_000;
 
 /// What a train was sent for.

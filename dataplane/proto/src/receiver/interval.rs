@@ -112,7 +112,10 @@ impl Interval {
         self.received_packets = received_packets;
         let bytes = received_bytes.saturating_sub(self.received_bytes) as f64;
         let measured_ns = now_ns.saturating_sub(self.measured_ns).max(1);
-        if self.lanes < 2.0 || bytes >= GROUP_BURSTS * f64::from(BURST_PACKETS) * self.packet_bytes || measured_ns >= MOST_NS {
+        if self.lanes >= 2.0 && self.measured_ns == 0 {
+            // The first round measures nothing.
+            (self.measured_ns, self.received_bytes) = (now_ns, received_bytes);
+        } else if self.lanes < 2.0 || bytes >= GROUP_BURSTS * f64::from(BURST_PACKETS) * self.packet_bytes || measured_ns >= MOST_NS {
             self.measured = bytes * 1e9 / measured_ns as f64;
             self.measured_ns = now_ns;
             self.received_bytes = received_bytes;
