@@ -156,7 +156,7 @@ impl LaneTask {
                 let receipt = now_ns();
                 self.handle.finish(receipt);
                 let elapsed_ms = self.handle.elapsed_ms();
-                self.report_files();
+                self.report_files(self.totals());
                 self.tell_detour();
                 let (files_failed, first_failure) = std::mem::take(&mut self.left_out);
                 let (lane_id, totals) = (self.handle.lane.0, self.totals());
@@ -228,10 +228,10 @@ impl LaneTask {
                     None
                 }
                 _ = progress.tick() => {
-                    let totals = Some(self.totals());
-                    if totals != shown {
-                        self.report_files();
-                        shown = totals;
+                    let totals = self.totals();
+                    if shown.as_ref() != Some(&totals) {
+                        self.report_files(totals.clone());
+                        shown = Some(totals);
                     }
                     self.check_disk().or_else(|| self.handle.first_packet_overdue(opened).map(End::Failed))
                 }
@@ -365,8 +365,8 @@ impl LaneTask {
     }
 
     /// The last word on the figures, so that nobody has to wait for another progress message.
-    fn report_files(&self) {
-        self.handle.tell(FromEngine::Progress(Progress { lane_id: self.handle.lane.0, totals: self.totals() }));
+    fn report_files(&self, totals: LaneTotals) {
+        self.handle.tell(FromEngine::Progress(Progress { lane_id: self.handle.lane.0, totals }));
     }
 
     fn tell_recent(&mut self) {

@@ -79,21 +79,18 @@ impl<M: DeserializeOwned> Receiver<M> {
 }
 
 async fn receive<M: DeserializeOwned>(socket: &mut OwnedReadHalf, decoder: &mut FrameDecoder) -> Result<Option<M>, IpcError> {
-    // Several may have come at once; the buffer is wiped each time, which costs more than most messages.
-    if let Some(message) = decoder.next()? {
-        return Ok(Some(message));
-    }
-    let mut bytes = zeroize::Zeroizing::new([0; READ_BYTES]);
     loop {
+        if let Some(message) = decoder.next()? {
+            return Ok(Some(message));
+        }
+        // Not sooner: several messages may have come at once, and to wipe it costs more than most of them.
+        let mut bytes = zeroize::Zeroizing::new([0; READ_BYTES]);
         // `read` on the socket either takes bytes and returns at once or takes none, so nothing is lost at this await.
         match socket.read(&mut bytes[..]).await {
             Ok(0) => return end_of_stream(decoder),
             Ok(count) => decoder.extend(&bytes[..count]),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return end_of_stream(decoder),
             Err(error) => return Err(IpcError::Io(error)),
-        }
-        if let Some(message) = decoder.next()? {
-            return Ok(Some(message));
         }
     }
 }

@@ -210,8 +210,7 @@ mod tests {
         let mut members = [(RatePolicy::Fair, new(now, 1)), (RatePolicy::Fair, new(now, 1))];
         sends(now, &mut members[0].1, 10_000, Limiter::Network);
         let mut says = |rate_kbps, sent_kbps| {
-            let limiter = Some(Limiter::Network);
-            members[1].1.report(now, &LaneReport { limiter, rate_kbps, sent_kbps, ..report(1, [192, 0, 2, 1].into()) });
+            members[1].1.report(now, &LaneReport { rate_kbps, sent_kbps, ..report(1, [192, 0, 2, 1].into()) });
             members[1].1.rate_kbps
         };
         assert_eq!([says(90_000_000, 5_000), says(90_000_000, 0), says(90_000_000, 0)], [20_000, 20_000, 0]);

@@ -60,6 +60,11 @@ impl RateController {
         (group.lanes > 1 && now_ns.saturating_sub(told_ns) <= FRESH_NS).then_some(group)
     }
 
+    /// The same, if the lane's share is known too.
+    fn shared_group(&self, now_ns: u64) -> Option<Group> {
+        self.fresh_group(now_ns).filter(|group| group.share_bytes_per_s > 0)
+    }
+
     /// Whether other lanes between these two hosts are known to share its bottleneck. `Fixed` does not listen.
     #[must_use]
     pub fn is_grouped(&self, now_ns: u64) -> bool {
@@ -73,13 +78,12 @@ impl RateController {
 
     /// The most that a lane may keep of a rate that it does not use, bytes/s; infinite without a group.
     pub(super) fn unused_most(&self, now_ns: u64) -> f64 {
-        let group = self.fresh_group(now_ns).filter(|group| group.share_bytes_per_s > 0);
-        group.map_or(f64::INFINITY, |group| UNUSED_TIMES * group.share_bytes_per_s as f64 * f64::from(group.lanes))
+        self.shared_group(now_ns).map_or(f64::INFINITY, |group| UNUSED_TIMES * group.share_bytes_per_s as f64 * f64::from(group.lanes))
     }
 
     /// Relative change of the rate towards the lane's share of its group.
     pub(super) fn pull(&self, now_ns: u64) -> f64 {
-        let Some(group) = self.fresh_group(now_ns).filter(|group| group.share_bytes_per_s > 0) else { return 0.0 };
+        let Some(group) = self.shared_group(now_ns) else { return 0.0 };
         within(PULL * (group.share_bytes_per_s as f64 / self.network.max(1.0)).ln(), -PULL_MOST, PULL_MOST)
     }
 }

@@ -491,8 +491,7 @@ impl RateController {
 
     /// Time between two rate updates, seconds: a round trip, but at least a period of the dither.
     fn round_s(&self, now_ns: u64) -> f64 {
-        let period_s = 2.0 * self.half_period_packets(now_ns, self.network) * self.packet_bytes / self.network.max(1.0);
-        self.rtt_s().max(ROUND_LEAST_S).max(period_s)
+        self.rtt_s().max(ROUND_LEAST_S).max(2.0 * self.half_period_least_s(now_ns, self.network))
     }
 
     fn on_train(&mut self, now_ns: u64, train: &Train) {

@@ -153,7 +153,7 @@ impl RateController {
         } else if cruising {
             self.dither(start_ns, centre)
         } else {
-            (Kind::Steady, centre, HALF_PERIOD_S.max(self.half_period_packets(start_ns, centre) * packet_s), 0.0)
+            (Kind::Steady, centre, HALF_PERIOD_S.max(self.half_period_least_s(start_ns, centre)), 0.0)
         };
         let mut end_ns = start_ns.saturating_add(nanoseconds(length_s).max(1_000_000));
         if cruising && start_ns < self.phase.next_dip_ns {
@@ -191,9 +191,10 @@ impl RateController {
         (Kind::Pulse, peak, length_s, 0.0)
     }
 
-    /// Packets that a half period of a lane that sends `centre` bytes/s holds at least.
-    pub(super) fn half_period_packets(&self, now_ns: u64, centre: f64) -> f64 {
-        HALF_PERIOD_PACKETS.max(HALF_PERIOD_BURSTS * f64::from(self.pacer.burst(centre, self.path_rate(now_ns, centre))))
+    /// How long the packets last that a half period of a lane that sends `rate` bytes/s holds at least, seconds.
+    pub(super) fn half_period_least_s(&self, now_ns: u64, rate: f64) -> f64 {
+        let burst = self.pacer.burst(rate, self.path_rate(now_ns, rate));
+        HALF_PERIOD_PACKETS.max(HALF_PERIOD_BURSTS * f64::from(burst)) * self.packet_bytes / rate.max(1.0)
     }
 
     /// The half period that follows: a lower one mirrors the upper one before it.
@@ -205,8 +206,7 @@ impl RateController {
             (Kind::Down, centre - step, length_s, step / centre)
         } else {
             let length_s = HALF_PERIOD_S * (SPREAD_LEAST + SPREAD * self.random.unit());
-            let least_s = self.half_period_packets(now_ns, centre) * self.packet_bytes / centre;
-            (Kind::Up, up, length_s.max(least_s), step / centre)
+            (Kind::Up, up, length_s.max(self.half_period_least_s(now_ns, centre)), step / centre)
         }
     }
 }
