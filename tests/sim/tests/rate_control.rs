@@ -102,6 +102,20 @@ fn against_one_cubic_flow_fair_shares_and_low_gives_way() {
     assert!(low <= 0.10, "{low}");
 }
 
+/// Lanes of different hosts, one more every 0.2 s: newcomers find a full link, and must neither flood it nor starve.
+#[test]
+fn a_crowd_of_different_hosts_shares_and_does_not_flood_the_link() {
+    let flows = (0..20).map(|index| FlowSpec::lane(LaneSpec::default(), 100.0).from_ms(200.0 * f64::from(index))).collect();
+    let outcome = play(&lab(155.0, flows, 40.0));
+    let (lost, sent) = outcome.flows.iter().fold((0, 0), |sum, flow| (sum.0 + flow.count.overflowed, sum.1 + flow.count.forward_packets));
+    let rates: Vec<f64> = outcome.flows.iter().map(|flow| flow.rate_bps(25e3, 40e3)).collect();
+    let share = lost as f64 / sent as f64;
+    println!("Jain {:.3}, {share:.4} of the packets overflowed", jain(&rates));
+    assert!(jain(&rates) >= 0.9, "{rates:?}");
+    // Nearly all of it while lanes come, in the first of 40 s.
+    assert!(share <= 0.035, "{share}");
+}
+
 /// Twenty lanes on a queue far too short for them lose packets, but the link must not be flooded.
 #[test]
 fn many_lanes_on_a_short_queue_do_not_collapse() {

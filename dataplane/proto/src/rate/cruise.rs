@@ -29,9 +29,16 @@ const DAMPING: f64 = 2.2;
 /// Largest growth per round (transport-study §3.3).
 const GROWTH_MOST: f64 = 0.1;
 
-/// What a lane falls per round at most where its rate does not seem to move the queue, when it is young and later: a full queue does not move either.
+/// What a lane falls per round at most where its rate does not seem to move the queue, when it is young or the last dip drained the queue, and otherwise:
+/// a full queue does not move either.
 const FALL_YOUNG: f64 = 0.06;
 const FALL: f64 = 0.02;
+
+/// A lane that shares goes this many times as fast towards a longer queue than is there while it is at most this old: it grows out of the little that
+/// start-up left it beside others. Only while the queue is longer than this, seconds, as many lanes make it and one or two do not.
+const CATCHES_UP: f64 = 3.0;
+const CATCHES_UP_NS: u64 = 25 * SECOND_NS;
+const CATCHES_UP_QUEUE_S: f64 = 0.020;
 
 /// Free growth begins when no queue was seen for this long: one of many lanes on a full link moves the queue too little to see that it is full, and
 /// when all of them grow at once it overflows.
@@ -402,12 +409,17 @@ impl RateController {
         self.free_rounds = 0;
         let loop_s = DAMPING * (self.rtt_s() + self.feedback_gap_s + 0.5 * self.round_s(now_ns));
         let error_s = self.target_s(share) - self.queue_s;
-        let fall_least = if self.is_young(now_ns) { FALL_YOUNG } else { FALL };
+        let error_s = if error_s > 0.0 && share < YOUNG_SHARE && self.may_catch_up(now_ns) { CATCHES_UP * error_s } else { error_s };
+        let fall_least = if self.is_young(now_ns) || self.drained_last { FALL_YOUNG } else { FALL };
         let fall_most = if self.policy == Policy::Low { 0.5 } else { fall_least + 0.4 * within(share, 0.0, 1.0) };
         let full = share < YOUNG_SHARE && self.overflow.is_some_and(|(_, queue_s)| self.queue_s > BELOW_OVERFLOW * queue_s);
         let error = error_s / loop_s - if full { OVERFLOW_FALL } else { 0.0 };
         let change = within(error, -fall_most, GROWTH_MOST);
         if low_queue { change.max(0.03 * (1.0 - share)) } else { change }
+    }
+
+    fn may_catch_up(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.started_ns) < CATCHES_UP_NS && self.queue_s > CATCHES_UP_QUEUE_S
     }
 
     fn apply(&mut self, now_ns: u64, elapsed_s: f64, round: &Round, loss: f64, reference: f64, change: f64) {

@@ -160,7 +160,8 @@ impl RateController {
             end_ns = end_ns.min(self.phase.next_dip_ns);
         }
         self.phase.kind = kind;
-        self.phase.rate = rate;
+        // A dip of a very slow lane still sends.
+        self.phase.rate = rate.max(1.0);
         self.phase.start_ns = start_ns;
         self.phase.end_ns = end_ns;
         let generation = self.generation;

@@ -30,9 +30,11 @@ const PULSE_PACKETS: f64 = 8.0;
 const PULSE_SPAN_FIRST_S: f64 = 0.002;
 const PULSE_SPAN_S: f64 = 0.00125;
 
-/// Where the delay of single packets jitters, a pulse lasts this many times the spread that was seen, and at most this long, seconds.
+/// Where the delay of single packets jitters, a pulse lasts this many times the spread that was seen, and at most this long, seconds. It holds no more
+/// than what the mean rate sends in so many seconds, for a queue that others fill spreads delays as well; its peak is that much lower.
 const PULSE_SPAN_PER_SPREAD: f64 = 2.0;
 const PULSE_SPAN_MOST_S: f64 = 0.020;
+const PULSE_HOLDS_MOST_S: f64 = 0.060;
 
 /// Fewest and most pulses of one step; in between, as many as fit a quarter of a round trip (transport-study §3.3, m).
 const PULSES_LEAST: usize = 3;
@@ -45,6 +47,9 @@ const PULSES_FOR_LOSS: usize = 8;
 /// after this many times as many.
 const LOSS_UNMEASURED: f64 = 0.65;
 const PULSES_UNMEASURED: usize = 4;
+
+/// The fate of so many packets is known well enough, however few pulses they were.
+const PACKETS_ENOUGH: f64 = 300.0;
 
 /// Pulses beyond those needed that the first step sends at its mean rate before anything is known of the path; and how much slower it goes on.
 const PULSES_BLIND: usize = 2;
@@ -62,8 +67,15 @@ const OTHERS_S: f64 = 0.002;
 /// A rate found must be this many times the mean rate for the queue not to be of our own making.
 const OTHERS_ROOM: f64 = 1.5;
 
-/// Where others move the queue a lane goes on with this share of its mean rate.
+/// Where others move the queue a lane goes on with this share of its mean rate, or if its pulses passed with at most so many times it.
 const BESIDE_OTHERS: f64 = 0.5;
+const BESIDE_OTHERS_FASTER: f64 = 3.0;
+
+/// A first delay that is less than every one before by this much, seconds, and they are so many: all of ours were quiet, and the queue of others has
+/// drained (one that was late may have met a busy receiver). At least this share of the rate is kept.
+const DRAINED_S: f64 = 0.005;
+const DRAINED_AFTER: u32 = 2;
+const DRAINED_LEAST: f64 = 0.1;
 
 /// Bytes from which packets are large: pulses hold half as many of them.
 const LARGE_PACKET_BYTES: f64 = 4_000.0;
@@ -120,8 +132,9 @@ pub(super) struct StartUp {
     received: f64,
     /// Pulses whose fate is known, measured or not.
     known: usize,
-    /// Least and greatest delay of the first packets of pulses, which find no queue of ours.
+    /// Least and greatest delay of the first packets of pulses, which find no queue of ours, and how many there were.
     first_delays_s: (f64, f64),
+    first_delays: u32,
     /// Pulses begun in the first step of the first start, until one shows that the path carries them.
     blind: Option<usize>,
     /// Lowest upper bound of the loss over all steps: loss that was there at a rate that the path carried is random.
@@ -149,6 +162,7 @@ impl StartUp {
             received: 0.0,
             known: 0,
             first_delays_s: (f64::INFINITY, f64::NEG_INFINITY),
+            first_delays: 0,
             blind: Some(0),
             loss_bound: None,
             loss_before: None,
@@ -175,7 +189,8 @@ impl StartUp {
 
     /// Peak rate of the next pulse around a mean `rate`, below `cap`.
     pub(super) fn peak(&self, rate: f64, cap: f64) -> f64 {
-        (rate * self.gain).min(cap)
+        let gain = self.gain.min(PULSE_HOLDS_MOST_S / self.span_s());
+        (rate * gain).min(cap)
     }
 
     /// Packets of the next pulse.
@@ -223,11 +238,19 @@ impl StartUp {
     pub(super) fn on_pulse(&mut self, train: &Train, is_newest: bool, rate: f64, rtt_s: f64, base: &BaseDelay) -> Verdict {
         // Without a report it may be the feedback that was lost.
         let (Some(arrival), Some(loss)) = (train.arrival, train.loss()) else { return Verdict::Measuring };
+        let arriving_before = if self.sent > 0.0 { self.received / self.sent } else { BESIDE_OTHERS / BESIDE_OTHERS_FASTER };
         self.known += 1;
         self.sent += f64::from(train.sent);
         self.received += f64::from(arrival.received);
         let (least, most) = self.first_delays_s;
         self.first_delays_s = (least.min(arrival.first_delay_s), most.max(arrival.first_delay_s));
+        self.first_delays += 1;
+        if self.first_delays > DRAINED_AFTER && arrival.first_delay_s < least - DRAINED_S {
+            // What this pulse found is the gap in which others are quiet; what came through before is what they leave.
+            self.random_loss = within(self.loss_bound.unwrap_or(1.0).min(loss), 0.0, super::loss::RANDOM_LOSS_MOST);
+            self.forget_step();
+            return Verdict::Found { rate: rate * within(arriving_before, DRAINED_LEAST, 1.0), queue_s: 0.0 };
+        }
         let packets = (arrival.last_packet - arrival.first_packet) as f64;
         let bytes = packets * train.packet_bytes();
         // A burst may leave faster than the peak: it must arrive in the time that the peak allows, not in the time that the burst took.
@@ -254,7 +277,7 @@ impl StartUp {
             return self.judge(rate, train.rate);
         }
         let arriving = self.received / self.sent.max(1.0);
-        let hopeless = self.known >= needed && arriving < 1.0 - LOSS_UNMEASURED;
+        let hopeless = (self.known >= needed || self.sent > PACKETS_ENOUGH) && arriving < 1.0 - LOSS_UNMEASURED;
         if !hopeless && self.known < PULSES_UNMEASURED * needed {
             return Verdict::Measuring;
         }
@@ -347,7 +370,8 @@ impl StartUp {
             }
             // Not more than was seen to arrive: late stamps make it too low, which the next step puts right.
             let arrived = FOUND * self.middle(|pulse| pulse.rate);
-            Verdict::Faster { rate: arrived.min(VALIDATED * peak).max(rate) }
+            let most = if self.others_move_the_queue() { BESIDE_OTHERS_FASTER * rate } else { f64::INFINITY };
+            Verdict::Faster { rate: arrived.min(VALIDATED * peak).min(most).max(rate) }
         } else {
             // The mean rate of a step that follows another was carried by the path in that one: where single packets jitter, a pulse that seems
             // stretched below it is not believed.
@@ -375,9 +399,12 @@ impl StartUp {
     /// The rate to go on with where pulses of this mean rate have found another one. Pulses that each find the queue as the one before left it do not
     /// vary: where they do, somebody else moves the queue and will not make room at once. A mean rate near what was found moves it too.
     fn beside_others(&self, found: f64, rate: f64) -> f64 {
+        if self.others_move_the_queue() && found > OTHERS_ROOM * rate { found.min(BESIDE_OTHERS * rate) } else { found }
+    }
+
+    fn others_move_the_queue(&self) -> bool {
         let (least, most) = self.first_delays_s;
-        let others = most - least > OTHERS_S && found > OTHERS_ROOM * rate;
-        if others { found.min(BESIDE_OTHERS * rate) } else { found }
+        most - least > OTHERS_S
     }
 
     fn middle(&self, value: impl Fn(&Pulse) -> f64) -> f64 {
@@ -386,5 +413,86 @@ impl StartUp {
             *slot = value(pulse);
         }
         median(&mut values[..self.count])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trains::{Arrival, Kind};
+    use super::*;
+
+    const MEAN: f64 = FIRST_RATE;
+    const RTT_S: f64 = 0.1;
+
+    /// Takes in pulses of ten packets that keep up with a peak of eight times the mean rate: delay of the first packet (ms), packets that arrived.
+    fn verdict(startup: &mut StartUp, pulses: &[(f64, u32)]) -> Verdict {
+        let mut verdict = Verdict::Measuring;
+        for (sequence, &(delay_ms, received)) in (0..).zip(pulses) {
+            let span_s = 9.0 * 1_500.0 / (GAIN_FIRST * MEAN);
+            let (first_packet, last_packet) = (sequence * 10, sequence * 10 + 9);
+            let delay_s = delay_ms * 1e-3;
+            let arrival = Arrival {
+                received,
+                first_packet,
+                last_packet,
+                send_span_s: span_s,
+                arrival_span_s: span_s,
+                first_delay_s: delay_s,
+                last_delay_s: delay_s,
+                least_delay_s: delay_s,
+                last_arrival_us: 0,
+            };
+            let train = Train {
+                kind: Kind::Pulse,
+                rate: GAIN_FIRST * MEAN,
+                centre: MEAN,
+                start_ns: sequence * 16_000_000,
+                sent: 10,
+                bytes: 15_000,
+                arrival: Some(arrival),
+                ..Train::new(sequence)
+            };
+            verdict = startup.on_pulse(&train, false, MEAN, RTT_S, &BaseDelay::new(0));
+        }
+        verdict
+    }
+
+    #[test]
+    fn steps_are_small_where_others_move_the_queue() {
+        let Verdict::Faster { rate } = verdict(&mut StartUp::first(), &[(0.0, 10), (0.1, 10), (0.2, 10)]) else {
+            panic!("nothing is in the way")
+        };
+        assert!(rate > 7.0 * MEAN, "{rate}");
+        let Verdict::Faster { rate } = verdict(&mut StartUp::first(), &[(0.0, 10), (1.0, 10), (3.0, 10)]) else {
+            panic!("all of it arrived")
+        };
+        assert!((rate - BESIDE_OTHERS_FASTER * MEAN).abs() < 1.0, "{rate}");
+    }
+
+    #[test]
+    fn a_queue_of_others_that_drains_ends_the_search_with_what_came_through_before() {
+        let drained = verdict(&mut StartUp::first(), &[(20.0, 4), (20.0, 6), (12.0, 10)]);
+        assert_eq!(drained, Verdict::Found { rate: 0.5 * MEAN, queue_s: 0.0 });
+        // One late packet is no queue.
+        assert_eq!(verdict(&mut StartUp::first(), &[(20.0, 10), (12.0, 10)]), Verdict::Measuring);
+    }
+
+    #[test]
+    fn pulses_that_last_long_hold_little() {
+        let mut startup = StartUp::first();
+        let peak = startup.peak(MEAN, f64::INFINITY);
+        assert!((peak - GAIN_FIRST * MEAN).abs() < 1.0);
+        assert_eq!(verdict(&mut startup, &[(0.0, 10), (15.0, 10)]), Verdict::Measuring);
+        let peak = startup.peak(100.0 * MEAN, f64::INFINITY);
+        let bytes = f64::from(startup.packets(100.0 * MEAN, peak, 1_500.0)) * 1_500.0;
+        assert!(bytes <= 1.01 * PULSE_HOLDS_MOST_S * 100.0 * MEAN && peak > 2.0 * 100.0 * MEAN, "{bytes} bytes at {peak}");
+    }
+
+    #[test]
+    fn a_flood_is_seen_after_some_hundred_packets() {
+        let mut startup = StartUp::first();
+        assert_eq!(verdict(&mut startup, &[(0.0, 2)]), Verdict::Measuring);
+        startup.sent += PACKETS_ENOUGH;
+        assert!(matches!(verdict(&mut startup, &[(0.0, 2)]), Verdict::Saturated { .. }));
     }
 }

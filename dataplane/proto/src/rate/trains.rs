@@ -47,7 +47,7 @@ pub(super) struct Arrival {
     pub(super) first_delay_s: f64,
     pub(super) last_delay_s: f64,
     pub(super) least_delay_s: f64,
-    last_arrival_us: u32,
+    pub(super) last_arrival_us: u32,
 }
 
 /// One train, from its first packet to its last report.
@@ -77,7 +77,7 @@ pub(super) struct Train {
 }
 
 impl Train {
-    fn new(sequence: u64) -> Self {
+    pub(super) fn new(sequence: u64) -> Self {
         Self {
             sequence,
             kind: Kind::Steady,
