@@ -112,7 +112,7 @@ fn a_crowd_of_different_hosts_shares_and_does_not_flood_the_link() {
     let share = lost as f64 / sent as f64;
     println!("Jain {:.3}, {share:.4} of the packets overflowed", jain(&rates));
     assert!(jain(&rates) >= 0.9, "{rates:?}");
-    // Nearly all of it while lanes come, in the first of 40 s.
+    // Nearly all of it in the first seconds, while lanes come.
     assert!(share <= 0.035, "{share}");
 }
 

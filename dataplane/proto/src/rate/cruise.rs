@@ -29,8 +29,8 @@ const DAMPING: f64 = 2.2;
 /// Largest growth per round (transport-study §3.3).
 const GROWTH_MOST: f64 = 0.1;
 
-/// What a lane falls per round at most where its rate does not seem to move the queue, when it is young or the last dip drained the queue, and otherwise:
-/// a full queue does not move either.
+/// What a lane falls per round at most where its rate does not seem to move the queue, when it is young or among others of ours, and otherwise: a full
+/// queue does not move either.
 const FALL_YOUNG: f64 = 0.06;
 const FALL: f64 = 0.02;
 
@@ -410,12 +410,18 @@ impl RateController {
         let loop_s = DAMPING * (self.rtt_s() + self.feedback_gap_s + 0.5 * self.round_s(now_ns));
         let error_s = self.target_s(share) - self.queue_s;
         let error_s = if error_s > 0.0 && share < YOUNG_SHARE && self.may_catch_up(now_ns) { CATCHES_UP * error_s } else { error_s };
-        let fall_least = if self.is_young(now_ns) || self.drained_last { FALL_YOUNG } else { FALL };
+        let fall_least = if self.is_young(now_ns) || self.is_among_ours() { FALL_YOUNG } else { FALL };
         let fall_most = if self.policy == Policy::Low { 0.5 } else { fall_least + 0.4 * within(share, 0.0, 1.0) };
         let full = share < YOUNG_SHARE && self.overflow.is_some_and(|(_, queue_s)| self.queue_s > BELOW_OVERFLOW * queue_s);
         let error = error_s / loop_s - if full { OVERFLOW_FALL } else { 0.0 };
         let change = within(error, -fall_most, GROWTH_MOST);
         if low_queue { change.max(0.03 * (1.0 - share)) } else { change }
+    }
+
+    /// Whether the last dip drained the queue, so that whoever else is there is one of ours, and that still holds: who has lost half of its rate since has
+    /// perhaps met somebody else, or a longer path.
+    fn is_among_ours(&self) -> bool {
+        self.drained_last && self.network > 0.5 * self.drained_rate
     }
 
     fn may_catch_up(&self, now_ns: u64) -> bool {
@@ -521,6 +527,7 @@ impl RateController {
             self.compete(now_ns);
         }
         self.drained_last = all_ours;
+        self.drained_rate = if all_ours { self.network } else { 0.0 };
     }
 
     fn compete(&mut self, now_ns: u64) {

@@ -192,8 +192,9 @@ pub struct RateController {
     competition: Competition,
     /// End and rate of the last stay in share mode.
     competed: Option<(u64, f64)>,
-    /// The last dip drained the queue.
+    /// The last dip drained the queue, and the rate then (0 if not).
     drained_last: bool,
+    drained_rate: f64,
     queue_s: f64,
     last_update_ns: u64,
     free_rounds: u32,
@@ -244,6 +245,7 @@ impl RateController {
             competition: Competition::new(now_ns),
             competed: None,
             drained_last: false,
+            drained_rate: 0.0,
             queue_s: 0.0,
             last_update_ns: now_ns,
             free_rounds: 0,
@@ -338,6 +340,7 @@ impl RateController {
         if timeouts > 1 && self.mode != Mode::Fixed && self.limits.cap() > self.packet_per_rtt() {
             self.network = self.bounded(self.network * brake);
             self.search_again(now_ns);
+            self.startup = StartUp::after_silence(self.network, self.loss.random());
         }
         for report in trains {
             self.trains.on_report(report, &mut self.base);

@@ -48,7 +48,7 @@ const PULSES_FOR_LOSS: usize = 8;
 const LOSS_UNMEASURED: f64 = 0.65;
 const PULSES_UNMEASURED: usize = 4;
 
-/// The fate of so many packets is known well enough, however few pulses they were.
+/// The fate of so many packets is known well enough, if they were two pulses at least: one may have met a receiver that was off its core.
 const PACKETS_ENOUGH: f64 = 300.0;
 
 /// Pulses beyond those needed that the first step sends at its mean rate before anything is known of the path; and how much slower it goes on.
@@ -75,6 +75,9 @@ const BESIDE_OTHERS_FASTER: f64 = 3.0;
 /// drained (one that was late may have met a busy receiver). At least this share of the rate is kept.
 const DRAINED_S: f64 = 0.005;
 const DRAINED_AFTER: u32 = 2;
+
+/// Pulses that arrive less than this apart, seconds, came together: others who are quiet still send a tenth.
+const STALL_APART_S: f64 = 0.001;
 const DRAINED_LEAST: f64 = 0.1;
 
 /// Bytes from which packets are large: pulses hold half as many of them.
@@ -135,6 +138,8 @@ pub(super) struct StartUp {
     /// Least and greatest delay of the first packets of pulses, which find no queue of ours, and how many there were.
     first_delays_s: (f64, f64),
     first_delays: u32,
+    /// Start, delay of the first packet and time of arrival (seconds) of the pulse before.
+    arrived_before: Option<(u64, f64, f64)>,
     /// Pulses begun in the first step of the first start, until one shows that the path carries them.
     blind: Option<usize>,
     /// Lowest upper bound of the loss over all steps: loss that was there at a rate that the path carried is random.
@@ -149,6 +154,8 @@ pub(super) struct StartUp {
     random_loss: f64,
     /// Random loss that cruise knew when start-up was entered again: from many more packets than a step has.
     known_loss: Option<f64>,
+    /// What was sent before a silence may still drain from a queue of ours.
+    after_silence: bool,
 }
 
 impl StartUp {
@@ -163,6 +170,7 @@ impl StartUp {
             known: 0,
             first_delays_s: (f64::INFINITY, f64::NEG_INFINITY),
             first_delays: 0,
+            arrived_before: None,
             blind: Some(0),
             loss_bound: None,
             loss_before: None,
@@ -170,6 +178,7 @@ impl StartUp {
             validated: false,
             random_loss: 0.0,
             known_loss: None,
+            after_silence: false,
         }
     }
 
@@ -185,6 +194,11 @@ impl StartUp {
             known_loss: Some(random_loss),
             ..Self::first()
         }
+    }
+
+    /// The same, after nothing was heard for a while.
+    pub(super) fn after_silence(rate: f64, random_loss: f64) -> Self {
+        Self { after_silence: true, ..Self::again(rate, random_loss) }
     }
 
     /// Peak rate of the next pulse around a mean `rate`, below `cap`.
@@ -238,18 +252,21 @@ impl StartUp {
     pub(super) fn on_pulse(&mut self, train: &Train, is_newest: bool, rate: f64, rtt_s: f64, base: &BaseDelay) -> Verdict {
         // Without a report it may be the feedback that was lost.
         let (Some(arrival), Some(loss)) = (train.arrival, train.loss()) else { return Verdict::Measuring };
-        let arriving_before = if self.sent > 0.0 { self.received / self.sent } else { BESIDE_OTHERS / BESIDE_OTHERS_FASTER };
+        let arriving_before = (self.sent > 0.0).then(|| self.received / self.sent);
         self.known += 1;
         self.sent += f64::from(train.sent);
         self.received += f64::from(arrival.received);
         let (least, most) = self.first_delays_s;
         self.first_delays_s = (least.min(arrival.first_delay_s), most.max(arrival.first_delay_s));
         self.first_delays += 1;
-        if self.first_delays > DRAINED_AFTER && arrival.first_delay_s < least - DRAINED_S {
-            // What this pulse found is the gap in which others are quiet; what came through before is what they leave.
-            self.random_loss = within(self.loss_bound.unwrap_or(1.0).min(loss), 0.0, super::loss::RANDOM_LOSS_MOST);
-            self.forget_step();
-            return Verdict::Found { rate: rate * within(arriving_before, DRAINED_LEAST, 1.0), queue_s: 0.0 };
+        // Pulses that a receiver takes one right after the other, when it is back on its core, have falling delays as well; so have those behind what was
+        // sent before a silence.
+        let before = self.arrived_before.replace((train.start_ns, arrival.first_delay_s, arrival.arrival_span_s));
+        let apart = before.is_some_and(|(start_ns, delay_s, span_s)| {
+            seconds(train.start_ns.saturating_sub(start_ns)) + arrival.first_delay_s - delay_s - span_s > STALL_APART_S
+        });
+        if apart && !self.after_silence && self.first_delays > DRAINED_AFTER && arrival.first_delay_s < least - DRAINED_S {
+            return self.drained(rate, arriving_before, loss);
         }
         let packets = (arrival.last_packet - arrival.first_packet) as f64;
         let bytes = packets * train.packet_bytes();
@@ -277,7 +294,7 @@ impl StartUp {
             return self.judge(rate, train.rate);
         }
         let arriving = self.received / self.sent.max(1.0);
-        let hopeless = (self.known >= needed || self.sent > PACKETS_ENOUGH) && arriving < 1.0 - LOSS_UNMEASURED;
+        let hopeless = (self.known >= needed || self.known > 1 && self.sent > PACKETS_ENOUGH) && arriving < 1.0 - LOSS_UNMEASURED;
         if !hopeless && self.known < PULSES_UNMEASURED * needed {
             return Verdict::Measuring;
         }
@@ -287,7 +304,18 @@ impl StartUp {
         let delivered = rate * arriving.max(0.01) / (1.0 - random);
         let spaced = if self.count > 0 { FOUND * self.middle(|pulse| pulse.received_rate) / (1.0 - random) } else { 0.0 };
         self.forget_step();
-        Verdict::Saturated { rate: delivered.max(spaced) }
+        Verdict::Saturated { rate: delivered.max(spaced.min(train.rate)) }
+    }
+
+    /// What a pulse found that passed a drained queue is the gap in which others are quiet; what came through before is what they leave.
+    fn drained(&mut self, rate: f64, arriving_before: Option<f64>, loss: f64) -> Verdict {
+        let random = self.known_loss.unwrap_or_else(|| self.loss_bound.unwrap_or(0.0).min(loss));
+        self.random_loss = within(random, 0.0, super::loss::RANDOM_LOSS_MOST);
+        // The first pulse of a step says that the step before, several times slower, had room beside others.
+        let share = arriving_before.unwrap_or(BESIDE_OTHERS / BESIDE_OTHERS_FASTER);
+        let rate = rate * within(share, DRAINED_LEAST, 1.0);
+        self.forget_step();
+        Verdict::Found { rate, queue_s: 0.0 }
     }
 
     /// Whether a pulse whose arrival took this share of its time leaves nothing to be found out by others.
@@ -471,8 +499,14 @@ mod tests {
 
     #[test]
     fn a_queue_of_others_that_drains_ends_the_search_with_what_came_through_before() {
-        let drained = verdict(&mut StartUp::first(), &[(20.0, 4), (20.0, 6), (12.0, 10)]);
-        assert_eq!(drained, Verdict::Found { rate: 0.5 * MEAN, queue_s: 0.0 });
+        let pulses = [(20.0, 4), (20.0, 6), (12.0, 10)];
+        let mut startup = StartUp::first();
+        assert_eq!(verdict(&mut startup, &pulses), Verdict::Found { rate: 0.5 * MEAN, queue_s: 0.0 });
+        assert_eq!(startup.random_loss(), 0.0, "what others overflow is not random");
+        // What is behind packets that were sent before a silence finds a queue that drains, too.
+        assert!(!matches!(verdict(&mut StartUp::after_silence(MEAN, 0.0), &pulses), Verdict::Found { .. }));
+        // A receiver that was off its core takes pulses one right after the other.
+        assert!(!matches!(verdict(&mut StartUp::first(), &[(40.0, 10), (24.6, 10), (9.2, 10)]), Verdict::Found { .. }));
         // One late packet is no queue.
         assert_eq!(verdict(&mut StartUp::first(), &[(20.0, 10), (12.0, 10)]), Verdict::Measuring);
     }
@@ -493,6 +527,7 @@ mod tests {
         let mut startup = StartUp::first();
         assert_eq!(verdict(&mut startup, &[(0.0, 2)]), Verdict::Measuring);
         startup.sent += PACKETS_ENOUGH;
-        assert!(matches!(verdict(&mut startup, &[(0.0, 2)]), Verdict::Saturated { .. }));
+        let Verdict::Saturated { rate } = verdict(&mut startup, &[(0.0, 2)]) else { panic!("hardly anything arrives") };
+        assert!(rate <= GAIN_FIRST * MEAN, "{rate}");
     }
 }
