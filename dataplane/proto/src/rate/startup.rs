@@ -75,6 +75,8 @@ const BESIDE_OTHERS_FASTER: f64 = 3.0;
 /// drained (one that was late may have met a busy receiver). At least this share of the rate is kept.
 const DRAINED_S: f64 = 0.005;
 const DRAINED_AFTER: u32 = 2;
+/// The same in packets at the mean rate: where the first packet of a pulse was lost, the next one waited behind it.
+const DRAINED_PACKETS: f64 = 2.0;
 
 /// Pulses that arrive less than this apart, seconds, came together: others who are quiet still send a tenth.
 const STALL_APART_S: f64 = 0.001;
@@ -265,7 +267,11 @@ impl StartUp {
         let apart = before.is_some_and(|(start_ns, delay_s, span_s)| {
             seconds(train.start_ns.saturating_sub(start_ns)) + arrival.first_delay_s - delay_s - span_s > STALL_APART_S
         });
-        if apart && !self.after_silence && self.first_delays > DRAINED_AFTER && arrival.first_delay_s < least - DRAINED_S {
+        if apart
+            && !self.after_silence
+            && self.first_delays > DRAINED_AFTER
+            && arrival.first_delay_s < least - DRAINED_S.max(DRAINED_PACKETS * train.packet_bytes() / rate)
+        {
             return self.drained(rate, arriving_before, loss);
         }
         let packets = (arrival.last_packet - arrival.first_packet) as f64;
