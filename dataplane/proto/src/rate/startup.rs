@@ -67,20 +67,20 @@ const OTHERS_S: f64 = 0.002;
 /// A rate found must be this many times the mean rate for the queue not to be of our own making.
 const OTHERS_ROOM: f64 = 1.5;
 
-/// Where others move the queue a lane goes on with this share of its mean rate, or if its pulses passed with at most so many times it.
+/// Where others move the queue a lane goes on with this share of its mean rate.
 const BESIDE_OTHERS: f64 = 0.5;
-const BESIDE_OTHERS_FASTER: f64 = 3.0;
 
 /// A first delay that is less than every one before by this much, seconds, and they are so many: all of ours were quiet, and the queue of others has
-/// drained (one that was late may have met a busy receiver). At least this share of the rate is kept.
+/// drained (one that was late may have met a busy receiver). The second number is the same in packets at the mean rate: where the first packet of a
+/// pulse was lost, the next one waited behind it. At least this share of the rate is kept, and that one if the pulse is the first of its step.
 const DRAINED_S: f64 = 0.005;
-const DRAINED_AFTER: u32 = 2;
-/// The same in packets at the mean rate: where the first packet of a pulse was lost, the next one waited behind it.
 const DRAINED_PACKETS: f64 = 2.0;
+const DRAINED_AFTER: u32 = 2;
+const DRAINED_LEAST: f64 = 0.1;
+const DRAINED_FIRST: f64 = 1.0 / 6.0;
 
 /// Pulses that arrive less than this apart, seconds, came together: others who are quiet still send a tenth.
 const STALL_APART_S: f64 = 0.001;
-const DRAINED_LEAST: f64 = 0.1;
 
 /// Bytes from which packets are large: pulses hold half as many of them.
 const LARGE_PACKET_BYTES: f64 = 4_000.0;
@@ -318,7 +318,7 @@ impl StartUp {
         let random = self.known_loss.unwrap_or_else(|| self.loss_bound.unwrap_or(0.0).min(loss));
         self.random_loss = within(random, 0.0, super::loss::RANDOM_LOSS_MOST);
         // The first pulse of a step says that the step before, several times slower, had room beside others.
-        let share = arriving_before.unwrap_or(BESIDE_OTHERS / BESIDE_OTHERS_FASTER);
+        let share = arriving_before.unwrap_or(DRAINED_FIRST);
         let rate = rate * within(share, DRAINED_LEAST, 1.0);
         self.forget_step();
         Verdict::Found { rate, queue_s: 0.0 }
@@ -404,8 +404,7 @@ impl StartUp {
             }
             // Not more than was seen to arrive: late stamps make it too low, which the next step puts right.
             let arrived = FOUND * self.middle(|pulse| pulse.rate);
-            let most = if self.others_move_the_queue() { BESIDE_OTHERS_FASTER * rate } else { f64::INFINITY };
-            Verdict::Faster { rate: arrived.min(VALIDATED * peak).min(most).max(rate) }
+            Verdict::Faster { rate: arrived.min(VALIDATED * peak).max(rate) }
         } else {
             // The mean rate of a step that follows another was carried by the path in that one: where single packets jitter, a pulse that seems
             // stretched below it is not believed.
@@ -433,12 +432,9 @@ impl StartUp {
     /// The rate to go on with where pulses of this mean rate have found another one. Pulses that each find the queue as the one before left it do not
     /// vary: where they do, somebody else moves the queue and will not make room at once. A mean rate near what was found moves it too.
     fn beside_others(&self, found: f64, rate: f64) -> f64 {
-        if self.others_move_the_queue() && found > OTHERS_ROOM * rate { found.min(BESIDE_OTHERS * rate) } else { found }
-    }
-
-    fn others_move_the_queue(&self) -> bool {
         let (least, most) = self.first_delays_s;
-        most - least > OTHERS_S
+        let others = most - least > OTHERS_S && found > OTHERS_ROOM * rate;
+        if others { found.min(BESIDE_OTHERS * rate) } else { found }
     }
 
     fn middle(&self, value: impl Fn(&Pulse) -> f64) -> f64 {
@@ -489,18 +485,6 @@ mod tests {
             verdict = startup.on_pulse(&train, false, MEAN, RTT_S, &BaseDelay::new(0));
         }
         verdict
-    }
-
-    #[test]
-    fn steps_are_small_where_others_move_the_queue() {
-        let Verdict::Faster { rate } = verdict(&mut StartUp::first(), &[(0.0, 10), (0.1, 10), (0.2, 10)]) else {
-            panic!("nothing is in the way")
-        };
-        assert!(rate > 7.0 * MEAN, "{rate}");
-        let Verdict::Faster { rate } = verdict(&mut StartUp::first(), &[(0.0, 10), (1.0, 10), (3.0, 10)]) else {
-            panic!("all of it arrived")
-        };
-        assert!((rate - BESIDE_OTHERS_FASTER * MEAN).abs() < 1.0, "{rate}");
     }
 
     #[test]
