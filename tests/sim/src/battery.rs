@@ -88,7 +88,9 @@ fn shares(outcome: &Outcome, mbps: f64, from_s: f64, until_s: f64) -> Vec<f64> {
     outcome.flows.iter().map(of).collect()
 }
 
-fn overflow(outcome: &Outcome) -> f64 {
+/// Share of all packets sent that the bottleneck's queue had no room for.
+#[must_use]
+pub fn overflow(outcome: &Outcome) -> f64 {
     let (mut lost, mut sent) = (0, 0);
     for flow in &outcome.flows {
         lost += flow.count.overflowed;

@@ -255,7 +255,7 @@ impl RateController {
 
     /// Whether nobody else seems to use the bottleneck: the queue answers to us alone, and the last dip drained it.
     pub(super) fn is_alone(&self, now_ns: u64) -> bool {
-        let quiet = self.drained_last && self.watch.since_ns().is_none() && !self.is_young(now_ns);
+        let quiet = self.drained.is_some() && self.watch.since_ns().is_none() && !self.is_young(now_ns);
         quiet && self.mode == Mode::Cruise && self.response.share() > ALONE_SHARE
     }
 
@@ -421,7 +421,7 @@ impl RateController {
     /// Whether the last dip drained the queue, so that whoever else is there is one of ours, and that still holds: who has lost half of its rate since has
     /// perhaps met somebody else, or a longer path.
     fn is_among_ours(&self) -> bool {
-        self.drained_last && self.network > 0.5 * self.drained_rate
+        self.drained.is_some_and(|rate| self.network > 0.5 * rate)
     }
 
     fn may_catch_up(&self, now_ns: u64) -> bool {
@@ -514,7 +514,7 @@ impl RateController {
                 self.stop_competing(now_ns);
             }
             // Twice in a row is no accident of a competitor that has just yielded: whoever it is dips when we do, one of ours. `High` does not care.
-            if self.drained_last && self.policy != Policy::High {
+            if self.drained.is_some() && self.policy != Policy::High {
                 self.competed = None;
             }
         } else if self.mode == Mode::Cruise
@@ -526,8 +526,7 @@ impl RateController {
         {
             self.compete(now_ns);
         }
-        self.drained_last = all_ours;
-        self.drained_rate = if all_ours { self.network } else { 0.0 };
+        self.drained = all_ours.then_some(self.network);
     }
 
     fn compete(&mut self, now_ns: u64) {

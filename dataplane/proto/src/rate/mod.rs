@@ -192,9 +192,8 @@ pub struct RateController {
     competition: Competition,
     /// End and rate of the last stay in share mode.
     competed: Option<(u64, f64)>,
-    /// The last dip drained the queue, and the rate then (0 if not).
-    drained_last: bool,
-    drained_rate: f64,
+    /// The rate at the last dip, if that drained the queue.
+    drained: Option<f64>,
     queue_s: f64,
     last_update_ns: u64,
     free_rounds: u32,
@@ -244,8 +243,7 @@ impl RateController {
             standing: Standing::new(),
             competition: Competition::new(now_ns),
             competed: None,
-            drained_last: false,
-            drained_rate: 0.0,
+            drained: None,
             queue_s: 0.0,
             last_update_ns: now_ns,
             free_rounds: 0,
@@ -339,8 +337,7 @@ impl RateController {
         // A lane that was told to be still is not silent because of the path.
         if timeouts > 1 && self.mode != Mode::Fixed && self.limits.cap() > self.packet_per_rtt() {
             self.network = self.bounded(self.network * brake);
-            self.search_again(now_ns);
-            self.startup = StartUp::after_silence(self.network, self.loss.random());
+            self.search(now_ns, StartUp::after_silence(self.network, self.loss.random()));
         }
         for report in trains {
             self.trains.on_report(report, &mut self.base);
@@ -584,8 +581,12 @@ impl RateController {
 
     /// Back to start-up, from the present rate.
     fn search_again(&mut self, now_ns: u64) {
+        self.search(now_ns, StartUp::again(self.network, self.loss.random()));
+    }
+
+    fn search(&mut self, now_ns: u64, startup: StartUp) {
         self.mode = Mode::StartUp;
-        self.startup = StartUp::again(self.network, self.loss.random());
+        self.startup = startup;
         self.next_step(now_ns);
     }
 }
