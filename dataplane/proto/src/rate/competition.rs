@@ -29,6 +29,8 @@ const ALONE: f64 = 0.85;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watch {
     since_ns: Option<u64>,
+    /// When a look was last asked for, or the queue rose.
+    asked_ns: u64,
     rate_at_onset: f64,
 }
 
@@ -42,11 +44,12 @@ impl Watch {
         match self.since_ns {
             None => {
                 self.since_ns = Some(now_ns);
+                self.asked_ns = now_ns;
                 self.rate_at_onset = rate;
                 false
             }
-            Some(since) if now_ns.saturating_sub(since) > patience_ns => {
-                self.since_ns = Some(now_ns);
+            Some(_) if now_ns.saturating_sub(self.asked_ns) > patience_ns => {
+                self.asked_ns = now_ns;
                 true
             }
             Some(_) => false,
@@ -58,7 +61,7 @@ impl Watch {
         self.since_ns.map(|_| self.rate_at_onset)
     }
 
-    /// When the queue was last found high without a dip having explained it.
+    /// Since when the queue has been high without a dip having explained it.
     pub(super) fn since_ns(&self) -> Option<u64> {
         self.since_ns
     }
@@ -72,28 +75,39 @@ impl Watch {
 const DIPS_AGREE_S: f64 = 0.001;
 const STANDS_S: f64 = 0.002;
 
+/// Dips in a row that must agree about a delay that rose slowly: CUBIC's queue stands still for seconds before it probes further (RFC 9438 §4.1), but
+/// had grown before. A path becomes longer at once.
+const SLOW_RISE_DIPS: u32 = 5;
+
 /// A delay that does not move when we send less, and does not move when we send more: a longer path, not somebody's queue.
 #[derive(Clone, Debug)]
 pub(super) struct Standing {
     excess_s: Option<f64>,
+    /// Least queue since the last dip, and since it has been high.
     least_since_s: f64,
+    least_high_s: f64,
+    /// Dips in a row that agreed with the one before.
+    agreed: u32,
 }
 
 impl Standing {
     pub(super) fn new() -> Self {
-        Self { excess_s: None, least_since_s: f64::INFINITY }
+        Self { excess_s: None, least_since_s: f64::INFINITY, least_high_s: f64::INFINITY, agreed: 0 }
     }
 
-    /// Takes in the queue at the foot of a dither period.
-    pub(super) fn observe(&mut self, excess_s: f64) {
+    /// Takes in the queue at the foot of a dither period, and whether it has been high for longer than a change of the path takes to be seen.
+    pub(super) fn observe(&mut self, excess_s: f64, has_been_high: bool) {
         self.least_since_s = self.least_since_s.min(excess_s);
+        self.least_high_s = if has_been_high { self.least_high_s.min(excess_s) } else { f64::INFINITY };
     }
 
-    /// Takes in what a dip left of a high queue; the excess if the dip before it and everything in between left the same.
+    /// Takes in what a dip left of a high queue; the excess if the dips before it and everything in between left the same.
     pub(super) fn on_dip(&mut self, high: bool, excess_s: f64) -> Option<f64> {
         let before = self.excess_s.take().filter(|_| high)?;
         let stood = (before - excess_s).abs() < DIPS_AGREE_S && self.least_since_s > excess_s - STANDS_S;
-        stood.then_some(excess_s.min(before))
+        self.agreed = if stood { self.agreed + 1 } else { 0 };
+        let at_once = self.least_high_s > excess_s - STANDS_S;
+        (stood && (at_once || self.agreed >= SLOW_RISE_DIPS)).then_some(excess_s.min(before))
     }
 
     /// A dip that left a high queue begins the comparison.
@@ -184,5 +198,41 @@ impl Competition {
         let low_for_ns = now_ns.saturating_sub(self.high_ns);
         let leave = (round.share > ALONE && round.share_is_known) || low_for_ns > (3 * round.rtt_ns).max(SECOND_NS);
         Decision { rate, loss_is_random: !near_full, leave }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks are asked for again and again, but the queue has stood since it rose.
+    #[test]
+    fn a_watch_asks_again_and_keeps_its_beginning() {
+        let mut watch = Watch::default();
+        let asked: Vec<u64> = (0..10).filter(|now| watch.observe(100 + now, true, 5.0, 2)).collect();
+        assert_eq!(asked, [3, 6, 9]);
+        assert_eq!((watch.since_ns(), watch.onset()), (Some(100), Some(5.0)));
+        assert!(!watch.observe(110, false, 5.0, 2));
+        assert_eq!(watch.since_ns(), None);
+    }
+
+    /// A path becomes longer at once; a queue that rose and stands still for a while is somebody's until it has stood for long.
+    #[test]
+    fn a_queue_that_rose_slowly_is_no_longer_path() {
+        let dips_until_longer = |rise: &[f64]| {
+            let mut standing = Standing::new();
+            for (index, queue_s) in rise.iter().enumerate() {
+                standing.observe(*queue_s, index > 1);
+            }
+            standing.begin(0.080);
+            (1..20).find(|_| {
+                standing.observe(0.080, true);
+                let longer = standing.on_dip(true, 0.080);
+                standing.begin(0.080);
+                longer.is_some()
+            })
+        };
+        assert_eq!(dips_until_longer(&[0.020, 0.080, 0.080, 0.080]), Some(1), "a jump");
+        assert_eq!(dips_until_longer(&[0.020, 0.025, 0.040, 0.060, 0.080]), Some(SLOW_RISE_DIPS as usize), "a plateau");
     }
 }

@@ -280,7 +280,7 @@ impl RateController {
         }
         if round.pairs > 0.0 {
             let foot_s = round.queue_s / round.pairs;
-            self.standing.observe(foot_s);
+            self.standing.observe(foot_s, self.has_watched(now_ns));
             self.queue_s = (foot_s + 0.5 * DITHER * HALF_PERIOD_S * within(self.response.share(), 0.0, 1.0)).max(0.0);
         }
         self.revise_overflow(now_ns);
@@ -463,6 +463,11 @@ impl RateController {
         centre >= IN_USE_CENTRE * self.network && round.bytes >= IN_USE * centre * span_s
     }
 
+    /// Whether the queue has been high for a few rounds.
+    fn has_watched(&self, now_ns: u64) -> bool {
+        self.watch.since_ns().is_some_and(|since| now_ns.saturating_sub(since) > 3 * self.rtt_ns)
+    }
+
     /// A queue that stays although we cut is looked into with an extra dip.
     fn look_for_competition(&mut self, now_ns: u64) {
         if self.mode != Mode::Cruise {
@@ -491,6 +496,7 @@ impl RateController {
         let high = excess_s > self.high_queue_s();
         if let Some(longer_s) = self.standing.on_dip(high, excess_s) {
             self.base.raise(now_ns, longer_s);
+            self.standing = Standing::new();
             self.watch.clear();
             if self.mode == Mode::Compete {
                 self.stop_competing(now_ns);
@@ -508,7 +514,6 @@ impl RateController {
         let set_point_s = self.set_point_s();
         let all_ours = ours > OURS || after_s < DRAINED * set_point_s;
         let stays = before_s > self.suspicious_queue_s() && after_s > set_point_s && ours < OURS_LITTLE;
-        let watched = self.watch.since_ns().is_some_and(|since| now_ns.saturating_sub(since) > 3 * self.rtt_ns);
         if all_ours {
             if self.mode == Mode::Compete {
                 self.stop_competing(now_ns);
@@ -519,7 +524,7 @@ impl RateController {
             }
         } else if self.mode == Mode::Cruise
             && stays
-            && watched
+            && self.has_watched(now_ns)
             && !self.is_young(now_ns)
             && !self.loss.is_flooded()
             && self.phase.is_common_dip(train.start_ns)
