@@ -12,7 +12,7 @@ use crate::store::{ObjectKey, PartReceipt};
 use crate::upload::Sample;
 
 /// Version of the tables. Another one is refused rather than guessed at.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two tries of what SQLite itself does not wait for.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
@@ -48,6 +48,16 @@ CREATE TABLE part (
     PRIMARY KEY (object, number)
 ) WITHOUT ROWID;
 ";
+
+/// Every transfer looks for what is old, in a journal that may hold millions of complete objects.
+const INDEXES: &str = "
+CREATE INDEX object_open ON object (place, changed) WHERE handle IS NOT NULL;
+CREATE INDEX object_done ON object (changed) WHERE handle IS NULL;
+";
+
+const OF_PLACE: &str = "SELECT o.* FROM object o JOIN place p ON p.id = o.place WHERE p.name = ?1 AND";
+const STALE: &str = "o.handle IS NOT NULL AND o.changed < ?2";
+const EXPIRE: &str = "DELETE FROM object WHERE handle IS NULL AND changed < ?1";
 
 /// From version 3, which knew no samples.
 const SINCE_3: &str = "ALTER TABLE object ADD COLUMN samples TEXT NOT NULL DEFAULT '[]'";
@@ -128,7 +138,7 @@ impl Database {
 
     /// Objects of a place that have been open since before `unix_s` without a change.
     pub(super) fn stale(&self, place: &str, unix_s: i64) -> Result<Vec<OpenObject>, StoreError> {
-        let rows = self.select("o.handle IS NOT NULL AND o.changed < ?2", params![place, unix_s]).map_err(broken)?;
+        let rows = self.select(STALE, params![place, unix_s]).map_err(broken)?;
         let open = |row| match row {
             Row::Open(object, _) => Some(object),
             Row::Done(_) => None,
@@ -138,8 +148,7 @@ impl Database {
 
     /// Objects of the place `?1` under a further condition.
     fn select(&self, condition: &str, parameters: impl Params) -> rusqlite::Result<Vec<Row>> {
-        let mut statement =
-            self.0.prepare_cached(&format!("SELECT o.* FROM object o JOIN place p ON p.id = o.place WHERE p.name = ?1 AND {condition}"))?;
+        let mut statement = self.0.prepare_cached(&format!("{OF_PLACE} {condition}"))?;
         let mut parts = self.0.prepare_cached("SELECT * FROM part WHERE object = ?1 ORDER BY number")?;
         let mut rows = statement.query(parameters)?;
         let mut found = Vec::new();
@@ -169,7 +178,7 @@ impl Database {
 
     /// Forgets complete objects of all places that were noted before `unix_s`.
     pub(super) fn expire(&self, unix_s: i64) -> Result<usize, StoreError> {
-        self.0.execute("DELETE FROM object WHERE handle IS NULL AND changed < ?1", [unix_s]).map_err(broken)
+        self.0.execute(EXPIRE, [unix_s]).map_err(broken)
     }
 }
 
@@ -194,13 +203,13 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 fn begin(connection: &mut Connection) -> rusqlite::Result<i64> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version = match transaction.pragma_query_value(None, "user_version", |row| row.get(0))? {
-        0 => {
-            transaction.execute_batch(TABLES)?;
-            transaction.pragma_update(None, "user_version", VERSION)?;
-            VERSION
-        }
-        3 => {
-            transaction.execute_batch(SINCE_3)?;
+        before @ (0 | 3 | 4) => {
+            match before {
+                0 => transaction.execute_batch(TABLES)?,
+                3 => transaction.execute_batch(SINCE_3)?,
+                _ => {}
+            }
+            transaction.execute_batch(INDEXES)?;
             transaction.pragma_update(None, "user_version", VERSION)?;
             VERSION
         }
@@ -454,6 +463,24 @@ mod tests {
         assert_eq!(names(&database, "one", ""), ["a+0"]);
     }
 
+    /// Every transfer asks for it: it must not cost a look at every object that was ever stored.
+    #[test]
+    fn what_is_old_is_found_by_its_index() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = Database::open(&directory.path().join("j")).unwrap();
+        let plan = |sql: &str| -> String {
+            let mut statement = database.0.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let steps = statement
+                .raw_bind_parameter(1, "x")
+                .and_then(|()| statement.raw_query().mapped(|row| row.get::<_, String>("detail")).collect::<rusqlite::Result<Vec<_>>>());
+            steps.unwrap().join("; ")
+        };
+        let stale = plan(&format!("{OF_PLACE} {STALE}"));
+        assert!(stale.contains("INDEX object_open (place=? AND changed<?)"), "{stale}");
+        let expire = plan(EXPIRE);
+        assert!(expire.contains("INDEX object_done (changed<?)"), "{expire}");
+    }
+
     #[test]
     fn samples_are_kept_and_the_version_before_them_is_gone_on_with() {
         let directory = tempfile::tempdir().unwrap();
@@ -465,6 +492,12 @@ mod tests {
         database.apply(std::iter::once(("one", &Entry::Done(object.clone())))).unwrap();
         let rows = |database: &Database| database.rows("one", b"", None, 9).unwrap();
         assert!(matches!(&rows(&database)[..], [Row::Done(found)] if *found == object));
+        let version_4 = "DROP INDEX object_open; DROP INDEX object_done; PRAGMA user_version = 4";
+        database.0.execute_batch(version_4).unwrap();
+        drop(database);
+        let database = Database::open(&path).unwrap();
+        assert!(matches!(&rows(&database)[..], [Row::Done(found)] if *found == object));
+        database.0.execute_batch(version_4).unwrap();
         database.0.execute_batch("ALTER TABLE object DROP COLUMN samples; PRAGMA user_version = 3").unwrap();
         drop(database);
         let mut database = Database::open(&path).unwrap();
