@@ -189,6 +189,9 @@ pub(crate) fn limit_name(limiter: &str) -> &str {
     }
 }
 
+/// Fewer bytes than this are a handful of packets: a copy of the only one would read as 50 %.
+const TELLING_BYTES: u64 = 128 << 10;
+
 fn summary(report: &UploadReport, server: Option<&TransferStatus>) -> String {
     let packets = server.map(|status| (status.totals.packets_afxdp, status.totals.packets_kernel));
     let way = match packets {
@@ -205,14 +208,17 @@ fn summary(report: &UploadReport, server: Option<&TransferStatus>) -> String {
         0 => String::new(),
         bytes => format!(", {} of it in holes", units::bytes(bytes)),
     };
+    let losses = if report.bytes < TELLING_BYTES {
+        String::new()
+    } else {
+        format!("loss {}, sent again {}, ", units::percent(report.loss), units::percent(report.retransmitted_share))
+    };
     format!(
-        "{kept}sent {} ({}{holes}) in {}: {}; loss {}, sent again {}, RTT {:.1} ms{way}",
+        "{kept}sent {} ({}{holes}) in {}: {}; {losses}RTT {:.1} ms{way}",
         units::count(report.files, "file", "files"),
         units::bytes(report.bytes),
         units::duration(report.elapsed),
         units::rate(units::goodput_bps(report.bytes - report.bytes_holes, report.elapsed)),
-        units::percent(report.loss),
-        units::percent(report.retransmitted_share),
         report.rtt_ms,
     )
 }
@@ -243,6 +249,14 @@ mod tests {
             "128.0 MiB of 256.0 MiB  283.1 Mbit/s  ETA 4.0 s  loss 5.1 %  RTT 100.4 ms  limit: target (--rate)"
         );
         assert!(line(&moment(0)).contains("ETA -"), "nothing has arrived, so nothing is known");
+    }
+
+    #[test]
+    fn shares_of_a_handful_of_packets_are_not_told() {
+        let report = crate::events::tests::report();
+        assert!(summary(&report, None).contains("; loss 5.0 %, sent again 10.0 %, RTT 100.5 ms"), "{}", summary(&report, None));
+        let small = UploadReport { bytes: 209, bytes_holes: 0, ..report };
+        assert!(summary(&small, None).ends_with("bit/s; RTT 100.5 ms"), "{}", summary(&small, None));
     }
 
     #[test]

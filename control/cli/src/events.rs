@@ -179,7 +179,7 @@ pub(crate) fn error(failure: &Failure) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use tradewind_api::{Cipher, DurableSummary, ErrorCode, RateRequest, Totals, TransferLimits, TransferState};
 
     use super::*;
@@ -196,7 +196,7 @@ mod tests {
         }
     }
 
-    fn report() -> UploadReport {
+    pub(crate) fn report() -> UploadReport {
         UploadReport {
             bytes: 1_500_000,
             bytes_holes: 500_000,

@@ -12,8 +12,10 @@ use crate::store::{ObjectKey, PartReceipt};
 use crate::upload::Sample;
 
 /// Version of the tables. Another one is refused rather than guessed at.
-const VERSION: i64 = 5;
+const VERSION: i64 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same of the writing thread: another process may be making the indexes.
+const WRITER_BUSY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Between two tries of what SQLite itself does not wait for.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
@@ -49,15 +51,21 @@ CREATE TABLE part (
 ) WITHOUT ROWID;
 ";
 
-/// Every transfer looks for what is old, in a journal that may hold millions of complete objects.
+/// Every transfer looks for what is open and what is old, in a journal that may hold millions of complete objects. All that is asked is right without
+/// them, too, but slow.
 const INDEXES: &str = "
-CREATE INDEX object_open ON object (place, changed) WHERE handle IS NOT NULL;
-CREATE INDEX object_done ON object (changed) WHERE handle IS NULL;
+CREATE INDEX IF NOT EXISTS object_open ON object (place, key) WHERE handle IS NOT NULL;
+CREATE INDEX IF NOT EXISTS object_done ON object (changed) WHERE handle IS NULL;
 ";
 
 const OF_PLACE: &str = "SELECT o.* FROM object o JOIN place p ON p.id = o.place WHERE p.name = ?1 AND";
-const STALE: &str = "o.handle IS NOT NULL AND o.changed < ?2";
-const EXPIRE: &str = "DELETE FROM object WHERE handle IS NULL AND changed < ?1";
+const OPEN: &str = "o.handle IS NOT NULL AND";
+/// Those that are left are asked for by the next transfer.
+const STALE: &str = "o.handle IS NOT NULL AND o.changed < ?2 ORDER BY o.changed LIMIT 100";
+const EXPIRE: &str = "DELETE FROM object WHERE id IN (SELECT id FROM object WHERE handle IS NULL AND changed < ?1 LIMIT ?2)";
+/// Rows deleted at once, and for how long one transfer goes on with it: others wait to write meanwhile.
+const EXPIRE_ROWS: usize = 5_000;
+const EXPIRE_TIME: Duration = Duration::from_secs(1);
 
 /// From version 3, which knew no samples.
 const SINCE_3: &str = "ALTER TABLE object ADD COLUMN samples TEXT NOT NULL DEFAULT '[]'";
@@ -109,6 +117,11 @@ impl Database {
         }
     }
 
+    /// What the writing thread does first: journals of before have no indexes, and many rows take their time.
+    pub(super) fn prepare_to_write(&self) -> Result<(), StoreError> {
+        self.0.busy_timeout(WRITER_BUSY_TIMEOUT).and_then(|()| self.0.execute_batch(INDEXES)).map_err(broken)
+    }
+
     /// One more connection to a file that is open, to read from.
     pub(super) fn reader(path: &Path) -> Result<Self, StoreError> {
         connect(path).map(Self).map_err(broken)
@@ -127,16 +140,30 @@ impl Database {
         transaction.commit().map_err(broken)
     }
 
-    /// At most `limit` objects of a place whose keys begin with `prefix`, behind `after`, in the order of their keys.
-    pub(super) fn rows(&self, place: &str, prefix: &[u8], after: Option<&ObjectKey>, limit: usize) -> Result<Vec<Row>, StoreError> {
+    /// At most `limit` objects of a place whose keys begin with `prefix`, behind `after`, in the order of their keys; only those that are being uploaded
+    /// if `only_open`.
+    pub(super) fn rows(
+        &self,
+        place: &str,
+        prefix: &[u8],
+        after: Option<&ObjectKey>,
+        only_open: bool,
+        limit: usize,
+    ) -> Result<Vec<Row>, StoreError> {
         let (compare, from) = after.map_or((">=", prefix), |key| (">", key.as_bytes()));
         let end = behind(prefix);
         let bound = if end.is_some() { "AND o.key < ?4" } else { "AND ?4 IS NULL" };
-        let condition = format!("o.key {compare} ?2 {bound} ORDER BY o.key LIMIT ?3");
+        let open = if only_open { OPEN } else { "" };
+        let condition = format!("{open} o.key {compare} ?2 {bound} ORDER BY o.key LIMIT ?3");
         self.select(&condition, params![place, from, limit as i64, end]).map_err(broken)
     }
 
-    /// Objects of a place that have been open since before `unix_s` without a change.
+    /// The object of this key.
+    pub(super) fn row(&self, place: &str, key: &[u8]) -> Result<Option<Row>, StoreError> {
+        self.select("o.key = ?2", params![place, key]).map(|mut rows| rows.pop()).map_err(broken)
+    }
+
+    /// Some of the objects of a place that have been open since before `unix_s` without a change, the oldest first.
     pub(super) fn stale(&self, place: &str, unix_s: i64) -> Result<Vec<OpenObject>, StoreError> {
         let rows = self.select(STALE, params![place, unix_s]).map_err(broken)?;
         let open = |row| match row {
@@ -176,9 +203,16 @@ impl Database {
         Ok(found)
     }
 
-    /// Forgets complete objects of all places that were noted before `unix_s`.
+    /// Forgets complete objects of all places that were noted before `unix_s`, or many of them. Returns how many.
     pub(super) fn expire(&self, unix_s: i64) -> Result<usize, StoreError> {
-        self.0.execute(EXPIRE, [unix_s]).map_err(broken)
+        let (since, mut expired) = (Instant::now(), 0);
+        loop {
+            let count = self.0.execute(EXPIRE, params![unix_s, EXPIRE_ROWS as i64]).map_err(broken)?;
+            expired += count;
+            if count < EXPIRE_ROWS || since.elapsed() > EXPIRE_TIME {
+                return Ok(expired);
+            }
+        }
     }
 }
 
@@ -201,15 +235,20 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 
 /// Makes the tables where there are none. Returns the version of those that are there.
 fn begin(connection: &mut Connection) -> rusqlite::Result<i64> {
+    let version_of = |connection: &Connection| connection.pragma_query_value(None, "user_version", |row| row.get(0));
+    // Whoever only opens it waits for nobody who writes.
+    if version_of(connection)? == VERSION {
+        return Ok(VERSION);
+    }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version = match transaction.pragma_query_value(None, "user_version", |row| row.get(0))? {
-        before @ (0 | 3 | 4) => {
-            match before {
-                0 => transaction.execute_batch(TABLES)?,
-                3 => transaction.execute_batch(SINCE_3)?,
-                _ => {}
-            }
-            transaction.execute_batch(INDEXES)?;
+    let version = match version_of(&transaction)? {
+        0 => {
+            transaction.execute_batch(TABLES)?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+            VERSION
+        }
+        3 => {
+            transaction.execute_batch(SINCE_3)?;
             transaction.pragma_update(None, "user_version", VERSION)?;
             VERSION
         }
@@ -262,7 +301,9 @@ impl<'a> Writer<'a> {
             begin: transaction.prepare(
                 "INSERT INTO object (id, place, key, size, mtime_ns, variant, mode, attributes, part_bytes, handle, crc, changed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?11)",
             )?,
-            part: transaction.prepare("INSERT OR REPLACE INTO part (object, number, length, crc, etag) VALUES (?1, ?2, ?3, ?4, ?5)")?,
+            part: transaction.prepare(
+                "INSERT OR REPLACE INTO part (object, number, length, crc, etag) SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM object WHERE id = ?1)",
+            )?,
             touch: transaction.prepare("UPDATE object SET changed = ?2 WHERE id = ?1")?,
             done: transaction.prepare(
                 "INSERT OR REPLACE INTO object (place, key, size, mtime_ns, variant, mode, attributes, part_bytes, etag, crc, changed, samples) VALUES (?1, ?2, ?3, ?4, ?5, 0, '[]', 0, ?6, ?7, ?8, ?9)",
@@ -288,6 +329,9 @@ impl<'a> Writer<'a> {
             }
             Entry::Part { object, receipt } => {
                 self.part.execute(params![object, receipt.number, bits(receipt.len), bits(receipt.crc.0), receipt.etag])?;
+                self.touch.execute(params![object, self.now])?;
+            }
+            Entry::Touch(object) => {
                 self.touch.execute(params![object, self.now])?;
             }
             Entry::Done(object) => {
@@ -353,7 +397,7 @@ mod tests {
         let (mut names, mut after) = (Vec::new(), None);
         loop {
             // Two at a time, so that paging is seen.
-            let rows = database.rows(place, prefix.as_bytes(), after.as_ref(), 2).unwrap();
+            let rows = database.rows(place, prefix.as_bytes(), after.as_ref(), false, 2).unwrap();
             let Some(last) = rows.last() else { return names };
             after = Some(match last {
                 Row::Open(object, _) => object.key.clone(),
@@ -410,7 +454,7 @@ mod tests {
         assert_eq!(names(&database, "one", ""), ["in/a+2", "in/b", "in/c", "in/e+0", "inn/d"]);
         assert_eq!(names(&database, "two", ""), ["in/x"]);
         assert!(names(&database, "three", "").is_empty());
-        let Row::Open(object, receipts) = database.rows("one", b"in/a", None, 1).unwrap().remove(0) else { panic!("it is open") };
+        let Row::Open(object, receipts) = database.rows("one", b"in/a", None, false, 1).unwrap().remove(0) else { panic!("it is open") };
         assert_eq!((object.size, object.mtime_ns, object.part_bytes, object.handle.as_str()), (u64::MAX, -5, 8, "upload"));
         assert_eq!((object.mode, object.variant, object.attributes[0].1.as_str()), (0o600, u64::MAX, "7"));
         assert_eq!((receipts[1].number, receipts[1].crc, receipts[1].etag.as_deref()), (2, Crc64(u64::MAX), Some("e")));
@@ -446,8 +490,8 @@ mod tests {
         });
         database.apply(entries.iter().map(|entry| ("one", entry))).unwrap();
         assert_eq!(names(&database, "one", "").len(), 5);
-        assert_eq!(database.rows("one", b"\xff", None, 9).unwrap().len(), 3);
-        assert_eq!(database.rows("one", b"\xff\xff", None, 9).unwrap().len(), 1);
+        assert_eq!(database.rows("one", b"\xff", None, false, 9).unwrap().len(), 3);
+        assert_eq!(database.rows("one", b"\xff\xff", None, false, 9).unwrap().len(), 1);
     }
 
     #[test]
@@ -458,27 +502,48 @@ mod tests {
         let now = unix_now();
         assert!(database.stale("one", now - 10).unwrap().is_empty());
         assert_eq!(database.stale("one", now + 10).unwrap().len(), 1);
+        database.apply(std::iter::once(("one", &Entry::Touch(-101)))).unwrap();
+        assert!(database.stale("one", now - 10).unwrap().is_empty());
+        assert_eq!(database.rows("one", b"", None, true, 9).unwrap().len(), 1, "only what is open");
+        assert!(matches!(database.row("one", b"b").unwrap(), Some(Row::Done(_))) && database.row("one", b"").unwrap().is_none());
         assert_eq!(database.expire(now - 10).unwrap(), 0);
         assert_eq!(database.expire(now + 10).unwrap(), 1);
         assert_eq!(names(&database, "one", ""), ["a+0"]);
+        // More than are deleted at once.
+        let entries: Vec<Entry> = (0..2 * EXPIRE_ROWS + 1).map(|number| done(&format!("many/{number}"))).collect();
+        database.apply(entries.iter().map(|entry| ("one", entry))).unwrap();
+        assert_eq!(database.expire(now + 10).unwrap(), 2 * EXPIRE_ROWS + 1);
+    }
+
+    #[test]
+    fn no_part_is_kept_of_an_object_that_nobody_knows() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut database = Database::open(&directory.path().join("j")).unwrap();
+        database.apply([part(-101, 1), open(-102, "a"), part(-102, 1)].iter().map(|entry| ("one", entry))).unwrap();
+        let parts: i64 = database.0.query_row("SELECT count(*) FROM part", [], |row| row.get(0)).unwrap();
+        assert_eq!(parts, 1);
     }
 
     /// Every transfer asks for it: it must not cost a look at every object that was ever stored.
     #[test]
-    fn what_is_old_is_found_by_its_index() {
+    fn what_is_open_or_old_is_found_by_an_index() {
         let directory = tempfile::tempdir().unwrap();
         let database = Database::open(&directory.path().join("j")).unwrap();
+        // Twice: as the next process does.
+        database.prepare_to_write().and_then(|()| database.prepare_to_write()).unwrap();
         let plan = |sql: &str| -> String {
             let mut statement = database.0.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            let steps = statement
-                .raw_bind_parameter(1, "x")
-                .and_then(|()| statement.raw_query().mapped(|row| row.get::<_, String>("detail")).collect::<rusqlite::Result<Vec<_>>>());
+            let steps = statement.raw_query().mapped(|row| row.get::<_, String>("detail")).collect::<rusqlite::Result<Vec<_>>>();
             steps.unwrap().join("; ")
         };
+        let open = plan(&format!("{OF_PLACE} {OPEN} o.key >= ?2 AND o.key < ?4 ORDER BY o.key LIMIT ?3"));
+        assert!(open.contains("INDEX object_open (place=? AND key>? AND key<?)"), "{open}");
         let stale = plan(&format!("{OF_PLACE} {STALE}"));
-        assert!(stale.contains("INDEX object_open (place=? AND changed<?)"), "{stale}");
+        assert!(stale.contains("INDEX object_open (place=?)"), "{stale}");
         let expire = plan(EXPIRE);
         assert!(expire.contains("INDEX object_done (changed<?)"), "{expire}");
+        let exact = plan(&format!("{OF_PLACE} o.key = ?2"));
+        assert!(exact.contains("(place=? AND key=?)"), "{exact}");
     }
 
     #[test]
@@ -490,14 +555,8 @@ mod tests {
         let object = DoneObject { key: key("a"), size: 3, mtime_ns: 7, variant: 1, etag: None, crc: Crc64(9), samples };
         let mut database = Database::open(&path).unwrap();
         database.apply(std::iter::once(("one", &Entry::Done(object.clone())))).unwrap();
-        let rows = |database: &Database| database.rows("one", b"", None, 9).unwrap();
+        let rows = |database: &Database| database.rows("one", b"", None, false, 9).unwrap();
         assert!(matches!(&rows(&database)[..], [Row::Done(found)] if *found == object));
-        let version_4 = "DROP INDEX object_open; DROP INDEX object_done; PRAGMA user_version = 4";
-        database.0.execute_batch(version_4).unwrap();
-        drop(database);
-        let database = Database::open(&path).unwrap();
-        assert!(matches!(&rows(&database)[..], [Row::Done(found)] if *found == object));
-        database.0.execute_batch(version_4).unwrap();
         database.0.execute_batch("ALTER TABLE object DROP COLUMN samples; PRAGMA user_version = 3").unwrap();
         drop(database);
         let mut database = Database::open(&path).unwrap();

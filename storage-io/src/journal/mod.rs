@@ -76,8 +76,13 @@ pub(crate) struct DoneObject {
 #[derive(Debug)]
 enum Entry {
     Begun(OpenObject),
-    Part { object: i64, receipt: PartReceipt },
+    Part {
+        object: i64,
+        receipt: PartReceipt,
+    },
     Done(DoneObject),
+    /// Nothing of this row is to be taken for old.
+    Touch(i64),
     Forget(ObjectKey),
 }
 
@@ -225,6 +230,9 @@ fn unix_now() -> i64 {
 
 /// The writing thread: collects entries, makes what they speak of durable, commits.
 fn write(mut database: Database, inbox: &Receiver<Command>) {
+    if let Err(error) = database.prepare_to_write() {
+        tracing::warn!(%error, "the journal has no indexes: transfers begin the later, the more was ever stored");
+    }
     let (mut entries, mut flushes) = (Vec::new(), Vec::new());
     let mut is_over = false;
     while !is_over {

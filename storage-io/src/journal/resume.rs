@@ -8,13 +8,13 @@ use futures_util::StreamExt;
 use tradewind_parts::PartPlan;
 
 use super::database::{Database, Row};
-use super::{DoneObject, OpenObject, Recalled, Scope, unix_now};
+use super::{DoneObject, Entry, OpenObject, Recalled, Scope, unix_now};
 use crate::checksum::Crc64;
 use crate::error::StoreError;
 use crate::list::{Depth, LIST_ENTRIES_MAX, ListEntry};
 use crate::retry::RetryPolicy;
 use crate::store::{ObjectKey, PartReceipt, Store, Upload, token_of};
-use crate::upload::{KeptMemory, Sample, UploaderConfig};
+use crate::upload::{KeptMemory, ObjectName, Sample, UploaderConfig};
 
 /// Rows read at once.
 const PAGE: usize = 1000;
@@ -112,7 +112,7 @@ pub async fn resume(
     let mut resumption = Resumption { scope: scope.clone(), open: HashMap::new(), recalled, memory, by_attributes: is_wanted };
     let (mut after, mut listed) = (None, None);
     loop {
-        let rows = page(scope, config, after.take()).await?;
+        let rows = page(scope, config, after.take(), !is_wanted).await?;
         let Some(last) = rows.last() else {
             resumption.recalled.tell(config, each)?;
             return Ok(resumption);
@@ -166,9 +166,15 @@ impl Row {
     }
 }
 
-async fn page(scope: &Scope, config: &UploaderConfig, after: Option<ObjectKey>) -> Result<Vec<Row>, StoreError> {
+async fn page(scope: &Scope, config: &UploaderConfig, after: Option<ObjectKey>, only_open: bool) -> Result<Vec<Row>, StoreError> {
     let (place, prefix) = (Arc::clone(&scope.place), config.prefix().to_owned());
-    scope.read(move |database| database.rows(&place.name, prefix.as_bytes(), after.as_ref(), PAGE)).await
+    if matches!(config.name, ObjectName::Exact(_)) {
+        return match after {
+            None => scope.read(move |database| Ok(database.row(&place.name, prefix.as_bytes())?.into_iter().collect())).await,
+            Some(_) => Ok(Vec::new()),
+        };
+    }
+    scope.read(move |database| database.rows(&place.name, prefix.as_bytes(), after.as_ref(), only_open, PAGE)).await
 }
 
 /// What is still there of a row.
@@ -368,8 +374,12 @@ impl Scope {
                     self.forget(object.key);
                     given_up += 1;
                 }
-                Err(StoreError::Busy { .. }) => {}
-                Err(error) => tracing::warn!(%error, key = %object.key, "an upload that nobody goes on with could not be aborted"),
+                Err(StoreError::Busy { .. }) => self.tell(Entry::Touch(object.id)),
+                Err(error) => {
+                    tracing::warn!(%error, key = %object.key, "an upload that nobody goes on with could not be aborted");
+                    // Those behind it have their turn first.
+                    self.tell(Entry::Touch(object.id));
+                }
             }
         }
         Ok(given_up)

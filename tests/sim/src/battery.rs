@@ -390,6 +390,9 @@ fn change(seed: u64) -> Vec<Check> {
     add("outage of 5 s, from 3 s after it on", 100.0, 50.0, change(10.0, Change::OutageMs(5e3)), 18.0, 30.0, 100.0);
     add("outage of 30 s, from 5 s after it on", 100.0, 50.0, change(10.0, Change::OutageMs(30e3)), 45.0, 60.0, 100.0);
     add("RTT 50 to 200 ms, the 40 s after it", 100.0, 50.0, change(10.0, Change::RttMs(200.0)), 10.0, 50.0, 100.0);
+    add("RTT 50 to 200 ms just before all dip, the 40 s after it", 100.0, 50.0, change(18.5, Change::RttMs(200.0)), 18.5, 58.5, 100.0);
+    let twice = vec![(12e3, Change::RttMs(100.0)), (13.5e3, Change::RttMs(200.0))];
+    add("RTT 50 to 100 to 200 ms in 1.5 s, the 40 s after it", 100.0, 50.0, twice, 12.0, 52.0, 100.0);
     add("RTT 200 to 50 ms, the 20 s after it", 100.0, 200.0, change(10.0, Change::RttMs(50.0)), 10.0, 30.0, 100.0);
     add(
         "policy low, then fair again, from 2 s after it on",

@@ -79,34 +79,58 @@ const STANDS_S: f64 = 0.002;
 /// had grown before. A path becomes longer at once.
 const SLOW_RISE_DIPS: u32 = 5;
 
+/// A rise from one round to the next that is a jump, seconds, and the rounds after it in which it may go on: a round may hold both sides of it.
+const JUMP_S: f64 = 0.010;
+const JUMP_ROUNDS: u32 = 2;
+
 /// A delay that does not move when we send less, and does not move when we send more: a longer path, not somebody's queue.
 #[derive(Clone, Debug)]
 pub(super) struct Standing {
     excess_s: Option<f64>,
-    /// Least queue since the last dip, and since it has been high.
+    /// Least queue since the last dip, and since it has been high or last jumped.
     least_since_s: f64,
     least_high_s: f64,
+    last_s: f64,
+    jump_rounds: u32,
     /// Dips in a row that agreed with the one before.
     agreed: u32,
 }
 
 impl Standing {
     pub(super) fn new() -> Self {
-        Self { excess_s: None, least_since_s: f64::INFINITY, least_high_s: f64::INFINITY, agreed: 0 }
+        Self { excess_s: None, least_since_s: f64::INFINITY, least_high_s: f64::INFINITY, last_s: f64::INFINITY, jump_rounds: 0, agreed: 0 }
     }
 
     /// Takes in the queue at the foot of a dither period, and whether it has been high for longer than a change of the path takes to be seen.
     pub(super) fn observe(&mut self, excess_s: f64, has_been_high: bool) {
         self.least_since_s = self.least_since_s.min(excess_s);
-        self.least_high_s = if has_been_high { self.least_high_s.min(excess_s) } else { f64::INFINITY };
+        if excess_s > self.last_s + JUMP_S {
+            self.jump_rounds = JUMP_ROUNDS;
+        }
+        self.last_s = excess_s;
+        if has_been_high && self.jump_rounds == 0 {
+            self.least_high_s = self.least_high_s.min(excess_s);
+        } else {
+            self.least_high_s = f64::INFINITY;
+            self.jump_rounds = self.jump_rounds.saturating_sub(1);
+        }
     }
 
-    /// Takes in what a dip left of a high queue; the excess if the dips before it and everything in between left the same.
-    pub(super) fn on_dip(&mut self, high: bool, excess_s: f64) -> Option<f64> {
-        let before = self.excess_s.take().filter(|_| high)?;
+    /// The same while we are quiet: what is left says nothing about a rise.
+    pub(super) fn observe_dip(&mut self, excess_s: f64) {
+        self.least_since_s = self.least_since_s.min(excess_s);
+    }
+
+    /// Takes in what a dip left of a high queue; the excess if the dips before it and everything in between left the same. `nobody_met`: no competitor
+    /// is known who could have made it.
+    pub(super) fn on_dip(&mut self, high: bool, excess_s: f64, nobody_met: bool) -> Option<f64> {
+        let Some(before) = self.excess_s.take().filter(|_| high) else {
+            self.agreed = 0;
+            return None;
+        };
         let stood = (before - excess_s).abs() < DIPS_AGREE_S && self.least_since_s > excess_s - STANDS_S;
         self.agreed = if stood { self.agreed + 1 } else { 0 };
-        let at_once = self.least_high_s > excess_s - STANDS_S;
+        let at_once = nobody_met && self.least_high_s > excess_s - STANDS_S;
         (stood && (at_once || self.agreed >= SLOW_RISE_DIPS)).then_some(excess_s.min(before))
     }
 
@@ -219,20 +243,41 @@ mod tests {
     /// A path becomes longer at once; a queue that rose and stands still for a while is somebody's until it has stood for long.
     #[test]
     fn a_queue_that_rose_slowly_is_no_longer_path() {
-        let dips_until_longer = |rise: &[f64]| {
+        let dips_until_longer = |rise: &[f64], nobody_met| {
             let mut standing = Standing::new();
             for (index, queue_s) in rise.iter().enumerate() {
                 standing.observe(*queue_s, index > 1);
             }
-            standing.begin(0.080);
+            standing.begin(0.040);
             (1..20).find(|_| {
-                standing.observe(0.080, true);
-                let longer = standing.on_dip(true, 0.080);
-                standing.begin(0.080);
+                standing.observe(0.040, true);
+                let longer = standing.on_dip(true, 0.040, nobody_met);
+                standing.begin(0.040);
                 longer.is_some()
             })
         };
-        assert_eq!(dips_until_longer(&[0.020, 0.080, 0.080, 0.080]), Some(1), "a jump");
-        assert_eq!(dips_until_longer(&[0.020, 0.025, 0.040, 0.060, 0.080]), Some(SLOW_RISE_DIPS as usize), "a plateau");
+        let slowly = Some(SLOW_RISE_DIPS);
+        assert_eq!(dips_until_longer(&[0.004, 0.004, 0.004, 0.030, 0.040, 0.040], true), Some(1), "a jump within two rounds");
+        assert_eq!(dips_until_longer(&[0.004, 0.004, 0.022, 0.022, 0.022, 0.022, 0.040, 0.040], true), Some(1), "two of them");
+        assert_eq!(dips_until_longer(&[0.020, 0.025, 0.030, 0.035, 0.040], true), slowly, "a plateau");
+        assert_eq!(dips_until_longer(&[0.004, 0.004, 0.040, 0.040], false), slowly, "a jump, or one who is back");
+    }
+
+    /// A dip that drains the queue between two plateaus says that it is a queue.
+    #[test]
+    fn dips_agree_only_in_a_row() {
+        let mut standing = Standing::new();
+        for queue_s in [0.030, 0.035, 0.040] {
+            standing.observe(queue_s, true);
+        }
+        for _ in 0..SLOW_RISE_DIPS {
+            standing.begin(0.040);
+            for _ in 0..SLOW_RISE_DIPS - 1 {
+                standing.observe(0.040, true);
+                assert_eq!(standing.on_dip(true, 0.040, true), None);
+                standing.begin(0.040);
+            }
+            assert_eq!(standing.on_dip(false, 0.001, true), None);
+        }
     }
 }

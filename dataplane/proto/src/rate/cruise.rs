@@ -280,7 +280,11 @@ impl RateController {
         }
         if round.pairs > 0.0 {
             let foot_s = round.queue_s / round.pairs;
-            self.standing.observe(foot_s, self.has_watched(now_ns));
+            if round.dip {
+                self.standing.observe_dip(foot_s);
+            } else {
+                self.standing.observe(foot_s, self.has_watched(now_ns));
+            }
             self.queue_s = (foot_s + 0.5 * DITHER * HALF_PERIOD_S * within(self.response.share(), 0.0, 1.0)).max(0.0);
         }
         self.revise_overflow(now_ns);
@@ -494,7 +498,8 @@ impl RateController {
         }
         let excess_s = self.base.excess_s(arrival.least_delay_s);
         let high = excess_s > self.high_queue_s();
-        if let Some(longer_s) = self.standing.on_dip(high, excess_s) {
+        let nobody_met = self.competed_recently(now_ns).is_none();
+        if let Some(longer_s) = self.standing.on_dip(high, excess_s, nobody_met) {
             self.base.raise(now_ns, longer_s);
             self.standing = Standing::new();
             self.watch.clear();
@@ -552,6 +557,7 @@ impl RateController {
     fn stop_competing(&mut self, now_ns: u64) {
         self.mode = Mode::Cruise;
         self.competed = Some((now_ns, self.network));
+        self.standing = Standing::new();
         self.watch.clear();
         self.free_rounds = 0;
         self.loss.clear_response();

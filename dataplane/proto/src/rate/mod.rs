@@ -563,6 +563,7 @@ impl RateController {
         self.round = Round::default();
         self.response = Response::new();
         self.loss.begin();
+        self.standing = Standing::new();
         self.watch.clear();
         self.free_rounds = 0;
         self.last_update_ns = now_ns + self.rtt_ns;
