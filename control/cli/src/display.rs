@@ -208,7 +208,7 @@ fn summary(report: &UploadReport, server: Option<&TransferStatus>) -> String {
         0 => String::new(),
         bytes => format!(", {} of it in holes", units::bytes(bytes)),
     };
-    let losses = if report.bytes < TELLING_BYTES {
+    let losses = if report.bytes - report.bytes_holes < TELLING_BYTES {
         String::new()
     } else {
         format!("loss {}, sent again {}, ", units::percent(report.loss), units::percent(report.retransmitted_share))
@@ -255,8 +255,10 @@ mod tests {
     fn shares_of_a_handful_of_packets_are_not_told() {
         let report = crate::events::tests::report();
         assert!(summary(&report, None).contains("; loss 5.0 %, sent again 10.0 %, RTT 100.5 ms"), "{}", summary(&report, None));
-        let small = UploadReport { bytes: 209, bytes_holes: 0, ..report };
-        assert!(summary(&small, None).ends_with("bit/s; RTT 100.5 ms"), "{}", summary(&small, None));
+        for (bytes, bytes_holes) in [(209, 0), (5 << 20, (5 << 20) - 209)] {
+            let small = summary(&UploadReport { bytes, bytes_holes, ..report.clone() }, None);
+            assert!(small.ends_with("bit/s; RTT 100.5 ms"), "{small}");
+        }
     }
 
     #[test]

@@ -14,8 +14,8 @@ use crate::upload::Sample;
 /// Version of the tables. Another one is refused rather than guessed at.
 const VERSION: i64 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same of the writing thread: another process may be making the indexes.
-const WRITER_BUSY_TIMEOUT: Duration = Duration::from_secs(120);
+/// The same before the indexes are there: another process may be making them.
+const INDEXES_BUSY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Between two tries of what SQLite itself does not wait for.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
@@ -119,7 +119,8 @@ impl Database {
 
     /// What the writing thread does first: journals of before have no indexes, and many rows take their time.
     pub(super) fn prepare_to_write(&self) -> Result<(), StoreError> {
-        self.0.busy_timeout(WRITER_BUSY_TIMEOUT).and_then(|()| self.0.execute_batch(INDEXES)).map_err(broken)
+        let made = self.0.busy_timeout(INDEXES_BUSY_TIMEOUT).and_then(|()| self.0.execute_batch(INDEXES));
+        made.and_then(|()| self.0.busy_timeout(BUSY_TIMEOUT)).map_err(broken)
     }
 
     /// One more connection to a file that is open, to read from.
@@ -502,6 +503,8 @@ mod tests {
         let now = unix_now();
         assert!(database.stale("one", now - 10).unwrap().is_empty());
         assert_eq!(database.stale("one", now + 10).unwrap().len(), 1);
+        database.0.execute("UPDATE object SET changed = ?1 WHERE id = -101", [now - 20]).unwrap();
+        assert_eq!(database.stale("one", now - 10).unwrap().len(), 1);
         database.apply(std::iter::once(("one", &Entry::Touch(-101)))).unwrap();
         assert!(database.stale("one", now - 10).unwrap().is_empty());
         assert_eq!(database.rows("one", b"", None, true, 9).unwrap().len(), 1, "only what is open");
@@ -512,7 +515,14 @@ mod tests {
         // More than are deleted at once.
         let entries: Vec<Entry> = (0..2 * EXPIRE_ROWS + 1).map(|number| done(&format!("many/{number}"))).collect();
         database.apply(entries.iter().map(|entry| ("one", entry))).unwrap();
-        assert_eq!(database.expire(now + 10).unwrap(), 2 * EXPIRE_ROWS + 1);
+        let mut expired = 0;
+        // A slow machine is not through with it at once.
+        while expired < 2 * EXPIRE_ROWS + 1 {
+            let more = database.expire(now + 10).unwrap();
+            assert!(more > 0);
+            expired += more;
+        }
+        assert_eq!(names(&database, "one", ""), ["a+0"]);
     }
 
     #[test]

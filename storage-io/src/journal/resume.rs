@@ -169,10 +169,11 @@ impl Row {
 async fn page(scope: &Scope, config: &UploaderConfig, after: Option<ObjectKey>, only_open: bool) -> Result<Vec<Row>, StoreError> {
     let (place, prefix) = (Arc::clone(&scope.place), config.prefix().to_owned());
     if matches!(config.name, ObjectName::Exact(_)) {
-        return match after {
-            None => scope.read(move |database| Ok(database.row(&place.name, prefix.as_bytes())?.into_iter().collect())).await,
-            Some(_) => Ok(Vec::new()),
-        };
+        // Behind the only one there is none.
+        if after.is_some() {
+            return Ok(Vec::new());
+        }
+        return scope.read(move |database| Ok(database.row(&place.name, prefix.as_bytes())?.into_iter().collect())).await;
     }
     scope.read(move |database| database.rows(&place.name, prefix.as_bytes(), after.as_ref(), only_open, PAGE)).await
 }
@@ -361,6 +362,8 @@ impl Scope {
             if self.is_live(object.id) {
                 continue;
             }
+            // It is not the first that the next transfer tries, whatever comes of it or however long that takes.
+            self.tell(Entry::Touch(object.id));
             let meta = object.meta(false);
             let abort = || async {
                 match store.reopen(&object.key, meta.clone(), &object.handle).await {
@@ -374,12 +377,8 @@ impl Scope {
                     self.forget(object.key);
                     given_up += 1;
                 }
-                Err(StoreError::Busy { .. }) => self.tell(Entry::Touch(object.id)),
-                Err(error) => {
-                    tracing::warn!(%error, key = %object.key, "an upload that nobody goes on with could not be aborted");
-                    // Those behind it have their turn first.
-                    self.tell(Entry::Touch(object.id));
-                }
+                Err(StoreError::Busy { .. }) => {}
+                Err(error) => tracing::warn!(%error, key = %object.key, "an upload that nobody goes on with could not be aborted"),
             }
         }
         Ok(given_up)
@@ -432,5 +431,41 @@ mod tests {
         assert_eq!((sweep(1).await, partial.exists()), (1, false));
         janitor.flush().await;
         assert_eq!(sweep(1).await, 0, "it is forgotten");
+    }
+
+    /// Every transfer would try it otherwise, and none would get to those behind it.
+    #[tokio::test]
+    async fn what_cannot_be_given_up_is_not_tried_by_the_next() {
+        let (state, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let journal = Journal::open(state.path()).unwrap();
+        let store: Arc<dyn Store> = Arc::new(LocalStore::open(root.path()).unwrap());
+        let key = ObjectKey::new(b"f").unwrap();
+        let meta = ObjectMeta { size: 10, mtime_ns: 5, mode: 0, overwrite: false, token: 0, attributes: Arc::default() };
+        // As by another process: held, but not by a scope of this journal.
+        let held = store.begin(&key, meta).await.unwrap();
+        held.keep();
+        let object = OpenObject {
+            id: 7,
+            key,
+            size: 10,
+            mtime_ns: 5,
+            variant: 0,
+            mode: 0,
+            attributes: Attributes::default(),
+            part_bytes: 10,
+            handle: held.handle(),
+        };
+        let janitor = journal.scope(store);
+        janitor.tell(Entry::Begun(object));
+        janitor.flush().await;
+        let old = async || {
+            let place = Arc::clone(&janitor.place);
+            janitor.read(move |database| database.stale(&place.name, unix_now() - 1)).await.unwrap().len()
+        };
+        tokio::time::sleep(Duration::from_millis(2_100)).await;
+        assert_eq!(old().await, 1);
+        assert_eq!(janitor.sweep(Duration::from_secs(1), &RetryPolicy::default()).await.unwrap(), 0);
+        janitor.flush().await;
+        assert_eq!(old().await, 0);
     }
 }

@@ -79,7 +79,7 @@ const STANDS_S: f64 = 0.002;
 /// had grown before. A path becomes longer at once.
 const SLOW_RISE_DIPS: u32 = 5;
 
-/// A rise from one round to the next that is a jump, seconds, and the rounds after it in which it may go on: a round may hold both sides of it.
+/// A rise from one round to the next that is a jump, seconds, and the rounds that it may take, the first included: a round may hold both sides of it.
 const JUMP_S: f64 = 0.010;
 const JUMP_ROUNDS: u32 = 2;
 
@@ -99,6 +99,11 @@ pub(super) struct Standing {
 impl Standing {
     pub(super) fn new() -> Self {
         Self { excess_s: None, least_since_s: f64::INFINITY, least_high_s: f64::INFINITY, last_s: f64::INFINITY, jump_rounds: 0, agreed: 0 }
+    }
+
+    /// What dips have left is not compared with what was before.
+    pub(super) fn forget_dips(&mut self) {
+        *self = Self { last_s: self.last_s, jump_rounds: self.jump_rounds, ..Self::new() };
     }
 
     /// Takes in the queue at the foot of a dither period, and whether it has been high for longer than a change of the path takes to be seen.

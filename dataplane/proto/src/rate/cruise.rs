@@ -276,7 +276,7 @@ impl RateController {
         let losses = self.loss.round(round.trains, round.sent, round.received);
         if losses.lost_beyond(self.loss.random()) {
             // A longer path loses nothing; a full buffer does.
-            self.standing = Standing::new();
+            self.standing.forget_dips();
         }
         if round.pairs > 0.0 {
             let foot_s = round.queue_s / round.pairs;
@@ -498,7 +498,7 @@ impl RateController {
         }
         let excess_s = self.base.excess_s(arrival.least_delay_s);
         let high = excess_s > self.high_queue_s();
-        let nobody_met = self.competed_recently(now_ns).is_none();
+        let nobody_met = self.mode != Mode::Compete && self.competed_recently(now_ns).is_none();
         if let Some(longer_s) = self.standing.on_dip(high, excess_s, nobody_met) {
             self.base.raise(now_ns, longer_s);
             self.standing = Standing::new();
@@ -506,6 +506,7 @@ impl RateController {
             if self.mode == Mode::Compete {
                 self.stop_competing(now_ns);
             }
+            self.competed = None;
             return;
         }
         if high {
