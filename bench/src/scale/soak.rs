@@ -91,8 +91,8 @@ impl Soak {
         if self.lanes_left > 0 {
             problems.push(format!("{} lanes were still open {} s after the last session", self.lanes_left, DRAIN.as_secs()));
         }
-        for (who, (before, after)) in ["engine", "control process"].iter().zip(self.descriptors_before.iter().zip(self.descriptors_after)) {
-            let tolerated = if *who == "engine" { ENGINE_DESCRIPTORS_LEFT } else { DESCRIPTORS.least };
+        let who = [("engine", ENGINE_DESCRIPTORS_LEFT), ("control process", DESCRIPTORS.least)];
+        for ((who, tolerated), (before, after)) in who.iter().zip(self.descriptors_before.iter().zip(self.descriptors_after)) {
             if after as f64 > *before as f64 + tolerated {
                 problems.push(format!("{who}: {after} descriptors at the end, {before} before the first session"));
             }

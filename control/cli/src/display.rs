@@ -208,7 +208,8 @@ fn summary(report: &UploadReport, server: Option<&TransferStatus>) -> String {
         0 => String::new(),
         bytes => format!(", {} of it in holes", units::bytes(bytes)),
     };
-    let losses = if report.bytes - report.bytes_holes < TELLING_BYTES {
+    let bytes_sent = report.bytes - report.bytes_holes;
+    let losses = if bytes_sent < TELLING_BYTES {
         String::new()
     } else {
         format!("loss {}, sent again {}, ", units::percent(report.loss), units::percent(report.retransmitted_share))
@@ -218,7 +219,7 @@ fn summary(report: &UploadReport, server: Option<&TransferStatus>) -> String {
         units::count(report.files, "file", "files"),
         units::bytes(report.bytes),
         units::duration(report.elapsed),
-        units::rate(units::goodput_bps(report.bytes - report.bytes_holes, report.elapsed)),
+        units::rate(units::goodput_bps(bytes_sent, report.elapsed)),
         report.rtt_ms,
     )
 }

@@ -120,7 +120,8 @@ impl Database {
     /// What the writing thread does first: journals of before have no indexes, and many rows take their time.
     pub(super) fn prepare_to_write(&self) -> Result<(), StoreError> {
         let made = self.0.busy_timeout(INDEXES_BUSY_TIMEOUT).and_then(|()| self.0.execute_batch(INDEXES));
-        made.and_then(|()| self.0.busy_timeout(BUSY_TIMEOUT)).map_err(broken)
+        // Also where that failed.
+        self.0.busy_timeout(BUSY_TIMEOUT).and(made).map_err(broken)
     }
 
     /// One more connection to a file that is open, to read from.

@@ -409,12 +409,8 @@ mod tests {
         let store: Arc<dyn Store> = Arc::new(LocalStore::open(root.path()).unwrap());
         let partial = root.path().join(".f.tradewind-partial");
         let working = journal.scope(Arc::clone(&store));
-        let key = ObjectKey::new(b"f").unwrap();
-        let meta = ObjectMeta { size: 10, mtime_ns: 5, mode: 0, overwrite: false, token: 0, attributes: Arc::default() };
-        let upload = store.begin(&key, meta).await.unwrap();
-        upload.keep();
-        let (handle, attributes) = (upload.handle(), Attributes::default());
-        working.begun(OpenObject { id: 7, key, size: 10, mtime_ns: 5, variant: 0, mode: 0, attributes, part_bytes: 10, handle });
+        let (upload, object) = begun(&store).await;
+        working.begun(object);
         // As in a bucket, where no lock keeps anybody away.
         drop(upload);
         working.flush().await;
@@ -433,28 +429,24 @@ mod tests {
         assert_eq!(sweep(1).await, 0, "it is forgotten");
     }
 
+    /// An upload of `f`, and what the journal is told of it.
+    async fn begun(store: &Arc<dyn Store>) -> (Arc<dyn Upload>, OpenObject) {
+        let key = ObjectKey::new(b"f").unwrap();
+        let meta = ObjectMeta { size: 10, mtime_ns: 5, mode: 0, overwrite: false, token: 0, attributes: Arc::default() };
+        let upload = store.begin(&key, meta).await.unwrap();
+        upload.keep();
+        let (handle, attributes) = (upload.handle(), Attributes::default());
+        (upload, OpenObject { id: 7, key, size: 10, mtime_ns: 5, variant: 0, mode: 0, attributes, part_bytes: 10, handle })
+    }
+
     /// Every transfer would try it otherwise, and none would get to those behind it.
     #[tokio::test]
     async fn what_cannot_be_given_up_is_not_tried_by_the_next() {
         let (state, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let journal = Journal::open(state.path()).unwrap();
         let store: Arc<dyn Store> = Arc::new(LocalStore::open(root.path()).unwrap());
-        let key = ObjectKey::new(b"f").unwrap();
-        let meta = ObjectMeta { size: 10, mtime_ns: 5, mode: 0, overwrite: false, token: 0, attributes: Arc::default() };
         // As by another process: held, but not by a scope of this journal.
-        let held = store.begin(&key, meta).await.unwrap();
-        held.keep();
-        let object = OpenObject {
-            id: 7,
-            key,
-            size: 10,
-            mtime_ns: 5,
-            variant: 0,
-            mode: 0,
-            attributes: Attributes::default(),
-            part_bytes: 10,
-            handle: held.handle(),
-        };
+        let (_held, object) = begun(&store).await;
         let janitor = journal.scope(store);
         janitor.tell(Entry::Begun(object));
         janitor.flush().await;
