@@ -9,8 +9,10 @@ use crate::rate::{Group, Limiter, Policy, RateController, RateOrders};
 const LEASED_INTERVAL_NS: u64 = 100 * MS;
 /// The same while it has nothing to send.
 const LEASED_IDLE_INTERVAL_NS: u64 = 250 * MS;
-/// At most one STATE in so many of its own sizes: 1 % of the rate.
-const STATE_SHARE: u64 = 100;
+/// At most one STATE in so many of its own sizes: what STATEs take of a slow path, 0.5 % of the rate, is lost to its goodput.
+const STATE_SHARE: u64 = 200;
+/// The same with a lease or a group: 1 % of the rate.
+const LEASED_STATE_SHARE: u64 = 100;
 /// IP bytes of a STATE, about.
 const STATE_BYTES: u64 = 82;
 /// Shortest stretch over which the rate sent is measured.
@@ -183,8 +185,14 @@ impl<B: AsRef<[u8]>> Sender<B> {
     /// When to send the next STATE.
     pub(super) fn next_state_ns(&self, now_ns: u64) -> u64 {
         let idle = self.records.unresolved() == 0 && !self.blocks.has_fresh();
-        let usual = if idle { super::KEEP_ALIVE_NS } else { self.round_trip.smoothed_ns().clamp(100 * super::MS, super::KEEP_ALIVE_NS) };
-        now_ns + self.leased_state_interval_ns(now_ns, idle).unwrap_or(usual)
+        let round_trip_ns = if idle { super::KEEP_ALIVE_NS } else { self.round_trip.smoothed_ns().max(100 * super::MS) };
+        let usual = || self.affordable_state_ns(STATE_SHARE).max(round_trip_ns).min(super::KEEP_ALIVE_NS);
+        now_ns + self.leased_state_interval_ns(now_ns, idle).unwrap_or_else(usual)
+    }
+
+    /// Time in which the rate pays for a STATE, nanoseconds.
+    fn affordable_state_ns(&self, share: u64) -> u64 {
+        STATE_BYTES * share * 1_000_000_000 / self.rate.rate_bytes_per_s().max(1)
     }
 
     /// How much later than [`Self::poll_timeout`] a call may come without a loss of rate, nanoseconds: who serves many lanes gathers packets of each this way.
@@ -202,8 +210,8 @@ impl<B: AsRef<[u8]>> Sender<B> {
     /// Until the next STATE of a lane with a lease or a group; `None` without one.
     pub(super) fn leased_state_interval_ns(&self, now_ns: u64, idle: bool) -> Option<u64> {
         let least = if idle { LEASED_IDLE_INTERVAL_NS } else { LEASED_INTERVAL_NS };
-        let share = STATE_BYTES * STATE_SHARE * 1_000_000_000 / self.rate.rate_bytes_per_s().max(1);
-        (self.standing.leased || self.rate.is_grouped(now_ns)).then(|| share.clamp(least, super::KEEP_ALIVE_NS))
+        let affordable_ns = self.affordable_state_ns(LEASED_STATE_SHARE);
+        (self.standing.leased || self.rate.is_grouped(now_ns)).then(|| affordable_ns.clamp(least, super::KEEP_ALIVE_NS))
     }
 
     /// What limits the rate.
