@@ -6,6 +6,7 @@
 
 mod browse;
 pub mod control;
+mod density;
 mod destination;
 mod facts;
 mod figures;

@@ -97,6 +97,12 @@ impl Link for EngineLink {
         Ok(())
     }
 
+    /// Ended by the waker only.
+    fn doze(&mut self, time: Duration) -> Result<(), LinkError> {
+        self.waker.wait(std::iter::empty(), time);
+        Ok(())
+    }
+
     fn datagram_bytes_max(&self) -> usize {
         let links = self.xdp.iter().map(Link::datagram_bytes_max).chain(self.socket.iter().map(Link::datagram_bytes_max));
         links.min().unwrap_or(0)

@@ -12,6 +12,7 @@ use tradewind_proto::receiver::DropReason;
 use tradewind_wire::control::close;
 use tradewind_wire::{Header, LaneId};
 
+use crate::density::{DOZE_NS, Density};
 use crate::lane::{Lane, Taken};
 use crate::shared::{Command, Mailbox};
 use crate::statistics::{Ignored, Stage, WorkerStatistics};
@@ -43,6 +44,7 @@ pub(crate) struct Worker<L> {
     touched: Vec<u64>,
     refreshed_ns: u64,
     busy_ns: u64,
+    density: Density,
     /// Set by [`Command::Stop`]: when to leave even if lanes have not said goodbye.
     stop_at_ns: Option<u64>,
 }
@@ -59,6 +61,7 @@ impl<L: Link> Worker<L> {
             touched: Vec::with_capacity(BATCH),
             refreshed_ns: 0,
             busy_ns: 0,
+            density: Density::default(),
             stop_at_ns: None,
         }
     }
@@ -81,7 +84,12 @@ impl<L: Link> Worker<L> {
             if received > 0 || commands > 0 {
                 self.busy_ns = now;
             }
-            self.sleep(now)?;
+            self.density.count(now, received);
+            if !self.density.is_dense(now) {
+                self.sleep(now)?;
+            } else if received == 0 {
+                self.doze()?;
+            }
         }
     }
 
@@ -250,11 +258,21 @@ impl<L: Link> Worker<L> {
             std::hint::spin_loop();
             return Ok(());
         }
-        let deadline = self.timers.peek().map_or(u64::MAX, |&Reverse((at, _))| at);
         // Credits from storage are taken over by the refresh, so lanes keep the sleep as short as its interval.
-        let longest = if self.lanes.is_empty() { SLEEP_MAX_NS } else { REFRESH_NS };
-        let wait = deadline.saturating_sub(now_ns()).min(longest);
-        if wait > 0 { self.link.wait(Duration::from_nanos(wait)) } else { Ok(()) }
+        let wait = self.until_deadline(if self.lanes.is_empty() { SLEEP_MAX_NS } else { REFRESH_NS });
+        if wait.is_zero() { Ok(()) } else { self.link.wait(wait) }
+    }
+
+    /// Sleeps until a command or a deadline, for a moment at most.
+    fn doze(&mut self) -> Result<(), LinkError> {
+        let wait = self.until_deadline(DOZE_NS);
+        if wait.is_zero() { Ok(()) } else { self.link.doze(wait) }
+    }
+
+    /// Time to the next deadline of a lane, and at most `longest_ns`.
+    fn until_deadline(&self, longest_ns: u64) -> Duration {
+        let deadline = self.timers.peek().map_or(u64::MAX, |&Reverse((at, _))| at);
+        Duration::from_nanos(deadline.saturating_sub(now_ns()).min(longest_ns))
     }
 }
 

@@ -113,6 +113,14 @@ pub trait Link {
     /// Only when the link itself is broken.
     fn wait(&mut self, timeout: Duration) -> Result<(), LinkError>;
 
+    /// Sleeps for `time` although datagrams come, so that their sender's core is not charged for waking this thread with each.
+    ///
+    /// # Errors
+    /// Only when the link itself is broken.
+    fn doze(&mut self, time: Duration) -> Result<(), LinkError> {
+        self.wait(time)
+    }
+
     /// Largest UDP payload that fits the path's first hop without fragmentation, bytes.
     fn datagram_bytes_max(&self) -> usize;
 
