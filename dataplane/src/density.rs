@@ -11,8 +11,8 @@ const WINDOW_NS: u64 = 1_000_000;
 /// After so long without a packet nothing is dense any more.
 const QUIET_NS: u64 = 1_000_000;
 
-/// How long a dense worker sleeps, nanoseconds; the kernel may make it 50 µs more (`timer_slack`). At 10 Gbit/s and an MTU of 1500 that is some 120 packets
-/// of a receive ring of thousands, and less than what feedback waits for.
+/// How long a dense worker sleeps, nanoseconds; its thread has precise timers. At 10 Gbit/s and an MTU of 1500 that is some 90 packets of a receive ring of
+/// thousands, and less than what feedback waits for.
 pub(crate) const DOZE_NS: u64 = 100_000;
 
 /// Counts packets.

@@ -113,7 +113,8 @@ pub trait Link {
     /// Only when the link itself is broken.
     fn wait(&mut self, timeout: Duration) -> Result<(), LinkError>;
 
-    /// Sleeps for `time` although datagrams come, so that their sender's core is not charged for waking this thread with each.
+    /// Sleeps for `time` although datagrams come, so that their sender's core is not charged for waking this thread with each. A link that cannot
+    /// does what [`Self::wait`] does, and returns with the first.
     ///
     /// # Errors
     /// Only when the link itself is broken.

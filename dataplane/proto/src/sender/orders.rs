@@ -2,7 +2,7 @@
 
 use tradewind_wire::orders::{KBPS_NONE, Orders, State, policy};
 
-use super::{MS, Sender};
+use super::{KEEP_ALIVE_NS, MS, Sender};
 use crate::rate::{Group, Limiter, Policy, RateController, RateOrders};
 
 /// How often a sender with a lease tells how it does: leases follow demand within a second.
@@ -185,14 +185,15 @@ impl<B: AsRef<[u8]>> Sender<B> {
     /// When to send the next STATE.
     pub(super) fn next_state_ns(&self, now_ns: u64) -> u64 {
         let idle = self.records.unresolved() == 0 && !self.blocks.has_fresh();
-        let round_trip_ns = if idle { super::KEEP_ALIVE_NS } else { self.round_trip.smoothed_ns().max(100 * super::MS) };
-        let usual = || self.affordable_state_ns(STATE_SHARE).max(round_trip_ns).min(super::KEEP_ALIVE_NS);
-        now_ns + self.leased_state_interval_ns(now_ns, idle).unwrap_or_else(usual)
-    }
-
-    /// Time in which the rate pays for a STATE, nanoseconds.
-    fn affordable_state_ns(&self, share: u64) -> u64 {
-        STATE_BYTES * share * 1_000_000_000 / self.rate.rate_bytes_per_s().max(1)
+        let leased = self.standing.leased || self.rate.is_grouped(now_ns);
+        let (share, least_ns) = match (leased, idle) {
+            (true, true) => (LEASED_STATE_SHARE, LEASED_IDLE_INTERVAL_NS),
+            (true, false) => (LEASED_STATE_SHARE, LEASED_INTERVAL_NS),
+            (false, true) => (STATE_SHARE, KEEP_ALIVE_NS),
+            (false, false) => (STATE_SHARE, self.round_trip.smoothed_ns().clamp(100 * MS, KEEP_ALIVE_NS)),
+        };
+        let affordable_ns = STATE_BYTES * share * 1_000_000_000 / self.rate.rate_bytes_per_s().max(1);
+        now_ns + affordable_ns.clamp(least_ns, KEEP_ALIVE_NS)
     }
 
     /// How much later than [`Self::poll_timeout`] a call may come without a loss of rate, nanoseconds: who serves many lanes gathers packets of each this way.
@@ -205,13 +206,6 @@ impl<B: AsRef<[u8]>> Sender<B> {
     #[must_use]
     pub fn has_event(&self) -> bool {
         !self.events.is_empty()
-    }
-
-    /// Until the next STATE of a lane with a lease or a group; `None` without one.
-    pub(super) fn leased_state_interval_ns(&self, now_ns: u64, idle: bool) -> Option<u64> {
-        let least = if idle { LEASED_IDLE_INTERVAL_NS } else { LEASED_INTERVAL_NS };
-        let affordable_ns = self.affordable_state_ns(LEASED_STATE_SHARE);
-        (self.standing.leased || self.rate.is_grouped(now_ns)).then(|| affordable_ns.clamp(least, super::KEEP_ALIVE_NS))
     }
 
     /// What limits the rate.
