@@ -109,7 +109,7 @@ fn measure(section: &str, arguments: &Arguments, interrupt: &Interrupt, failed: 
     Ok(match section {
         "dataplane" => {
             let (mib, loop_seconds) = (pick(1024, 2048), f64::from(pick(1, 2)));
-            let arguments = dataplane::Arguments { mib, turns, loop_seconds, only: Vec::new(), peers: true, json: None };
+            let arguments = dataplane::Arguments { mib, turns, loop_seconds, only: Vec::new(), peers: true, budget: true, json: None };
             serde_json::to_value(dataplane::run(&arguments, interrupt)?)?
         }
         "wan" => {

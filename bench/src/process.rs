@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 const POLL: Duration = Duration::from_millis(10);
@@ -77,6 +78,14 @@ impl Background {
     /// When the system does not let us ask.
     pub fn has_ended(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// The same without being told how: it is not waited for, so its CPU time is not yet among that of this process's children.
+    #[must_use]
+    pub(crate) fn is_over(&self) -> bool {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let looked = i32::try_from(self.child.id()).map(|pid| waitid(Id::Pid(Pid::from_raw(pid)), flags));
+        looked.is_ok_and(|looked| looked.is_ok_and(|status| status != WaitStatus::StillAlive))
     }
 
     /// What it has printed so far.
@@ -175,6 +184,19 @@ pub struct Finished {
 /// # Errors
 /// When it cannot be started, or a signal came.
 pub fn run(command: &mut Command, interrupt: &Interrupt, deadline: Duration) -> Result<Finished> {
+    run_while(command, interrupt, deadline, || true)
+}
+
+/// The same, as long as `is_wanted`; afterwards it is ended as if its time were up.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_while(
+    command: &mut Command,
+    interrupt: &Interrupt,
+    deadline: Duration,
+    mut is_wanted: impl FnMut() -> bool,
+) -> Result<Finished> {
     let before = children_cpu_s();
     let folder = tempfile::tempdir()?;
     let (out, err) = (folder.path().join("out"), folder.path().join("err"));
@@ -191,7 +213,7 @@ pub fn run(command: &mut Command, interrupt: &Interrupt, deadline: Duration) -> 
             break Some(status);
         }
         let stopped = interrupt.check();
-        if stopped.is_err() || start.elapsed() > deadline {
+        if stopped.is_err() || start.elapsed() > deadline || !is_wanted() {
             let _ = child.kill();
             child.wait()?;
             stopped?;
@@ -267,4 +289,20 @@ pub fn children(pid: u32) -> Vec<u32> {
         .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
         .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_over_is_not_waited_for_and_nobody_runs_for_longer_than_wanted() {
+        let (folder, interrupt) = (tempfile::tempdir().unwrap(), Interrupt::default());
+        let mut other = Background::start(Command::new("sleep").arg("0.2"), &folder.path().join("log")).unwrap();
+        assert!(!other.is_over());
+        let whole_minute = Duration::from_secs(60);
+        let finished = run_while(Command::new("sleep").arg("60"), &interrupt, whole_minute, || !other.is_over()).unwrap();
+        assert!(finished.status.is_none() && finished.elapsed < whole_minute / 2, "{finished:?}");
+        assert!(other.is_over() && other.has_ended().unwrap(), "it is there to be waited for");
+    }
 }

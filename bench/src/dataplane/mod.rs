@@ -11,16 +11,19 @@
 //! | `xdp-loop` | an AF_XDP socket | an AF_XDP socket behind the steering program |
 //!
 //! A loop sends packets of the same size, as fast as it can and without looking at them, and counts those that arrive. Turns of all tools alternate;
-//! medians are reported.
+//! medians are reported. Each of our turns has a server that was just started, and begins once that has come to rest: its memory is made at the start of a
+//! service, and of no transfer.
 //! JSON (`--json FILE`): `environment`, and `rows` with `case`, `path` (kernel, af_xdp), `wire_like`, `mtu_bytes`, `tool`, `gbit_per_s` (payload), `gbit_per_s_command` (with
 //! set-up), `kpps`,
 //! `cpu_s_per_gib` (user and system time of both ends), `cpu_s_per_gib_sender`,
 //! `cpu_s_per_gib_receiver`, `cpu_s_per_gib_machine` (all that the cores did meanwhile: on a veth pair much of what receiving costs the kernel is
 //! done in interrupts, and charged to the sender or to nobody), `again` (packets sent twice over
 //! all), `round_trip_over_least_p50_ms` and `_p95_ms` (ours: smoothed round trips, five a second, less the least), `spread` (largest less smallest
-//! `gbit_per_s`, over the median), `turns`, `series` (ours: rates, loss and round trip over the seconds of the median turn); `costs` (nanoseconds a packet for what a receiver cannot do without), and
+//! `gbit_per_s`, over the median), `turns`, `series` (ours: rates, loss and round trip over the seconds of the median turn); `costs` (nanoseconds a packet for what a receiver cannot do without),
+//! `budgets` (with `--budget`: nanoseconds a packet of one more transfer by part and stage, as `perf` saw it), and
 //! `warnings` that say which figures are unsound.
 
+mod budget;
 mod costs;
 mod link_loop;
 mod peers;
@@ -61,6 +64,9 @@ pub struct Arguments {
     /// Beside tools that users would take instead: by the kernel's sockets, and s2n-quic by AF_XDP too.
     #[arg(long)]
     pub peers: bool,
+    /// Also where the time of our packets goes, by part and stage: one more transfer of each case, watched by `perf`.
+    #[arg(long)]
+    pub budget: bool,
     /// Write the report as one JSON object to this file.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -239,6 +245,8 @@ pub struct Report {
     /// In the order of measuring.
     pub rows: Vec<Row>,
     costs: Vec<costs::Cost>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    budgets: Vec<budget::Budget>,
     /// What makes figures unsound.
     pub warnings: Vec<String>,
 }
@@ -255,9 +263,12 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
         "case", "tool", "Gbit/s", "kpps", "CPU s/GiB", "sender", "receiver", "machine", "again", "spread"
     );
     let peers = if arguments.peers { present(Peer::ALL.into_iter().chain(Peer::XDP), &mut warnings) } else { Vec::new() };
+    let with_budget = arguments.budget && !is_missing("a packet's budget", budget::missing(), &mut warnings);
+    let mut budgets = Vec::new();
     let is_wanted = |case: &&Case| arguments.only.is_empty() || arguments.only.iter().any(|only| case.name.contains(only.as_str()));
     for case in CASES.iter().filter(is_wanted) {
-        for row in measure(arguments, *case, &peers, interrupt, &mut warnings).with_context(|| case.name)? {
+        let testbed = bed(arguments, *case, interrupt).with_context(|| case.name)?;
+        for row in measure(arguments, *case, &peers, &testbed, &mut warnings).with_context(|| case.name)? {
             println!(
                 "{:<18} {:<16} {:>8.2} {:>7} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {:>7} {:>7.3}",
                 row.case,
@@ -274,14 +285,20 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
             warnings.extend(sound::spread(&format!("{} {}", row.case, row.tool), row.spread));
             rows.push(row);
         }
+        if with_budget {
+            let watch = budget::Watch::start(&testbed)?;
+            let turn = send(&testbed, case.xdp, bytes(arguments))?;
+            budgets.push(watch.budget(&testbed, case.name, &turn).with_context(|| case.name)?);
+        }
     }
     ensure!(!rows.is_empty(), "no such case; there are {}", CASES.map(|case| case.name).join(", "));
     warnings.extend(sound::turns(rows.iter().map(|row: &Row| row.turns.len())));
     let costs = costs::measure();
     costs.iter().for_each(|cost| println!("{cost}"));
+    budgets.iter().for_each(|budget| println!("{budget}"));
     environment.finish(&mut warnings);
     warnings.iter().for_each(|warning| println!("unsound: {warning}"));
-    let report = Report { command: "cargo xtask bench dataplane", environment, mib: arguments.mib, rows, costs, warnings };
+    let report = Report { command: "cargo xtask bench dataplane", environment, mib: arguments.mib, rows, costs, budgets, warnings };
     if let Some(file) = &arguments.json {
         write_json(file, &report)?;
     }
@@ -295,23 +312,33 @@ fn told(figure: Option<f64>, digits: usize) -> String {
 
 /// Those of the peers that are installed; the others become warnings.
 pub(crate) fn present(peers: impl IntoIterator<Item = Peer>, warnings: &mut Vec<String>) -> Vec<Peer> {
-    let is_there = |peer: &Peer| match peer.missing() {
-        None => true,
-        Some(reason) => {
-            println!("SKIP: {reason}");
-            warnings.push(format!("{} was not measured: {reason}", peer.name()));
-            false
-        }
-    };
-    peers.into_iter().filter(is_there).collect()
+    let mut is_there = |peer: &Peer| !is_missing(peer.name(), peer.missing(), warnings);
+    peers.into_iter().filter(|peer| is_there(peer)).collect()
 }
 
-fn measure(arguments: &Arguments, case: Case, peers: &[Peer], interrupt: &Interrupt, warnings: &mut Vec<String>) -> Result<Vec<Row>> {
+/// What is missing is said, and becomes a warning.
+fn is_missing(what: &str, reason: Option<String>, warnings: &mut Vec<String>) -> bool {
+    let Some(reason) = reason else { return false };
+    println!("SKIP: {reason}");
+    warnings.push(format!("{what} was not measured: {reason}"));
+    true
+}
+
+fn bytes(arguments: &Arguments) -> u64 {
+    u64::from(arguments.mib) << 20
+}
+
+/// Client and server of a case, and the file.
+fn bed(arguments: &Arguments, case: Case, interrupt: &Interrupt) -> Result<Testbed> {
     let options =
         TestbedOptions { mtu_bytes: case.mtu_bytes, in_memory: true, direct: true, wire_like: case.wire_like, ..TestbedOptions::default() };
     let testbed = Testbed::without_link("twplane", &options, interrupt)?;
-    let bytes = u64::from(arguments.mib) << 20;
-    write_random(&testbed.path("source"), bytes)?;
+    write_random(&testbed.path("source"), bytes(arguments))?;
+    Ok(testbed)
+}
+
+fn measure(arguments: &Arguments, case: Case, peers: &[Peer], testbed: &Testbed, warnings: &mut Vec<String>) -> Result<Vec<Row>> {
+    let bytes = bytes(arguments);
     // qcp wants to be told: 10 Gbit/s, and its least round-trip time.
     let load = Load { bytes, seconds: None, rtt_ms: 2, rate_bps: 10_000_000_000, mtu_bytes: case.mtu_bytes };
     let tools = Tool::of(case, peers);
@@ -319,19 +346,19 @@ fn measure(arguments: &Arguments, case: Case, peers: &[Peer], interrupt: &Interr
     // The first turn of each warms up.
     for number in 0..=arguments.turns {
         for (tool, turns) in tools.iter().zip(&mut turns) {
-            interrupt.check()?;
+            testbed.interrupt.check()?;
             let turn = match *tool {
-                Tool::Tradewind => send(&testbed, case.xdp, bytes)?,
-                Tool::Peer(peer) => match peer.turn(&testbed, &load) {
+                Tool::Tradewind => send(testbed, case.xdp, bytes)?,
+                Tool::Peer(peer) => match peer.turn(testbed, &load) {
                     Ok(turn) => turn,
                     Err(error) => {
-                        interrupt.check()?;
+                        testbed.interrupt.check()?;
                         warnings.push(format!("{}: a turn failed: {error:#}", case.name));
                         continue;
                     }
                 },
                 Tool::Loop { sends_xdp, receives_xdp } => {
-                    link_loop::turn(&testbed, case.mtu_bytes, sends_xdp, receives_xdp, arguments.loop_seconds)?
+                    link_loop::turn(testbed, case.mtu_bytes, sends_xdp, receives_xdp, arguments.loop_seconds)?
                 }
             };
             if number > 0 {
@@ -372,6 +399,7 @@ fn row(case: Case, tool: Tool, turns: Vec<Turn>) -> Row {
 pub(crate) fn send(testbed: &Testbed, by_xdp: bool, bytes: u64) -> Result<Turn> {
     let xdp = if by_xdp { "auto" } else { "off" };
     let mut server = Server::start_local(testbed, &ServerOptions { xdp, more: "[stores.faux]\nkind = \"faux\"" })?;
+    server.wait_for_rest(testbed)?;
     let control = server.process().pid();
     let before = tree_cpu_s(control);
     let mut command = Server::tradewind(testbed);

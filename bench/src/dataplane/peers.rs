@@ -26,13 +26,15 @@ use tradewind_netem::topology::{END_INTERFACE, SERVER_ADDRESS};
 
 use super::Turn;
 use crate::environment::Ticks;
-use crate::process::{Background, Finished, children_cpu_s, run, tail, tree_cpu_s_with_ended};
+use crate::process::{Background, Finished, children_cpu_s, run, run_while, tail, tree_cpu_s_with_ended};
 use crate::testbed::Testbed;
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
 const DEADLINE: Duration = Duration::from_secs(120);
-/// How much longer than its time a sender is waited for whose receiver has had enough.
-const GRACE: Duration = Duration::from_secs(15);
+/// How much longer than its time a sender may take, its set-up included.
+const LATE: Duration = Duration::from_secs(15);
+/// How long a sender is waited for whose receiver has had enough.
+const GRACE: Duration = Duration::from_secs(1);
 /// Bytes of IPv4 and UDP headers.
 const IP_UDP_BYTES: u32 = 28;
 /// A peer that is slower has failed.
@@ -59,7 +61,7 @@ pub(crate) struct Load {
 impl Load {
     fn deadline(&self) -> Duration {
         let all = || DEADLINE + Duration::from_secs(self.bytes * 8 / SLOWEST_BPS);
-        self.seconds.map_or_else(all, |seconds| Duration::from_secs(seconds.into()) + GRACE)
+        self.seconds.map_or_else(all, |seconds| Duration::from_secs(seconds.into()) + LATE)
     }
 
     /// A sender that was ended although it should have come to its end has failed.
@@ -234,7 +236,10 @@ fn s2n(testbed: &Testbed, load: &Load, bbr: bool, sends_xdp: bool, receives_xdp:
         .args(bbr.then_some("bbr"))
         .args(by_xdp(sends_xdp));
     let ticks = Ticks::now();
-    let sent = run(&mut sender, &testbed.interrupt, load.deadline())?;
+    // A receiver that has had enough does not tell its sender.
+    let (is_timed, mut over) = (load.seconds.is_some(), None);
+    let is_wanted = || !(is_timed && receiver.is_over() && over.get_or_insert_with(Instant::now).elapsed() > GRACE);
+    let sent = run_while(&mut sender, &testbed.interrupt, load.deadline(), is_wanted)?;
     let busy_s = Ticks::now().busy_s_since(ticks);
     load.check(&sent, "peer-s2n-quic send")?;
     let (said, cpu_s_receiver) = ended(testbed, receiver)?;

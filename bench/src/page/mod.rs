@@ -4,6 +4,7 @@
 
 mod axis;
 mod bars;
+mod budgets;
 mod figures;
 mod lines;
 mod plots;
@@ -70,6 +71,7 @@ pub fn of(report: &Value) -> String {
             add(&mut page, &figures::of(name, section));
             plots::add(&mut page, name, section);
             costs(&mut page, section);
+            budgets::add(&mut page, section);
             warnings(&mut page, section);
         }
     }

@@ -60,8 +60,28 @@ fn whole() -> Value {
         (row["case"], row["rtt_ms"], row["loss"]) = (json!(case), json!(rtt_ms), json!(loss));
         rows.push(row);
     }
+    let stage = |part: &str, stage: &str, ns: f64| json!({ "part": part, "stage": stage, "ns": ns });
+    let budget = |case: &str, stages: Vec<Value>| {
+        json!({ "case": case, "gbit_per_s": 5.0, "packets": 1000, "samples": 1500, "sender_thread_ns": 1600.0, "receiver_thread_ns": 400.0,
+                "stages": stages })
+    };
+    report["sections"]["dataplane"]["budgets"] = json!([
+        budget("kernel-plain-1500", vec![stage("sender", "seal", 286.0), stage("receiver", "open", 254.0)]),
+        budget("xdp-wire-1500", vec![stage("sender", "seal", 287.0), stage("interrupt", "steer", 83.0)]),
+    ]);
     report["sections"]["scale"] = scale();
     report
+}
+
+#[test]
+fn budgets_have_a_row_for_each_stage_of_any_case_and_name_the_busier_thread() {
+    let page = of(&whole());
+    let cells = |part: &str, stage: &str, ns: [&str; 2]| {
+        format!("<tr><td>{part}</td><td class=\"text\">{stage}</td><td>{}</td><td>{}</td></tr>", ns[0], ns[1])
+    };
+    let rows = [cells("sender", "seal", ["286", "287"]), cells("interrupt", "steer", ["", "83"]), cells("receiver", "open", ["254", ""])];
+    assert!(page.contains(&rows.concat()), "parts in their order: {page}");
+    assert!(page.contains(&cells("most", "kpps that the busier of the two can do", ["625", "625"])));
 }
 
 #[test]

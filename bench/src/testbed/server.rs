@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -17,6 +17,8 @@ pub const REST_PORT: u16 = 33000;
 pub const ACCESS_KEY: &str = "test-user";
 const SECRET: &str = "a secret for tests only";
 const START_DEADLINE: Duration = Duration::from_secs(60);
+/// Who has taken no tick of CPU time (10 ms) for so long is at rest.
+const REST: Duration = Duration::from_millis(300);
 
 /// What differs between tests.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +98,23 @@ impl Server {
             .wait_until(&testbed.interrupt, START_DEADLINE, || health_within(testbed, "2").is_ok_and(|health| health["status"] == "ok"))
             .context("tradewindd did not start")?;
         Ok(Self { process })
+    }
+
+    /// Waits until it works no more on its start: a service that has just been started still makes memory for its blocks, which is not what transfers are
+    /// measured for.
+    ///
+    /// # Errors
+    /// When it does not come to rest, or ends.
+    pub fn wait_for_rest(&mut self, testbed: &Testbed) -> Result<()> {
+        let (pid, mut before) = (self.process.pid(), (Instant::now(), f64::NAN));
+        let is_at_rest = || {
+            let cpu_s = tree_cpu_s(pid);
+            if cpu_s.total_cmp(&before.1).is_ne() {
+                before = (Instant::now(), cpu_s);
+            }
+            before.0.elapsed() >= REST
+        };
+        self.process.wait_until(&testbed.interrupt, START_DEADLINE, is_at_rest).context("tradewindd does not come to rest")
     }
 
     /// The process, to be killed or stopped by tests.

@@ -2,9 +2,10 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tradewind_api::{ApiCode, Client, ClientError, ErrorCode, Outcome, ProblemCode, TransferState, TransferStatus};
 use tradewind_client::{Progress, UploadError};
 
@@ -41,10 +42,19 @@ pub(crate) async fn drive<R: Send + 'static>(
     tokio::pin!(watching);
     let (mut ended, mut bytes) = (None, (0, 0));
     let (moments, mut shown) = mpsc::unbounded_channel::<Progress>();
-    let mut running = tokio::task::spawn_blocking(move || {
-        // The channel's other end lives as long as this transfer does.
-        transfer(&|progress| drop(moments.send(progress.clone())))
-    });
+    let (tell, mut running) = oneshot::channel();
+    let work = move || {
+        // The other ends of both channels live as long as this transfer does.
+        drop(tell.send(transfer(&|progress| drop(moments.send(progress.clone())))));
+    };
+    // A name by which tools that look at threads find the one that sends or receives.
+    if let Err(source) = thread::Builder::new().name("transfer".to_owned()).spawn(work) {
+        return Driven {
+            result: Err(UploadError::Local { what: "cannot start the transfer's thread", source: source.into() }),
+            signal: None,
+            ended,
+        };
+    }
     let mut first: Option<Signal> = None;
     loop {
         tokio::select! {
@@ -79,7 +89,7 @@ pub(crate) async fn drive<R: Send + 'static>(
                 while let Ok(progress) = shown.try_recv() {
                     reporter.progress(&progress);
                 }
-                let panicked = |error: tokio::task::JoinError| UploadError::Local { what: "the transfer's thread failed", source: error.into() };
+                let panicked = |error: oneshot::error::RecvError| UploadError::Local { what: "the transfer's thread failed", source: error.into() };
                 return Driven { result: result.map_err(panicked).and_then(|result| result), signal: first, ended };
             }
         }

@@ -1,4 +1,5 @@
-//! Programs that benchmarks measure beside ours (`--peers`): Debian's, and two that are built here, in `peers` of the cache directory.
+//! Programs that benchmarks measure beside ours (`--peers`): Debian's, and two that are built here, in `peers` of the cache directory; and `perf`, with
+//! which they look into ours.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +10,7 @@ use anyhow::{Context, Result};
 use super::packages;
 use crate::{cargo, process};
 
-const PACKAGES: [&str; 7] = ["fio", "iperf3", "openssh-client", "openssh-server", "openssl", "rsync", "socat"];
+const PACKAGES: [&str; 8] = ["fio", "iperf3", "linux-perf", "openssh-client", "openssh-server", "openssl", "rsync", "socat"];
 /// AGPL-3.0: it is run, and never linked.
 const QCP: &str = "qcp@0.9.1";
 
