@@ -4,6 +4,7 @@
 
 pub mod all;
 pub mod azurite;
+mod budget;
 pub mod cells;
 pub mod ceph;
 pub mod dataplane;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -85,7 +86,8 @@ impl Background {
     pub(crate) fn is_over(&self) -> bool {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         let looked = i32::try_from(self.child.id()).map(|pid| waitid(Id::Pid(Pid::from_raw(pid)), flags));
-        looked.is_ok_and(|looked| looked.is_ok_and(|status| status != WaitStatus::StillAlive))
+        // Who was waited for already is over too.
+        looked.is_ok_and(|looked| looked.map_or_else(|error| error == Errno::ECHILD, |status| status != WaitStatus::StillAlive))
     }
 
     /// What it has printed so far.
@@ -298,11 +300,12 @@ mod tests {
     #[test]
     fn who_is_over_is_not_waited_for_and_nobody_runs_for_longer_than_wanted() {
         let (folder, interrupt) = (tempfile::tempdir().unwrap(), Interrupt::default());
-        let mut other = Background::start(Command::new("sleep").arg("0.2"), &folder.path().join("log")).unwrap();
+        let mut other = Background::start(Command::new("sleep").arg("1"), &folder.path().join("log")).unwrap();
         assert!(!other.is_over());
         let whole_minute = Duration::from_secs(60);
         let finished = run_while(Command::new("sleep").arg("60"), &interrupt, whole_minute, || !other.is_over()).unwrap();
         assert!(finished.status.is_none() && finished.elapsed < whole_minute / 2, "{finished:?}");
         assert!(other.is_over() && other.has_ended().unwrap(), "it is there to be waited for");
+        assert!(other.is_over(), "and stays so");
     }
 }

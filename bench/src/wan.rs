@@ -272,7 +272,7 @@ mod tests {
             let is_named = ["100ms-1%", "100ms-5%", "300ms-10%"].contains(&case.name);
             assert_eq!(case.is_for_lines, !is_named, "{}", case.name);
             let played = |quick| (case.turns(&arguments(quick)), case.peers(&Peer::ALL, quick).len());
-            let expected = if is_named { [(5, 4), (5, 4)] } else { [(1, 1), (5, 2)] };
+            let expected = if is_named { [(5, 6), (5, 6)] } else { [(1, 1), (5, 2)] };
             assert_eq!([played(true), played(false)], expected, "{}", case.name);
         }
     }

@@ -80,22 +80,8 @@ fn the_dataplane_is_measured_beside_bare_loops() -> Result<()> {
     let written: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json)?)?;
     assert_eq!(written["rows"][0]["turns"][0]["bytes"], 64 << 20);
     assert!(written["costs"][0]["open_ns"].as_f64() > Some(0.0) && written["environment"]["cores"].as_u64() > Some(0), "{written}");
-    if let Some(warning) = report.warnings.iter().find(|warning| warning.contains("perf is missing")) {
-        println!("SKIP: {warning}");
-        return Ok(());
-    }
-    let budget = &written["budgets"][0];
-    let has = |part: &str, stage: &str| {
-        budget["stages"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .any(|of| of["part"] == part && of["stage"] == stage && of["ns"].as_f64() > Some(0.0))
-    };
     // What there cannot be a packet without.
-    for (part, stage) in [("sender", "seal"), ("interrupt", "steer"), ("receiver", "open")] {
-        assert!(has(part, stage), "{part}, {stage}: {budget}");
-    }
+    assert_stages(&written, &[("sender", "seal"), ("interrupt", "steer"), ("receiver", "open")]);
     Ok(())
 }
 
@@ -119,6 +105,7 @@ fn many_lanes_are_sent_by_one_thread_over_one_socket() -> Result<()> {
         wire_like: false,
         xdp: false,
         pool_mib: 512,
+        budget: true,
         json,
     };
     scale::run(&arguments, &Interrupt::default())?;
@@ -127,7 +114,25 @@ fn many_lanes_are_sent_by_one_thread_over_one_socket() -> Result<()> {
     assert!(row["opened"] == 24 && row["failed"] == 0, "{row}");
     assert!(row["gbit_per_s"].as_f64() > Some(0.01) && row["gbit_per_s_whole"].as_f64() > Some(0.01), "{row}");
     assert!(row["jain"].as_f64() > Some(0.1), "{row}");
+    assert_stages(&report, &[("sender", "seal"), ("receiver", "open")]);
+    schema::check(&report_of("scale", report))?;
     Ok(())
+}
+
+/// The first budget has time in these stages, where `perf` is installed and could count.
+fn assert_stages(report: &serde_json::Value, expected: &[(&str, &str)]) {
+    let mut warnings = report["warnings"].as_array().into_iter().flatten().filter_map(|warning| warning.as_str());
+    // A machine that gives its cores to others for moments loses samples.
+    let is_excuse = |warning: &&str| ["perf is missing", "time cannot be told"].iter().any(|excuse| warning.contains(excuse));
+    if let Some(warning) = warnings.find(is_excuse) {
+        println!("SKIP: {warning}");
+        return;
+    }
+    let stages = &report["budgets"][0]["stages"];
+    for &(part, stage) in expected {
+        let is_it = |of: &serde_json::Value| of["part"] == part && of["stage"] == stage && of["ns"].as_f64() > Some(0.0);
+        assert!(stages.as_array().into_iter().flatten().any(is_it), "{part}, {stage}: {stages}; {}", report["warnings"]);
+    }
 }
 
 /// A report of one section, as `cargo xtask bench all` puts it together.

@@ -11,8 +11,8 @@
 //! | `xdp-loop` | an AF_XDP socket | an AF_XDP socket behind the steering program |
 //!
 //! A loop sends packets of the same size, as fast as it can and without looking at them, and counts those that arrive. Turns of all tools alternate;
-//! medians are reported. Each of our turns has a server that was just started, and begins once that has come to rest: its memory is made at the start of a
-//! service, and of no transfer.
+//! medians are reported. Each of our turns has a server that was just started, and begins once that has come to rest: its first memory is made at the start of a
+//! service, and not of a transfer.
 //! JSON (`--json FILE`): `environment`, and `rows` with `case`, `path` (kernel, af_xdp), `wire_like`, `mtu_bytes`, `tool`, `gbit_per_s` (payload), `gbit_per_s_command` (with
 //! set-up), `kpps`,
 //! `cpu_s_per_gib` (user and system time of both ends), `cpu_s_per_gib_sender`,
@@ -23,7 +23,6 @@
 //! `budgets` (with `--budget`: nanoseconds a packet of one more transfer by part and stage, as `perf` saw it), and
 //! `warnings` that say which figures are unsound.
 
-mod budget;
 mod costs;
 mod link_loop;
 mod peers;
@@ -35,6 +34,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
+use crate::budget::{self, Budget};
 use crate::environment::{Environment, Ticks};
 use crate::process::{Interrupt, run as run_to_end, tree_cpu_s};
 use crate::testbed::{Server, ServerOptions, Testbed, TestbedOptions, events, write_random};
@@ -119,7 +119,7 @@ impl Tool {
         if case.xdp {
             tools.push(Self::Loop { sends_xdp: true, receives_xdp });
         }
-        tools.extend(peers.iter().copied().filter(|peer| peer.is_for(case.xdp, case.mtu_bytes)).map(Self::Peer));
+        tools.extend(peers.iter().copied().filter(|peer| peer.is_for(case.xdp, case.wire_like, case.mtu_bytes)).map(Self::Peer));
         tools
     }
 }
@@ -246,7 +246,7 @@ pub struct Report {
     pub rows: Vec<Row>,
     costs: Vec<costs::Cost>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    budgets: Vec<budget::Budget>,
+    budgets: Vec<Budget>,
     /// What makes figures unsound.
     pub warnings: Vec<String>,
 }
@@ -263,7 +263,7 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
         "case", "tool", "Gbit/s", "kpps", "CPU s/GiB", "sender", "receiver", "machine", "again", "spread"
     );
     let peers = if arguments.peers { present(Peer::ALL.into_iter().chain(Peer::XDP), &mut warnings) } else { Vec::new() };
-    let with_budget = arguments.budget && !is_missing("a packet's budget", budget::missing(), &mut warnings);
+    let with_budget = arguments.budget && !is_missing("a packet's time", budget::missing(), &mut warnings);
     let mut budgets = Vec::new();
     let is_wanted = |case: &&Case| arguments.only.is_empty() || arguments.only.iter().any(|only| case.name.contains(only.as_str()));
     for case in CASES.iter().filter(is_wanted) {
@@ -286,9 +286,8 @@ pub fn run(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
             rows.push(row);
         }
         if with_budget {
-            let watch = budget::Watch::start(&testbed)?;
-            let turn = send(&testbed, case.xdp, bytes(arguments))?;
-            budgets.push(watch.budget(&testbed, case.name, &turn).with_context(|| case.name)?);
+            let budget = watched(&testbed, *case, bytes(arguments));
+            budgets.extend(budget::or_warning(case.name, budget, interrupt, &mut warnings)?);
         }
     }
     ensure!(!rows.is_empty(), "no such case; there are {}", CASES.map(|case| case.name).join(", "));
@@ -317,7 +316,7 @@ pub(crate) fn present(peers: impl IntoIterator<Item = Peer>, warnings: &mut Vec<
 }
 
 /// What is missing is said, and becomes a warning.
-fn is_missing(what: &str, reason: Option<String>, warnings: &mut Vec<String>) -> bool {
+pub(crate) fn is_missing(what: &str, reason: Option<String>, warnings: &mut Vec<String>) -> bool {
     let Some(reason) = reason else { return false };
     println!("SKIP: {reason}");
     warnings.push(format!("{what} was not measured: {reason}"));
@@ -335,6 +334,13 @@ fn bed(arguments: &Arguments, case: Case, interrupt: &Interrupt) -> Result<Testb
     let testbed = Testbed::without_link("twplane", &options, interrupt)?;
     write_random(&testbed.path("source"), bytes(arguments))?;
     Ok(testbed)
+}
+
+/// One more transfer with `perf` beside it.
+fn watched(testbed: &Testbed, case: Case, bytes: u64) -> Result<Budget> {
+    let watch = budget::Watch::start(testbed)?;
+    let turn = send(testbed, case.xdp, bytes)?;
+    watch.budget(testbed, case.name, turn.gbit_per_s(), turn.packets.unwrap_or(0))
 }
 
 fn measure(arguments: &Arguments, case: Case, peers: &[Peer], testbed: &Testbed, warnings: &mut Vec<String>) -> Result<Vec<Row>> {

@@ -2,16 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use super::load::{Answer, FIRST_FILE_BYTES, Quantiles};
 use super::process::{LoadProcess, goodput_bps};
 use super::watch::Held;
 use super::{Arguments, GIB, MIB, start_server};
+use crate::budget::{self, Budget};
+use crate::process::Interrupt;
 use crate::testbed::{Testbed, TestbedOptions, write_random};
 use crate::{median, spread};
 use tradewind_sim::battery::jain;
+use tradewind_wire::limits::chunk_bytes_for_mtu;
 
 /// Bytes of the file that lanes send over and over: a part at most, and a block at least. What all lanes have begun when time is up is still sent.
 const NEXT_FILE_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=8 << 20;
@@ -118,16 +121,21 @@ impl Row {
     }
 }
 
-/// Plays all turns of a number of lanes.
-pub(super) fn measure(arguments: &Arguments, lanes: usize, interrupt: &crate::process::Interrupt) -> Result<Row> {
+/// Both ends, and the files of so many lanes.
+pub(super) fn bed(arguments: &Arguments, lanes: usize, interrupt: &Interrupt) -> Result<Testbed> {
     let options = TestbedOptions { in_memory: true, direct: true, wire_like: arguments.wire_like, ..TestbedOptions::default() };
     let testbed = Testbed::without_link("twscale", &options, interrupt)?;
     write_random(&testbed.path("first"), FIRST_FILE_BYTES)?;
     write_random(&testbed.path("next"), (NEXT_FILES_BYTES / lanes as u64).clamp(*NEXT_FILE_BYTES.start(), *NEXT_FILE_BYTES.end()))?;
-    let turns = (0..arguments.turns).map(|_| turn(arguments, &testbed, lanes)).collect::<Result<Vec<Turn>>>()?;
+    Ok(testbed)
+}
+
+/// Plays all turns of a number of lanes.
+pub(super) fn measure(arguments: &Arguments, testbed: &Testbed, lanes: usize) -> Result<Row> {
+    let turns = (0..arguments.turns).map(|_| Ok(turn(arguments, testbed, lanes, false)?.0)).collect::<Result<Vec<Turn>>>()?;
     let of = |value: &dyn Fn(&Turn) -> f64| median(turns.iter().map(value));
     Ok(Row {
-        case: format!("lanes-{lanes}"),
+        case: case(lanes),
         tool: "tradewind",
         lanes,
         opened: turns.iter().map(|turn| turn.opened).min().unwrap_or(0),
@@ -149,7 +157,12 @@ pub(super) fn measure(arguments: &Arguments, lanes: usize, interrupt: &crate::pr
     })
 }
 
-fn turn(arguments: &Arguments, testbed: &Testbed, lanes: usize) -> Result<Turn> {
+/// One more turn, with `perf` beside it while all lanes run.
+pub(super) fn watched(arguments: &Arguments, testbed: &Testbed, lanes: usize) -> Result<Budget> {
+    turn(arguments, testbed, lanes, true)?.1.context("nothing was watched")
+}
+
+fn turn(arguments: &Arguments, testbed: &Testbed, lanes: usize, is_watched: bool) -> Result<(Turn, Option<Budget>)> {
     let mut server = start_server(arguments, testbed, "")?;
     let control = server.process().pid();
     let Some(engine) = server.engine_pid() else { bail!("no engine") };
@@ -174,21 +187,27 @@ fn turn(arguments: &Arguments, testbed: &Testbed, lanes: usize) -> Result<Turn> 
 
     load.tell("go")?;
     wait(testbed, Duration::from_secs_f64(arguments.ramp_seconds + lanes as f64 * RAMP_SECONDS_PER_LANE))?;
+    let watch = is_watched.then(|| budget::Watch::start(testbed)).transpose()?;
     let (before, cpu, cpu_client) = (load.sample()?, server.cpu_s(), load.cpu_s());
     wait(testbed, Duration::from_secs_f64(arguments.seconds / 2.0))?;
     let engine_running = Held::by(engine);
     wait(testbed, Duration::from_secs_f64(arguments.seconds / 2.0))?;
     let (after, cpu_server, cpu_client) = (load.sample()?, server.cpu_s() - cpu, load.cpu_s() - cpu_client);
+    let rates = goodput_bps(&before, &after);
+    let goodput_bps: f64 = rates.iter().sum();
+    let payload = before.iter().zip(&after).map(|(before, after)| after.1.saturating_sub(before.1)).sum::<u64>();
+    let budget = watch.map(|watch| {
+        let packets = payload / chunk_bytes_for_mtu(TestbedOptions::default().mtu_bytes as usize, false) as u64;
+        watch.budget(testbed, &case(lanes), goodput_bps / 1e9, packets)
+    });
     load.tell("stop")?;
     let (bytes, seconds_since_go, failed, again) = match load.answer(END_DEADLINE)? {
         Answer::Ended { bytes, seconds_since_go, failed, again, .. } => (bytes, seconds_since_go, failed, again),
         other => bail!("not what was expected: {other:?}"),
     };
-    let rates = goodput_bps(&before, &after);
-    let goodput_bps: f64 = rates.iter().sum();
     let mean = goodput_bps / rates.len().max(1) as f64;
-    let gib = before.iter().zip(&after).map(|(before, after)| after.1.saturating_sub(before.1)).sum::<u64>() as f64 / GIB;
-    Ok(Turn {
+    let gib = payload as f64 / GIB;
+    let turn = Turn {
         opened,
         failed,
         set_up_seconds,
@@ -208,7 +227,12 @@ fn turn(arguments: &Arguments, testbed: &Testbed, lanes: usize) -> Result<Turn> 
         cpu_s_per_gib: (cpu_server + cpu_client) / gib,
         cpu_s_per_gib_server: cpu_server / gib,
         again,
-    })
+    };
+    Ok((turn, budget.transpose()?))
+}
+
+fn case(lanes: usize) -> String {
+    format!("lanes-{lanes}")
 }
 
 /// What the engine holds once it has prepared its memory for blocks.

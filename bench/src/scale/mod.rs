@@ -20,6 +20,7 @@
 //! `idle_bytes_per_lane` and `running_bytes_per_lane` (what the engine's proportional set has more than before the first lane, when it has prepared 256 MiB
 //! of blocks as every engine does, over the lanes),
 //! `cpu_idle` (cores that engine and control process take while all lanes are idle), `cpu_s_per_gib` (both ends), `spread`, `turns`; `spike`; `soak`;
+//! `budgets` (with `--budget`: nanoseconds a packet by part and stage while all run, a packet being what carries a full chunk; [`crate::budget`]),
 //! `bars` (text and whether it was met); `problems` (transfers that failed, what grew); `warnings`.
 
 mod lanes;
@@ -38,6 +39,8 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
+use crate::budget::{self, Budget};
+use crate::dataplane::is_missing;
 use crate::environment::Environment;
 use crate::process::Interrupt;
 use crate::testbed::{Server, ServerOptions, Testbed};
@@ -84,6 +87,9 @@ pub struct Arguments {
     /// Memory of the engine for blocks, MiB; 8 blocks (8.5 MiB) are kept for a lane into parts of 8 MiB. Beyond 256 MiB, pages that are not used are not taken.
     #[arg(long, default_value_t = POOL_MIB, value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub pool_mib: u32,
+    /// Also where the time of a packet goes, by part and stage: one more turn of each number of lanes, watched by `perf`.
+    #[arg(long)]
+    pub budget: bool,
     /// Write the report as one JSON object to this file.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -132,6 +138,7 @@ impl Arguments {
             wire_like: false,
             xdp: false,
             pool_mib: POOL_MIB,
+            budget: true,
             json: None,
         }
     }
@@ -156,6 +163,8 @@ pub struct Report {
     pool_mib: u32,
     /// By number of lanes.
     pub rows: Vec<Row>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    budgets: Vec<Budget>,
     /// Numbers of lanes that have no row; each is among the problems too.
     #[serde(skip)]
     pub unmeasured: Vec<usize>,
@@ -195,7 +204,7 @@ pub fn measure(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
     let is_default = arguments.lanes.is_empty() && arguments.spike.is_none() && arguments.soak.is_none();
     let (numbers, spike) = if is_default { (vec![1, 10, 50, 200, 1000], Some(50)) } else { (arguments.lanes.clone(), arguments.spike) };
     let (mut warnings, mut problems) = (Vec::new(), Vec::new());
-    let rows = lanes_rows(arguments, &numbers, interrupt, &mut warnings, &mut problems)?;
+    let (rows, budgets) = lanes_rows(arguments, &numbers, interrupt, &mut warnings, &mut problems)?;
     let spike = spike.map(|sessions| spike_row(arguments, sessions.into(), interrupt, &mut problems)).transpose()?;
     let soak = arguments.soak.map(|time| soak_row(arguments, time, interrupt, &mut problems)).transpose()?;
     let unmeasured = numbers.into_iter().filter(|&lanes| !rows.iter().any(|row| row.lanes == lanes)).collect();
@@ -205,7 +214,7 @@ pub fn measure(arguments: &Arguments, interrupt: &Interrupt) -> Result<Report> {
     warnings.iter().for_each(|warning| println!("unsound: {warning}"));
     let path = if arguments.xdp { "af_xdp" } else { "kernel" };
     let (command, wire_like, pool_mib) = ("cargo xtask bench scale", arguments.wire_like, arguments.pool_mib);
-    Ok(Report { command, environment, wire_like, path, pool_mib, rows, unmeasured, spike, soak, bars, problems, warnings })
+    Ok(Report { command, environment, wire_like, path, pool_mib, rows, budgets, unmeasured, spike, soak, bars, problems, warnings })
 }
 
 /// The first of them.
@@ -224,8 +233,9 @@ fn lanes_rows(
     interrupt: &Interrupt,
     warnings: &mut Vec<String>,
     problems: &mut Vec<String>,
-) -> Result<Vec<Row>> {
-    let mut rows: Vec<Row> = Vec::new();
+) -> Result<(Vec<Row>, Vec<Budget>)> {
+    let (mut rows, mut budgets): (Vec<Row>, Vec<Budget>) = (Vec::new(), Vec::new());
+    let with_budget = arguments.budget && !is_missing("a packet's time", budget::missing(), warnings);
     if !numbers.is_empty() {
         println!(
             "{:>5} {:>6} {:>6} {:>7} {:>7} {:>6} {:>6} {:>9} {:>9} {:>9} {:>9} {:>8} {:>9} {:>6}",
@@ -246,8 +256,10 @@ fn lanes_rows(
         );
     }
     for &lanes in numbers {
-        let mut row = match lanes::measure(arguments, lanes, interrupt) {
-            Ok(row) => row,
+        let measured =
+            lanes::bed(arguments, lanes, interrupt).and_then(|testbed| Ok((lanes::measure(arguments, &testbed, lanes)?, testbed)));
+        let (mut row, testbed) = match measured {
+            Ok(measured) => measured,
             Err(error) => {
                 interrupt.check()?;
                 let problem = format!("lanes-{lanes} could not be measured: {error:#}");
@@ -261,10 +273,14 @@ fn lanes_rows(
         println!("{row}");
         warnings.extend(sound::spread(&row.case, row.spread));
         problems.extend(row.failures().map(|failure| format!("{}: {failure}", row.case)));
+        if with_budget {
+            budgets.extend(budget::or_warning(&row.case, lanes::watched(arguments, &testbed, lanes), interrupt, warnings)?);
+        }
         rows.push(row);
     }
+    budgets.iter().for_each(|budget| println!("{budget}"));
     warnings.extend(sound::turns(rows.iter().map(|row| row.turns.len())));
-    Ok(rows)
+    Ok((rows, budgets))
 }
 
 fn spike_row(arguments: &Arguments, sessions: usize, interrupt: &Interrupt, problems: &mut Vec<String>) -> Result<Spike> {

@@ -204,6 +204,9 @@ fn summary(report: &UploadReport, server: Option<&TransferStatus>) -> String {
         (0, bytes) => format!("{} were there already; ", units::bytes(bytes)),
         (files, _) => format!("{} there already; ", units::count(files, "file was", "files were")),
     };
+    if (report.files, report.bytes) == (0, 0) {
+        return if kept.is_empty() { "no file was there to be sent".to_owned() } else { format!("{kept}no file was left to be sent") };
+    }
     let holes = match report.bytes_holes {
         0 => String::new(),
         bytes => format!(", {} of it in holes", units::bytes(bytes)),
@@ -260,6 +263,14 @@ mod tests {
             let small = summary(&UploadReport { bytes, bytes_holes, ..report.clone() }, None);
             assert!(small.ends_with("bit/s; RTT 100.5 ms"), "{small}");
         }
+    }
+
+    #[test]
+    fn a_transfer_with_nothing_to_send_tells_no_rate() {
+        let nothing = UploadReport { files: 0, bytes: 0, bytes_holes: 0, files_kept: 0, bytes_kept: 0, ..crate::events::tests::report() };
+        assert_eq!(summary(&nothing, None), "no file was there to be sent");
+        let kept = UploadReport { files_kept: 3, bytes_kept: 9, ..nothing };
+        assert_eq!(summary(&kept, None), "3 files were there already; no file was left to be sent");
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub(crate) async fn drive<R: Send + 'static>(
                 while let Ok(progress) = shown.try_recv() {
                     reporter.progress(&progress);
                 }
-                let panicked = |error: oneshot::error::RecvError| UploadError::Local { what: "the transfer's thread failed", source: error.into() };
+                let panicked = |_| UploadError::Local { what: "the transfer's thread panicked", source: "see the message above".into() };
                 return Driven { result: result.map_err(panicked).and_then(|result| result), signal: first, ended };
             }
         }

@@ -114,7 +114,7 @@ fn with_runtime(json: bool, command: impl Future<Output = Result<u8, Failure>>) 
     let result = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let result = runtime.block_on(command);
-            // A blocking task that still runs (an upload whose user pressed Ctrl-C twice) must not keep the process.
+            // A blocking task that still runs (files that are looked for when a signal comes) must not keep the process.
             runtime.shutdown_background();
             result
         }

@@ -1,5 +1,6 @@
 //! Debian packages.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -72,6 +73,25 @@ fn install(missing: &[&str]) -> Result<()> {
     process::run(apt_get().arg("update")).context("cannot update the package lists")?;
     process::run(apt_get().args(["install", "--yes", "--no-install-recommends"]).args(missing))
         .with_context(|| format!("cannot install {}", missing.join(" ")))
+}
+
+/// Fetches Debian packages and unpacks them into a folder without installing them: none of their scripts runs, no service of theirs starts.
+pub(super) fn unpack(packages: &[&str], folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    // Lists may be missing or old; who may not renew them has them or is told what to do.
+    if rustix::process::geteuid().is_root() {
+        process::run(apt_get().arg("update")).context("cannot update the package lists")?;
+    }
+    let fetched = process::run(apt_get().arg("download").args(packages).current_dir(folder));
+    fetched.with_context(|| format!("cannot fetch {}; run `sudo apt-get update`, then try again", packages.join(" ")))?;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            process::run(Command::new("dpkg-deb").arg("--extract").arg(&path).arg(folder))?;
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// apt-get that waits for another one's lock and asks nothing.

@@ -1,7 +1,8 @@
-//! Where the time of a packet goes: `perf` watches one transfer, and each of its samples is put to a stage by its thread and its call chain.
+//! Where the time of a packet goes: `perf` watches transfers, and each of its samples is put to a stage by its thread and its call chain.
 //!
 //! Only what lies between the first and the last sample of the thread that sends counts: a service that starts makes memory before.
 //! Time is the CPUs' clock (`cpu-clock`): virtual machines of this kind have no counter of cycles. What runs with interrupts off is charged to the moment after.
+//! What an end's AEAD does for feedback, which goes the other way, is among what it does for data.
 //! On a veth pair the kernel's receiving half runs in an interrupt on the sender's core; a network card does it on the receiver's.
 
 use std::collections::BTreeMap;
@@ -13,27 +14,30 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use super::Turn;
-use crate::process::{Background, run};
+use crate::process::{Background, Interrupt, run};
 use crate::testbed::Testbed;
 
-/// Samples a second of each core; a prime's neighbour, so that nothing keeps step with it.
+/// Samples a second of each core; a prime, so that nothing keeps step with it.
 const SAMPLES_PER_S: u32 = 4999;
-const SENDER_THREAD: &str = "transfer";
+/// Of `tradewind`, and of a process with many uploads.
+const SENDER_THREADS: [&str; 2] = ["transfer", "uploads"];
 const RECEIVER_THREADS: &str = "worker-";
-const DEADLINE: Duration = Duration::from_secs(60);
+/// Of the samples that all cores should have given: with fewer or more, time is not what it is taken for.
+const SAMPLES_MIN: f64 = 0.85;
+const SAMPLES_MAX: f64 = 1.15;
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Whose work it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Part {
-    /// The client's thread that sends.
+    /// The client's thread that sends, for one lane or for many.
     Sender,
     /// The kernel's receiving half.
     Interrupt,
     /// The engine's worker.
     Receiver,
-    /// The client's thread that reads the file.
+    /// The client's threads that read files.
     Reader,
     /// The engine's thread that makes memory for blocks.
     Memory,
@@ -48,10 +52,15 @@ enum By {
 type Rules = &'static [(&'static str, By)];
 
 const AEAD: By = By::Innermost(&["aws_lc", "aead", "gcm", "CRYPTO_", "init_IV", "::crypto::"]);
-const SLEEP: By = By::Any(&["do_poll", "do_epoll_wait", "nanosleep", "schedule", "finish_task_switch"]);
+const SLEEP: By =
+    By::Any(&["do_poll", "do_sys_poll", "do_epoll_wait", "nanosleep", "futex_wait", "schedule_timeout", "finish_task_switch"]);
 const CRC: By = By::Innermost(&["crc"]);
+/// Whatever no other rule of a part fits.
+const REST: By = By::Any(&[]);
+/// Memory that is touched for the first time.
+const FAULT: By = By::Any(&["exc_page_fault"]);
 
-/// The first that fits counts, the last one fits all.
+/// The first that fits counts, the last one is for all others.
 const SENDER: Rules = &[
     ("seal", AEAD),
     ("ack: the kernel hands feedback over", By::Any(&["recvmmsg", "recvmsg"])),
@@ -61,9 +70,9 @@ const SENDER: Rules = &[
     ("send: socket, IP, route", By::Any(&["sendmmsg", "sendmsg"])),
     ("sleep and wake", SLEEP),
     ("other system calls", By::Any(&["do_syscall_64"])),
-    ("ack: feedback, what is known to have arrived", By::Innermost(&["::records::", "on_received", "feedback"])),
     ("rate control", By::Innermost(&["::rate::", "::pacer"])),
-    ("blocks, headers, the rest", By::Any(&[""])),
+    ("ack: feedback, what is known to have arrived", By::Innermost(&["::records::", "on_received", "feedback"])),
+    ("blocks, headers, the rest", REST),
 ];
 
 const INTERRUPT: Rules = &[
@@ -72,12 +81,13 @@ const INTERRUPT: Rules = &[
     ("receive: into the AF_XDP frame", By::Any(&["xsk_", "xp_alloc"])),
     ("receive: generic XDP", By::Any(&["do_xdp_generic"])),
     ("receive: IP, UDP", By::Any(&["ip_rcv", "ip_list_rcv", "gro_receive"])),
-    ("receive: device", By::Any(&[""])),
+    ("receive: device", REST),
 ];
 
 const RECEIVER: Rules = &[
     ("open", AEAD),
     ("deliver: CRC-64 of blocks", CRC),
+    ("deliver: memory of blocks is made", FAULT),
     ("ack: the kernel sends feedback", By::Any(&["sendmmsg", "sendmsg", "sendto"])),
     ("receive: the kernel's socket", By::Any(&["recvmmsg", "recvmsg"])),
     ("sleep and wake", SLEEP),
@@ -85,11 +95,11 @@ const RECEIVER: Rules = &[
     ("receive: rings, headers", By::Innermost(&["tradewind_xdp", "xsk_", "tradewind_netio", "EngineLink", "::header::"])),
     ("ack: feedback is written", By::Innermost(&["feedback", "::interval::", "::trains::", "::orders::"])),
     ("deliver: copies", By::Innermost(&["memcpy", "memmove"])),
-    ("deliver: packets into blocks, the rest", By::Any(&[""])),
+    ("deliver: packets into blocks, the rest", REST),
 ];
 
-const READER: Rules = &[("CRC-64 of blocks", CRC), ("file into blocks", By::Any(&[""]))];
-const MEMORY: Rules = &[("memory of blocks is made", By::Any(&[""]))];
+const READER: Rules = &[("CRC-64 of blocks", CRC), ("memory of blocks is made", FAULT), ("file into blocks", REST)];
+const MEMORY: Rules = &[("memory of blocks is made", REST)];
 
 impl Part {
     /// None of a thread that has no part in it.
@@ -100,9 +110,9 @@ impl Part {
             return Some(Self::Interrupt);
         }
         match thread {
-            SENDER_THREAD => Some(Self::Sender),
             "source-reader" => Some(Self::Reader),
             "pool-memory" => Some(Self::Memory),
+            _ if SENDER_THREADS.contains(&thread) => Some(Self::Sender),
             _ => is_worker.then_some(Self::Receiver),
         }
     }
@@ -133,7 +143,8 @@ impl Part {
             By::Innermost(names) => chain.first().is_some_and(|function| names.iter().any(|name| function.contains(name))),
             By::Any(names) => chain.iter().any(|function| names.iter().any(|name| function.contains(name))),
         };
-        self.rules().iter().find(|(_, by)| fits(by)).map(|(stage, _)| *stage)
+        let rules = self.rules();
+        rules.iter().find(|(_, by)| fits(by)).or(rules.last()).map(|(stage, _)| *stage)
     }
 }
 
@@ -148,8 +159,8 @@ struct Stage {
 
 /// The time of a packet in a case.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Budget {
-    case: &'static str,
+pub(crate) struct Budget {
+    case: String,
     /// With `perf` beside it.
     gbit_per_s: f64,
     packets: u64,
@@ -157,51 +168,76 @@ pub(super) struct Budget {
     samples: u64,
     /// All that the client's sending thread was charged for, interrupts too; nanoseconds a packet.
     sender_thread_ns: f64,
-    /// The same of the engine's workers.
+    /// The same of the busiest of the engine's workers.
     receiver_thread_ns: f64,
     stages: Vec<Stage>,
 }
 
 /// Why there can be no budget, if so.
-pub(super) fn missing() -> Option<String> {
+pub(crate) fn missing() -> Option<String> {
     let is_there = Command::new("perf").arg("--version").output().is_ok_and(|output| output.status.success());
     (!is_there).then(|| "perf is missing: `cargo xtask setup --peers` installs it".to_owned())
 }
 
+/// What could not be watched becomes a warning, so that all else that was measured is kept.
+///
+/// # Errors
+/// When a signal came.
+pub(crate) fn or_warning(case: &str, budget: Result<Budget>, interrupt: &Interrupt, warnings: &mut Vec<String>) -> Result<Option<Budget>> {
+    let error = match budget {
+        Ok(budget) => return Ok(Some(budget)),
+        Err(error) => error,
+    };
+    interrupt.check()?;
+    warnings.push(format!("{case}: where a packet's time goes was not measured: {error:#}"));
+    Ok(None)
+}
+
 /// `perf`, while it watches.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     perf: Background,
     samples: PathBuf,
 }
 
 impl Watch {
-    pub(super) fn start(testbed: &Testbed) -> Result<Self> {
+    pub(crate) fn start(testbed: &Testbed) -> Result<Self> {
         let samples = testbed.path("perf.data");
         let mut command = Command::new("perf");
-        command.args(["record", "--all-cpus", "--call-graph", "fp", "--event", "cpu-clock", "--freq", &SAMPLES_PER_S.to_string()]);
+        command.args([
+            "record",
+            "--all-cpus",
+            "--call-graph",
+            "fp",
+            "--event",
+            "cpu-clock",
+            "--strict-freq",
+            "--freq",
+            &SAMPLES_PER_S.to_string(),
+        ]);
+        // It would keep a copy of each build of every program that ran.
+        command.args(["--no-buildid", "--no-buildid-cache"]);
         let mut perf = Background::start(command.arg("--output").arg(&samples), &testbed.path("perf.log"))?;
         perf.wait_until(&testbed.interrupt, DEADLINE, || samples.exists()).context("perf record")?;
         Ok(Self { perf, samples })
     }
 
-    /// What was seen of a transfer that has just ended.
-    pub(super) fn budget(mut self, testbed: &Testbed, case: &'static str, turn: &Turn) -> Result<Budget> {
+    /// What was seen until now: so many packets with data crossed.
+    pub(crate) fn budget(mut self, testbed: &Testbed, case: &str, gbit_per_s: f64, packets: u64) -> Result<Budget> {
+        let has_ended = self.perf.has_ended()?;
         self.perf.stop()?;
-        let packets = turn.packets.filter(|&packets| packets > 0).context("no packet was counted")?;
-        let count = Count::of(&script(&self.samples, testbed)?);
-        ensure!(
-            count.has("seal") && count.has("open"),
-            "perf has seen no packet sealed or opened; its log ends:\n{}",
-            crate::process::tail(&self.perf.log_text())
-        );
-        Ok(count.budget(case, turn.gbit_per_s(), packets))
+        let log = || format!("perf said:\n{}", crate::process::tail(&self.perf.log_text()));
+        ensure!(!has_ended, "perf has ended early; {}", log());
+        ensure!(packets > 0, "no packet was counted");
+        let count = Count::of(&script(&self.samples, testbed).with_context(log)?);
+        count.check().with_context(log)?;
+        Ok(count.budget(case, gbit_per_s, packets))
     }
 }
 
 /// The samples as text: a line with the thread's name, its number and the time, one for each function of its chain, and an empty one.
 fn script(samples: &Path, testbed: &Testbed) -> Result<String> {
     let mut command = Command::new("perf");
-    command.args(["script", "--fields", "comm,tid,time,ip,sym", "--input"]).arg(samples);
+    command.args(["script", "--no-inline", "--fields", "comm,tid,time,ip,sym", "--input"]).arg(samples);
     let finished = run(&mut command, &testbed.interrupt, DEADLINE)?;
     finished.success("perf script")?;
     Ok(finished.stdout)
@@ -211,8 +247,13 @@ fn script(samples: &Path, testbed: &Testbed) -> Result<String> {
 #[derive(Default)]
 struct Count {
     stages: BTreeMap<(Part, &'static str), u64>,
-    sender_thread: u64,
-    receiver_thread: u64,
+    /// Of threads that send and receive, by name, interrupts on them too.
+    threads: BTreeMap<String, u64>,
+    /// Chains in which the kernel's own functions have names.
+    named: u64,
+    /// Of all cores, idle ones too, and how many there should be.
+    all: u64,
+    expected: f64,
 }
 
 /// A sample: the thread's name, when, and its chain, the innermost function first.
@@ -238,33 +279,54 @@ impl<'a> Sample<'a> {
 impl Count {
     fn of(script: &str) -> Self {
         let samples: Vec<Sample<'_>> = script.split("\n\n").filter_map(Sample::parse).collect();
-        let sends = || samples.iter().filter(|sample| sample.thread == SENDER_THREAD).map(|sample| sample.seconds);
-        let during = sends().fold(f64::MAX, f64::min)..=sends().fold(f64::MIN, f64::max);
-        let mut count = Self::default();
-        for sample in samples.iter().filter(|sample| during.contains(&sample.seconds)) {
+        let sends = || samples.iter().filter(|sample| SENDER_THREADS.contains(&sample.thread)).map(|sample| sample.seconds);
+        let (first, last) = (sends().fold(f64::MAX, f64::min), sends().fold(f64::MIN, f64::max));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut count = Self { expected: (last - first).max(0.0) * f64::from(SAMPLES_PER_S) * cores as f64, ..Self::default() };
+        for sample in samples.iter().filter(|sample| (first..=last).contains(&sample.seconds)) {
             count.add(sample.thread, &sample.chain);
         }
         count
     }
 
     fn add(&mut self, thread: &str, chain: &[&str]) {
+        self.all += 1;
         let Some(part) = Part::of(thread, chain) else { return };
         let Some(stage) = part.stage(chain) else { return };
         *self.stages.entry((part, stage)).or_default() += 1;
-        self.sender_thread += u64::from(thread == SENDER_THREAD);
-        self.receiver_thread += u64::from(thread.starts_with(RECEIVER_THREADS));
+        self.named += u64::from(chain.contains(&"do_syscall_64"));
+        if SENDER_THREADS.contains(&thread) || thread.starts_with(RECEIVER_THREADS) {
+            *self.threads.entry(thread.to_owned()).or_default() += 1;
+        }
     }
 
-    fn has(&self, wanted: &str) -> bool {
-        self.stages.keys().any(|(_, stage)| *stage == wanted)
+    /// Whether this is what it is taken for.
+    fn check(&self) -> Result<()> {
+        let has = |wanted: &str| self.stages.keys().any(|(_, stage)| *stage == wanted);
+        ensure!(has("seal") && has("open"), "no packet was seen sealed or opened; do the programs have their symbols?");
+        let has_interrupts = self.stages.keys().any(|(part, _)| *part == Part::Interrupt);
+        ensure!(has_interrupts && self.named > 0, "the kernel's functions have no names; /proc/sys/kernel/kptr_restrict must not be 2");
+        let share = self.all as f64 / self.expected;
+        ensure!(
+            (SAMPLES_MIN..=SAMPLES_MAX).contains(&share),
+            "{} samples of {:.0}: time cannot be told from them; see /proc/sys/kernel/perf_event_max_sample_rate",
+            self.all,
+            self.expected
+        );
+        Ok(())
     }
 
-    fn budget(&self, case: &'static str, gbit_per_s: f64, packets: u64) -> Budget {
+    fn budget(&self, case: &str, gbit_per_s: f64, packets: u64) -> Budget {
+        let case = case.to_owned();
         let ns = |samples: u64| samples as f64 / f64::from(SAMPLES_PER_S) / packets as f64 * 1e9;
         let mut stages: Vec<Stage> = self.stages.iter().map(|(&(part, stage), &samples)| Stage { part, stage, ns: ns(samples) }).collect();
         stages.sort_by(|one, other| one.part.cmp(&other.part).then(other.ns.total_cmp(&one.ns)));
         let samples = self.stages.values().sum();
-        let (sender_thread_ns, receiver_thread_ns) = (ns(self.sender_thread), ns(self.receiver_thread));
+        let busiest = |is_one: &dyn Fn(&str) -> bool| {
+            ns(self.threads.iter().filter(|(thread, _)| is_one(thread)).map(|(_, &samples)| samples).max().unwrap_or(0))
+        };
+        let sender_thread_ns = busiest(&|thread| SENDER_THREADS.contains(&thread));
+        let receiver_thread_ns = busiest(&|thread| thread.starts_with(RECEIVER_THREADS));
         Budget { case, gbit_per_s, packets, samples, sender_thread_ns, receiver_thread_ns, stages }
     }
 }
@@ -280,7 +342,7 @@ impl fmt::Display for Budget {
             if sender_thread_ns >= receiver_thread_ns { ("sending", sender_thread_ns) } else { ("receiving", receiver_thread_ns) };
         write!(
             f,
-            "  with interrupts: sending thread {sender_thread_ns:.0}, receiving thread {receiver_thread_ns:.0}; the {busier} one can do {:.0} kpps at most",
+            "  with interrupts: sending thread {sender_thread_ns:.0}, busiest receiving thread {receiver_thread_ns:.0}; the {busier} one can do {:.0} kpps at most",
             1e6 / ns
         )
     }
@@ -340,7 +402,11 @@ transfer 71    10.001400:
         ];
         assert_eq!(count.stages, BTreeMap::from(expected));
         // Memory was made before the first packet.
-        assert_eq!((count.sender_thread, count.receiver_thread), (2, 3), "the kworker's interrupt is on neither thread");
+        let threads = BTreeMap::from([("transfer".to_owned(), 2), ("worker-0".to_owned(), 3)]);
+        assert_eq!(count.threads, threads, "the kworker's interrupt is on neither thread");
+        assert_eq!((count.all, count.named), (7, 1), "who is idle counts");
+        let cores = std::thread::available_parallelism().unwrap().get();
+        assert!((count.expected - 0.0012 * 4999.0 * cores as f64).abs() < 0.01, "{}", count.expected);
     }
 
     #[test]
@@ -360,7 +426,19 @@ transfer 71    10.001400:
     #[test]
     fn every_part_has_a_stage_for_whatever_comes() {
         for part in [Part::Sender, Part::Interrupt, Part::Receiver, Part::Reader, Part::Memory] {
-            assert!(part.stage(&["never heard of it"]).is_some(), "{part:?}");
+            assert!(part.stage(&["never heard of it"]).is_some() && part.stage(&[]).is_some(), "{part:?}");
         }
+    }
+
+    #[test]
+    fn samples_that_tell_no_times_are_refused() {
+        let seen = || Count { expected: 7.0, ..Count::of(SCRIPT) };
+        seen().check().unwrap();
+        let refused = |count: Count| count.check().unwrap_err().to_string();
+        assert!(refused(Count { expected: 9.0, ..seen() }).contains("7 samples of 9"), "some are lost");
+        assert!(refused(Count { named: 0, ..seen() }).contains("kptr_restrict"));
+        let without = |part: Part| Count { stages: seen().stages.into_iter().filter(|((of, _), _)| *of != part).collect(), ..seen() };
+        assert!(refused(without(Part::Interrupt)).contains("kptr_restrict") && refused(without(Part::Sender)).contains("symbols"));
+        assert!(Count::of("").check().is_err(), "nothing was seen");
     }
 }
