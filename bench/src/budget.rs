@@ -22,9 +22,6 @@ const SAMPLES_PER_S: u32 = 4999;
 /// Of `tradewind`, and of a process with many uploads.
 const SENDER_THREADS: [&str; 2] = ["transfer", "uploads"];
 const RECEIVER_THREADS: &str = "worker-";
-/// Of the samples that all cores should have given: with fewer or more, time is not what it is taken for.
-const SAMPLES_MIN: f64 = 0.85;
-const SAMPLES_MAX: f64 = 1.15;
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Whose work it is.
@@ -240,6 +237,9 @@ fn script(samples: &Path, testbed: &Testbed) -> Result<String> {
     command.args(["script", "--no-inline", "--fields", "comm,tid,time,ip,sym", "--input"]).arg(samples);
     let finished = run(&mut command, &testbed.interrupt, DEADLINE)?;
     finished.success("perf script")?;
+    // Busy cores are sampled at their rate to the last one; idle ones are not, so samples cannot be counted against time.
+    let is_lossy = finished.stderr.lines().any(|line| line.to_lowercase().contains(" lost "));
+    ensure!(!is_lossy, "perf has lost samples: {}", crate::process::tail(&finished.stderr));
     Ok(finished.stdout)
 }
 
@@ -251,9 +251,6 @@ struct Count {
     threads: BTreeMap<String, u64>,
     /// Chains in which the kernel's own functions have names.
     named: u64,
-    /// Of all cores, idle ones too, and how many there should be.
-    all: u64,
-    expected: f64,
 }
 
 /// A sample: the thread's name, when, and its chain, the innermost function first.
@@ -281,8 +278,7 @@ impl Count {
         let samples: Vec<Sample<'_>> = script.split("\n\n").filter_map(Sample::parse).collect();
         let sends = || samples.iter().filter(|sample| SENDER_THREADS.contains(&sample.thread)).map(|sample| sample.seconds);
         let (first, last) = (sends().fold(f64::MAX, f64::min), sends().fold(f64::MIN, f64::max));
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut count = Self { expected: (last - first).max(0.0) * f64::from(SAMPLES_PER_S) * cores as f64, ..Self::default() };
+        let mut count = Self::default();
         for sample in samples.iter().filter(|sample| (first..=last).contains(&sample.seconds)) {
             count.add(sample.thread, &sample.chain);
         }
@@ -290,7 +286,6 @@ impl Count {
     }
 
     fn add(&mut self, thread: &str, chain: &[&str]) {
-        self.all += 1;
         let Some(part) = Part::of(thread, chain) else { return };
         let Some(stage) = part.stage(chain) else { return };
         *self.stages.entry((part, stage)).or_default() += 1;
@@ -306,13 +301,6 @@ impl Count {
         ensure!(has("seal") && has("open"), "no packet was seen sealed or opened; do the programs have their symbols?");
         let has_interrupts = self.stages.keys().any(|(part, _)| *part == Part::Interrupt);
         ensure!(has_interrupts && self.named > 0, "the kernel's functions have no names; /proc/sys/kernel/kptr_restrict must not be 2");
-        let share = self.all as f64 / self.expected;
-        ensure!(
-            (SAMPLES_MIN..=SAMPLES_MAX).contains(&share),
-            "{} samples of {:.0}: time cannot be told from them; see /proc/sys/kernel/perf_event_max_sample_rate",
-            self.all,
-            self.expected
-        );
         Ok(())
     }
 
@@ -404,9 +392,7 @@ transfer 71    10.001400:
         // Memory was made before the first packet.
         let threads = BTreeMap::from([("transfer".to_owned(), 2), ("worker-0".to_owned(), 3)]);
         assert_eq!(count.threads, threads, "the kworker's interrupt is on neither thread");
-        assert_eq!((count.all, count.named), (7, 1), "who is idle counts");
-        let cores = std::thread::available_parallelism().unwrap().get();
-        assert!((count.expected - 0.0012 * 4999.0 * cores as f64).abs() < 0.01, "{}", count.expected);
+        assert_eq!(count.named, 1);
     }
 
     #[test]
@@ -431,11 +417,10 @@ transfer 71    10.001400:
     }
 
     #[test]
-    fn samples_that_tell_no_times_are_refused() {
-        let seen = || Count { expected: 7.0, ..Count::of(SCRIPT) };
+    fn samples_without_names_are_refused() {
+        let seen = || Count::of(SCRIPT);
         seen().check().unwrap();
         let refused = |count: Count| count.check().unwrap_err().to_string();
-        assert!(refused(Count { expected: 9.0, ..seen() }).contains("7 samples of 9"), "some are lost");
         assert!(refused(Count { named: 0, ..seen() }).contains("kptr_restrict"));
         let without = |part: Part| Count { stages: seen().stages.into_iter().filter(|((of, _), _)| *of != part).collect(), ..seen() };
         assert!(refused(without(Part::Interrupt)).contains("kptr_restrict") && refused(without(Part::Sender)).contains("symbols"));

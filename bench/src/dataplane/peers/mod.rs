@@ -10,7 +10,7 @@
 //! | `udt` | UDT 4, one stream (`bench/peers/udt`) | no | nowhere |
 //! | `uftp` | UFTP to one receiver, at the rate that it is told | AES-128-GCM | a file in memory |
 //!
-//! All are told the path's MTU, and UFTP its rate, of which it does at most 1 Gbit/s. s2n-quic and qcp ask for large socket buffers and get what the system allows (`net.core.rmem_max`, in the report); ours is
+//! All are told the path's MTU, and UFTP its rate, 2 Gbit/s at most: it was no faster when told more. s2n-quic and qcp ask for large socket buffers and get what the system allows (`net.core.rmem_max`, in the report); ours is
 //! a service with the privilege to have more.
 //!
 //! UDT and UFTP are measured where packets cross by themselves: they know no offload, and take minutes where others take seconds.
